@@ -1,0 +1,89 @@
+"""Every hyper-parameter with its symbol, unit and source. Three of them follow from the model's logit scale."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PAPER_LOGIT_SCALE = 100.0
+PAPER_LAMBDA_ACGD = 5.0
+PAPER_FUSION_WEIGHT = 0.5
+REFERENCE_STEP = 0.06  # learning_rate * logit_scale where the compact model learns well with Adam
+
+StrategyName = Literal["segp", "naive", "prototypes"]
+
+
+class LearnerConfig(BaseModel):
+    """Hyper-parameters of one update. `None` means "follows from the model"; see `resolve`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: StrategyName = Field("segp", description="Update strategy, by name.")
+
+    # LoRA
+    rank: int = Field(16, ge=1, le=1024, description="LoRA rank r. Paper: 32.")
+    lora_scale: float = Field(1.0, gt=0, description="Multiplier of B·A. Open in the paper.")
+    lora_init: Literal["kaiming", "xavier"] = Field("kaiming", description="Initialisation of the frozen A; B is zero.")
+    lora_attention: bool = Field(True, description="Adapt the attention K and V projections.")
+    lora_feed_forward: bool = Field(True, description="Adapt both feed-forward linears (1x1 convolutions count).")
+    lora_image_fraction: float = Field(
+        1.0, gt=0, le=1, description="Share of the image tower's blocks that are adapted, counted from the output."
+    )
+    lora_text_fraction: float = Field(
+        1.0, gt=0, le=1, description="Share of the text tower's blocks that are adapted, counted from the output."
+    )
+
+    # Optimisation (15)(22)
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="Paper: SGD. Adam reaches the same in fewer steps.")
+    learning_rate: float | None = Field(None, gt=0, description="Peak, cosine decay to 0. None: 0.06 / logit_scale.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only. Open in the paper.")
+    weight_decay: float = Field(0.0, ge=0, description="Open in the paper.")
+    batch_size: int = Field(64, ge=1, description="Images per step. Paper: 128.")
+    epochs: int = Field(10, ge=1, le=1000, description="Passes over the task's images.")
+
+    # Anchors: DPGD (9)-(14)
+    k_seed: int = Field(5, ge=1, description="Seeds per old class, K_seed.")
+    epsilon_pixels: float = Field(4 / 255, ge=0, le=1, description="Bound of the perturbation in [0, 1] pixels.")
+    step_size_pixels: float = Field(1.5e-3, gt=0, le=1, description="Sign step gamma in [0, 1] pixels (14).")
+    k_adv: int = Field(10, ge=0, description="Sign steps K_adv; 0 keeps the unperturbed seeds.")
+    lambda_p: float = Field(0.5, ge=0, description="Weight of the visual target (13).")
+    tau_adv: float | None = Field(None, gt=0, description="Temperature of (11). None: 1 / logit_scale.")
+    dpgd_batch_size: int = Field(32, ge=1, description="Anchors per DPGD batch; changes time and memory only.")
+
+    # ACGD (16)-(18)
+    lambda_acgd: float | None = Field(None, ge=0, description="None: 5 * (100 / logit_scale)^2.")
+    tau_a: float = Field(20.0, gt=0, description="Distillation temperature.")
+    acgd_logits: Literal["scaled", "cosine"] = Field(
+        "scaled", description="`scaled`: logit_scale * cos / tau_a. `cosine`: the paper's literal cos / tau_a."
+    )
+    anchor_batch_size: int = Field(32, ge=1, description="Anchors per step.")
+
+    # TSGR (19)-(21)
+    lambda_tsgr: float = Field(1.0, ge=0)
+    k_neighbours: int = Field(10, ge=1, description="Text neighbours per new class.")
+    tau_t: float = Field(0.05, gt=0, description="Temperature of the neighbour distribution.")
+
+    # Prototypes and fusion (23)-(32)
+    transfer_prototypes: bool = Field(True, description="Move old prototypes by the anchors' drift (24)-(29).")
+    fusion_weight: float | None = Field(None, ge=0, description="beta (30). None: 0.5 * 100 / logit_scale.")
+    feature_batch_size: Annotated[int, Field(ge=1)] = 64
+
+    def resolve(self, logit_scale: float) -> LearnerConfig:
+        """Fill in what follows from the model's logit scale (see docs/adr/0003).
+
+        - learning rate: logits are logit_scale * cosine, so an equal step in logits needs lr ~ 1 / logit_scale;
+        - lambda_acgd: the distillation loss is about logit_scale^2 * Var(delta cos) / 2, so it needs 1 / logit_scale^2;
+        - beta: the visual branch enters the probabilities as logit_scale * beta * cos, the paper's 100 * 0.5 = 50.
+        """
+        ratio = PAPER_LOGIT_SCALE / logit_scale
+        follows: dict[str, float] = {}
+        if self.learning_rate is None:
+            follows["learning_rate"] = REFERENCE_STEP / logit_scale
+        if self.lambda_acgd is None:
+            follows["lambda_acgd"] = PAPER_LAMBDA_ACGD * ratio**2
+        if self.fusion_weight is None:
+            follows["fusion_weight"] = PAPER_FUSION_WEIGHT * ratio
+        if self.tau_adv is None:
+            follows["tau_adv"] = 1 / logit_scale
+        return self.model_copy(update=follows)

@@ -1,0 +1,158 @@
+"""The words of the method as frozen data: tasks in, states out. No behaviour, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The base model as a user names it.
+
+    `name` is `compact`, an open_clip architecture (`ViT-B-16`), or an open_clip schema
+    (`hf-hub:org/model`, `local-dir:/path`). `pretrained` is an open_clip tag (`openai`)
+    or the path of a local checkpoint.
+    """
+
+    name: str = "compact"
+    pretrained: str | None = None
+
+
+@dataclass(frozen=True)
+class LearnedClass:
+    """One class of a state. `task` is the 1-based task that introduced it; `images` counts all it was taught with."""
+
+    name: str
+    prompt: str
+    task: int
+    images: int
+
+
+@dataclass(frozen=True)
+class LoraFactors:
+    """One low-rank update: the weight's rows change by scale * b @ a. `a` is frozen, `b` is trained."""
+
+    a: Float[Tensor, "rank fan_in"]
+    b: Float[Tensor, "fan_out rank"]
+
+
+@dataclass(frozen=True)
+class LoraState:
+    """All adapters of both towers, by target (`visual.…in_proj_weight[k]`, `text.…mlp.c_fc.weight`)."""
+
+    rank: int
+    scale: float
+    factors: Mapping[str, LoraFactors]
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """Everything that was learned, and nothing of the base weights. Tensors are float32 on the CPU.
+
+    The order of `classes` is the order of the rows of `prototypes` (raw space, unit norm)
+    and `text_features` (joint space, unit norm). `lora` is None until a task trained one.
+    """
+
+    model: ModelSpec
+    weights_digest: str
+    classes: tuple[LearnedClass, ...]
+    prototypes: Float[Tensor, "classes raw"]
+    text_features: Float[Tensor, "classes joint"]
+    lora: LoraState | None
+    fusion_weight: float
+    tasks: int = 0
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.classes)
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Labelled images that are read when asked for, so memory does not grow with their number."""
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """Position in `Task.classes` of every image."""
+        ...
+
+    def pixels(self, indices: Sequence[int]) -> UInt8[Tensor, "batch 3 height width"]:
+        """The images at `indices`, decoded, resized and cropped for the base model, not yet normalised."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskClass:
+    """A class to be learned: its name and the full sentence shown to the text tower."""
+
+    name: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One increment of classes (the paper's t).
+
+    With `extend`, classes that are already known receive more data; without it they are an error.
+    """
+
+    name: str
+    classes: tuple[TaskClass, ...]
+    images: ImageSource
+    extend: bool = False
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """DPGD samples: `pixels` in [0, 1], each kept with the old class it was driven towards."""
+
+    pixels: Float[Tensor, "anchors 3 height width"]
+    classes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Cosines of the two branches (5)(6) and their fusion (30)."""
+
+    text: Float[Tensor, "batch classes"]
+    visual: Float[Tensor, "batch classes"]
+    fused: Float[Tensor, "batch classes"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step of an update: `phase` is `anchors`, `train` or `prototypes`; `step` counts from 1 to `steps`."""
+
+    phase: str
+    step: int
+    steps: int
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+
+OnProgress = Callable[[Progress], None]
+"""Called after every step. Whatever it raises ends the update there (that is how a job is cancelled)."""
+
+
+@dataclass(frozen=True)
+class LearnReport:
+    """What an update did: wall seconds by phase, mean losses by epoch, and the settings the model's scale led to."""
+
+    seconds: Mapping[str, float]
+    losses: tuple[Mapping[str, float], ...]
+    settings: Mapping[str, object]
+    adapted: tuple[str, ...]
+    anchors: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The state after a task, and the report of how it came about."""
+
+    state: LearnerState
+    report: LearnReport

