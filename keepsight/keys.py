@@ -1,0 +1,195 @@
+"""API keys in one file: hashed at rest, shown once, compared in constant time. Standard library only."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+SCOPES = ("classify", "train", "admin")
+TOKEN_PREFIX = "ks_"  # noqa: S105 - not a password, the shape of one
+_FORMAT = 1
+
+
+class KeyFileError(Exception):
+    """The key file cannot be read, is not a key file, or cannot do what was asked. The message says which."""
+
+
+class UnknownKeyError(KeyFileError):
+    """No key has the given id."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key as it is stored. `sha256` is the hash of the token; the token itself is kept nowhere."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    sha256: str
+    created_at: str
+    revoked_at: str | None = None
+
+
+@dataclass(frozen=True)
+class CreatedKey:
+    """A new key with its token, which can never be shown again."""
+
+    key: Key
+    token: str
+
+
+class KeyFile:
+    """The keys of one service, in a JSON file that only its owner may read (0600).
+
+    Every change is written to a new file that then takes the old one's place, under a lock, so readers never see half
+    a file and two writers never lose each other's keys. Reads notice a changed file by themselves.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._stamp: tuple[int, int, int] | None = None
+        self._keys: tuple[Key, ...] = ()
+
+    def create(self, name: str, scopes: Sequence[str]) -> CreatedKey:
+        """Add a key.
+
+        Raises:
+            KeyFileError: no name, no scope, a scope that does not exist, or the file cannot be written.
+        """
+        unknown = [scope for scope in scopes if scope not in SCOPES]
+        if unknown or not scopes:
+            raise KeyFileError(f"scopes must be some of {', '.join(SCOPES)}; got {', '.join(unknown) or 'none'}")
+        if not name.strip():
+            raise KeyFileError("a key needs a name, so that the journal can say who moved the pointer")
+        token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+        key = Key(
+            id=secrets.token_hex(4),
+            name=name.strip(),
+            scopes=tuple(scope for scope in SCOPES if scope in scopes),
+            sha256=_hash(token),
+            created_at=_now(),
+        )
+        with self._exclusive():
+            self._write((*self.list(), key))
+        return CreatedKey(key, token)
+
+    def list(self) -> tuple[Key, ...]:
+        """All keys, oldest first, revoked ones among them. A missing file holds none.
+
+        Raises:
+            KeyFileError: the file exists but is not a key file.
+        """
+        with self._lock:
+            stamp = self._current_stamp()
+            if stamp != self._stamp:
+                self._keys = self._read() if stamp else ()
+                self._stamp = stamp
+            return self._keys
+
+    def revoke(self, key_id: str) -> Key:
+        """Make a key's token useless from now on. Revoking twice changes nothing.
+
+        Raises:
+            UnknownKeyError: no key has that id.
+        """
+        with self._exclusive():
+            keys = self.list()
+            found = next((key for key in keys if key.id == key_id), None)
+            if found is None:
+                raise UnknownKeyError(f"no key has the id {key_id!r} in {self.path}")
+            if found.revoked_at is None:
+                revoked = replace(found, revoked_at=_now())
+                self._write(tuple(revoked if key.id == key_id else key for key in keys))
+                found = revoked
+        return found
+
+    def verify(self, token: str) -> Key | None:
+        """The living key that `token` belongs to. Every entry is compared, so the time tells nothing about which.
+
+        Raises:
+            KeyFileError: the file exists but is not a key file; nobody is let in then.
+        """
+        presented = _hash(token)
+        match: Key | None = None
+        for key in self.list():
+            if hmac.compare_digest(presented, key.sha256) and key.revoked_at is None:
+                match = key
+        return match
+
+    def _current_stamp(self) -> tuple[int, int, int] | None:
+        try:
+            stat = self.path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise KeyFileError(f"the key file {self.path} cannot be read: {error.strerror}") from error
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+    def _read(self) -> tuple[Key, ...]:
+        try:
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+            if document["format"] != _FORMAT:
+                raise KeyFileError(f"the key file {self.path} has format {document['format']!r}, expected {_FORMAT}")
+            return tuple(_parse(entry) for entry in document["keys"])
+        except OSError as error:
+            raise KeyFileError(f"the key file {self.path} cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise KeyFileError(f"{self.path} is not a key file: {type(error).__name__}") from error
+
+    def _write(self, keys: Sequence[Key]) -> None:
+        document = {"format": _FORMAT, "keys": [asdict(key) for key in keys]}
+        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")  # created 0600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(document, file, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise KeyFileError(f"the key file {self.path} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        except OSError as error:
+            raise KeyFileError(f"the key file {self.path} cannot be written: {error.strerror}") from error
+        finally:
+            os.close(handle)
+
+
+def _parse(entry: Any) -> Key:
+    fields = {name: entry[name] for name in ("id", "name", "sha256", "created_at")}
+    scopes, revoked = entry["scopes"], entry.get("revoked_at")
+    if not all(isinstance(value, str) for value in (*fields.values(), *scopes)):
+        raise TypeError("a key's fields are strings")
+    return Key(**fields, scopes=tuple(scopes), revoked_at=None if revoked is None else str(revoked))
+
+
+def _hash(token: str) -> str:
+    # Tokens carry 256 random bits, so a fast hash is as good at rest as a slow one.
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
