@@ -1,0 +1,235 @@
+"""Where server and worker meet: the words they exchange, and the names under which Redis keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import sha256
+from typing import Self
+from uuid import uuid4
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from segp_cl.config import LearnerConfig
+
+UPDATES_QUEUE = "updates"
+"""The Celery queue that workers listen to."""
+UPDATE_TASK = "keepsight.update"
+"""The Celery task, sent by name with one argument: the job's id. No image ever travels through the broker."""
+
+JOBS_KEY = "keepsight:jobs"
+"""Sorted set of job ids, scored by the time they were created (Unix seconds)."""
+CURRENT_CHANNEL = "keepsight:current"
+"""Publishes the id of the version that CURRENT has just moved to."""
+
+
+def new_job_id() -> str:
+    """A job id: 32 lower-case hexadecimal digits, safe as a file name."""
+    return uuid4().hex
+
+
+def job_key(job_id: str) -> str:
+    """The Redis hash of one job; `record_from_hash` reads it."""
+    return f"keepsight:job:{job_id}"
+
+
+def events_channel(job_id: str) -> str:
+    """The channel on which `progress` or `state` is published whenever the job's hash has changed."""
+    return f"keepsight:job:{job_id}:events"
+
+
+def idempotency_key(key: str) -> str:
+    """The Redis string behind a client's `Idempotency-Key`, which is hashed: it may have any length and content."""
+    return f"keepsight:idempotency:{sha256(key.encode()).hexdigest()}"
+
+
+def utc_now() -> datetime:
+    """The time now, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class JobState(StrEnum):
+    """Where a job is. The last three are final: a job that reached one of them never changes again."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job is over."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobClass(_Contract):
+    """A class to be learned: its name, the sentence shown to the text tower, and how many images were spooled."""
+
+    name: str = Field(min_length=1)
+    prompt: str = Field(min_length=1)
+    images: int = Field(ge=1)
+
+
+class RejectedImage(_Contract):
+    """A member of the upload that was not taken, and why."""
+
+    path: str
+    reason: str
+
+
+class ValidationReport(_Contract):
+    """What the intake made of an upload. `rejected` may be shortened; `rejected_count` counts all."""
+
+    classes: dict[str, int]
+    accepted: int = Field(ge=0)
+    rejected: tuple[RejectedImage, ...] = ()
+    rejected_count: int = Field(0, ge=0)
+
+
+class UpdateJob(_Contract):
+    """One task to be learned. Its images lie in the spool under `job_id`, labelled by position in `classes`.
+
+    `config` holds overrides of `LearnerConfig`; an unknown name or a value out of range is a validation error.
+    """
+
+    job_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    task_name: str
+    classes: tuple[JobClass, ...] = Field(min_length=1)
+    extend: bool = False
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    dataset_digest: str
+    seed: int = Field(0, ge=0, lt=2**63)
+    submitted_at: AwareDatetime
+    submitted_by: str = "anonymous"
+
+    @model_validator(mode="after")
+    def _config_is_valid(self) -> Self:
+        LearnerConfig.model_validate(self.config)
+        return self
+
+    @property
+    def learner_config(self) -> LearnerConfig:
+        """The hyper-parameters of this update: the defaults with `config` laid over them."""
+        return LearnerConfig.model_validate(self.config)
+
+
+class JobProgress(_Contract):
+    """How far a running job is.
+
+    `phase` is `waiting` (for the lineage), `loading`, one of the learner's phases (`anchors`, `train`, `prototypes`),
+    `evaluating` or `publishing`; `step` counts from 0 or 1 to `steps` within it. `eta_s` is the estimate of the seconds
+    left in this phase, at its own pace so far, None until that can be said. `elapsed_s` counts from the job's start.
+    """
+
+    phase: str
+    step: int = Field(ge=0)
+    steps: int = Field(ge=0)
+    losses: dict[str, float] = Field(default_factory=dict)
+    eta_s: float | None = None
+    elapsed_s: float = Field(0.0, ge=0)
+    updated_at: AwareDatetime
+
+
+class PathAccuracy(_Contract):
+    """Top-1 accuracy over all seen classes, in [0, 1], by text path, visual path and their fusion."""
+
+    images: int = Field(ge=1)
+    text: float = Field(ge=0, le=1)
+    visual: float = Field(ge=0, le=1)
+    fused: float = Field(ge=0, le=1)
+
+
+class Evaluation(_Contract):
+    """The new version on images of the upload that it did not learn from, told apart among all `seen_classes`."""
+
+    seen_classes: int = Field(ge=1)
+    overall: PathAccuracy
+    per_class: dict[str, PathAccuracy]
+
+
+class UpdateOutcome(_Contract):
+    """What a finished update led to. A version that was published may not have been promoted, with the reason here.
+
+    `evaluation` is None where no class had enough images to hold any out. `report` holds the learner's report (seconds
+    by phase, losses by epoch, settings, adapted modules), the seconds of the worker's own phases and its peak memory.
+    """
+
+    version_id: str
+    promoted: bool
+    not_promoted_because: str | None = None
+    evaluation: Evaluation | None = None
+    report: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class JobError(_Contract):
+    """Why a job failed: the kind of error (an exception's name) and one sentence for the person who asked for it."""
+
+    kind: str
+    message: str
+
+
+class JobRecord(_Contract):
+    """All that is known about one job. `attempts` counts how often a worker has begun it."""
+
+    job: UpdateJob
+    validation: ValidationReport | None = None
+    state: JobState = JobState.QUEUED
+    progress: JobProgress | None = None
+    outcome: UpdateOutcome | None = None
+    error: JobError | None = None
+    attempts: int = 0
+    cancel_requested: bool = False
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None = None
+    finished_at: AwareDatetime | None = None
+    owner: str | None = None
+    heartbeat: str | None = None
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self.job.job_id
+
+
+_JSON_FIELDS: dict[str, type[BaseModel]] = {
+    "job": UpdateJob,
+    "validation": ValidationReport,
+    "progress": JobProgress,
+    "outcome": UpdateOutcome,
+    "error": JobError,
+}
+_TEXT_FIELDS = ("state", "attempts", "created_at", "started_at", "finished_at", "owner", "heartbeat")
+
+
+def record_to_hash(record: JobRecord) -> dict[str, str]:
+    """The fields of the Redis hash under `job_key`; what is None is left out."""
+    fields: dict[str, str] = {"cancel_requested": "1" if record.cancel_requested else "0"}
+    for name in _JSON_FIELDS:
+        value = getattr(record, name)
+        if value is not None:
+            fields[name] = value.model_dump_json()
+    for name in _TEXT_FIELDS:
+        value = getattr(record, name)
+        if value is not None:
+            fields[name] = value.isoformat() if isinstance(value, datetime) else str(value)
+    return fields
+
+
+def record_from_hash(fields: Mapping[str, str]) -> JobRecord:
+    """The inverse of `record_to_hash`, for whoever reads the hash (decoded to text) by itself.
+
+    Raises:
+        pydantic.ValidationError: the hash is not a job's.
+    """
+    values: dict[str, object] = {name: fields[name] for name in _TEXT_FIELDS if name in fields}
+    values["cancel_requested"] = fields.get("cancel_requested") == "1"
+    for name, model in _JSON_FIELDS.items():
+        if name in fields:
+            values[name] = model.model_validate_json(fields[name])
+    return JobRecord.model_validate(values)
