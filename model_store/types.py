@@ -1,0 +1,209 @@
+"""What the store writes down, as frozen data, and the errors it raises. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from segp_cl.errors import KeepsightError
+
+FORMAT: Final = "keepsight-version/1"
+MANIFEST_FILE = "manifest.json"
+TENSORS_FILE = "tensors.safetensors"
+
+VersionId = str
+"""`000007-0123456789ab`: the number of the version, and the first 12 hex digits of its content digest."""
+
+Action = Literal["publish", "promote", "rollback", "prune", "pin", "unpin", "recover"]
+"""What a journal line records. `recover` explains what a process left that ended half-way; see `JournalEntry`."""
+
+
+class StoreError(KeepsightError):
+    """The store refuses, or its folder cannot be read or written."""
+
+
+class StoreFullError(StoreError):
+    """No space (or quota) is left. Nothing was published or moved."""
+
+
+class StoreBusyError(StoreError):
+    """Another process kept a lock of the store for longer than the caller was willing to wait."""
+
+
+class InvalidVersionIdError(StoreError):
+    """A text that no version can be called by. Raised before the disk is touched."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"{text[:80]!r} is not a version id; expected one like '000007-0123456789ab'")
+
+
+class InvalidStateError(StoreError):
+    """A learned state that must not be published: shapes that disagree, or values that are not finite."""
+
+
+class VersionNotFoundError(StoreError):
+    """There is no such version. `version_id` is None where nothing was named (a rollback without a parent)."""
+
+    def __init__(self, version_id: VersionId | None, message: str | None = None) -> None:
+        self.version_id = version_id
+        super().__init__(message or f"there is no version {version_id} in the store")
+
+
+class CorruptVersionError(StoreError):
+    """A version's bytes are not what was published. `file` is the file's name, `problem` what differs."""
+
+    def __init__(self, version_id: VersionId, file: str, problem: str) -> None:
+        self.version_id = version_id
+        self.file = file
+        self.problem = problem
+        super().__init__(f"version {version_id} is corrupt: {file}: {problem}")
+
+
+class ConflictError(StoreError):
+    """Compare-and-swap failed: CURRENT is `actual`, the caller expected `expected`. Nothing moved."""
+
+    def __init__(self, expected: VersionId | None, actual: VersionId | None) -> None:
+        self.expected = expected
+        self.actual = actual
+        super().__init__(f"CURRENT is {actual or 'not set'}, expected {expected or 'it not to be set'}; nothing moved")
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types: mappings to dicts, sequences to lists, NaN and infinities (which JSON lacks) to null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_plain)]
+"""Any mapping of JSON values; tuples become lists, and numbers that are not finite become null."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+
+
+class ModelRecord(_Record):
+    """The base model as the user named it."""
+
+    name: str
+    pretrained: str | None = None
+
+
+class PreprocessingRecord(_Record):
+    """How pictures become pixels for the base model; built from any object with these attributes."""
+
+    size: int = Field(ge=1, description="Pixels of the square's side.")
+    mean: tuple[float, float, float] = Field(description="Per channel, of [0, 1] pixels.")
+    std: tuple[float, float, float] = Field(description="Per channel, of [0, 1] pixels.")
+    interpolation: str
+
+
+class ClassRecord(_Record):
+    """One learned class. The order of the records is the order of the tensors' rows."""
+
+    name: str
+    prompt: str
+    task: int = Field(description="1-based task that introduced it.")
+    images: int = Field(description="All images it was taught with.")
+
+
+class LoraRecord(_Record):
+    """The adapters' shape. Every adapted weight has the tensors `lora.<target>.a` and `lora.<target>.b`."""
+
+    rank: int
+    scale: float
+    adapted: tuple[str, ...] = Field(description="Targets in alphabetical order.")
+
+
+class DatasetRecord(_Record):
+    """The data of the update, without any of it."""
+
+    name: str
+    digest: str
+    images_per_class: dict[str, int] = Field(description="Images learned from.")
+    holdout_per_class: dict[str, int] = Field(default_factory=dict, description="Images kept for the evaluation.")
+
+
+class Provenance(_Record):
+    """Where a state comes from: all that its manifest says and the state itself does not.
+
+    `libraries` is None except in tests: the store then records the installed versions itself.
+    """
+
+    who: str = "keepsight"
+    reason: str = ""
+    preprocessing: PreprocessingRecord | None = None
+    strategy: str | None = None
+    settings: JsonObject = Field(default_factory=dict)
+    seed: int | None = None
+    job_id: str | None = None
+    dataset: DatasetRecord | None = None
+    evaluation: JsonObject | None = None
+    report: JsonObject | None = None
+    libraries: dict[str, str] | None = None
+
+
+class Manifest(_Record):
+    """Everything about a version except its tensors.
+
+    `content_digest` covers what was learned and from what; it leaves out `number`, `version_id`, `created_at`,
+    `job_id`, `evaluation`, `report` and the dataset's name. `manifest_sha256` covers the file's every byte, with
+    its own 64 digits replaced by zeros.
+    """
+
+    format: Literal["keepsight-version/1"] = FORMAT
+    version_id: VersionId
+    number: int
+    parent: VersionId | None
+    parent_content_digest: str | None
+    created_at: AwareDatetime
+    model: ModelRecord
+    weights_digest: str
+    preprocessing: PreprocessingRecord | None
+    classes: tuple[ClassRecord, ...]
+    tasks: int
+    fusion_weight: float
+    lora: LoraRecord | None
+    strategy: str | None
+    settings: JsonObject
+    seed: int | None
+    job_id: str | None
+    dataset: DatasetRecord | None
+    evaluation: JsonObject | None
+    report: JsonObject | None
+    libraries: dict[str, str]
+    tensors_sha256: str
+    content_digest: str
+    manifest_sha256: str
+
+
+class JournalEntry(BaseModel):
+    """One line of `journal.jsonl`.
+
+    | action | from | to |
+    |---|---|---|
+    | publish | the new version's parent | the new version |
+    | promote, rollback | CURRENT before | CURRENT after |
+    | recover | what the journal said CURRENT was | what CURRENT is |
+    | pin | null | the version |
+    | unpin, prune | the version | null |
+
+    A line that the store writes about a process that ended half-way is signed `who: "store"`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    at: AwareDatetime
+    who: str
+    action: Action
+    from_: VersionId | None = Field(default=None, alias="from")
+    to: VersionId | None = None
+    reason: str = ""
