@@ -1,0 +1,181 @@
+"""The store's rules, without I/O: what a version may be called, what may be removed, what the journal must explain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from model_store.types import (
+    Action,
+    ConflictError,
+    InvalidVersionIdError,
+    JournalEntry,
+    VersionId,
+    VersionNotFoundError,
+)
+
+DIGEST_DIGITS = 12
+
+_VERSION_ID = re.compile(r"[0-9]{6,12}-[0-9a-f]{12}")
+_MOVES = ("promote", "rollback", "recover")
+
+
+def check_version_id(text: str) -> VersionId:
+    """`text`, if a version can be called that.
+
+    Raises:
+        InvalidVersionIdError: anything else, paths above all.
+    """
+    if not _VERSION_ID.fullmatch(text):
+        raise InvalidVersionIdError(text)
+    return text
+
+
+def is_version_id(text: str) -> bool:
+    """Whether a folder of this name is a version."""
+    return _VERSION_ID.fullmatch(text) is not None
+
+
+def number_of(version_id: VersionId) -> int:
+    """The number in a valid version id."""
+    return int(version_id.partition("-")[0])
+
+
+def version_id_of(number: int, content_digest: str) -> VersionId:
+    """The name of version `number` (from 1) with this content digest (hex)."""
+    return check_version_id(f"{number:06d}-{content_digest[:DIGEST_DIGITS]}")
+
+
+def next_number(present: Iterable[VersionId], entries: Iterable[JournalEntry]) -> int:
+    """One more than every version that is or, by the journal, ever was: numbers are not used twice."""
+    named = (version for entry in entries for version in (entry.from_, entry.to) if version and is_version_id(version))
+    return max((number_of(version) for version in (*present, *named)), default=0) + 1
+
+
+def ancestors(version_id: VersionId, parents: Mapping[VersionId, VersionId | None]) -> tuple[VersionId, ...]:
+    """Parent, grandparent, ... of a version, as far as they are in `parents` (the present versions' parents).
+
+    Ends at the first version and at one that was pruned. Parents always have lower numbers; one that has not is
+    not followed, so that no content of a store makes this run forever.
+    """
+    chain: list[VersionId] = []
+    here = version_id
+    while (parent := parents.get(here)) is not None and parent in parents and number_of(parent) < number_of(here):
+        chain.append(parent)
+        here = parent
+    return tuple(chain)
+
+
+def to_prune(
+    parents: Mapping[VersionId, VersionId | None],
+    *,
+    current: VersionId | None,
+    pinned: Collection[VersionId],
+    keep: int,
+) -> tuple[VersionId, ...]:
+    """The versions that may go, oldest first.
+
+    What stays: CURRENT; its nearest `keep` ancestors (so that at least `keep` steps back remain possible); the
+    `keep` newest versions by number (one of them may be published and not promoted yet); every pinned version.
+    Versions are self-contained, so no kept version needs a removed one to be opened.
+
+    Args:
+        parents: the parent of every present version.
+        current: what CURRENT says.
+        pinned: versions that stay whatever their age.
+        keep: at least 1.
+
+    Raises:
+        ValueError: `keep` is below 1.
+    """
+    if keep < 1:
+        raise ValueError(f"keep is {keep}, expected at least 1: a rollback needs the version before")
+    by_age = sorted(parents, key=_age)
+    stay = {*pinned, *by_age[-keep:]}
+    if current is not None:
+        stay |= {current, *ancestors(current, parents)[:keep]}
+    return tuple(version for version in by_age if version not in stay)
+
+
+def check_expected(expected: VersionId | None, actual: VersionId | None) -> None:
+    """The compare of compare-and-swap.
+
+    Raises:
+        ConflictError: CURRENT is not what the caller expected.
+    """
+    if expected != actual:
+        raise ConflictError(expected, actual)
+
+
+def rollback_target(current: VersionId | None, parent: VersionId | None) -> VersionId:
+    """Where a rollback without a named version goes: to the parent of CURRENT.
+
+    Raises:
+        VersionNotFoundError: nothing is current, or what is current has no parent.
+    """
+    if current is None:
+        raise VersionNotFoundError(None, "there is nothing to roll back: CURRENT is not set")
+    if parent is None:
+        raise VersionNotFoundError(None, f"version {current} has no parent to roll back to")
+    return parent
+
+
+def pinned_versions(entries: Iterable[JournalEntry]) -> frozenset[VersionId]:
+    """The versions whose last pin has not been undone."""
+    pinned: set[VersionId] = set()
+    for entry in entries:
+        if entry.action == "pin" and entry.to is not None:
+            pinned.add(entry.to)
+        elif entry.action in ("unpin", "prune") and entry.from_ is not None:
+            pinned.discard(entry.from_)
+    return frozenset(pinned)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A journal line that is still to be signed and dated."""
+
+    action: Action
+    from_: VersionId | None
+    to: VersionId | None
+    reason: str
+
+
+def unexplained(
+    entries: Sequence[JournalEntry], parents: Mapping[VersionId, VersionId | None], current: VersionId | None
+) -> tuple[Line, ...]:
+    """The lines that make the journal agree with the disk again after a process ended between the two.
+
+    The disk is right. A move is written to the journal before CURRENT is replaced, so that who and why are never
+    lost; if the process ended between the two, the move did not happen and a `recover` line says so. A publish and
+    a prune are written after the folder has appeared or gone.
+
+    Args:
+        entries: the journal, oldest first.
+        parents: the parent of every present version (None too where its manifest cannot be read).
+        current: what CURRENT says.
+    """
+    known: set[VersionId] = set()
+    said: VersionId | None = None
+    for entry in entries:
+        if entry.action == "publish" and entry.to is not None:
+            known.add(entry.to)
+        elif entry.action == "prune" and entry.from_ is not None:
+            known.discard(entry.from_)
+        elif entry.action in _MOVES:
+            said = entry.to
+    appeared = sorted(parents.keys() - known, key=_age)
+    gone = sorted(known - parents.keys(), key=_age)
+    lines = [
+        Line("publish", parents[version], version, "found on disk without a line in the journal")
+        for version in appeared
+    ]
+    lines += [Line("prune", version, None, "in the journal, and no longer on disk") for version in gone]
+    if said != current:
+        lines.append(Line("recover", said, current, "the move to `from` was not completed, or CURRENT was set by hand"))
+    return tuple(lines)
+
+
+def _age(version_id: VersionId) -> tuple[int, VersionId]:
+    return (number_of(version_id), version_id) if is_version_id(version_id) else (0, version_id)

@@ -1,0 +1,206 @@
+"""The store's rules, over every small store there is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from model_store import policy
+from model_store.types import (
+    Action,
+    ConflictError,
+    InvalidVersionIdError,
+    JournalEntry,
+    VersionId,
+    VersionNotFoundError,
+)
+
+Parents = dict[VersionId, VersionId | None]
+
+
+def vid(number: int) -> VersionId:
+    return policy.version_id_of(number, f"{number:064x}"[::-1])
+
+
+def entry(action: Action, from_: VersionId | None, to: VersionId | None) -> JournalEntry:
+    return JournalEntry(at=datetime(2026, 3, 1, tzinfo=UTC), who="ann", action=action, from_=from_, to=to)
+
+
+def every_lineage(size: int) -> Iterator[Parents]:
+    """Every forest of `size` versions in which parents are older than their children."""
+    for choice in itertools.product(*(range(n + 1) for n in range(size))):
+        yield {vid(n + 1): vid(parent) if parent else None for n, parent in enumerate(choice)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "..",
+        "000001",
+        "000001-",
+        "1-0123456789ab",
+        "000001-0123456789AB",
+        "000001-0123456789abc",
+        "000001-0123456789ab\n",
+        "000001-0123456789ab/..",
+        "../000001-0123456789ab",
+        "/000001-0123456789ab",
+        "..\\000001-0123456789ab",
+        "000001-0123456789ab\0",
+        "٠٠٠٠٠١-0123456789ab",
+        "000001-0123456789ab/manifest.json",
+        "9" * 10_000 + "-0123456789ab",
+    ],
+)
+def test_what_is_not_a_version_id_is_refused(text: str) -> None:
+    assert not policy.is_version_id(text)
+    with pytest.raises(InvalidVersionIdError):
+        policy.check_version_id(text)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(7, "000007-0123456789ab"), (1_234_567, "1234567-0123456789ab")])
+def test_version_id_is_number_and_first_twelve_digits(number: int, expected: str) -> None:
+    version = policy.version_id_of(number, "0123456789ab" + "c" * 52)
+    assert version == expected == policy.check_version_id(version)
+    assert policy.number_of(version) == number
+
+
+def test_numbers_are_not_used_twice_even_after_a_prune() -> None:
+    assert policy.next_number([], []) == 1
+    assert policy.next_number([vid(1), vid(2)], []) == 3
+    journal = [entry("publish", vid(1), vid(9)), entry("prune", vid(9), None)]
+    assert policy.next_number([vid(1), vid(2)], journal) == 10
+
+
+def test_ancestors_are_nearest_first_and_end_where_a_parent_is_gone() -> None:
+    parents: Parents = {vid(2): vid(1), vid(3): vid(2), vid(4): vid(2), vid(5): vid(4)}
+    assert policy.ancestors(vid(5), parents) == (vid(4), vid(2))
+    assert policy.ancestors(vid(2), parents) == ()
+    assert policy.ancestors(vid(9), parents) == ()
+
+
+def test_ancestors_end_in_a_ring_of_parents() -> None:
+    assert policy.ancestors(vid(2), {vid(1): vid(2), vid(2): vid(1)}) == (vid(1),)
+    assert policy.ancestors(vid(1), {vid(1): vid(1)}) == ()
+
+
+@pytest.mark.parametrize("size", range(6))
+def test_prune_keeps_what_it_promises_and_nothing_else(size: int) -> None:
+    for parents in every_lineage(size):
+        versions = list(parents)
+        for current in [None, *versions]:
+            chain: list[VersionId] = []
+            here = current
+            while here is not None:
+                chain.append(here)
+                here = parents[here]
+            for keep in (1, 2, 3):
+                for pinned in [set(), *({v} for v in versions), set(versions[:2])]:
+                    gone = policy.to_prune(parents, current=current, pinned=pinned, keep=keep)
+                    promised = {*pinned, *chain[: keep + 1], *versions[::-1][:keep]}
+                    assert set(gone) == set(versions) - promised
+                    assert list(gone) == sorted(gone)
+
+
+def test_prune_never_takes_current_its_parent_the_newest_or_a_pinned_version() -> None:
+    for parents in every_lineage(5):
+        for current, pin in itertools.product(parents, parents):
+            gone = policy.to_prune(parents, current=current, pinned={pin}, keep=1)
+            assert not {current, parents[current], vid(5), pin} & set(gone)
+
+
+@pytest.mark.parametrize("keep", [0, -1])
+def test_prune_refuses_to_keep_less_than_one(keep: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        policy.to_prune({vid(1): None}, current=vid(1), pinned=(), keep=keep)
+
+
+@pytest.mark.parametrize(("expected", "actual"), [*itertools.product([None, vid(1), vid(2)], repeat=2)])
+def test_compare_and_swap_compares(expected: VersionId | None, actual: VersionId | None) -> None:
+    if expected == actual:
+        policy.check_expected(expected, actual)
+        return
+    with pytest.raises(ConflictError) as caught:
+        policy.check_expected(expected, actual)
+    assert (caught.value.expected, caught.value.actual) == (expected, actual)
+
+
+def test_rollback_goes_to_the_parent() -> None:
+    assert policy.rollback_target(vid(2), vid(1)) == vid(1)
+    with pytest.raises(VersionNotFoundError, match="nothing to roll back"):
+        policy.rollback_target(None, None)
+    with pytest.raises(VersionNotFoundError, match=f"{vid(1)} has no parent"):
+        policy.rollback_target(vid(1), None)
+
+
+@pytest.mark.parametrize(
+    ("journal", "expected"),
+    [
+        ([], set()),
+        ([entry("pin", None, vid(1))], {vid(1)}),
+        ([entry("pin", None, vid(1)), entry("pin", None, vid(2)), entry("unpin", vid(1), None)], {vid(2)}),
+        ([entry("pin", None, vid(1)), entry("unpin", vid(1), None), entry("pin", None, vid(1))], {vid(1)}),
+        ([entry("pin", None, vid(1)), entry("prune", vid(1), None)], set()),
+        ([entry("unpin", vid(1), None)], set()),
+        ([entry("publish", None, vid(1)), entry("promote", None, vid(1))], set()),
+    ],
+)
+def test_a_version_is_pinned_until_unpinned(journal: list[JournalEntry], expected: set[VersionId]) -> None:
+    assert policy.pinned_versions(journal) == expected
+
+
+WHOLE = [
+    entry("publish", None, vid(1)),
+    entry("promote", None, vid(1)),
+    entry("publish", vid(1), vid(2)),
+    entry("promote", vid(1), vid(2)),
+    entry("rollback", vid(2), vid(1)),
+]
+
+
+def test_a_whole_journal_leaves_nothing_unexplained() -> None:
+    assert policy.unexplained([], {}, None) == ()
+    assert policy.unexplained(WHOLE, {vid(1): None, vid(2): vid(1)}, vid(1)) == ()
+    pruned = [*WHOLE, entry("prune", vid(2), None)]
+    assert policy.unexplained(pruned, {vid(1): None}, vid(1)) == ()
+
+
+@pytest.mark.parametrize(
+    ("journal", "parents", "current", "expected"),
+    [
+        (WHOLE[:2], {vid(1): None, vid(2): vid(1)}, vid(1), [("publish", vid(1), vid(2))]),
+        (WHOLE[:4], {vid(1): None, vid(2): vid(1)}, vid(1), [("recover", vid(2), vid(1))]),
+        (WHOLE[:2], {vid(1): None}, None, [("recover", vid(1), None)]),
+        (WHOLE[:1], {vid(1): None}, vid(1), [("recover", None, vid(1))]),
+        (WHOLE, {vid(1): None}, vid(1), [("prune", vid(2), None)]),
+        (
+            [],
+            {vid(1): None, vid(2): vid(1)},
+            vid(2),
+            [("publish", None, vid(1)), ("publish", vid(1), vid(2)), ("recover", None, vid(2))],
+        ),
+    ],
+    ids=[
+        "publish ended before its line",
+        "promote ended after its line",
+        "first promote ended after its line",
+        "CURRENT set by hand",
+        "prune ended before its line",
+        "journal lost",
+    ],
+)
+def test_what_a_process_left_half_way_is_explained(
+    journal: list[JournalEntry],
+    parents: Parents,
+    current: VersionId | None,
+    expected: list[tuple[str, VersionId | None, VersionId | None]],
+) -> None:
+    lines = policy.unexplained(journal, parents, current)
+    assert [(line.action, line.from_, line.to) for line in lines] == expected
+    mended = [*journal, *(entry(line.action, line.from_, line.to) for line in lines)]
+    assert policy.unexplained(mended, parents, current) == ()
