@@ -1,31 +1,287 @@
-"""Untrusted bytes to RGB pictures, and pictures to pixels for a base model."""
+"""Untrusted bytes to RGB pictures, pictures to pixels for a base model, and images that stream from files."""
 
 from __future__ import annotations
 
+import io
+import logging
+import os
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from PIL import Image
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+from torch import Tensor
+
+from segp_cl.errors import ImageDecodeError
+
+logger = logging.getLogger(__name__)
 
 MAX_IMAGE_PIXELS = 50_000_000
+
+# The plugins are called directly: Image.open would try any format, and would warn about big pictures by itself.
+_PLUGINS: tuple[tuple[tuple[bytes, ...], type[ImageFile.ImageFile]], ...] = (
+    ((b"\xff\xd8\xff",), JpegImagePlugin.JpegImageFile),
+    ((b"\x89PNG\r\n\x1a\n",), PngImagePlugin.PngImageFile),
+    ((b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
+    ((b"RIFF",), WebPImagePlugin.WebPImageFile),
+    ((b"BM",), BmpImagePlugin.BmpImageFile),
+    ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
+)
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_LONGEST_RATIO = 64  # beyond it the sides of a strip are cut off before it is scaled; the centre crop drops them anyway
+_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC = 258, 262
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Deterministic: resize the shorter side to `size` pixels, crop the centre, scale to [0, 1].
 
+    With `resize="squash"` both sides become `size` and nothing is cropped (SigLIP's towers were trained so).
     Mean and standard deviation (per channel, of [0, 1] pixels) are applied inside the backbone, so that DPGD's
-    perturbation lives in pixels.
+    perturbation lives in pixels. `interpolation` is `bicubic` or `bilinear`, antialiased.
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
+    resize: Literal["shortest", "squash"] = "shortest"
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """Decode one image to 8-bit RGB: EXIF rotation applied, first frame of animations, CMYK / 16-bit / palette / alpha converted.
+    """Decode one JPEG, PNG, GIF, WEBP, BMP or TIFF to 8-bit RGB; the format is taken from the bytes, never from a name.
+
+    EXIF rotation is applied, of an animation the first frame is taken, transparency is laid on white, and grey
+    values of more than 8 bits are scaled, not clipped (32 bits have no fixed white: from minimum to maximum).
+    Safe to call from many threads: no state of Pillow's is changed.
 
     Raises:
-        ImageDecodeError: not an image, truncated, or more than `max_pixels` pixels.
+        ImageDecodeError: not such an image, truncated, or more than `max_pixels` pixels (refused before decoding).
     """
-    raise NotImplementedError
+    plugin = next((plugin for magics, plugin in _PLUGINS if data.startswith(magics)), None)
+    if plugin is None:
+        what = "no bytes at all" if not data else "bytes that are none of JPEG, PNG, GIF, WEBP, BMP or TIFF"
+        raise ImageDecodeError(f"Expected an image, got {what}.")
+    if plugin is GifImagePlugin.GifImageFile:
+        _check_size(_gif_size(data), max_pixels)  # the plugin allocates while it opens
+    try:
+        with plugin(io.BytesIO(data)) as image:
+            _check_size(image.size, max_pixels)
+            _check_size(getattr(image, "_tile_size", image.size), max_pixels)  # TIFF: what would be allocated
+            image.load()
+            return _to_rgb(_upright(image))
+    except ImageDecodeError:
+        raise
+    except Exception as error:  # Pillow's plugins raise a dozen kinds on hostile bytes; every one means the same here
+        name = plugin.format or "image"
+        raise ImageDecodeError(f"The {name} image is truncated or damaged: {error or type(error).__name__}.") from error
+
+
+def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> UInt8[Tensor, "3 size size"]:
+    """Resize and crop one RGB picture as torchvision's `Resize` and `CenterCrop` do on PIL images."""
+    size, resampling = preprocessing.size, _RESAMPLING[preprocessing.interpolation]
+    if preprocessing.resize == "squash":
+        image = image.resize((size, size), resampling)
+    else:
+        image = _without_far_ends(image)
+        width, height = image.size
+        shorter = min(width, height)
+        if shorter != size:
+            image = image.resize(_scaled(width, height, size), resampling)
+        # round() to even, as torchvision does
+        left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+        image = image.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def as_unit_pixels(
+    pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """8-bit pixels as float32 in [0, 1]; floats are taken to be in [0, 1] already."""
+    return pixels.to(torch.float32) / 255 if pixels.dtype == torch.uint8 else pixels
+
+
+class TensorImages:
+    """Labelled images that are already pixels: `pixels` [N, 3, size, size] of 8 bits, one label each."""
+
+    def __init__(self, pixels: UInt8[Tensor, "images 3 height width"], labels: Sequence[int]) -> None:
+        _check_lengths(len(pixels), len(labels))
+        self._pixels, self._labels = pixels, tuple(labels)
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """Position in `Task.classes` of every image."""
+        return self._labels
+
+    def pixels(self, indices: Sequence[int]) -> UInt8[Tensor, "batch 3 height width"]:
+        """The images at `indices`, in that order."""
+        return self._pixels[list(indices)]
+
+
+class FolderImages:
+    """Labelled image files, decoded when asked for, by `threads` at a time.
+
+    No more than the batch asked for is held in memory. With `cache`, pixels are kept in an uncompressed file at that
+    path after their first read, so that later epochs do not decode again. The file has no name once it is open: its
+    space is freed when this object goes, or its process dies, and no image stays behind. A cache that cannot be written
+    (a full disk) costs time, not the task.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Sequence[int],
+        preprocessing: Preprocessing,
+        *,
+        threads: int = 2,
+        cache: Path | None = None,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> None:
+        _check_lengths(len(paths), len(labels))
+        self._paths, self._labels = tuple(paths), tuple(labels)
+        self._preprocessing, self._threads, self._max_pixels = preprocessing, threads, max_pixels
+        self._cached = np.zeros(len(paths), dtype=bool)
+        self._file = None if cache is None else _nameless_file(cache)
+        if self._file is not None:
+            weakref.finalize(self, os.close, self._file)
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """Position in `Task.classes` of every image."""
+        return self._labels
+
+    def pixels(self, indices: Sequence[int]) -> UInt8[Tensor, "batch 3 height width"]:
+        """The images at `indices`, in that order, decoded, resized and cropped.
+
+        Raises:
+            ImageDecodeError: a file is gone or is not an image; the message names it.
+        """
+        size = self._preprocessing.size
+        batch = torch.empty((len(indices), 3, size, size), dtype=torch.uint8)
+
+        def fill(position: int) -> None:
+            batch[position] = self._read(indices[position])
+
+        if self._threads <= 1 or len(indices) <= 1 or self._cached[list(indices)].all():
+            for position in range(len(indices)):
+                fill(position)
+        else:
+            with ThreadPoolExecutor(self._threads) as pool:
+                for _ in pool.map(fill, range(len(indices))):
+                    pass
+        return batch
+
+    def _read(self, index: int) -> UInt8[Tensor, "3 size size"]:
+        size = self._preprocessing.size
+        length = 3 * size * size
+        if self._file is not None and self._cached[index]:
+            stored = bytearray(os.pread(self._file, length, index * length))
+            return torch.frombuffer(stored, dtype=torch.uint8).view(3, size, size)
+        path = self._paths[index]
+        try:
+            pixels = to_pixels(decode_image(path.read_bytes(), max_pixels=self._max_pixels), self._preprocessing)
+        except (OSError, ImageDecodeError) as error:
+            raise ImageDecodeError(f"{path.name}: {error}") from error
+        if self._file is not None:
+            try:
+                # set only when the whole row is there: a short write is read from the image again
+                self._cached[index] = os.pwrite(self._file, pixels.numpy().data, index * length) == length
+            except OSError as error:
+                logger.warning("The pixel cache cannot be written (%s); images are decoded again instead.", error)
+        return pixels
+
+
+def _check_lengths(images: int, labels: int) -> None:
+    if images != labels:
+        raise ValueError(f"Every image needs one label: got {images} images and {labels} labels.")
+
+
+def _nameless_file(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    path.unlink()
+    return descriptor
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageDecodeError(f"The image has {width} x {height} pixels; at most {max_pixels} are accepted.")
+
+
+def _gif_size(data: bytes) -> tuple[int, int]:
+    """The canvas that a GIF's screen and first frame need, read from their headers; (0, 0) if there is no frame."""
+
+    def u16(at: int) -> int:
+        return int.from_bytes(data[at : at + 2], "little")
+
+    at = 13 + (3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 0x80 else 0)
+    while at + 9 < len(data):
+        if data[at] == 0x2C:
+            left, top, width, height = (u16(at + offset) for offset in (1, 3, 5, 7))
+            return max(u16(6), left + width), max(u16(8), top + height)
+        if data[at] == 0x21:
+            at += 2
+            while at < len(data) and data[at]:
+                at += 1 + data[at]
+        at += 1
+    return 0, 0
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block is no reason to refuse a picture that decoded
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        image = _to_8_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    tags = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16"):
+        low, high = 0.0, 2.0 ** int(tags.get(_TIFF_BITS_PER_SAMPLE, (16,))[0]) - 1
+    else:
+        values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+        low, high = float(values.min()), float(values.max())
+    scaled = np.rint((values - low) * (255 / ((high - low) or 1))).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(255 - scaled if tags.get(_TIFF_PHOTOMETRIC) == 0 else scaled)
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """Cut a very long strip to its middle, so that scaling its short side up cannot need gigabytes."""
+    width, height = image.size
+    limit = _LONGEST_RATIO * min(width, height)
+    if max(width, height) <= limit:
+        return image
+    left, top = max(0, (width - limit) // 2), max(0, (height - limit) // 2)
+    return image.crop((left, top, left + min(width, limit), top + min(height, limit)))
+
+
+def _scaled(width: int, height: int, shorter: int) -> tuple[int, int]:
+    if width <= height:
+        return shorter, int(shorter * height / width)
+    return int(shorter * width / height), shorter
