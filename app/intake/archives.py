@@ -1,0 +1,228 @@
+"""Zip and tar archives as sources: the directory is checked first, then members are read one by one."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from app.errors import ArchiveError, ArchiveTooLargeError
+from app.intake.layout import Entry, Layout, lay_out, shown
+from app.intake.limits import IntakeLimits
+from app.intake.source import Item
+
+_READABLE_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2}  # LZMA may ask for gigabytes
+_DIRECTORY_BYTES_PER_MEMBER = 256
+_LEAST_PIECE_BYTES = 16 * 1024 * 1024
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
+_TAR_ERRORS = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, RecursionError)
+
+
+class ZipSource:
+    """A zip archive with one folder per class.
+
+    Raises:
+        ArchiveError: damaged, encrypted, or with an entry that has no place in a data set (links, `..`).
+        ArchiveTooLargeError: more entries or more unpacked bytes than allowed.
+    """
+
+    def __init__(self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits) -> None:
+        self._limits = limits
+        try:
+            _check_zip_directory(file, archive_bytes, limits)
+            self._zip = zipfile.ZipFile(file)
+        except _ZIP_ERRORS as error:
+            raise ArchiveError(f"the zip archive is damaged: {error}") from error
+        self._infos = self._zip.infolist()
+        _check_members(len(self._infos), limits)
+        for info in self._infos:
+            mode = info.external_attr >> 16
+            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise ArchiveError(f"the entry {shown(info.orig_filename)!r} is {_special(mode)}; only files are read")
+            if info.flag_bits & 0x1:
+                raise ArchiveError(f"the entry {shown(info.orig_filename)!r} is encrypted")
+        _check_budget(sum(info.file_size for info in self._infos), archive_bytes, limits)
+        self._layout = lay_out([Entry(i.orig_filename, i.file_size, i.is_dir()) for i in self._infos])
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._layout.labels
+
+    @property
+    def ignored(self) -> int:
+        return self._layout.ignored
+
+    def items(self) -> Iterator[Item]:
+        for info, place in zip(self._infos, self._layout.places, strict=True):
+            where = shown(info.orig_filename)
+            if place.reason is not None:
+                yield Item(where, None, None, place.reason)
+            elif place.label is not None:
+                yield self._read(info, where, place.label)
+
+    def _read(self, info: zipfile.ZipInfo, where: str, label: str) -> Item:
+        if info.file_size > self._limits.max_image_bytes:
+            return Item(where, label, None, _too_large(info.file_size, self._limits))
+        if info.compress_type not in _READABLE_METHODS:
+            return Item(where, label, None, f"compressed by a method that is not read ({info.compress_type})")
+        try:
+            with self._zip.open(info) as member:
+                return Item(where, label, member.read())
+        except _ZIP_ERRORS as error:
+            return Item(where, label, None, f"damaged inside the archive: {shown(str(error))}")
+
+
+class TarSource:
+    """A tar archive, plain or gzipped, with one folder per class. It is read twice: the directory, then the images.
+
+    Raises:
+        ArchiveError: damaged, or with an entry that has no place in a data set (links, devices, `..`).
+        ArchiveTooLargeError: more entries or more unpacked bytes than allowed.
+    """
+
+    def __init__(self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits, *, gzipped: bool) -> None:
+        self._file = file
+        self._gzipped = gzipped
+        self._limits = limits
+        self._budget = limits.budget(archive_bytes)
+        entries: list[Entry] = []
+        unpacked = 0
+        for _, info in self._members():
+            if not (info.isreg() or info.isdir()) or info.issparse():
+                raise ArchiveError(f"the entry {shown(info.name)!r} is {_special_tar(info)}; only files are read")
+            unpacked += info.size
+            _check_members(len(entries) + 1, limits)
+            _check_budget(unpacked, archive_bytes, limits)
+            entries.append(Entry(info.name, info.size, info.isdir()))
+        self._layout: Layout = lay_out(entries)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._layout.labels
+
+    @property
+    def ignored(self) -> int:
+        return self._layout.ignored
+
+    def items(self) -> Iterator[Item]:
+        for (tar, info), place in zip(self._members(), self._layout.places, strict=True):
+            where = shown(info.name)
+            if place.reason is not None:
+                yield Item(where, None, None, place.reason)
+            elif place.label is not None and info.size > self._limits.max_image_bytes:
+                yield Item(where, place.label, None, _too_large(info.size, self._limits))
+            elif place.label is not None:
+                try:
+                    member = tar.extractfile(info)
+                    data = member.read() if member else b""
+                except _TAR_ERRORS as error:
+                    raise ArchiveError(f"the tar archive is damaged at {where!r}: {error}") from error
+                yield Item(where, place.label, data)
+
+    def _members(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+        self._file.seek(0)
+        try:
+            unzipped = gzip.GzipFile(fileobj=self._file) if self._gzipped else self._file
+            metered = _Metered(unzipped, self._budget, self._limits.max_image_bytes)  # type: ignore[arg-type]
+            with tarfile.open(fileobj=metered, mode="r:") as tar:
+                while (info := tar.next()) is not None:
+                    if info.size < 0:
+                        raise ArchiveError(f"the entry {shown(info.name)!r} has a negative size")
+                    yield tar, info
+                # tarfile takes a broken header for the end; only zeros are one
+                metered.seek(tar.offset)
+                if metered.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                    raise ArchiveError("the tar archive is damaged: what follows its last readable entry is no header")
+        except _TAR_ERRORS as error:
+            raise ArchiveError(f"the tar archive is damaged: {error}") from error
+
+
+class _Metered(io.RawIOBase):
+    """An unpacked stream that refuses to be read further than the budget, or in one piece that a header asks for."""
+
+    def __init__(self, stream: io.BufferedIOBase, budget: int, max_image_bytes: int) -> None:
+        self._stream = stream
+        self._budget = budget
+        self._max_piece = max(_LEAST_PIECE_BYTES, max_image_bytes)
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self._max_piece:
+            raise ArchiveError(f"a tar header asks for {size} bytes at once; expected at most {self._max_piece}")
+        data = self._stream.read(size)
+        self._check(self._stream.tell())
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        assert whence == io.SEEK_SET
+        self._check(offset)
+        return self._stream.seek(offset)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def _check(self, position: int) -> None:
+        # headers and padding count too, hence the slack of one half
+        if position > self._budget * 1.5 + tarfile.RECORDSIZE:
+            raise ArchiveTooLargeError(f"the archive unpacks to more than {self._budget} bytes")
+
+
+def _check_members(count: int, limits: IntakeLimits) -> None:
+    if count > limits.max_members:
+        raise ArchiveTooLargeError(f"the archive has more than {limits.max_members} entries")
+
+
+def _check_budget(unpacked: int, archive_bytes: int, limits: IntakeLimits) -> None:
+    budget = limits.budget(archive_bytes)
+    if unpacked > budget:
+        raise ArchiveTooLargeError(
+            f"the archive of {archive_bytes} bytes unpacks to at least {unpacked} bytes; at most {budget} are allowed"
+        )
+
+
+def _check_zip_directory(file: BinaryIO, archive_bytes: int, limits: IntakeLimits) -> None:
+    """Look at the size of the directory before zipfile builds an object for every entry of it."""
+    tail_bytes = min(archive_bytes, 22 + 0xFFFF + 20)
+    file.seek(archive_bytes - tail_bytes)
+    tail = file.read(tail_bytes)
+    file.seek(0)
+    end = tail.rfind(b"PK\x05\x06")
+    if end < 0 or len(tail) < end + 22:
+        raise zipfile.BadZipFile("the end of the archive is missing")
+    directory_bytes = int(struct.unpack_from("<L", tail, end + 12)[0])
+    locator = tail.rfind(b"PK\x06\x07", 0, end)
+    if locator >= 0 and len(tail) >= locator + 16:
+        file.seek(struct.unpack_from("<Q", tail, locator + 8)[0])
+        record = file.read(56)
+        file.seek(0)
+        if len(record) == 56:
+            directory_bytes = max(directory_bytes % 0xFFFFFFFF, int(struct.unpack_from("<Q", record, 40)[0]))
+    if directory_bytes > limits.max_members * _DIRECTORY_BYTES_PER_MEMBER + 0xFFFF:
+        raise ArchiveTooLargeError(f"the archive's directory of {directory_bytes} bytes is larger than allowed")
+
+
+def _too_large(size: int, limits: IntakeLimits) -> str:
+    return f"{size} bytes; at most {limits.max_image_bytes} per image are allowed"
+
+
+def _special(mode: int) -> str:
+    return "a symbolic link" if stat.S_ISLNK(mode) else "a device or another special file"
+
+
+def _special_tar(info: tarfile.TarInfo) -> str:
+    if info.issym():
+        return "a symbolic link"
+    if info.islnk():
+        return "a hard link"
+    return "a sparse file" if info.issparse() else "a device or another special file"

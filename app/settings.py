@@ -1,0 +1,97 @@
+"""Every setting of the server, read from `KEEPSIGHT_*`; unsafe combinations are refused with a sentence."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from segp_cl.images import MAX_IMAGE_PIXELS
+from segp_cl.types import ModelSpec
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+class Settings(BaseSettings):
+    """The server's settings. Pass one to `create_app`; nothing else reads the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="KEEPSIGHT_", extra="ignore", frozen=True)
+
+    # Places
+    store: Path = Field(Path("var/store"), description="Root of the versions; every server and worker shares it.")
+    spool: Path = Field(Path("var/spool"), description="Where uploads wait for the worker; shared with it, purged.")
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Broker between server and worker.")
+    keys_file: Path = Field(Path("var/keys.json"), description="API keys, hashed. Without keys: loopback only.")
+
+    # Model
+    model: str = Field(
+        "compact",
+        description="Base model: `compact`, an open_clip name, `hf-hub:org/model` or `local-dir:/path`.",
+    )
+    pretrained: str | None = Field(None, description="open_clip tag (`openai`) or path of a checkpoint.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs; `auto` prefers a GPU.")
+    threads: int = Field(
+        default_factory=lambda: min(2, os.cpu_count() or 1), ge=1, description="CPU threads of one forward pass."
+    )
+
+    # Address
+    host: str = Field("127.0.0.1", description="Address to bind. Anything but loopback needs a key first.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 takes a free one.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+
+    # Classify
+    max_classify_bytes: int = Field(256 * MIB, ge=1, description="Largest body of one classify request, in bytes.")
+    max_image_bytes: int = Field(32 * MIB, ge=1, description="Largest single image, in bytes, wherever it comes from.")
+    max_image_pixels: int = Field(MAX_IMAGE_PIXELS, ge=1, description="Largest single image, in pixels.")
+    max_images: int = Field(64, ge=1, description="Most images of one classify request.")
+    max_labels: int = Field(256, ge=1, description="Most ad-hoc labels of one classify request.")
+    label_cache_size: int = Field(4096, ge=0, description="Ad-hoc labels whose text features are kept.")
+    decode_threads: int = Field(2, ge=1, description="Threads that decode images for classify.")
+    queue_size: int = Field(16, ge=1, description="Classify requests in hand at once; one more is answered 429.")
+
+    # Uploads
+    max_upload_bytes: int = Field(2 * GIB, ge=1, description="Largest body of one task upload, in bytes.")
+    max_unpacked_bytes: int = Field(8 * GIB, ge=1, description="Most bytes an archive may unpack to.")
+    max_compression_ratio: float = Field(
+        200.0, ge=1, description="Most an archive may grow when unpacked, once past 64 MiB; more is taken for a bomb."
+    )
+    max_archive_members: int = Field(100_000, ge=1, description="Most entries of one archive.")
+    max_task_classes: int = Field(1000, ge=1, description="Most classes of one task.")
+    intake_threads: int = Field(2, ge=1, description="Uploads validated at the same time; more wait.")
+    idempotency_ttl_s: float = Field(86_400.0, gt=0, description="Seconds an Idempotency-Key is remembered.")
+
+    # Versions
+    poll_interval_s: float = Field(1.0, gt=0, description="Seconds between looks at CURRENT, beside the announcements.")
+    reload_backoff_s: float = Field(10.0, gt=0, description="Seconds before a version that failed to load is retried.")
+    swap_timeout_s: float = Field(60.0, gt=0, description="Seconds promote and rollback wait for this server to swap.")
+    probe_timeout_s: float = Field(10.0, gt=0, description="Seconds the inference behind /readyz may take.")
+
+    # Events
+    events_poll_s: float = Field(1.0, gt=0, description="Seconds between looks at a job, beside its announcements.")
+    events_heartbeat_s: float = Field(15.0, gt=0, description="Seconds between heartbeats on a quiet event stream.")
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        """The base model as the method names it."""
+        return ModelSpec(self.model, self.pretrained)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether `host` can only be reached from this machine."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine only. Names other than localhost are not looked up."""
+    name = host.strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
