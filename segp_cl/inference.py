@@ -1,0 +1,185 @@
+"""Dual-path scores: the one implementation that the server and the worker share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from segp_cl.errors import IncompatibleStateError, KeepsightError
+from segp_cl.images import as_unit_pixels
+from segp_cl.types import LearnerState, LoraState, Scores
+
+
+class NoClassesError(KeepsightError):
+    """Scores over a state's classes were asked for, and the state has learned none yet."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one forward pass of the image tower yields: `raw` before the projection, `image` after it (unit norm)."""
+
+    raw: Float[Tensor, "batch raw"]
+    image: Float[Tensor, "batch joint"]
+
+
+@runtime_checkable
+class ServableModel(Protocol):
+    """What the classifier needs of a base model; `segp_cl.backbone.Backbone` is one."""
+
+    @property
+    def weights_digest(self) -> str: ...
+    @property
+    def logit_scale(self) -> float: ...
+    @property
+    def device(self) -> torch.device: ...
+
+    def raw_features(self, pixels: Tensor) -> Tensor: ...
+    def project(self, raw: Tensor) -> Tensor: ...
+    def text_features(self, prompts: Sequence[str]) -> Tensor: ...
+    def with_lora(self, lora: LoraState | None) -> ServableModel: ...
+
+
+def text_scores(
+    image_features: Float[Tensor, "batch joint"], text_features: Float[Tensor, "classes joint"]
+) -> Float[Tensor, "batch classes"]:
+    """s_clip(x, c) = v̄·u_c (eq. 5): a plain cosine, so both arguments must have unit norm."""
+    return image_features @ text_features.T
+
+
+def visual_scores(
+    raw: Float[Tensor, "batch raw"], prototypes: Float[Tensor, "classes raw"]
+) -> Float[Tensor, "batch classes"]:
+    """s_v(x, c) = r̄·μ_c (eq. 6): `raw` is normalised here, `prototypes` must have unit norm."""
+    return F.normalize(raw, dim=-1) @ prototypes.T
+
+
+def fused_scores(
+    text: Float[Tensor, "batch classes"], visual: Float[Tensor, "batch classes"], *, fusion_weight: float
+) -> Float[Tensor, "batch classes"]:
+    """ℓ(x, c) = s_clip(x, c) + β s_v(x, c) (eq. 30), β = `fusion_weight` >= 0."""
+    return text + fusion_weight * visual
+
+
+def dual_path_scores(
+    raw: Float[Tensor, "batch raw"],
+    image_features: Float[Tensor, "batch joint"],
+    text_features: Float[Tensor, "classes joint"],
+    prototypes: Float[Tensor, "classes raw"],
+    *,
+    fusion_weight: float,
+) -> Scores:
+    """Both branches and their fusion (eqs. 5, 6, 30). Only `raw` may be of any norm."""
+    text = text_scores(image_features, text_features)
+    visual = visual_scores(raw, prototypes)
+    return Scores(text=text, visual=visual, fused=fused_scores(text, visual, fusion_weight=fusion_weight))
+
+
+def predict(scores: Float[Tensor, "batch classes"]) -> Int64[Tensor, " batch"]:
+    """argmax over all seen classes (eqs. 31, 32): the position of each image's best class."""
+    return scores.argmax(dim=-1)
+
+
+def probabilities(scores: Float[Tensor, "batch classes"], *, logit_scale: float) -> Float[Tensor, "batch classes"]:
+    """softmax(logit_scale * scores), each row summing to one."""
+    return torch.softmax(logit_scale * scores, dim=-1)
+
+
+class Classifier:
+    """A learned state made runnable: immutable, without gradients, safe to use from many threads.
+
+    The state's adapters are merged into a copy of the base model, which itself stays as it was. Pixels may be 8-bit or
+    floats in [0, 1]; they are moved to the model's device, and results stay there.
+
+    Raises:
+        IncompatibleStateError: the state was learned on other base weights, or its tensors do not fit its classes.
+    """
+
+    def __init__(self, base: ServableModel, state: LearnerState) -> None:
+        if state.weights_digest != base.weights_digest:
+            raise IncompatibleStateError(
+                f"The state was learned on base weights {state.weights_digest[:12]} ({state.model.name}), "
+                f"but the model that was loaded has {base.weights_digest[:12]}."
+            )
+        if not len(state.classes) == len(state.prototypes) == len(state.text_features):
+            raise IncompatibleStateError(
+                f"The state names {len(state.classes)} classes, but holds {len(state.prototypes)} prototypes "
+                f"and {len(state.text_features)} text features."
+            )
+        self.state = state
+        self._model = base.with_lora(state.lora)
+        self._prototypes = state.prototypes.to(base.device)
+        self._text_features = state.text_features.to(base.device)
+
+    @property
+    def logit_scale(self) -> float:
+        """The multiplier of cosines in the model's own softmax."""
+        return self._model.logit_scale
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs and results lie."""
+        return self._model.device
+
+    @torch.inference_mode()
+    def features(
+        self, pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
+    ) -> Features:
+        """One forward pass, from which the scores of every path follow without another."""
+        raw = self._model.raw_features(as_unit_pixels(pixels.to(self.device)))
+        return Features(raw=raw, image=self._model.project(raw))
+
+    @torch.inference_mode()
+    def scores_of(self, features: Features) -> Scores:
+        """Scores over the state's classes, in their order.
+
+        Raises:
+            NoClassesError: the state has none.
+        """
+        if not self.state.classes:
+            raise NoClassesError("This version has learned no classes yet: teach it some, or ask with labels.")
+        return dual_path_scores(
+            features.raw,
+            features.image,
+            self._text_features,
+            self._prototypes,
+            fusion_weight=self.state.fusion_weight,
+        )
+
+    def scores(self, pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]) -> Scores:
+        """`scores_of(features(pixels))`.
+
+        Raises:
+            NoClassesError: the state has no classes.
+        """
+        return self.scores_of(self.features(pixels))
+
+    @torch.inference_mode()
+    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "prompts joint"]:
+        """Unit-norm text features of full sentences, by the adapted text tower."""
+        return self._model.text_features(prompts)
+
+    @torch.inference_mode()
+    def label_scores_of(
+        self, features: Features, label_features: Float[Tensor, "labels joint"]
+    ) -> Float[Tensor, "batch labels"]:
+        """Text-path scores (eq. 5) over labels that need not be classes of the state."""
+        return text_scores(features.image, label_features)
+
+    def label_scores(
+        self,
+        pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"],
+        label_features: Float[Tensor, "labels joint"],
+    ) -> Float[Tensor, "batch labels"]:
+        """`label_scores_of(features(pixels), label_features)`."""
+        return self.label_scores_of(self.features(pixels), label_features)
+
+    @torch.inference_mode()
+    def probabilities(self, scores: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+        """Softmax at the model's own logit scale."""
+        return probabilities(scores, logit_scale=self.logit_scale)
