@@ -191,7 +191,7 @@ def test_a_state_of_other_weights_is_refused(base: FakeModel) -> None:
 
 def test_a_state_whose_tensors_do_not_fit_is_refused(base: FakeModel) -> None:
     with pytest.raises(IncompatibleStateError, match="2 classes, but holds 3 prototypes"):
-        Classifier(base, replace(state_of(3), classes=state_of(2).classes, text_features=torch.ones(3, 2)))
+        Classifier(base, replace(state_of(2), prototypes=torch.eye(3), text_features=torch.ones(3, 2)))
 
 
 def test_a_state_without_classes_answers_labels_only(base: FakeModel) -> None:
