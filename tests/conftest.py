@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,11 +17,12 @@ from jaxtyping import install_import_hook
 
 install_import_hook("segp_cl", "beartype.beartype")
 
-from segp_cl.types import ModelSpec  # noqa: E402 - after the hook, so that shapes are checked in every test
+from segp_cl.backbone import Backbone, load_backbone  # noqa: E402 - after the hook, so that shapes are checked
+from segp_cl.types import ModelSpec  # noqa: E402
 
 torch.set_num_threads(1)
 
-TINY_CLIP = {
+TINY_CLIP: dict[str, dict[str, Any]] = {
     "model_cfg": {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
@@ -53,3 +55,8 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data: Path = tmp_path_factory.mktemp("valkey")
     with ValkeyServer(data_dir=data) as server:
         yield f"redis://127.0.0.1:{server.port}/0"
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tiny_spec: ModelSpec) -> Backbone:
+    return load_backbone(tiny_spec)

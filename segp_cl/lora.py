@@ -1,0 +1,277 @@
+"""Low-rank adapters on the K and V projections and the feed-forward linears of any tower.
+
+A is frozen, B is trained and starts at zero, so a fresh adapter changes nothing. Every architecture is reached the
+same way, through the *weight*: packed projections (`in_proj_weight`, `qkv`) get separate factors for their K and V
+rows, a 1x1 convolution is a linear. The effective weight W + scale * B A is a torch parametrization while training
+and a plain tensor when serving.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from segp_cl.config import LearnerConfig
+from segp_cl.errors import IncompatibleStateError, UnsupportedArchitectureError
+from segp_cl.types import LoraFactors, LoraState
+
+FEED_FORWARD = re.compile(
+    r"(mlp\.(c_fc|c_proj|fc1|fc2|fc1_g|fc1_x|w1|w2|w3|w12)"  # open_clip, timm
+    r"|(?<!attention\.)output\.dense|intermediate\.dense"  # BERT, RoBERTa
+    r"|ffn\.(lin1|lin2)|DenseReluDense\.(wi|wi_0|wi_1|wo))$"  # DistilBERT, T5
+)
+KEY_VALUE = re.compile(r"(attn|attention|self)(\.\w+)?\.(key|value|k_proj|v_proj|k_lin|v_lin|k|v)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One adaptable matrix: `rows` of `parameter` in the module at `path` of a tower (`None`: all rows)."""
+
+    tower: str
+    path: str
+    parameter: str
+    rows: tuple[int, int] | None
+    part: str
+
+    @property
+    def key(self) -> str:
+        name = f"{self.tower}.{self.path}.{self.parameter}" if self.path else f"{self.tower}.{self.parameter}"
+        return f"{name}[{self.part}]" if self.part else name
+
+    @property
+    def block(self) -> tuple[str, ...]:
+        """Where in the depth of the tower it sits: everything of its path up to the last number."""
+        steps = self.path.split(".")
+        last = max((i for i, step in enumerate(steps) if step.isdigit()), default=len(steps) - 1)
+        return tuple(steps[: last + 1])
+
+
+def _packed(tower: str, path: str, parameter: str, weight: Tensor) -> list[Target]:
+    third = weight.shape[0] // 3
+    return [
+        Target(tower, path, parameter, (third, 2 * third), "k"),
+        Target(tower, path, parameter, (2 * third, 3 * third), "v"),
+    ]
+
+
+def _attention_targets(tower: str, path: str, module: nn.Module) -> list[Target]:
+    packed = getattr(module, "in_proj_weight", None)
+    if isinstance(packed, Tensor):
+        return _packed(tower, path, "in_proj_weight", packed)
+    if isinstance(module, nn.MultiheadAttention):
+        return [Target(tower, path, f"{part}_proj_weight", None, "") for part in ("k", "v")]
+    if isinstance(module, nn.Linear) and path.endswith("attn.qkv"):
+        return _packed(tower, path, "weight", module.weight)
+    if isinstance(module, nn.Linear) and KEY_VALUE.search(path):
+        return [Target(tower, path, "weight", None, "")]
+    return []
+
+
+def _feed_forward_targets(tower: str, path: str, module: nn.Module) -> list[Target]:
+    # squeeze-and-excitation gates are 1x1 convolutions of a pooled vector: attention over channels, not feed-forward
+    pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
+    gate = re.search(r"(^|\.)se\.", path) is not None
+    linear = isinstance(module, nn.Linear) and FEED_FORWARD.search(path) is not None
+    return [Target(tower, path, "weight", None, "")] if linear or (pointwise and not gate) else []
+
+
+def find_targets(tower: nn.Module, name: str, *, attention: bool, feed_forward: bool, fraction: float) -> list[Target]:
+    """The adaptable matrices in the last `fraction` of the tower's adaptable blocks, in the order of the forward pass.
+
+    Raises:
+        UnsupportedArchitectureError: the tower has none.
+    """
+    found: list[Target] = []
+    for path, module in tower.named_modules():
+        if attention:
+            found += _attention_targets(name, path, module)
+        if feed_forward:
+            found += _feed_forward_targets(name, path, module)
+    if not found:
+        raise UnsupportedArchitectureError(
+            f"no layer of the {name} tower ({type(tower).__name__}) can be adapted: looked for attention K and V "
+            "projections, feed-forward linears and 1x1 convolutions"
+        )
+    blocks = list(dict.fromkeys(target.block for target in found))
+    kept = set(blocks[len(blocks) - math.ceil(fraction * len(blocks)) :])
+    return [target for target in found if target.block in kept]
+
+
+def initial_factors(
+    rows: int, columns: int, *, rank: int, init: str, generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> LoraFactors:
+    """A random (Kaiming or Xavier uniform), B zero. The rank is capped by the matrix."""
+    rank = min(rank, rows, columns)
+    a = torch.empty(rank, columns, dtype=dtype)
+    bound = math.sqrt(3.0 / columns) if init == "kaiming" else math.sqrt(6.0 / (rank + columns))
+    a.uniform_(-bound, bound, generator=generator)
+    return LoraFactors(a=a, b=torch.zeros(rows, rank, dtype=dtype))
+
+
+class LoraWeight(nn.Module):
+    """Parametrization of one weight: W + scale * B A, on all rows or on the K and V rows of a packed one."""
+
+    def __init__(self, weight: Tensor, targets: Sequence[Target], factors: Sequence[LoraFactors], scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.enabled = True
+        self.rows = [target.rows for target in targets]
+        self.a = nn.ParameterList(nn.Parameter(f.a.to(weight), requires_grad=False) for f in factors)
+        self.b = nn.ParameterList(nn.Parameter(f.b.to(weight, copy=True)) for f in factors)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if not self.enabled:
+            return weight
+        matrix = weight.flatten(1)
+        deltas = [b @ a for a, b in zip(self.a, self.b, strict=True)]
+        first = self.rows[0]
+        # K and V are neighbours in every packed layout, so one pad places both
+        delta = torch.cat(deltas) if len(deltas) > 1 else deltas[0]
+        if first is not None:
+            delta = nn.functional.pad(delta, (0, 0, first[0], matrix.shape[0] - first[0] - delta.shape[0]))
+        return (matrix + self.scale * delta).view_as(weight)
+
+
+class Adapters:
+    """The LoRA of both towers of one model, attached to its weights."""
+
+    def __init__(self, towers: dict[str, nn.Module], lora: LoraState) -> None:
+        self._towers = towers
+        self._lora = lora
+        self._places: list[tuple[nn.Module, str, list[Target], LoraWeight]] = []
+        self._originals: list[Tensor] | None = None
+        for targets in _by_parameter(towers, lora):
+            module = towers[targets[0].tower].get_submodule(targets[0].path)
+            name = targets[0].parameter
+            factors = [lora.factors[t.key] for t in targets]
+            weight = getattr(module, name)
+            _check_shapes(weight, targets, factors)
+            adapter = LoraWeight(weight, targets, factors, lora.scale)
+            parametrize.register_parametrization(module, name, adapter)
+            self._places.append((module, name, targets, adapter))
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        return [b for *_, adapter in self._places for b in adapter.b]
+
+    @property
+    def merged(self) -> bool:
+        return self._originals is not None
+
+    def state(self) -> LoraState:
+        """The factors as they are now, on the CPU."""
+        factors = {
+            target.key: LoraFactors(a=a.detach().cpu().clone(), b=b.detach().cpu().clone())
+            for _, _, targets, adapter in self._places
+            for target, a, b in zip(targets, adapter.a, adapter.b, strict=True)
+        }
+        return LoraState(rank=self._lora.rank, scale=self._lora.scale, factors=factors)
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within it the model is the pretrained one (the paper's G^0 and F^0)."""
+        assert not self.merged, "unmerge first: a merged weight cannot be switched off"
+        self._enable(False)
+        try:
+            yield
+        finally:
+            self._enable(True)
+
+    def merge(self) -> None:
+        """Write the effective weights in place of the originals, which are kept aside."""
+        if self._originals is not None:
+            return
+        originals = []
+        with torch.no_grad():
+            for module, name, _, adapter in self._places:
+                effective = getattr(module, name).detach()
+                original = module.parametrizations[name].original  # type: ignore[index, union-attr]
+                originals.append(original.data)
+                original.data = effective
+                adapter.enabled = False
+        self._originals = originals
+
+    def unmerge(self) -> None:
+        """Put the original weights back, bit for bit."""
+        if self._originals is None:
+            return
+        for (module, name, _, adapter), data in zip(self._places, self._originals, strict=True):
+            module.parametrizations[name].original.data = data  # type: ignore[index, union-attr]
+            adapter.enabled = True
+        self._originals = None
+
+    def _enable(self, enabled: bool) -> None:
+        for *_, adapter in self._places:
+            adapter.enabled = enabled
+
+
+def new_lora(
+    towers: dict[str, nn.Module], config: LearnerConfig, *, fractions: dict[str, float], generator: torch.Generator
+) -> LoraState:
+    """Fresh factors for every target the configuration asks for, in both towers.
+
+    Raises:
+        UnsupportedArchitectureError: a tower has no such layer.
+    """
+    factors: dict[str, LoraFactors] = {}
+    for name, tower in towers.items():
+        for target in find_targets(
+            tower,
+            name,
+            attention=config.lora_attention,
+            feed_forward=config.lora_feed_forward,
+            fraction=fractions[name],
+        ):
+            weight = getattr(tower.get_submodule(target.path), target.parameter)
+            rows = weight.shape[0] if target.rows is None else target.rows[1] - target.rows[0]
+            factors[target.key] = initial_factors(
+                rows, weight[0].numel(), rank=config.rank, init=config.lora_init, generator=generator
+            )
+    return LoraState(rank=config.rank, scale=config.lora_scale, factors=factors)
+
+
+def bake(towers: dict[str, nn.Module], lora: LoraState) -> None:
+    """Replace every adapted weight by a new tensor W + scale * B A; the old tensors are left untouched."""
+    for targets in _by_parameter(towers, lora):
+        module = towers[targets[0].tower].get_submodule(targets[0].path)
+        name = targets[0].parameter
+        factors = [lora.factors[t.key] for t in targets]
+        weight = getattr(module, name)
+        _check_shapes(weight, targets, factors)
+        with torch.no_grad():
+            merged = LoraWeight(weight, targets, factors, lora.scale)(weight)
+        setattr(module, name, nn.Parameter(merged, requires_grad=False))
+
+
+def _by_parameter(towers: dict[str, nn.Module], lora: LoraState) -> list[list[Target]]:
+    """The targets that the state's keys name, grouped by the parameter they share."""
+    known: dict[str, Target] = {}
+    for name, tower in towers.items():
+        if any(key.startswith(f"{name}.") for key in lora.factors):
+            known |= {t.key: t for t in find_targets(tower, name, attention=True, feed_forward=True, fraction=1.0)}
+    unknown = sorted(set(lora.factors) - set(known))
+    if unknown:
+        raise IncompatibleStateError(f"the learned adapters do not fit this model: it has no {unknown[0]}")
+    groups: dict[tuple[str, str, str], list[Target]] = {}
+    for key, target in known.items():
+        if key in lora.factors:
+            groups.setdefault((target.tower, target.path, target.parameter), []).append(target)
+    return list(groups.values())
+
+
+def _check_shapes(weight: Tensor, targets: Sequence[Target], factors: Sequence[LoraFactors]) -> None:
+    for target, factor in zip(targets, factors, strict=True):
+        rows = weight.shape[0] if target.rows is None else target.rows[1] - target.rows[0]
+        got = (factor.b.shape[0], factor.a.shape[1])
+        if got != (rows, weight[0].numel()):
+            raise IncompatibleStateError(
+                f"the adapter of {target.key} is for a {got[0]}x{got[1]} matrix, this model's is "
+                f"{rows}x{weight[0].numel()}"
+            )
