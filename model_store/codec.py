@@ -1,0 +1,197 @@
+"""LearnerState <-> the two files of a version: safetensors and JSON, each under a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from model_store.types import MANIFEST_FILE, TENSORS_FILE, CorruptVersionError, InvalidStateError, Manifest, VersionId
+from segp_cl.types import LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
+
+PROTOTYPES = "prototypes"
+TEXT_FEATURES = "text_features"
+
+_ZEROS = "0" * 64
+# What says when, by which job, and how the version was judged; `dataset` is reduced to what was learned from.
+_NOT_LEARNED = frozenset(
+    {
+        "version_id",
+        "number",
+        "parent",
+        "created_at",
+        "job_id",
+        "evaluation",
+        "report",
+        "dataset",
+        "tensors_sha256",
+        "content_digest",
+        "manifest_sha256",
+    }
+)
+
+
+def encode_state(state: LearnerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A state as named tensors (float32, CPU, contiguous, sharing no memory) and the manifest's fields about it.
+
+    The fields are `model`, `weights_digest`, `classes`, `tasks`, `fusion_weight` and `lora`.
+
+    Raises:
+        InvalidStateError: rows that do not match the classes, factors that do not match the rank, or values that
+            are not finite.
+    """
+    tensors = {PROTOTYPES: state.prototypes, TEXT_FEATURES: state.text_features}
+    lora = None
+    if state.lora is not None:
+        for target, factors in state.lora.factors.items():
+            tensors[f"lora.{target}.a"] = factors.a
+            tensors[f"lora.{target}.b"] = factors.b
+        lora = {"rank": state.lora.rank, "scale": state.lora.scale, "adapted": sorted(state.lora.factors)}
+    plain = {
+        name: tensor.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
+        for name, tensor in sorted(tensors.items())
+    }
+    if problem := _disagreement(plain, classes=len(state.classes), rank=state.lora.rank if state.lora else 0):
+        raise InvalidStateError(f"this state cannot be published: {problem}")
+    return plain, {
+        "model": {"name": state.model.name, "pretrained": state.model.pretrained},
+        "weights_digest": state.weights_digest,
+        "classes": [
+            {"name": known.name, "prompt": known.prompt, "task": known.task, "images": known.images}
+            for known in state.classes
+        ],
+        "tasks": state.tasks,
+        "fusion_weight": float(state.fusion_weight),
+        "lora": lora,
+    }
+
+
+def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerState:
+    """The state that `encode_state` was given.
+
+    Raises:
+        CorruptVersionError: tensors are missing, left over, or of other shapes than the manifest says.
+    """
+    adapted = manifest.lora.adapted if manifest.lora else ()
+    expected = {PROTOTYPES, TEXT_FEATURES, *(f"lora.{target}.{factor}" for target in adapted for factor in "ab")}
+    problem = (
+        f"holds other tensors than the manifest says: {sorted(expected ^ tensors.keys())[:4]}"
+        if expected != tensors.keys()
+        else _disagreement(tensors, classes=len(manifest.classes), rank=manifest.lora.rank if manifest.lora else 0)
+    )
+    if problem:
+        raise CorruptVersionError(manifest.version_id, TENSORS_FILE, problem)
+    factors = {target: LoraFactors(tensors[f"lora.{target}.a"], tensors[f"lora.{target}.b"]) for target in adapted}
+    lora = LoraState(manifest.lora.rank, manifest.lora.scale, factors) if manifest.lora else None
+    return LearnerState(
+        model=ModelSpec(manifest.model.name, manifest.model.pretrained),
+        weights_digest=manifest.weights_digest,
+        classes=tuple(LearnedClass(c.name, c.prompt, c.task, c.images) for c in manifest.classes),
+        prototypes=tensors[PROTOTYPES],
+        text_features=tensors[TEXT_FEATURES],
+        lora=lora,
+        fusion_weight=manifest.fusion_weight,
+        tasks=manifest.tasks,
+    )
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """The bytes of `tensors.safetensors`: the same for the same tensors."""
+    return save(dict(tensors))
+
+
+def unpack(data: bytes, version_id: VersionId) -> dict[str, Tensor]:
+    """The tensors in the bytes of `tensors.safetensors`.
+
+    Raises:
+        CorruptVersionError: not safetensors.
+    """
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CorruptVersionError(version_id, TENSORS_FILE, f"not safetensors: {error}") from error
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one way to write `value` as JSON: sorted keys, no spaces, UTF-8; a number that is not finite is an error."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def content_digest(tensors: Mapping[str, Tensor], manifest: Manifest) -> str:
+    """SHA-256 over what was learned and from what; the same for the same data, parent, seed, settings and libraries.
+
+    Over the manifest's fields except when, by which job and how well (see `Manifest`), the parent by its content
+    digest, and over every tensor's name, dtype, shape and bytes (little-endian), by name.
+    """
+    learned = {key: value for key, value in manifest.model_dump(mode="json").items() if key not in _NOT_LEARNED}
+    if manifest.dataset is not None:
+        learned["dataset"] = manifest.dataset.model_dump(mode="json", exclude={"name"})
+    digest = hashlib.sha256(canonical_json(learned))
+    for name, tensor in sorted(tensors.items()):
+        digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def pack_manifest(manifest: Manifest) -> bytes:
+    """The bytes of `manifest.json`, `manifest_sha256` filled in over all of them."""
+    blank = manifest.model_copy(update={"manifest_sha256": _ZEROS})
+    text = json.dumps(blank.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    before, _, after = text.rpartition(_ZEROS)  # `manifest_sha256` is the last field
+    return f"{before}{sha256(text.encode())}{after}".encode()
+
+
+def unpack_manifest(data: bytes, version_id: VersionId) -> Manifest:
+    """The manifest in the bytes of `manifest.json`, of the version in the folder `version_id`.
+
+    Raises:
+        CorruptVersionError: a byte differs from what was written, or it is another version's manifest.
+    """
+
+    def corrupt(problem: str) -> CorruptVersionError:
+        return CorruptVersionError(version_id, MANIFEST_FILE, problem)
+
+    try:
+        fields = json.loads(data)
+        said = fields["manifest_sha256"]
+        before, _, after = data.rpartition(said.encode())
+        found = sha256(before + _ZEROS.encode() + after)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise corrupt(f"not a manifest: {type(error).__name__}: {error}") from error
+    if found != said:
+        raise corrupt(f"its SHA-256 is {found}, it says {said}")
+    try:
+        manifest = Manifest.model_validate(fields)
+    except ValidationError as error:
+        raise corrupt(f"not a manifest of this format: {error}") from error
+    if manifest.version_id != version_id:
+        raise corrupt(f"it is the manifest of version {manifest.version_id}")
+    return manifest
+
+
+def _disagreement(tensors: Mapping[str, Tensor], *, classes: int, rank: int) -> str | None:
+    """What makes these tensors useless for so many classes and this rank."""
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or tensor.dim() != 2:
+            return f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected a float32 matrix"
+        if not bool(torch.isfinite(tensor).all()):
+            return f"{name} has values that are not finite"
+        if name in (PROTOTYPES, TEXT_FEATURES):
+            if tensor.shape[0] != classes:
+                return f"{name} has {tensor.shape[0]} rows, expected one for each of {classes} classes"
+        elif tensor.shape[0 if name.endswith(".a") else 1] != rank:
+            return f"{name} has shape {tuple(tensor.shape)}, expected rank {rank}"
+    return None

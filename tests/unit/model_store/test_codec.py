@@ -1,0 +1,267 @@
+"""A state survives the two files exactly, and a byte that changes in them is noticed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import torch
+
+from model_store import codec
+from model_store.types import CorruptVersionError, DatasetRecord, InvalidStateError, Manifest
+from segp_cl.types import LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
+
+VERSION = "000002-0123456789ab"
+
+
+def learned(seed: int = 0, *, classes: int = 3, rank: int | None = 2) -> LearnerState:
+    generator = torch.Generator().manual_seed(seed)
+
+    def rows(count: int, width: int) -> torch.Tensor:
+        return torch.randn(count, width, generator=generator)
+
+    lora = None
+    if rank is not None:
+        targets = ("visual.blocks.1.attn.qkv.weight[v]", "visual.blocks.0.fc1.weight", "text.ключ.weight")
+        lora = LoraState(rank, 0.5, {name: LoraFactors(rows(rank, 8), rows(6, rank)) for name in targets})
+    return LearnerState(
+        model=ModelSpec("compact"),
+        weights_digest="0" * 64,
+        classes=tuple(LearnedClass(f"käse {n}", f"a photo of käse {n}.", 1, 20 + n) for n in range(classes)),
+        prototypes=rows(classes, 8),
+        text_features=rows(classes, 4),
+        lora=lora,
+        fusion_weight=2.5,
+        tasks=1,
+    )
+
+
+def manifest_of(state: LearnerState, **changes: Any) -> Manifest:
+    tensors, fields = codec.encode_state(state)
+    said: dict[str, Any] = {
+        "version_id": VERSION,
+        "number": 2,
+        "parent": "000001-ba9876543210",
+        "parent_content_digest": "c" * 64,
+        "created_at": datetime(2026, 3, 1, tzinfo=UTC),
+        "preprocessing": None,
+        "strategy": "segp",
+        "settings": {"learning_rate": 0.003},
+        "seed": 7,
+        "job_id": "job-1",
+        "dataset": DatasetRecord(name="cheese", digest="d" * 64, images_per_class={"a": 20}),
+        "evaluation": {"accuracy": 0.5, "seconds": 2.0},
+        "report": {"seconds": {"train": 3.0}},
+        "libraries": {"torch": "2.6.0"},
+        "tensors_sha256": codec.sha256(codec.pack(tensors)),
+        "content_digest": "",
+        "manifest_sha256": "",
+    }
+    return Manifest(**fields, **(said | changes))
+
+
+def digest_of(state: LearnerState, **changes: Any) -> str:
+    return codec.content_digest(codec.encode_state(state)[0], manifest_of(state, **changes))
+
+
+def same(left: LearnerState, right: LearnerState) -> bool:
+    factors = [state.lora.factors if state.lora else {} for state in (left, right)]
+    plain = [
+        replace(s, prototypes=torch.empty(0, 0), text_features=torch.empty(0, 0), lora=None) for s in (left, right)
+    ]
+    return (
+        repr(plain[0]) == repr(plain[1])
+        and torch.equal(left.prototypes, right.prototypes)
+        and torch.equal(left.text_features, right.text_features)
+        and (left.lora and (left.lora.rank, left.lora.scale)) == (right.lora and (right.lora.rank, right.lora.scale))
+        and factors[0].keys() == factors[1].keys()
+        and all(
+            torch.equal(factors[0][name].a, factors[1][name].a) and torch.equal(factors[0][name].b, factors[1][name].b)
+            for name in factors[0]
+        )
+    )
+
+
+@pytest.mark.parametrize(("classes", "rank"), [(3, 2), (3, None), (0, 2), (0, None), (1, 1)])
+def test_a_state_comes_back_exactly(classes: int, rank: int | None) -> None:
+    state = learned(classes=classes, rank=rank)
+    tensors, _ = codec.encode_state(state)
+    back = codec.decode_state(codec.unpack(codec.pack(tensors), VERSION), manifest_of(state))
+    assert same(back, state)
+    assert not same(back, replace(state, prototypes=state.prototypes + 1) if classes else replace(state, tasks=9))
+
+
+def test_tensors_that_are_views_half_precision_or_need_gradients_are_stored_as_plain_float32() -> None:
+    both = torch.randn(6, 8, dtype=torch.float64)
+    state = replace(
+        learned(),
+        prototypes=both[::2].bfloat16().float().requires_grad_(),
+        text_features=torch.randn(4, 3).T,
+        lora=LoraState(2, 1.0, {"x": LoraFactors(a=both[:2].float(), b=both[2:4].float().T)}),
+    )
+    tensors, _ = codec.encode_state(state)
+    assert all(t.is_contiguous() and t.dtype == torch.float32 and not t.requires_grad for t in tensors.values())
+    assert same(codec.decode_state(codec.unpack(codec.pack(tensors), VERSION), manifest_of(state)), state)
+
+
+def test_factors_that_share_memory_can_be_stored() -> None:
+    packed = torch.randn(4, 8)
+    lora = LoraState(
+        2, 1.0, {"k": LoraFactors(packed[:2], torch.ones(6, 2)), "v": LoraFactors(packed[2:], torch.ones(6, 2))}
+    )
+    tensors, _ = codec.encode_state(replace(learned(), lora=lora))
+    assert torch.equal(codec.unpack(codec.pack(tensors), VERSION)["lora.v.a"], packed[2:])
+
+
+def spoil(value: float) -> Callable[[LearnerState], LearnerState]:
+    def spoiled(state: LearnerState) -> LearnerState:
+        prototypes = state.prototypes.clone()
+        prototypes[1, 2] = value
+        return replace(state, prototypes=prototypes)
+
+    return spoiled
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (spoil(float("nan")), "prototypes has values that are not finite"),
+        (spoil(float("-inf")), "prototypes has values that are not finite"),
+        (lambda s: replace(s, classes=s.classes[:2]), "prototypes has 3 rows, expected one for each of 2 classes"),
+        (lambda s: replace(s, lora=replace(s.lora, rank=3)), "expected rank 3"),
+    ],
+)
+def test_a_state_that_cannot_be_served_is_not_encoded(
+    change: Callable[[LearnerState], LearnerState], said: str
+) -> None:
+    with pytest.raises(InvalidStateError, match=said):
+        codec.encode_state(change(learned()))
+
+
+def test_canonical_json_does_not_depend_on_the_order_of_keys() -> None:
+    assert codec.canonical_json({"b": [1, 2.5], "a": "é"}) == '{"a":"é","b":[1,2.5]}'.encode()
+    with pytest.raises(ValueError, match="JSON compliant"):
+        codec.canonical_json({"a": float("nan")})
+
+
+def test_content_digest_does_not_cover_when_by_which_job_and_how_well() -> None:
+    state = learned()
+    assert digest_of(state) == digest_of(
+        learned(),
+        version_id="000009-0123456789ab",
+        number=9,
+        parent="000008-ba9876543210",
+        created_at=datetime(2026, 3, 1, tzinfo=UTC) + timedelta(days=1),
+        job_id="job-2",
+        evaluation=None,
+        report={"seconds": {"train": 4.0}},
+        dataset=DatasetRecord(name="other", digest="d" * 64, images_per_class={"a": 20}),
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parent_content_digest": "e" * 64},
+        {"settings": {"learning_rate": 0.004}},
+        {"seed": 8},
+        {"strategy": "naive"},
+        {"libraries": {"torch": "2.7.0"}},
+        {"dataset": DatasetRecord(name="cheese", digest="e" * 64, images_per_class={"a": 20})},
+        {"dataset": DatasetRecord(name="cheese", digest="d" * 64, images_per_class={"a": 19})},
+        {"dataset": None},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_content_digest_covers_what_was_learned_from(changes: dict[str, Any]) -> None:
+    assert digest_of(learned()) != digest_of(learned(), **changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: replace(s, prototypes=s.prototypes * 1.0001),
+        lambda s: replace(s, prototypes=s.text_features.repeat(1, 2), text_features=s.prototypes[:, :4]),
+        lambda s: replace(s, classes=s.classes[::-1]),
+        lambda s: replace(s, classes=(replace(s.classes[0], prompt="other"), *s.classes[1:])),
+        lambda s: replace(s, classes=(replace(s.classes[0], images=99), *s.classes[1:])),
+        lambda s: replace(s, lora=replace(s.lora, scale=0.25)),
+        lambda s: replace(s, lora=None),
+        lambda s: replace(s, fusion_weight=1.0),
+        lambda s: replace(s, tasks=2),
+        lambda s: replace(s, weights_digest="1" * 64),
+        lambda s: replace(s, model=ModelSpec("compact", "openai")),
+    ],
+)
+def test_content_digest_covers_all_that_was_learned(change: Callable[[LearnerState], LearnerState]) -> None:
+    assert digest_of(learned()) != digest_of(change(learned()))
+
+
+def test_a_manifest_comes_back_exactly() -> None:
+    manifest = manifest_of(learned())
+    back = codec.unpack_manifest(codec.pack_manifest(manifest), VERSION)
+    assert back == manifest.model_copy(update={"manifest_sha256": back.manifest_sha256})
+    assert codec.pack_manifest(back) == codec.pack_manifest(manifest)
+
+
+def test_a_manifest_is_json_a_person_can_read() -> None:
+    text = codec.pack_manifest(manifest_of(learned())).decode()
+    assert json.loads(text)["classes"][0]["name"] == "käse 0"
+    assert '"name": "käse 0"' in text
+
+
+def test_every_flipped_byte_of_a_manifest_is_noticed() -> None:
+    data = codec.pack_manifest(manifest_of(learned(classes=1)))
+    for position in range(len(data)):
+        for mask in (0x01, 0x20, 0x80):
+            flipped = bytearray(data)
+            flipped[position] ^= mask
+            with pytest.raises(CorruptVersionError, match=r"manifest\.json"):
+                codec.unpack_manifest(bytes(flipped), VERSION)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"null", b"[]", b"{}", b'{"manifest_sha256": 3}', b'{"manifest_sha256": ""}', b"\xff\xfe", b"[" * 100_000],
+)
+def test_what_is_no_manifest_is_named_corrupt(data: bytes) -> None:
+    with pytest.raises(CorruptVersionError, match=r"manifest\.json: not a manifest"):
+        codec.unpack_manifest(data, VERSION)
+
+
+def test_a_cut_manifest_is_corrupt() -> None:
+    data = codec.pack_manifest(manifest_of(learned()))
+    for end in range(0, len(data), 97):
+        with pytest.raises(CorruptVersionError):
+            codec.unpack_manifest(data[:end], VERSION)
+
+
+def test_another_versions_manifest_is_corrupt() -> None:
+    with pytest.raises(CorruptVersionError, match=f"it is the manifest of version {VERSION}"):
+        codec.unpack_manifest(codec.pack_manifest(manifest_of(learned())), "000003-0123456789ab")
+
+
+def test_a_manifest_of_another_format_is_refused() -> None:
+    other = manifest_of(learned()).model_copy(update={"format": "keepsight-version/99"})
+    with pytest.raises(CorruptVersionError, match="not a manifest of this format"):
+        codec.unpack_manifest(codec.pack_manifest(other), VERSION)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 64, b"{}", b"\x80\x04pickle"])
+def test_what_is_not_safetensors_is_named_corrupt(data: bytes) -> None:
+    with pytest.raises(CorruptVersionError, match=r"tensors\.safetensors: not safetensors"):
+        codec.unpack(data, VERSION)
+
+
+def test_tensors_the_manifest_does_not_speak_of_are_corrupt() -> None:
+    state = learned()
+    tensors, _ = codec.encode_state(state)
+    for wrong in (tensors | {"more": torch.ones(1, 1)}, {k: v for k, v in tensors.items() if k != "prototypes"}):
+        with pytest.raises(CorruptVersionError, match="holds other tensors"):
+            codec.decode_state(wrong, manifest_of(state))
+    with pytest.raises(CorruptVersionError, match="prototypes has 2 rows"):
+        codec.decode_state(tensors | {"prototypes": torch.ones(2, 8)}, manifest_of(state))
