@@ -1,0 +1,62 @@
+"""journal.jsonl: one line per action, appended under the store's lock."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from model_store.disk import Disk
+from model_store.types import JournalEntry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What a journal says. `damaged` are numbers (from 1) of lines that cannot be read; `size` is where it ends.
+
+    A last line without its newline was torn by a crash. Its action did not happen or is explained by the next
+    one (see `policy.unexplained`), so it is neither an entry nor damage, and lies behind `size`.
+    """
+
+    entries: tuple[JournalEntry, ...]
+    damaged: tuple[int, ...]
+    size: int
+
+
+def read_journal(path: Path) -> Journal:
+    """The journal at `path`, empty where there is none. Damaged lines are logged and left out."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return Journal((), (), 0)
+    whole = data[: data.rfind(b"\n") + 1]
+    entries: list[JournalEntry] = []
+    damaged: list[int] = []
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+        try:
+            entries.append(JournalEntry.model_validate_json(line))
+        except ValidationError:
+            damaged.append(number)
+    if damaged:
+        logger.warning("%s: lines %s cannot be read and are left out", path, damaged)
+    return Journal(tuple(entries), tuple(damaged), len(whole))
+
+
+def append_journal(disk: Disk, path: Path, entries: Iterable[JournalEntry], *, at: int) -> int:
+    """Write entries behind byte `at`, in place of a torn line if there is one; on the disk when this returns.
+
+    Returns:
+        Where the journal ends now.
+
+    Raises:
+        OSError: not written; the journal ends at byte `at` as before.
+    """
+    data = b"".join(entry.model_dump_json(by_alias=True).encode() + b"\n" for entry in entries)
+    if data:
+        disk.append(path, data, at=at)
+    return at + len(data)
