@@ -1,0 +1,162 @@
+"""Reading versions from disk. Takes no lock and changes nothing."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from model_store import codec, policy
+from model_store.journal import read_journal
+from model_store.types import (
+    MANIFEST_FILE,
+    TENSORS_FILE,
+    CorruptVersionError,
+    JournalEntry,
+    Manifest,
+    StoreError,
+    VersionId,
+    VersionNotFoundError,
+)
+from segp_cl.types import LearnerState
+
+logger = logging.getLogger(__name__)
+
+Manifests = list[Manifest]
+Entries = list[JournalEntry]
+
+
+class StoreReader:
+    """The versions under one folder, while any number of processes may be changing them.
+
+    Every method that takes a version id raises `InvalidVersionIdError` before it touches the disk.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._versions = root / "versions"
+        self._pointer = root / "CURRENT"
+        self._journal = root / "journal.jsonl"
+
+    def current(self) -> VersionId | None:
+        """What is served: the content of CURRENT, None where nothing was ever promoted.
+
+        Raises:
+            StoreError: CURRENT holds something else than a version id.
+        """
+        try:
+            text = self._pointer.read_text(encoding="utf-8", errors="replace").removesuffix("\n")
+        except FileNotFoundError:
+            return None
+        if not policy.is_version_id(text):
+            raise StoreError(
+                f"{self._pointer} holds {text[:80]!r}, expected a version id; roll back to a named version"
+            )
+        return text
+
+    def manifest(self, version_id: VersionId) -> Manifest:
+        """A version's manifest, its own digest checked.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            CorruptVersionError: the manifest is missing or altered.
+        """
+        return codec.unpack_manifest(self._read(version_id, MANIFEST_FILE), version_id)
+
+    def list(self) -> Manifests:
+        """The manifests of all versions, oldest first. One that cannot be read is logged and left out."""
+        return [manifest for manifest in self._manifests().values() if manifest is not None]
+
+    def lineage(self, version_id: VersionId | None = None) -> Manifests:
+        """A version (None: CURRENT), its parent, its parent's parent, ... as far as they are still there.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            CorruptVersionError: a manifest on the way is missing or altered.
+        """
+        here = self.current() if version_id is None else version_id
+        chain: list[Manifest] = []
+        while here is not None and here not in [manifest.version_id for manifest in chain]:
+            try:
+                chain.append(self.manifest(here))
+            except VersionNotFoundError:
+                if not chain:
+                    raise
+                break
+            here = chain[-1].parent
+        return chain
+
+    def open(self, version_id: VersionId, verify: bool = True) -> LearnerState:
+        """The state in a version.
+
+        Args:
+            version_id: any version, promoted or not.
+            verify: check the digests too (milliseconds per megabyte). Without it only the tensors' names and
+                shapes, and the manifest, are checked.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            CorruptVersionError: a byte of either file is not what was published; names the file.
+        """
+        manifest = self.manifest(version_id)
+        data = self._read(version_id, TENSORS_FILE)
+        if verify and (found := codec.sha256(data)) != manifest.tensors_sha256:
+            problem = f"its SHA-256 is {found}, the manifest says {manifest.tensors_sha256}"
+            raise CorruptVersionError(version_id, TENSORS_FILE, problem)
+        tensors = codec.unpack(data, version_id)
+        state = codec.decode_state(tensors, manifest)
+        if verify:
+            found = codec.content_digest(tensors, manifest)
+            if found != manifest.content_digest or version_id != policy.version_id_of(manifest.number, found):
+                problem = f"the content digest is {found}, it says {manifest.content_digest}"
+                raise CorruptVersionError(version_id, MANIFEST_FILE, problem)
+        return state
+
+    def verify(self, version_id: VersionId) -> None:
+        """Check every byte of a version.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            CorruptVersionError: a byte of either file is not what was published; names the file.
+        """
+        self.open(version_id)
+
+    def journal(self) -> Entries:
+        """All actions, oldest first. A line that cannot be read is logged and left out."""
+        return [*read_journal(self._journal).entries]
+
+    def pinned(self) -> frozenset[VersionId]:
+        """The versions that `prune` never removes whatever their age."""
+        return policy.pinned_versions(self.journal())
+
+    def version_of_job(self, job_id: str) -> VersionId | None:
+        """The version that a job has published, None if it has not."""
+        return next((manifest.version_id for manifest in self.list() if manifest.job_id == job_id), None)
+
+    def _ids(self) -> tuple[VersionId, ...]:
+        """The ids of all versions, oldest first."""
+        names = (path.name for path in self._versions.iterdir() if policy.is_version_id(path.name))
+        return tuple(sorted(names, key=lambda name: (policy.number_of(name), name)))
+
+    def _manifests(self) -> dict[VersionId, Manifest | None]:
+        """The manifest of every version, oldest first, None where it cannot be read."""
+        found: dict[VersionId, Manifest | None] = {}
+        for version_id in self._ids():
+            try:
+                found[version_id] = self.manifest(version_id)
+            except VersionNotFoundError:
+                continue  # pruned since the folder was listed
+            except CorruptVersionError as error:
+                logger.warning("%s", error)
+                found[version_id] = None
+        return found
+
+    def _read(self, version_id: VersionId, file: str) -> bytes:
+        folder = self._versions / policy.check_version_id(version_id)
+        try:
+            return (folder / file).read_bytes()
+        except FileNotFoundError as error:
+            if folder.is_dir():
+                raise CorruptVersionError(version_id, file, "missing") from error
+            raise VersionNotFoundError(version_id) from error
+        except OSError as error:
+            raise StoreError(f"{folder / file} cannot be read: {error}") from error

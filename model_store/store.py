@@ -1,0 +1,232 @@
+"""Versions on disk: publish, promote, roll back, prune. Safe between threads, processes and crashes.
+
+<root>/CURRENT                     one line, a version id: what is served
+<root>/journal.jsonl               one line per action: who, when, from, to, why
+<root>/versions/<version id>/      manifest.json and tensors.safetensors, never changed
+<root>/tmp/                        what is being written or removed; left-overs mean nothing
+<root>/store.lock, lineage.lock    locked by the operating system, which lets go when a process dies
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from model_store import codec, policy
+from model_store.disk import writing
+from model_store.libraries import installed_libraries
+from model_store.types import Manifest, Provenance, StoreError, VersionId
+from model_store.writer import LOCK_TIMEOUT_S, StoreWriter, parents_of
+from segp_cl.types import LearnerState
+
+logger = logging.getLogger(__name__)
+
+VersionIds = list[VersionId]
+
+
+class Store(StoreWriter):
+    """The versions under one folder, which may be shared by any number of processes.
+
+    Every method that takes a version id raises `InvalidVersionIdError` before it touches the disk. Every method
+    that changes something raises `StoreFullError` on a full disk, `StoreError` on another failed write and
+    `StoreBusyError` after `LOCK_TIMEOUT_S` of waiting; then CURRENT and the list of versions are as before.
+
+    Args:
+        root: made with its folders if it is not there.
+        disk: all writes go through it.
+        clock: the time for manifests and journal.
+    """
+
+    def publish(self, state: LearnerState, *, parent: VersionId | None, provenance: Provenance) -> Manifest:
+        """Write a new version. CURRENT does not move.
+
+        A job publishes once: if a version of `provenance.job_id` is there, its manifest is returned and nothing is
+        written. A crash leaves no version or a whole one.
+
+        Raises:
+            InvalidStateError: shapes that disagree, or values that are not finite.
+            VersionNotFoundError: there is no version `parent`.
+            CorruptVersionError: the parent's manifest is missing or altered.
+        """
+        tensors, fields = codec.encode_state(state)
+        data = codec.pack(tensors)
+        with self._locked("publishing"):
+            journal = self._reconcile()
+            if provenance.job_id is not None and (done := self.version_of_job(provenance.job_id)):
+                return self.manifest(done)
+            number = policy.next_number(self._ids(), journal.entries)
+            said = provenance.model_dump(exclude={"who", "reason", "libraries"})
+            unnamed = Manifest(
+                **fields,
+                **said,
+                version_id="",
+                number=number,
+                parent=parent,
+                parent_content_digest=None if parent is None else self.manifest(parent).content_digest,
+                created_at=self._clock(),
+                libraries=provenance.libraries or installed_libraries(),
+                tensors_sha256=codec.sha256(data),
+                content_digest="",
+                manifest_sha256="",
+            )
+            digest = codec.content_digest(tensors, unnamed)
+            version_id = policy.version_id_of(number, digest)
+            blank = unnamed.model_copy(update={"version_id": version_id, "content_digest": digest})
+            written = codec.pack_manifest(blank)
+            manifest = codec.unpack_manifest(written, version_id)
+            self._write_version(version_id, data, written)
+            try:
+                self._record(journal, "publish", parent, version_id, provenance.who, provenance.reason)
+            except StoreError:
+                with contextlib.suppress(OSError):
+                    self._take_away(version_id)
+                raise
+        logger.info("published version %s", version_id)
+        return manifest
+
+    def promote(self, version_id: VersionId, *, expected: VersionId | None, who: str, reason: str = "") -> None:
+        """Make `version_id` CURRENT if CURRENT is `expected` (None: not set). Done already is fine.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            CorruptVersionError: it does not verify.
+            ConflictError: CURRENT is neither `expected` nor `version_id`.
+        """
+        policy.check_version_id(version_id)
+        with self._locked("promoting"):
+            actual = self.current()
+            if version_id == actual:
+                return
+            policy.check_expected(expected, actual)
+            self._move("promote", actual, version_id, who, reason)
+
+    def rollback(
+        self, version_id: VersionId | None, *, who: str, reason: str, expected: VersionId | None = None
+    ) -> VersionId:
+        """Make any version CURRENT again, None: the parent of CURRENT.
+
+        With a named version this works while CURRENT cannot be read too. Done already is fine.
+
+        Args:
+            version_id: where to go.
+            who: recorded in the journal.
+            reason: recorded in the journal.
+            expected: what CURRENT must be; None: anything.
+
+        Returns:
+            What is CURRENT now.
+
+        Raises:
+            VersionNotFoundError: there is no such version, or no parent.
+            CorruptVersionError: it does not verify. Nothing moved.
+            ConflictError: CURRENT is not `expected`.
+        """
+        if version_id is not None:
+            policy.check_version_id(version_id)
+        with self._locked("rolling back"):
+            actual = self.current() if version_id is None else self._readable_current()
+            if expected is not None:
+                policy.check_expected(expected, actual)
+            if version_id is None:
+                version_id = policy.rollback_target(actual, self.manifest(actual).parent if actual else None)
+            if version_id != actual:
+                self._move("rollback", actual, version_id, who, reason)
+        return version_id
+
+    def prune(self, keep: int, *, who: str = "keepsight", reason: str = "") -> VersionIds:
+        """Remove old versions. What stays is said by `policy.to_prune`; versions that cannot be read stay too.
+
+        Returns:
+            The removed versions, oldest first.
+
+        Raises:
+            ValueError: `keep` is below 1.
+            CorruptVersionError: CURRENT or one of its ancestors cannot be read, so it is not known what is needed.
+            StoreError: the journal is damaged, so it is not known what is pinned.
+        """
+        removed: list[VersionId] = []
+        with self._locked("pruning"):
+            journal = self._reconcile()
+            if journal.damaged:
+                raise StoreError(f"{self._journal}: lines {journal.damaged} cannot be read, pins may be among them")
+            self.lineage()
+            manifests = self._manifests()
+            unreadable = {version for version, manifest in manifests.items() if manifest is None}
+            pinned = policy.pinned_versions(journal.entries) | unreadable
+            for version_id in policy.to_prune(parents_of(manifests), current=self.current(), pinned=pinned, keep=keep):
+                with writing(f"removing version {version_id}"):
+                    self._take_away(version_id)
+                journal = self._record(journal, "prune", version_id, None, who, reason)
+                removed.append(version_id)
+        return removed
+
+    def pin(self, version_id: VersionId, *, who: str, reason: str = "") -> None:
+        """Keep a version from being pruned.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            CorruptVersionError: its manifest is missing or altered.
+        """
+        policy.check_version_id(version_id)
+        with self._locked("pinning"):
+            self.manifest(version_id)
+            journal = self._reconcile()
+            if version_id not in policy.pinned_versions(journal.entries):
+                self._record(journal, "pin", None, version_id, who, reason)
+
+    def unpin(self, version_id: VersionId, *, who: str, reason: str = "") -> None:
+        """Let a version be pruned again. One that is not pinned is fine."""
+        policy.check_version_id(version_id)
+        with self._locked("unpinning"):
+            journal = self._reconcile()
+            if version_id in policy.pinned_versions(journal.entries):
+                self._record(journal, "unpin", version_id, None, who, reason)
+
+    @contextlib.contextmanager
+    def lineage_lock(self, timeout_s: float = -1) -> Iterator[None]:
+        """One update at a time: held from reading CURRENT to promoting its child, in any process on this store.
+
+        The operating system lets go of it when the holder dies. It does not keep an operator from rolling back
+        meanwhile; the promote's `expected` notices that.
+
+        Args:
+            timeout_s: how long to wait; negative: for ever.
+
+        Raises:
+            StoreBusyError: another update held the lock all the time.
+        """
+        with self._file_lock("lineage.lock", timeout_s, "another update is running on this store"):
+            yield
+
+
+def bootstrap(
+    store: Store,
+    state: LearnerState,
+    *,
+    provenance: Provenance | None = None,
+    timeout_s: float = LOCK_TIMEOUT_S,
+) -> VersionId:
+    """Publish and promote `state` as the first version, unless the store has a CURRENT. Any number may race.
+
+    Returns:
+        CURRENT: the new version, or what was there.
+
+    Raises:
+        StoreError: there are versions and no CURRENT, and they are not what an interrupted bootstrap leaves; which
+            of them to serve is for an operator to say, by a rollback to it.
+        StoreBusyError: somebody held the lineage lock all the time.
+    """
+    provenance = provenance or Provenance()
+    if (current := store.current()) is not None:
+        return current
+    with store.lineage_lock(timeout_s):
+        if (current := store.current()) is not None:
+            return current
+        present = store.list()
+        if any(manifest.parent or manifest.tasks != state.tasks for manifest in present):
+            raise StoreError(f"{store.root} has versions and no CURRENT; roll back to the one that is to be served")
+        same = [manifest for manifest in present if manifest.weights_digest == state.weights_digest]
+        first = same[-1] if same else store.publish(state, parent=None, provenance=provenance)
+        store.promote(first.version_id, expected=None, who=provenance.who, reason=provenance.reason)
+    return first.version_id

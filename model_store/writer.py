@@ -1,0 +1,159 @@
+"""What a store does under its locks: writing and removing versions, moving CURRENT, keeping the journal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from model_store import policy
+from model_store.disk import Disk, writing
+from model_store.journal import Journal, append_journal, read_journal
+from model_store.reader import StoreReader
+from model_store.types import (
+    MANIFEST_FILE,
+    TENSORS_FILE,
+    Action,
+    JournalEntry,
+    Manifest,
+    StoreBusyError,
+    StoreError,
+    VersionId,
+)
+
+logger = logging.getLogger(__name__)
+
+LOCK_TIMEOUT_S = 60.0
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def parents_of(manifests: Mapping[VersionId, Manifest | None]) -> dict[VersionId, VersionId | None]:
+    """The parent of every version, None too where its manifest cannot be read."""
+    return {version: None if manifest is None else manifest.parent for version, manifest in manifests.items()}
+
+
+class StoreWriter(StoreReader):
+    """The steps that `Store` is made of. All but the locks themselves expect `store.lock` to be held."""
+
+    def __init__(self, root: Path, *, disk: Disk | None = None, clock: Callable[[], datetime] = _now) -> None:
+        super().__init__(root)
+        self._disk = disk or Disk()
+        self._clock = clock
+        self._tmp = root / "tmp"
+        if not (self._versions.is_dir() and self._tmp.is_dir()):
+            with writing(f"making a store in {root}"):
+                self._disk.make_folder(self._versions)
+                self._disk.make_folder(self._tmp)
+                self._disk.sync_folder(root)
+
+    def _move(self, action: Action, actual: VersionId | None, version_id: VersionId, who: str, reason: str) -> None:
+        """Verify a version, say in the journal that CURRENT moves to it, and replace CURRENT.
+
+        The journal goes first, so that nothing ever moves without who and why; see `policy.unexplained` for what a
+        crash between the two leaves.
+        """
+        self.verify(version_id)
+        journal = self._reconcile()
+        pointer = self._tmp / f"CURRENT-{uuid.uuid4().hex}"
+        try:
+            with writing(f"moving CURRENT to {version_id}"):
+                self._disk.write_file(pointer, f"{version_id}\n".encode())
+            self._record(journal, action, actual, version_id, who, reason)
+            try:
+                with writing(f"moving CURRENT to {version_id}"):
+                    self._disk.rename(pointer, self._pointer)
+            except StoreError:
+                with contextlib.suppress(OSError):
+                    self._disk.append(self._journal, b"", at=journal.size)
+                raise
+        except StoreError:
+            with contextlib.suppress(OSError):
+                self._disk.remove(pointer)
+            raise
+        try:
+            self._disk.sync_folder(self.root)
+        except OSError as error:  # it has moved for everyone who looks; only a power cut could take it back
+            logger.warning("CURRENT moved to %s, but %s could not be synced: %s", version_id, self.root, error)
+        logger.info("%s: CURRENT moved from %s to %s by %s", action, actual, version_id, who)
+
+    def _write_version(self, version_id: VersionId, tensors: bytes, manifest: bytes) -> None:
+        for left_over in self._tmp.iterdir():  # of processes that died: whoever works here holds the lock
+            with contextlib.suppress(OSError):
+                self._disk.remove(left_over)
+        folder = self._tmp / f"{version_id}-{uuid.uuid4().hex}"
+        target = self._versions / version_id
+        try:
+            with writing(f"publishing version {version_id}"):
+                self._disk.make_folder(folder)
+                self._disk.write_file(folder / TENSORS_FILE, tensors)
+                self._disk.write_file(folder / MANIFEST_FILE, manifest)
+                self._disk.sync_folder(folder)
+                self._disk.rename(folder, target)
+                self._disk.sync_folder(self._versions)
+        except StoreError:
+            with contextlib.suppress(OSError):
+                self._disk.remove(folder)
+            with contextlib.suppress(OSError):
+                self._take_away(version_id)
+            raise
+
+    def _take_away(self, version_id: VersionId) -> None:
+        """Remove a version at once: it is whole until it is gone."""
+        folder = self._tmp / f"{version_id}-{uuid.uuid4().hex}"
+        self._disk.rename(self._versions / version_id, folder)
+        self._disk.sync_folder(self._versions)
+        with contextlib.suppress(OSError):
+            self._disk.remove(folder)
+
+    def _record(
+        self, journal: Journal, action: Action, from_: VersionId | None, to: VersionId | None, who: str, reason: str
+    ) -> Journal:
+        """Append one line to the journal as it was read under this lock."""
+        return self._append(journal, [policy.Line(action, from_, to, reason)], who)
+
+    def _reconcile(self) -> Journal:
+        """The journal, after explaining what processes that ended half-way have left."""
+        journal = read_journal(self._journal)
+        parents = parents_of(self._manifests())
+        return self._append(journal, policy.unexplained(journal.entries, parents, self._readable_current()), "store")
+
+    def _append(self, journal: Journal, lines: Sequence[policy.Line], who: str) -> Journal:
+        now = self._clock()
+        entries = tuple(
+            JournalEntry(at=now, who=who, action=line.action, from_=line.from_, to=line.to, reason=line.reason)
+            for line in lines
+        )
+        with writing("writing the journal"):
+            size = append_journal(self._disk, self._journal, entries, at=journal.size)
+        return Journal((*journal.entries, *entries), journal.damaged, size)
+
+    def _readable_current(self) -> VersionId | None:
+        """CURRENT, None too where it holds something else than a version id."""
+        try:
+            return self.current()
+        except StoreError:
+            return None
+
+    def _locked(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return self._file_lock("store.lock", LOCK_TIMEOUT_S, f"{what} waited for another process on this store")
+
+    @contextlib.contextmanager
+    def _file_lock(self, name: str, timeout_s: float, problem: str) -> Iterator[None]:
+        lock = FileLock(self.root / name)
+        with writing(f"locking {self.root / name}"):
+            try:
+                lock.acquire(timeout=timeout_s, poll_interval=0.01)
+            except Timeout as error:
+                raise StoreBusyError(f"{problem}, for more than {timeout_s:g} s") from error
+        try:
+            yield
+        finally:
+            lock.release()
