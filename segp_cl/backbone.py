@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -131,6 +132,8 @@ class CausalText(nn.Module):
     Under a causal mask no token sees what follows it, so the features at the end-of-text token are the same.
     """
 
+    tower: Any
+
     def __init__(self, tower: nn.Module, *, crop: bool = True) -> None:
         super().__init__()
         self.tower = tower
@@ -148,14 +151,14 @@ class CausalText(nn.Module):
             full: Tensor = tower(tokens)
             return full
         # the end-of-text token: the highest number of the vocabulary, or the tokenizer's own
-        ends = tokens if tower.pool_type == "argmax" else torch.eq(tokens, tower.eos_id).int()  # type: ignore[call-overload]
+        ends = tokens if tower.pool_type == "argmax" else torch.eq(tokens, tower.eos_id).int()
         length = int(ends.argmax(dim=-1).max()) + 1
         tokens = tokens[:, :length]
-        dtype = tower.transformer.get_cast_dtype()  # type: ignore[operator, union-attr]
-        x = tower.token_embedding(tokens).to(dtype)  # type: ignore[operator]
-        x = x + tower.positional_embedding[:length].to(dtype)  # type: ignore[index]
-        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])  # type: ignore[operator, index]
-        x = tower.ln_final(x)  # type: ignore[operator]
+        dtype = tower.transformer.get_cast_dtype()
+        x = tower.token_embedding(tokens).to(dtype)
+        x = x + tower.positional_embedding[:length].to(dtype)
+        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+        x = tower.ln_final(x)
         x = text_global_pool(x, tokens, tower.pool_type, eos_token_id=tower.eos_id)
         projection = tower.text_projection
         if projection is None:
@@ -170,12 +173,14 @@ class CausalText(nn.Module):
 class PaddedText(nn.Module):
     """A Hugging Face text tower behind open_clip: padding is masked, so trailing padding is not run at all."""
 
+    tower: Any
+
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
         self.tower = tower
 
     def forward(self, tokens: Int[Tensor, "prompts length"]) -> Float[Tensor, "prompts joint"]:
-        pad = self.tower.config.pad_token_id  # type: ignore[union-attr]
+        pad = self.tower.config.pad_token_id
         longest = int(torch.ne(tokens, pad).sum(dim=-1).max())
         pooled: Tensor = self.tower(tokens[:, :longest])
         return pooled
@@ -184,13 +189,15 @@ class PaddedText(nn.Module):
 class TimmTrunk(nn.Module):
     """timm's image tower up to its classifier, where that classifier is the projection."""
 
+    trunk: Any
+
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
         self.trunk = trunk
 
     def forward(self, pixels: Tensor) -> Tensor:
-        features = self.trunk.forward_features(pixels)  # type: ignore[operator]
-        pooled: Tensor = self.trunk.forward_head(features, pre_logits=True)  # type: ignore[operator]
+        features = self.trunk.forward_features(pixels)
+        pooled: Tensor = self.trunk.forward_head(features, pre_logits=True)
         return pooled
 
 

@@ -147,6 +147,7 @@ def load_compact() -> Backbone:
         return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(list(prompts))])
 
     text = MeanPooledText(encoder, pad_id)
+    text.eval()
     network = _image_network()
     classifier = network.classifier
     network.classifier = nn.Identity()
