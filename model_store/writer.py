@@ -109,9 +109,11 @@ class StoreWriter(StoreReader):
         """Remove a version at once: it is whole until it is gone."""
         folder = self._tmp / f"{version_id}-{uuid.uuid4().hex}"
         self._disk.rename(self._versions / version_id, folder)
-        self._disk.sync_folder(self._versions)
-        with contextlib.suppress(OSError):
-            self._disk.remove(folder)
+        try:
+            self._disk.sync_folder(self._versions)
+        finally:
+            with contextlib.suppress(OSError):
+                self._disk.remove(folder)
 
     def _record(
         self, journal: Journal, action: Action, from_: VersionId | None, to: VersionId | None, who: str, reason: str
