@@ -1,0 +1,230 @@
+"""Dual-targeted PGD: pictures of the new task that stand in for every old class (9)-(14)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from segp_cl.config import LearnerConfig
+from segp_cl.images import as_unit_pixels
+from segp_cl.types import Anchors, ImageSource, OnProgress, Progress
+
+
+@runtime_checkable
+class ImageTower(Protocol):
+    """What DPGD needs of a model; `segp_cl.backbone.Backbone` is one."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def raw_features(self, pixels: Tensor) -> Tensor: ...
+    def project(self, raw: Tensor) -> Tensor: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+def seed_scores(
+    teacher_image: Float[Tensor, "image joint"], old_text: Float[Tensor, "old joint"]
+) -> Float[Tensor, "image old"]:
+    """Q(x, c) = v̄^T(x)·u^T_c (eq. 9): how near every new image already is to every old class. Unit norms in."""
+    return teacher_image @ old_text.T
+
+
+def choose_seeds(scores: Float[Tensor, "image old"], *, k: int) -> Int64[Tensor, "old seed"]:
+    """The top K_seed images of every old class by (eq. 9), the best first; all of them if there are fewer than `k`.
+
+    Of two images with equal scores the one that comes first is taken.
+    """
+    return scores.sort(dim=0, descending=True, stable=True).indices[:k].T
+
+
+def adversarial_loss(
+    teacher_image: Float[Tensor, "anchor joint"],
+    old_text: Float[Tensor, "old joint"],
+    targets: Int64[Tensor, " anchor"],
+    *,
+    tau: float,
+) -> Float[Tensor, " anchor"]:
+    """L_adv = -log softmax_{j in C_<t}(v̄^T(x+δ)·u^T_j / τ)[c] (eq. 11), one value per anchor. Unit norms in."""
+    return F.cross_entropy(teacher_image @ old_text.T / tau, targets, reduction="none")
+
+
+def visual_adversarial_loss(
+    teacher_raw: Float[Tensor, "anchor raw"],
+    prototypes: Float[Tensor, "old raw"],
+    targets: Int64[Tensor, " anchor"],
+) -> Float[Tensor, " anchor"]:
+    """L_v-adv = 1 - r̄^T(x+δ)·μ_{t-1,c} (eq. 12), one value per anchor. `teacher_raw` is normalised here."""
+    return 1 - (F.normalize(teacher_raw, dim=-1) * prototypes[targets]).sum(dim=-1)
+
+
+def anchor_loss(
+    adversarial: Float[Tensor, " anchor"], visual: Float[Tensor, " anchor"], *, lambda_p: float
+) -> Float[Tensor, " anchor"]:
+    """L'_adv = L_adv + λ_p L_v-adv (eq. 13)."""
+    return adversarial + lambda_p * visual
+
+
+def sign_step(
+    delta: Float[Tensor, "anchor 3 height width"],
+    gradient: Float[Tensor, "anchor 3 height width"],
+    *,
+    step_size: float,
+    epsilon: float,
+) -> Float[Tensor, "anchor 3 height width"]:
+    """δ <- clip_ε(δ - γ sign ∇L'_adv) (eq. 14). All in [0, 1] pixels; the ball is that of the maximum norm."""
+    return (delta - step_size * gradient.sign()).clamp(-epsilon, epsilon)
+
+
+def drive(
+    teacher: ImageTower,
+    seeds: Float[Tensor, "anchor 3 height width"],
+    targets: Int64[Tensor, " anchor"],
+    *,
+    old_text: Float[Tensor, "old joint"],
+    prototypes: Float[Tensor, "old raw"],
+    config: LearnerConfig,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Float[Tensor, "anchor 3 height width"], float | None]:
+    """Drive one batch of seeds towards their targets: K_adv sign steps (eq. 14) from δ = 0, clamped to [0, 1].
+
+    The losses of the batch are summed, so that its size has no influence on any anchor.
+
+    Returns:
+        The perturbed pixels, and the mean of (eq. 13) before the last step (None if there was no step).
+    """
+    delta = torch.zeros_like(seeds)
+    mean: float | None = None
+    for _ in range(config.k_adv):
+        delta.requires_grad_()
+        with torch.enable_grad():
+            with torch.autocast(seeds.device.type, dtype=dtype, enabled=dtype != torch.float32):
+                raw = teacher.raw_features(seeds + delta)
+                image = teacher.project(raw)
+            losses = anchor_loss(
+                adversarial_loss(image.float(), old_text, targets, tau=_tau(config)),
+                visual_adversarial_loss(raw.float(), prototypes, targets),
+                lambda_p=config.lambda_p,
+            )
+            (gradient,) = torch.autograd.grad(losses.sum(), delta)
+        delta = sign_step(delta.detach(), gradient, step_size=config.step_size_pixels, epsilon=config.epsilon_pixels)
+        delta = (seeds + delta).clamp(0, 1) - seeds
+        mean = losses.mean().item()
+    return (seeds + delta).clamp(0, 1), mean
+
+
+def generate_anchors(
+    teacher: ImageTower,
+    images: ImageSource,
+    *,
+    old_text: Float[Tensor, "old joint"],
+    prototypes: Float[Tensor, "old raw"],
+    config: LearnerConfig,
+    on_progress: OnProgress | None = None,
+    dtype: torch.dtype = torch.float32,
+    storage: torch.dtype = torch.float32,
+) -> Anchors:
+    """A_t: for every old class its K_seed nearest new images, driven towards it (eqs. 9-14). No success filter.
+
+    Deterministic. The images stream past twice, `feature_batch_size` to rank them and `dpgd_batch_size` to drive the
+    chosen ones; besides the anchors only one score per image and old class is held, and that only of the best K_seed.
+    The teacher must be in evaluation mode; its parameters and their gradients stay as they are.
+
+    Args:
+        teacher: the model as it was at the end of the task before.
+        images: the new task's images; at least one.
+        old_text: the teacher's u_c of all old classes, unit norm, on the teacher's device.
+        prototypes: μ_{t-1} of all old classes, unit norm, on the teacher's device.
+        config: resolved, so that `tau_adv` is a number.
+        on_progress: called after every batch of both passes with phase `anchors`.
+        dtype: of the forward passes (autocast unless float32); losses are always float32.
+        storage: of the anchors' pixels, which lie on the CPU. float16 halves their memory and moves a pixel by less
+            than 2.5e-4, a sixth of a sign step.
+
+    Returns:
+        K_seed (or as many as there are images) anchors for each old class in turn, the nearest seed first.
+    """
+    batches = math.ceil(len(images.labels) / config.feature_batch_size)
+    anchors = len(old_text) * min(config.k_seed, len(images.labels))
+    steps = batches + math.ceil(anchors / config.dpgd_batch_size)
+
+    def report(step: int, loss: float | None) -> None:
+        if on_progress is not None:
+            on_progress(Progress("anchors", step, steps, {} if loss is None else {"anchor": loss}))
+
+    with _frozen(teacher):
+        seeds = _rank(teacher, images, old_text, config, dtype, report).flatten()
+        targets = torch.arange(len(old_text)).repeat_interleave(anchors // max(1, len(old_text)))
+        pixels: Tensor | None = None
+        for number, start in enumerate(range(0, anchors, config.dpgd_batch_size)):
+            batch = slice(start, start + config.dpgd_batch_size)
+            driven, loss = drive(
+                teacher,
+                as_unit_pixels(images.pixels(seeds[batch].tolist()).to(teacher.device)),
+                targets[batch].to(teacher.device),
+                old_text=old_text,
+                prototypes=prototypes,
+                config=config,
+                dtype=dtype,
+            )
+            if pixels is None:  # the size of a picture is known now; one block, as joining pieces would need twice that
+                pixels = torch.empty((anchors, *driven.shape[1:]), dtype=storage)
+            pixels[batch] = driven.to("cpu", storage)
+            report(batches + number + 1, loss)
+    if pixels is None:
+        raise ValueError(f"Anchors need old classes and images: got {len(old_text)} and {len(images.labels)}.")
+    return Anchors(pixels=pixels, classes=tuple(targets.tolist()))
+
+
+def _tau(config: LearnerConfig) -> float:
+    if config.tau_adv is None:
+        raise ValueError("DPGD needs a resolved configuration: tau_adv is None.")
+    return config.tau_adv
+
+
+def _rank(
+    teacher: ImageTower,
+    images: ImageSource,
+    old_text: Float[Tensor, "old joint"],
+    config: LearnerConfig,
+    dtype: torch.dtype,
+    report: Callable[[int, float | None], None],
+) -> Int64[Tensor, "old seed"]:
+    """`choose_seeds` over a stream: after every batch only each class's best K_seed so far are kept."""
+    best_scores = torch.empty((0, len(old_text)), device=teacher.device)
+    best_images = torch.empty((0, len(old_text)), dtype=torch.int64, device=teacher.device)
+    for number, indices in enumerate(_batches(len(images.labels), config.feature_batch_size)):
+        pixels = as_unit_pixels(images.pixels(indices).to(teacher.device))
+        with torch.no_grad(), torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            features = teacher.project(teacher.raw_features(pixels))
+        scores = torch.cat([best_scores, seed_scores(features.float(), old_text)])
+        positions = torch.tensor(indices, device=teacher.device)[:, None].expand(-1, len(old_text))
+        # earlier images stand first, so ties are resolved as without a stream
+        chosen = choose_seeds(scores, k=config.k_seed).T
+        best_scores, best_images = scores.gather(0, chosen), torch.cat([best_images, positions]).gather(0, chosen)
+        report(number + 1, None)
+    return best_images.T.cpu()
+
+
+def _batches(count: int, size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))
+
+
+@contextmanager
+def _frozen(model: ImageTower) -> Iterator[None]:
+    """Without gradients for the parameters: only δ's are needed, and they cost half as much."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
