@@ -163,6 +163,7 @@ class Broker:
     def request_cancel(self, job_id: str) -> JobRecord:
         """Ask for a job to stop: a queued one is cancelled at once, a running one within a step, a finished one never.
 
+        A queued job that was begun before may have published in its last moment; a worker looks, and then cancels it.
         Whoever receives a record that is `cancelled` purges the job's spool.
 
         Raises:
@@ -205,7 +206,7 @@ class Broker:
     def requeue(
         self, job_id: str, *, owner: str | None = None, heartbeat: str | None = None, counts: bool = True
     ) -> bool:
-        """Put a running job back to `queued`; the caller sends the message. Refused if a cancel is pending.
+        """Put a running job back to `queued`; the caller sends the message.
 
         Args:
             job_id: the job.

@@ -18,7 +18,7 @@ local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return 'missing' end
 if state ~= 'queued' and state ~= 'running' then return state end
 redis.call('HSET', KEYS[1], 'cancel_requested', '1')
-if state == 'queued' then
+if state == 'queued' and tonumber(redis.call('HGET', KEYS[1], 'attempts')) == 0 then
   redis.call('HSET', KEYS[1], 'state', 'cancelled', 'finished_at', ARGV[1])
   redis.call('HDEL', KEYS[1], 'progress')
   redis.call('EXPIRE', KEYS[1], ARGV[2])
@@ -31,6 +31,7 @@ return 'asked'
 CLAIM: Final = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return 'missing' end
+if state == 'running' and redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then return 'claimed' end
 if state ~= 'queued' then return state end
 redis.call('HSET', KEYS[1], 'state', 'running', 'owner', ARGV[1], 'heartbeat', ARGV[3])
 redis.call('HSETNX', KEYS[1], 'started_at', ARGV[2])
@@ -62,7 +63,6 @@ REQUEUE: Final = """
 if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return 'over' end
 if ARGV[1] ~= '' and redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 'another' end
 if ARGV[2] ~= '' and redis.call('HGET', KEYS[1], 'heartbeat') ~= ARGV[2] then return 'alive' end
-if redis.call('HGET', KEYS[1], 'cancel_requested') == '1' then return 'cancel' end
 redis.call('HSET', KEYS[1], 'state', 'queued')
 redis.call('HDEL', KEYS[1], 'owner', 'heartbeat', 'progress')
 if ARGV[3] ~= '1' then redis.call('HINCRBY', KEYS[1], 'attempts', -1) end

@@ -1,0 +1,37 @@
+"""`python -m worker`: one worker, set up from `KEEPSIGHT_*`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from pydantic import ValidationError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a worker until it is told to stop. Returns the exit status: 2 if the settings are wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m worker",
+        description="Runs Keepsight's updates: takes them from the queue in Redis, learns, evaluates, publishes and "
+        "promotes, one at a time. All settings are KEEPSIGHT_* environment variables (docs/configuration.md). "
+        "SIGTERM stops it; the update in hand goes back to the queue and is run again by the next worker.",
+    )
+    parser.parse_args(argv)
+    from worker.celery_app import create_celery
+    from worker.settings import WorkerSettings
+
+    try:
+        settings = WorkerSettings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"keepsight worker: {f'KEEPSIGHT_{name}: ' if name else ''}{problem['msg']}", file=sys.stderr)
+        return 2
+    create_celery(settings).worker_main(
+        ["worker", "--pool", "threads", "--concurrency", "1", "--loglevel", settings.log_level]
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""One attempt at a job: follow its process, pass its progress on, and stop it when that is asked for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from typing import Final, TypeVar
+
+from model_store.broker import BrokerUnavailableError
+from model_store.contracts import JobError, JobProgress, JobRecord, JobState
+from worker.ledger import Ledger
+from worker.messages import NOT_PUBLISHED, Done, Failed, Order, ReadyToPublish, Step
+from worker.process import COMMAND, JobProcess, Lost
+from worker.progress import ProgressClock
+from worker.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_POLL_S: Final = 0.2
+"""How long a silent process is waited for before cancellation and heartbeat are looked after."""
+_WRITE_EVERY_S: Final = 0.2
+"""Progress within one phase is written at most this often."""
+_OUTAGE_PAUSE_S: Final = 1.0
+"""While Redis is gone it is asked this often, so that the process is not kept waiting for it."""
+
+
+class Interrupted(Enum):
+    """Why a process was ended from here."""
+
+    CANCELLED = auto()
+    STOPPING = auto()
+    FINISHED_ELSEWHERE = auto()
+
+
+Verdict = Done | Failed | Lost | Interrupted
+
+
+class Attempt:
+    """One run of a job that this worker has claimed.
+
+    Args:
+        record: the job, as claimed.
+        settings: the worker's.
+        ledger: for what must be written.
+        stop: set when the worker is to stop.
+        command: what the process is started with.
+    """
+
+    def __init__(
+        self,
+        record: JobRecord,
+        settings: WorkerSettings,
+        ledger: Ledger,
+        *,
+        stop: threading.Event,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self._record = record
+        self._settings = settings
+        self._ledger = ledger
+        self._broker = ledger.broker
+        self._owner = record.owner or ""
+        self._stop = stop
+        self._command = command
+        # an earlier attempt may have published in its last moment, so the store is asked before a job is given up
+        self._resume_only = record.cancel_requested or record.attempts > settings.max_attempts
+        self._clock = ProgressClock()
+        self._unsaved: JobProgress | None = None
+        self._saved_phase: str | None = None
+        self._last_write = float("-inf")
+        self._redis_gone_until = float("-inf")
+        self._redis_gone = False
+
+    def run(self) -> None:
+        """Run the process to its end, or to the interruption, and record what came of it."""
+        order = Order(job=self._record.job, settings=self._settings, resume_only=self._resume_only)
+        with JobProcess(order, command=self._command) as process:
+            logger.info("attempt %d runs as process %d", self._record.attempts, process.pid)
+            verdict = self._follow(process)
+        self._settle(verdict)
+
+    def _follow(self, process: JobProcess) -> Verdict:
+        publishing = False
+        while True:
+            message = process.next(_POLL_S)
+            if isinstance(message, Done | Failed | Lost):
+                return message
+            if isinstance(message, Step):
+                self._unsaved = self._clock.at(message)
+            if not publishing:
+                if self._stop.is_set():
+                    return Interrupted.STOPPING
+                if not self._resume_only and self._cancelled(
+                    asked_before_publishing=isinstance(message, ReadyToPublish)
+                ):
+                    return Interrupted.CANCELLED
+            if isinstance(message, ReadyToPublish):
+                publishing = True
+                process.go()
+            if self._finished_elsewhere() and not publishing:
+                return Interrupted.FINISHED_ELSEWHERE
+
+    def _settle(self, verdict: Verdict) -> None:
+        record, conclude = self._record, self._ledger.conclude
+        match verdict:
+            case Done():
+                conclude(record, JobState.SUCCEEDED, outcome=verdict.outcome)
+            case Failed() if verdict.error.kind == NOT_PUBLISHED and record.cancel_requested:
+                conclude(record, JobState.CANCELLED)
+            case Failed() if verdict.error.kind == NOT_PUBLISHED:
+                conclude(record, JobState.FAILED, error=_given_up(self._settings.max_attempts))
+            case Failed():
+                conclude(record, JobState.FAILED, error=verdict.error)
+            case Lost():
+                logger.error("the job's process was lost: it %s", verdict.how)
+                self._put_back(counts=True)
+            case Interrupted.CANCELLED:
+                conclude(record, JobState.CANCELLED)
+            case Interrupted.STOPPING:
+                logger.info("the worker is stopping; the job goes back to the queue")
+                self._put_back(counts=False)
+            case Interrupted.FINISHED_ELSEWHERE:
+                logger.info("the job was finished by another worker")
+                self._ledger.purge(record.job_id)
+
+    def _put_back(self, *, counts: bool) -> None:
+        if not self._ledger.put_back(self._record.model_copy(update={"heartbeat": None}), counts=counts):
+            logger.info("the job is in other hands")
+
+    def _cancelled(self, *, asked_before_publishing: bool) -> bool:
+        """Asked after every step, and while the process is silent; before publishing even if Redis was just gone."""
+        if asked_before_publishing:
+            self._redis_gone_until = float("-inf")
+        return self._try(lambda: self._broker.cancel_requested(self._record.job_id)) or False
+
+    def _finished_elsewhere(self) -> bool:
+        """Write what is due, and say whether another worker has ended the job meanwhile."""
+        now, progress = time.monotonic(), self._unsaved
+        since = now - self._last_write
+        phase_changed = progress is not None and progress.phase != self._saved_phase
+        if not (phase_changed or since > (self._settings.heartbeat_s if progress is None else _WRITE_EVERY_S)):
+            return False
+        ours = self._try(lambda: self._write(progress))
+        if ours is None:
+            return False
+        self._last_write, self._unsaved = now, None
+        if progress is not None:
+            self._saved_phase = progress.phase
+        return not ours and self._try(self._standing) is True
+
+    def _write(self, progress: JobProgress | None) -> bool:
+        if progress is None:
+            return self._broker.heartbeat(self._record.job_id, owner=self._owner)
+        return self._broker.save_progress(self._record.job_id, progress, owner=self._owner)
+
+    def _standing(self) -> bool:
+        return self._ledger.restore_if_lost(self._record).state.terminal
+
+    def _try(self, call: Callable[[], T]) -> T | None:
+        """Call unless Redis was gone a moment ago; None if it is gone. The update goes on without it."""
+        if time.monotonic() < self._redis_gone_until:
+            return None
+        try:
+            answer = call()
+        except BrokerUnavailableError as error:
+            if not self._redis_gone:
+                logger.warning("%s; the update goes on, its progress is written when Redis is back", error)
+            self._redis_gone, self._redis_gone_until = True, time.monotonic() + _OUTAGE_PAUSE_S
+            return None
+        if self._redis_gone:
+            logger.info("Redis is back")
+            self._redis_gone = False
+        return answer
+
+
+def _given_up(attempts: int) -> JobError:
+    return JobError(
+        kind="AttemptsExhaustedError",
+        message=f"the update was begun {attempts} times and its process was killed each time, "
+        f"for example because the machine ran out of memory; it is not tried again",
+    )

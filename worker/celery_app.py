@@ -1,0 +1,76 @@
+"""The Celery application: `celery -A worker.celery_app worker`, or `python -m worker`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from celery import Celery
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
+
+from model_store.broker import Broker
+from model_store.contracts import UPDATES_QUEUE
+from model_store.spool import Spool
+from worker.log import configure_logging
+from worker.settings import WorkerSettings
+from worker.supervisor import Supervisor
+from worker.sweeper import Sweeper
+from worker.tasks import register
+
+logger = logging.getLogger(__name__)
+
+
+def create_celery(settings: WorkerSettings) -> Celery:
+    """A Celery application that runs updates, one at a time on a thread, each in a process of its own.
+
+    On SIGTERM the update in hand is stopped and put back to the queue, unless it is publishing, which is waited for.
+    """
+    celery = Celery("keepsight", broker=settings.redis_url, set_as_current=False)
+    celery.conf.update(
+        task_serializer="json",
+        result_serializer="json",
+        event_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_default_queue=UPDATES_QUEUE,
+        task_create_missing_queues=True,
+        worker_pool="threads",
+        worker_concurrency=1,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={"visibility_timeout": settings.visibility_timeout_s},
+    )
+    stop = threading.Event()
+    broker = Broker(settings.redis_url)
+    spool = Spool(settings.spool)
+    register(celery, Supervisor(settings, broker, spool, stop=stop))
+
+    def log_as_configured(**_: object) -> None:
+        configure_logging(settings.log_level)
+
+    def start_sweeping(**_: object) -> None:
+        logger.info("ready for updates; store %s, spool %s", settings.store.resolve(), settings.spool.resolve())
+        Sweeper(settings, broker, spool, stop=stop).start()
+
+    def stop_the_job(**_: object) -> None:
+        stop.set()
+
+    setup_logging.connect(log_as_configured, weak=False)
+    worker_ready.connect(start_sweeping, weak=False)
+    worker_shutting_down.connect(stop_the_job, weak=False)
+    return celery
+
+
+def __getattr__(name: str) -> Celery:
+    # `celery -A worker.celery_app` looks for `app`; made when asked for, so that importing reads no environment
+    if name == "app":
+        app = create_celery(WorkerSettings())
+        globals()["app"] = app
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

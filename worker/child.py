@@ -1,0 +1,127 @@
+"""The process of one job: `python -m worker.child`, started by the worker, one JSON line in, JSON lines out.
+
+It is a new interpreter for every job, so that the memory of an update goes back to the operating system, allocator
+settings can differ from the worker's, and a crash takes nothing else with it. It ends itself when the worker dies.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from typing import IO
+
+from model_store.contracts import JobError
+from segp_cl.errors import KeepsightError
+from segp_cl.types import Progress
+from worker.log import configure_logging, job_logging
+from worker.messages import GO, Done, Failed, Message, Order, ReadyToPublish, Step
+
+logger = logging.getLogger(__name__)
+
+ORPHANED = 70
+"""Exit status of a process whose worker went away."""
+
+
+class Channel:
+    """The process's ends of the pipes to its worker."""
+
+    def __init__(self, incoming: IO[str], outgoing: IO[str]) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._go = threading.Event()
+
+    def order(self) -> Order:
+        """The first line."""
+        return Order.model_validate_json(self._incoming.readline())
+
+    def watch(self) -> None:
+        """From now on, listen for `GO`, and end this process at once when the worker's end is closed."""
+        threading.Thread(target=self._listen, name="worker-watch", daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in self._incoming:
+            if line.strip() == GO:
+                self._go.set()
+        os._exit(ORPHANED)
+
+    def send(self, message: Message) -> None:
+        """Tell the worker."""
+        self._outgoing.write(message.model_dump_json() + "\n")
+        self._outgoing.flush()
+
+    def step(self, progress: Progress) -> None:
+        """`OnProgress` for the learner."""
+        losses = {name: float(value) for name, value in progress.losses.items() if math.isfinite(value)}
+        self.send(Step(phase=progress.phase, step=progress.step, steps=progress.steps, losses=losses))
+
+    def wait_for_leave(self) -> None:
+        """Ask whether to publish, and return when told to. A cancelled job's process is killed while it waits here."""
+        self.send(ReadyToPublish())
+        self._go.wait()
+
+
+def describe(error: Exception) -> JobError:
+    """One sentence for the person who asked, whatever went wrong."""
+    if isinstance(error, KeepsightError):
+        return JobError(kind=type(error).__name__, message=str(error))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return JobError(kind="DiskFullError", message="the worker's disk is full; nothing was published")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        message = "the update needs more memory than the worker has; a smaller batch_size or dpgd_batch_size needs less"
+        return JobError(kind="OutOfMemoryError", message=message)
+    return JobError(kind="InternalError", message="the update failed unexpectedly; the worker's log has the details")
+
+
+def main() -> None:
+    """Carry out the order on standard input."""
+    # the protocol keeps the real standard output to itself: a library that prints must not garble it
+    outgoing = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager signals every process; the worker decides
+    channel = Channel(sys.stdin, outgoing)
+    order = channel.order()
+    channel.watch()
+    configure_logging(order.settings.log_level)
+    with job_logging(order.job.job_id):
+        channel.send(carry_out(order, channel))
+    logging.shutdown()
+    os._exit(0)  # the watching thread is still reading, and an ordinary exit would trip over it
+
+
+def carry_out(order: Order, channel: Channel) -> Done | Failed:
+    """Run the update, and turn whatever it raises into an answer."""
+    try:
+        channel.send(Step(phase="loading", step=0, steps=0))
+        begun = time.perf_counter()
+        import torch  # here, so that the worker hears from the process before the seconds that this takes
+
+        from worker.pipeline import run_update
+
+        logger.debug("imports took %.1f s", time.perf_counter() - begun)
+        torch.set_num_threads(order.settings.threads)
+        return Done(
+            outcome=run_update(
+                order.job,
+                order.settings,
+                on_progress=channel.step,
+                before_publish=channel.wait_for_leave,
+                resume_only=order.resume_only,
+            )
+        )
+    except Exception as error:
+        answer = describe(error)
+        if answer.kind == "InternalError":
+            logger.exception("the update failed")
+        else:
+            logger.error("the update failed: %s: %s", type(error).__name__, error)
+        return Failed(error=answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""How well a version tells images apart that it has not learned from, by each of its paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from model_store.contracts import Evaluation, PathAccuracy
+from segp_cl.inference import Classifier
+from segp_cl.types import ImageSource
+
+
+def evaluate(
+    classifier: Classifier,
+    images: ImageSource,
+    *,
+    classes: Sequence[str],
+    batch_size: int,
+    on_batch: Callable[[int, int], None],
+) -> Evaluation:
+    """Top-1 accuracy over all of the version's classes, overall and for every class that has images here.
+
+    Args:
+        classifier: the version.
+        images: at least one image; labels are positions in `classes`.
+        classes: names that the version knows.
+        batch_size: images per forward pass.
+        on_batch: called with (batches done, batches in all) after each.
+    """
+    names = classifier.state.class_names
+    position = {name: i for i, name in enumerate(names)}
+    truth = torch.tensor([position[classes[label]] for label in images.labels])
+    batches = [range(at, min(at + batch_size, len(truth))) for at in range(0, len(truth), batch_size)]
+    hits: dict[str, list[torch.Tensor]] = {"text": [], "visual": [], "fused": []}
+    for number, batch in enumerate(batches, start=1):
+        scores = classifier.scores(images.pixels(batch))
+        for path, collected in hits.items():
+            collected.append(getattr(scores, path).argmax(dim=1).cpu() == truth[batch.start : batch.stop])
+        on_batch(number, len(batches))
+    correct = {path: torch.cat(collected).double() for path, collected in hits.items()}
+    per_class = {names[c]: _accuracy(correct, truth == c) for c in sorted(set(truth.tolist()))}
+    return Evaluation(
+        seen_classes=len(names),
+        overall=_accuracy(correct, torch.ones_like(truth, dtype=torch.bool)),
+        per_class=per_class,
+    )
+
+
+def _accuracy(correct: Mapping[str, torch.Tensor], chosen: torch.Tensor) -> PathAccuracy:
+    means = {path: float(hits[chosen].mean()) for path, hits in correct.items()}
+    return PathAccuracy(images=int(chosen.sum()), **means)

@@ -1,0 +1,71 @@
+"""What the worker and a job's process tell each other: one JSON object per line over the process's pipes.
+
+The worker sends an `Order` and, when asked, `GO`. The process sends `Step`s, then `ReadyToPublish` and waits for `GO`,
+then `Done`; or `Failed`. Until it was told to go it has changed nothing outside of the job's spool folder, so it may be
+killed at any moment; that is how a job is cancelled.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from model_store.contracts import JobError, UpdateJob, UpdateOutcome
+from worker.settings import WorkerSettings
+
+GO = "go"
+"""The worker's answer to `ReadyToPublish`."""
+
+NOT_PUBLISHED = "NotPublishedError"
+"""The kind of error with which an order to resume only ends where there is nothing to resume."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Order(_Message):
+    """The first line a job's process reads: what to do, and under which settings.
+
+    With `resume_only` nothing is learned: a version that an earlier attempt has published is promoted, and where there
+    is none the answer is `Failed` with kind `NOT_PUBLISHED`.
+    """
+
+    job: UpdateJob
+    settings: WorkerSettings
+    resume_only: bool = False
+
+
+class Step(_Message):
+    """One step of a phase is done (or, with `step` 0, the phase has begun). Losses are finite."""
+
+    kind: Literal["step"] = "step"
+    phase: str
+    step: int
+    steps: int
+    losses: dict[str, float] = Field(default_factory=dict)
+
+
+class ReadyToPublish(_Message):
+    """Everything is learned and evaluated; the process waits for leave to publish."""
+
+    kind: Literal["ready"] = "ready"
+
+
+class Done(_Message):
+    """The job succeeded."""
+
+    kind: Literal["done"] = "done"
+    outcome: UpdateOutcome
+
+
+class Failed(_Message):
+    """The job cannot succeed, and would not if it were tried again."""
+
+    kind: Literal["failed"] = "failed"
+    error: JobError
+
+
+Message = Annotated[Step | ReadyToPublish | Done | Failed, Field(discriminator="kind")]
+MESSAGE: TypeAdapter[Step | ReadyToPublish | Done | Failed] = TypeAdapter(Message)

@@ -1,0 +1,260 @@
+"""One update, read downwards: wait for the lineage, load, learn, evaluate, publish, promote."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from model_store.contracts import Evaluation, UpdateJob, UpdateOutcome
+from model_store.spool import Spool, SpoolError, SpoolIndex
+from model_store.store import Store, bootstrap
+from model_store.types import (
+    DatasetRecord,
+    JsonObject,
+    PreprocessingRecord,
+    Provenance,
+    StoreBusyError,
+    VersionId,
+)
+from segp_cl.backbone import Backbone, load_backbone
+from segp_cl.errors import KeepsightError
+from segp_cl.images import FolderImages
+from segp_cl.inference import Classifier
+from segp_cl.learner import initial_state, learn_task
+from segp_cl.types import Learned, LearnerState, ModelSpec, OnProgress, Progress, Task, TaskClass
+from worker.evaluation import evaluate
+from worker.hardware import choose_device, choose_dtype, peak_rss_bytes
+from worker.holdout import Split, split_holdout
+from worker.promotion import promote, reason_of, resume
+from worker.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+CACHE_FILE: Final = "pixels.cache"
+_LOCK_POLL_S: Final = 0.5
+
+
+class NotPublishedError(KeepsightError):
+    """A job that may only be resumed has published nothing."""
+
+
+def run_update(
+    job: UpdateJob,
+    settings: WorkerSettings,
+    *,
+    on_progress: OnProgress,
+    before_publish: Callable[[], None] = lambda: None,
+    resume_only: bool = False,
+) -> UpdateOutcome:
+    """Learn one task on top of CURRENT and make the result CURRENT.
+
+    A job that was begun before and published is not learned again: its version is promoted if that was left undone.
+
+    Args:
+        job: the task; its images lie in the spool.
+        settings: the worker's.
+        on_progress: called when a phase begins (step 0) and after every step. Whatever it raises ends the update there.
+        before_publish: called last before anything is changed outside of the spool. Whatever it raises ends the update.
+        resume_only: do not learn.
+
+    Raises:
+        NotPublishedError: `resume_only`, and the job has published nothing.
+        KeepsightError: the task cannot be learned or published; the message says why. CURRENT did not move.
+    """
+    store = Store(settings.store)
+    with _lineage(store, on_progress):
+        published = store.version_of_job(job.job_id)
+        if published is not None:
+            before_publish()
+            return resume(store, job, published)
+        if resume_only:
+            raise NotPublishedError("no earlier attempt of this job has published a version")
+        return _Update(store, job, settings, on_progress, before_publish).run()
+
+
+@contextmanager
+def _lineage(store: Store, on_progress: OnProgress) -> Iterator[None]:
+    """Hold the lineage's lock; while another update holds it, say so twice a second."""
+    on_progress(Progress("waiting", 0, 0))
+    while True:
+        lock = store.lineage_lock(timeout_s=_LOCK_POLL_S)
+        try:
+            lock.__enter__()
+        except StoreBusyError:
+            on_progress(Progress("waiting", 0, 0))
+            continue
+        break
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+class _Update:
+    """The steps of one update, which share what was loaded and the seconds that each took."""
+
+    def __init__(
+        self,
+        store: Store,
+        job: UpdateJob,
+        settings: WorkerSettings,
+        on_progress: OnProgress,
+        before_publish: Callable[[], None],
+    ) -> None:
+        self.store = store
+        self.job = job
+        self.settings = settings
+        self.on_progress = on_progress
+        self.before_publish = before_publish
+        self.config = job.learner_config
+        self.device = choose_device(settings.device)
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> UpdateOutcome:
+        with self._phase("loading"):
+            spool = Spool(self.settings.spool)
+            index = self._read_spool(spool)
+            parent, state, base = self._load()
+        split = split_holdout(
+            index.labels,
+            digest=index.digest,
+            seed=self.job.seed,
+            fraction=self.settings.holdout_fraction,
+            min_images=self.settings.holdout_min_images,
+        )
+        cache = spool.folder(self.job.job_id) / CACHE_FILE
+        cache.unlink(missing_ok=True)  # of an attempt that was killed
+        with self._timed("learning"):
+            learned = self._learn(state, base, index, split, cache)
+        evaluation = None
+        if split.holdout:
+            with self._phase("evaluating"):
+                evaluation = self._evaluate(learned.state, base, index, split)
+        self.before_publish()
+        with self._phase("publishing"):
+            provenance = self._provenance(learned, base, index, split, evaluation)
+            version = self.store.publish(learned.state, parent=parent, provenance=provenance).version_id
+        logger.info("published %s on %s", version, parent)
+        refused = promote(self.store, self.job, version, parent)
+        return UpdateOutcome(
+            version_id=version,
+            promoted=refused is None,
+            not_promoted_because=refused,
+            evaluation=evaluation,
+            report=_json(self._report(learned)),
+        )
+
+    def _read_spool(self, spool: Spool) -> SpoolIndex:
+        index = spool.read(self.job.job_id)
+        if index.digest != self.job.dataset_digest:
+            raise SpoolError(f"the spooled images have digest {index.digest}, expected {self.job.dataset_digest}")
+        if index.classes != tuple(c.name for c in self.job.classes):
+            raise SpoolError("the spooled images are of other classes than the job's")
+        return index
+
+    def _load(self) -> tuple[VersionId, LearnerState, Backbone]:
+        parent = self.store.current()
+        if parent is None:
+            spec = ModelSpec(self.settings.model, self.settings.pretrained)
+            base = load_backbone(spec, device=self.device)
+            parent = bootstrap(self.store, initial_state(base))
+            return parent, self.store.open(parent), base
+        state = self.store.open(parent)
+        return parent, state, load_backbone(state.model, device=self.device)
+
+    def _images(self, index: SpoolIndex, chosen: tuple[int, ...], base: Backbone, cache: Path | None) -> FolderImages:
+        return FolderImages(
+            [index.files[i] for i in chosen],
+            [index.labels[i] for i in chosen],
+            base.preprocessing,
+            threads=self.settings.threads,
+            cache=cache,
+            max_pixels=self.settings.max_image_pixels,
+        )
+
+    def _learn(
+        self, state: LearnerState, base: Backbone, index: SpoolIndex, split: Split, cache: Path | None
+    ) -> Learned:
+        task = Task(
+            name=self.job.task_name,
+            classes=tuple(TaskClass(c.name, c.prompt) for c in self.job.classes),
+            images=self._images(index, split.train, base, cache),
+            extend=self.job.extend,
+        )
+        return learn_task(
+            state,
+            task,
+            config=self.config,
+            generator=torch.Generator().manual_seed(self.job.seed),
+            on_progress=self.on_progress,
+            backbone=base,
+            device=self.device,
+            dtype=choose_dtype(self.settings.precision, self.device),
+        )
+
+    def _evaluate(self, state: LearnerState, base: Backbone, index: SpoolIndex, split: Split) -> Evaluation:
+        return evaluate(
+            Classifier(base, state),
+            self._images(index, split.holdout, base, None),
+            classes=index.classes,
+            batch_size=self.config.feature_batch_size,
+            on_batch=lambda step, steps: self.on_progress(Progress("evaluating", step, steps)),
+        )
+
+    def _provenance(
+        self, learned: Learned, base: Backbone, index: SpoolIndex, split: Split, evaluation: Evaluation | None
+    ) -> Provenance:
+        def count(chosen: tuple[int, ...]) -> dict[str, int]:
+            labels = [index.labels[i] for i in chosen]
+            return {name: labels.count(c) for c, name in enumerate(index.classes)}
+
+        return Provenance(
+            who=self.job.submitted_by,
+            reason=reason_of(self.job),
+            preprocessing=PreprocessingRecord.model_validate(base.preprocessing),
+            strategy=self.config.strategy,
+            settings=dict(learned.report.settings),
+            seed=self.job.seed,
+            job_id=self.job.job_id,
+            dataset=DatasetRecord(
+                name=self.job.task_name,
+                digest=index.digest,
+                images_per_class=count(split.train),
+                holdout_per_class=count(split.holdout),
+            ),
+            evaluation=evaluation.model_dump(mode="json") if evaluation else None,
+            report=self._report(learned),
+        )
+
+    def _report(self, learned: Learned) -> dict[str, object]:
+        return {
+            **asdict(learned.report),
+            "worker_seconds": {name: round(spent, 3) for name, spent in self.seconds.items()},
+            "peak_rss_bytes": peak_rss_bytes(),
+            "device": self.device,
+        }
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        self.on_progress(Progress(name, 0, 0))
+        with self._timed(name):
+            yield
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.perf_counter() - begun
+
+
+def _json(report: dict[str, object]) -> JsonObject:
+    return Provenance.model_validate({"report": report}).report or {}

@@ -1,0 +1,47 @@
+"""Making a published version CURRENT, and finding out whether that was done already."""
+
+from __future__ import annotations
+
+import logging
+
+from model_store.contracts import Evaluation, UpdateJob, UpdateOutcome
+from model_store.store import Store
+from model_store.types import ConflictError, VersionId
+
+logger = logging.getLogger(__name__)
+
+
+def promote(store: Store, job: UpdateJob, version: VersionId, parent: VersionId | None) -> str | None:
+    """Make the version CURRENT if CURRENT is still what it was learned on. Returns why not, None if it is done."""
+    try:
+        store.promote(version, expected=parent, who=job.submitted_by, reason=reason_of(job))
+    except ConflictError as error:
+        logger.warning("published %s but did not promote it: %s", version, error)
+        return (
+            f"CURRENT was moved to {error.actual} while this was learned on {parent}; "
+            f"the version is kept and can be promoted by hand"
+        )
+    logger.info("promoted %s", version)
+    return None
+
+
+def resume(store: Store, job: UpdateJob, version: VersionId) -> UpdateOutcome:
+    """The outcome of a job whose version is there already, promoted now if that was never done."""
+    manifest = store.manifest(version)
+    logger.info("this job has published %s already", version)
+    refused = None
+    # once promoted, it may have been rolled back since on purpose: that is not undone
+    if not any(entry.action == "promote" and entry.to == version for entry in store.journal()):
+        refused = promote(store, job, version, manifest.parent)
+    return UpdateOutcome(
+        version_id=version,
+        promoted=refused is None,
+        not_promoted_because=refused,
+        evaluation=Evaluation.model_validate(manifest.evaluation) if manifest.evaluation else None,
+        report=manifest.report or {},
+    )
+
+
+def reason_of(job: UpdateJob) -> str:
+    """What the journal says of this job's actions."""
+    return f"job {job.job_id} learned {job.task_name!r}"

@@ -1,0 +1,84 @@
+"""What a message leads to: claim the job it names, and see one attempt at it through."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from uuid import uuid4
+
+from model_store.broker import Broker, BrokerUnavailableError, JobNotFoundError
+from model_store.contracts import JobError, JobState
+from model_store.spool import Spool
+from worker.attempt import Attempt
+from worker.ledger import Ledger
+from worker.log import job_logging
+from worker.process import COMMAND
+from worker.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Runs jobs, one at a time on the calling thread.
+
+    Args:
+        settings: the worker's.
+        broker: jobs and announcements.
+        spool: the jobs' images.
+        stop: set when the worker is to stop; the job in hand is then put back to `queued`.
+        command: what a job's process is started with.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        broker: Broker,
+        spool: Spool,
+        *,
+        stop: threading.Event,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._ledger = Ledger(broker, spool, stop=stop)
+        self._stop = stop
+        self._command = command
+
+    def run(self, job_id: str) -> None:
+        """Do what a message asks for. Never raises: whatever happens is in the job's record, or in the log.
+
+        A message for a job that is finished or in other hands changes nothing.
+        """
+        with job_logging(job_id):
+            try:
+                self._run(job_id)
+            except BrokerUnavailableError:
+                logger.warning("stopped while Redis was gone; the job is run again when its silence is noticed")
+            except Exception:
+                logger.exception("the job could not be handled")
+
+    def _run(self, job_id: str) -> None:
+        owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        try:
+            obstacle = self._ledger.insist(lambda: self._broker.claim(job_id, owner=owner))
+        except JobNotFoundError:
+            logger.warning("a message came for a job that is not known")
+            self._ledger.purge(job_id)
+            return
+        if obstacle is not None:
+            logger.info("nothing to do: the job is %s", obstacle)
+            if obstacle.terminal:
+                self._ledger.purge(job_id)
+            return
+        record = self._ledger.insist(lambda: self._broker.get(job_id))
+        try:
+            Attempt(record, self._settings, self._ledger, stop=self._stop, command=self._command).run()
+        except BrokerUnavailableError:
+            raise
+        except Exception:
+            logger.exception("the job could not be supervised")
+            message = "the update failed unexpectedly; the worker's log has the details"
+            self._ledger.conclude(record, JobState.FAILED, error=JobError(kind="InternalError", message=message))

@@ -1,0 +1,107 @@
+"""Looking after what dead workers leave behind: jobs that fell silent, lost messages, and forgotten images."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from model_store.broker import Broker, BrokerUnavailableError
+from model_store.contracts import JobRecord, JobState
+from model_store.spool import Spool
+from worker.ledger import Ledger
+from worker.log import job_logging
+from worker.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Sighting:
+    signs: tuple[object, ...]
+    since: float
+
+
+class Sweeper:
+    """Every living worker runs one, so that any of them takes over from any other.
+
+    A job counts as silent when its heartbeat has not changed for `stale_after_s` of this process's own clock, all of
+    which Redis was reachable for: neither clocks that disagree nor an outage make a living worker look dead.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        broker: Broker,
+        spool: Spool,
+        *,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stale_after_s = settings.stale_after_s
+        self._broker = broker
+        self._spool = spool
+        self._ledger = Ledger(broker, spool, stop=stop)
+        self._stop = stop
+        self._clock = clock
+        self._sightings: dict[str, _Sighting] = {}
+
+    def start(self) -> threading.Thread:
+        """Sweep now, and then several times per `stale_after_s` on a thread of its own, until `stop` is set."""
+        thread = threading.Thread(target=self._loop, name="sweeper", daemon=True)
+        thread.start()
+        return thread
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                self.sweep()
+            except BrokerUnavailableError:
+                self._sightings.clear()
+            except Exception:
+                logger.exception("sweeping failed; it is tried again")
+            if self._stop.wait(self._stale_after_s / 5):
+                return
+
+    def sweep(self) -> None:
+        """Look once.
+
+        Raises:
+            BrokerUnavailableError: Redis is gone.
+        """
+        records = self._broker.list()
+        open_jobs = [record for record in records if not record.state.terminal]
+        self._purge_orphans(records)
+        silent = [record for record in open_jobs if self._silent_s(record) >= self._stale_after_s]
+        self._sightings = {r.job_id: self._sightings[r.job_id] for r in open_jobs}
+        for record in silent:
+            with job_logging(record.job_id):
+                self._wake(record)
+
+    def _silent_s(self, record: JobRecord) -> float:
+        """Seconds for which this job's signs of life are known to have been what they are."""
+        signs = (record.state, record.attempts, record.owner, record.heartbeat)
+        seen = self._sightings.get(record.job_id)
+        if seen is None or seen.signs != signs:
+            seen = self._sightings[record.job_id] = _Sighting(signs, self._clock())
+        return self._clock() - seen.since
+
+    def _wake(self, record: JobRecord) -> None:
+        del self._sightings[record.job_id]
+        if record.state == JobState.RUNNING:
+            if self._ledger.put_back(record):
+                logger.warning(
+                    "no sign of life from %s for %.0f s: the job is queued again", record.owner, self._stale_after_s
+                )
+        elif self._broker.waiting_messages() == 0:
+            logger.warning("the job is queued but no message for it is: it is sent again")
+            self._broker.send_update(record.job_id)
+
+    def _purge_orphans(self, records: list[JobRecord]) -> None:
+        finished = {record.job_id for record in records if record.state.terminal}
+        live = {record.job_id for record in records} - finished
+        for job_id in self._spool.orphans(live, finished):
+            logger.warning("removing spooled images that no job needs: %s", job_id)
+            self._ledger.purge(job_id)
