@@ -1,0 +1,5 @@
+"""`python -m keepsight` is the `keepsight` command."""
+
+from keepsight.cli import main
+
+main()

@@ -1,0 +1,148 @@
+"""The JSON of the REST API, as types: what `keepsight.client` returns and `--json` prints unchanged."""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+TERMINAL_STATES: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Problem(TypedDict):
+    """RFC 9457 problem details."""
+
+    type: NotRequired[str]
+    title: NotRequired[str]
+    status: NotRequired[int]
+    detail: NotRequired[str]
+
+
+class Prediction(TypedDict):
+    """One class of an answer. Scores are cosines; a path that was not asked for or does not exist is None."""
+
+    label: str
+    score: float
+    text_score: float | None
+    visual_score: float | None
+    fused_score: float | None
+    probability: float
+
+
+class ImageResult(TypedDict):
+    """The answer for one image: predictions, best first, or the problem that this image alone had."""
+
+    index: int
+    filename: str | None
+    predictions: list[Prediction]
+    error: Problem | None
+
+
+class Classification(TypedDict):
+    """`POST /v1/classify`. All results come from the one version that is named."""
+
+    model_version: str
+    results: list[ImageResult]
+
+
+class Reject(TypedDict):
+    """A file of an archive that was not accepted."""
+
+    path: str
+    reason: str
+
+
+class Validation(TypedDict):
+    """What an upload was found to contain: accepted images per class, and up to a few rejects with reasons."""
+
+    classes: dict[str, int]
+    accepted: int
+    rejected: list[Reject]
+    rejected_count: int
+
+
+class Accepted(TypedDict):
+    """`POST /v1/tasks`: where the job is."""
+
+    job_id: str
+    location: str
+    validation: Validation
+
+
+class JobProgress(TypedDict):
+    """How far a running job is. Times in seconds."""
+
+    phase: str
+    step: int
+    steps: int
+    losses: dict[str, float]
+    eta_s: float | None
+    elapsed_s: float | None
+
+
+class JobResult(TypedDict):
+    """What a finished job made."""
+
+    version_id: str | None
+    promoted: bool
+    not_promoted_because: str | None
+    evaluation: dict[str, object] | None
+    report: dict[str, object] | None
+
+
+class Job(TypedDict):
+    """`GET /v1/jobs/{id}`."""
+
+    job_id: str
+    name: str
+    state: JobState
+    progress: JobProgress | None
+    result: JobResult | None
+    error: Problem | None
+    validation: Validation | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    attempts: int
+
+
+class VersionSummary(TypedDict):
+    """One line of the lineage."""
+
+    version_id: str
+    number: int
+    parent: str | None
+    created_at: str
+    classes: int
+    tasks: int
+    strategy: str | None
+    dataset: str | None
+    evaluation: dict[str, object] | None
+    pinned: bool
+
+
+class Versions(TypedDict):
+    """`GET /v1/versions`: `current` is what the store points at, `serving` what this server answers with."""
+
+    current: str | None
+    serving: str | None
+    versions: list[VersionSummary]
+
+
+class LearnedClass(TypedDict):
+    """A class that is served."""
+
+    name: str
+    prompt: str
+    task: int
+    images: int
+
+
+class Classes(TypedDict):
+    """`GET /v1/classes`."""
+
+    model_version: str
+    classes: list[LearnedClass]
+
+
+Moved = TypedDict("Moved", {"from": str | None, "to": str, "serving": str | None})
+"""`POST /v1/admin/rollback` and `/promote`: answered once the server serves `to`."""

@@ -1,0 +1,48 @@
+"""Many files as requests of at most 64 images, and their answers as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from keepsight.api import Classification, ImageResult
+from keepsight.client import MAX_BATCH, Client
+from keepsight.errors import CommandError
+
+
+def classify_files(
+    client: Client,
+    files: Sequence[Path],
+    *,
+    top_k: int = 5,
+    path: str = "fused",
+    labels: Sequence[str] = (),
+    template: str | None = None,
+) -> Classification:
+    """Classify any number of files, 64 a request, read one request at a time.
+
+    `index` counts over all files and `filename` is the path as given. If the service moved to another version
+    between requests, `model_version` is the last one's.
+
+    Raises:
+        CommandError: no files, or one cannot be read; or whatever the client raises.
+    """
+    if not files:
+        raise CommandError("There is no image to classify.")
+    results: list[ImageResult] = []
+    version = ""
+    for start in range(0, len(files), MAX_BATCH):
+        batch = files[start : start + MAX_BATCH]
+        images = [(file.name, _read(file)) for file in batch]
+        answer = client.classify(images, top_k=top_k, path=path, labels=labels, template=template)
+        version = answer["model_version"]
+        for offset, (file, result) in enumerate(zip(batch, answer["results"], strict=True)):
+            results.append({**result, "index": start + offset, "filename": str(file)})
+    return {"model_version": version, "results": results}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}.") from error

@@ -1,0 +1,1 @@
+"""The commands of the `keepsight` command line, a module for each group."""

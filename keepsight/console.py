@@ -1,0 +1,72 @@
+"""Where output goes: results to stdout (text or one JSON document), everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.table import Table
+
+
+def out() -> Console:
+    """For results. Made when asked for, so that it writes to today's `sys.stdout`; no wrapping when piped."""
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def err() -> Console:
+    """For progress, remarks and errors."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(document: object) -> None:
+    """One JSON document on stdout and nothing else."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """An empty table in the house style. A column whose name starts with `>` is right-aligned."""
+    made = Table(title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")
+    for column in columns:
+        made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
+    return made
+
+
+def print_table(made: Table) -> None:
+    """Print a table to stdout; piped output is not cut to a terminal's width."""
+    console = out()
+    if not sys.stdout.isatty():
+        console.width = 240
+    console.print(made)
+
+
+def percent(fraction: object) -> str:
+    """A fraction in [0, 1] as a percentage, "–" if there is none."""
+    return f"{fraction * 100:.1f} %" if isinstance(fraction, int | float) else "–"
+
+
+def seconds(value: float | None) -> str:
+    """A duration for people: 8.2 s, 3 min 05 s, 1 h 02 min; "–" if there is none."""
+    if value is None:
+        return "–"
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def moment(timestamp: str | None) -> str:
+    """An ISO 8601 time as local date and time, "–" if there is none."""
+    if not timestamp:
+        return "–"
+    try:
+        then = datetime.fromisoformat(timestamp)
+    except ValueError:
+        return timestamp
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    return then.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,57 @@
+"""`keepsight up --detach`: the same command in the background, waited for until it is ready."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keepsight.errors import StartError
+from keepsight.instance import Instance
+
+POLL_S = 0.1
+
+
+def start_detached(
+    arguments: Sequence[str], *, store: Path, log: Path, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Run `keepsight up ARGUMENTS` in a session of its own and wait until it is ready.
+
+    Returns:
+        The service's note: `url`, `pid` and so on.
+
+    Raises:
+        StartError: it ended instead; the message is what it said.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        start = output.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "keepsight", "up", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+    instance = Instance(store)
+    try:
+        while True:
+            note = instance.note()
+            if note is not None and note["pid"] == process.pid:
+                process.returncode = 0  # it is to outlive us; nobody waits for it
+                return note
+            if process.poll() is not None:
+                with log.open("rb") as output:
+                    output.seek(start)
+                    said = output.read().decode(errors="replace").strip()
+                raise StartError(said.removeprefix("keepsight: ") or f"`keepsight up` ended ({process.returncode}).")
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise

@@ -1,0 +1,35 @@
+"""Options that several commands share, and the client that they describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from keepsight.client import Client
+
+DEFAULT_STORE = Path("var/store")
+
+Url = Annotated[str, typer.Option("--url", envvar="KEEPSIGHT_URL", help="Address of the service.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option("--api-key", envvar="KEEPSIGHT_API_KEY", help="API key, where the service asks for one."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the store's journal.")]
+StorePath = Annotated[
+    Path, typer.Option("--store", envvar="KEEPSIGHT_STORE", help="The store's folder; logs and spool lie beside it.")
+]
+KeysPath = Annotated[Path, typer.Option("--keys-file", envvar="KEEPSIGHT_KEYS_FILE", help="The key file.")]
+
+URL = "http://127.0.0.1:8000"
+KEYS_FILE = Path("var/keys.json")
+
+
+def connect(url: str, api_key: str | None) -> Client:
+    """A client for the shared options; imported here so that `--help` needs no HTTP library."""
+    from keepsight.client import Client
+
+    return Client(url, api_key=api_key)

@@ -1,0 +1,194 @@
+"""`keepsight up`: broker, worker and server on one machine, started together and stopped together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from urllib.parse import urlsplit
+
+from keepsight.instance import Instance, check_port, free_port
+from keepsight.logs import LogStream, rotate
+from keepsight.supervisor import Part, Supervisor
+
+WATCH_S = 0.25
+SERVER_GRACE_S = 15.0
+WORKER_GRACE_S = 20.0
+BROKER_GRACE_S = 8.0
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to reach a server that listens everywhere
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class UpSettings:
+    """What `keepsight up` was asked for.
+
+    Attributes:
+        host: Address that the server binds.
+        port: Its port; 0 takes a free one.
+        store: Root of the versions; spool, logs and broker data lie beside it.
+        redis_url: A broker that runs already; None starts the embedded one.
+        worker: Whether to start a worker.
+        ready_timeout_s: How long the service may take until /readyz says yes.
+        verbose: Copy the parts' logs to the console.
+        environment: `KEEPSIGHT_*` settings for the parts, from options.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    store: Path = Path("var/store")
+    redis_url: str | None = None
+    worker: bool = True
+    ready_timeout_s: float = 300.0
+    verbose: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def base(self) -> Path:
+        """The folder that holds the store and what lies beside it."""
+        return self.store.resolve().parent
+
+    @property
+    def log_folder(self) -> Path:
+        """Where the parts' logs are."""
+        return self.base / "log"
+
+
+def service_url(host: str, port: int) -> str:
+    """The address to open for a server that binds `host`."""
+    name = WILDCARDS.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def parts(settings: UpSettings, *, port: int, broker_port: int) -> list[Part]:
+    """The processes that make up the service, in the order in which they are started."""
+    redis_url = settings.redis_url or f"redis://127.0.0.1:{broker_port}/0"
+    threads = os.environ.get("KEEPSIGHT_THREADS", str(min(2, os.cpu_count() or 1)))
+    environment = {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", settings.environment.get("KEEPSIGHT_THREADS", threads)),
+        "KEEPSIGHT_SPOOL": os.environ.get("KEEPSIGHT_SPOOL", str(settings.base / "spool")),
+        **settings.environment,
+        "KEEPSIGHT_STORE": str(settings.store.resolve()),
+        "KEEPSIGHT_REDIS_URL": redis_url,
+        "KEEPSIGHT_HOST": settings.host,
+        "KEEPSIGHT_PORT": str(port),
+    }
+    logs = settings.log_folder
+    python = (sys.executable, "-m")
+    started = [Part("server", (*python, "app"), logs / "server.log", environment, SERVER_GRACE_S)]
+    if settings.worker:
+        started.insert(0, Part("worker", (*python, "worker"), logs / "worker.log", environment, WORKER_GRACE_S))
+    if settings.redis_url is None:
+        command = (*python, "keepsight.broker", "--data-dir", str(settings.base / "broker"), "--port", str(broker_port))
+        started.insert(0, Part("broker", command, logs / "broker.log", {}, BROKER_GRACE_S, stop_last=True))
+    return started
+
+
+def run(
+    settings: UpSettings,
+    *,
+    on_ready: Callable[[dict[str, Any]], None],
+    on_stopping: Callable[[], None] = lambda: None,
+    write: Callable[[str], None] = lambda line: None,
+) -> list[str]:
+    """Start everything, call `on_ready` with the service's note, and stay until a signal asks to stop.
+
+    Args:
+        settings: What was asked for.
+        on_ready: Gets `url`, `pid`, `parts` (names to pids), `logs`, `store` and the broker's address.
+        on_stopping: Called when the parts are asked to stop.
+        write: Gets the parts' log lines if `verbose`.
+
+    Returns:
+        Names of parts that did not stop in time and were killed.
+
+    Raises:
+        StartError: the port or the store is taken, or a part ended by itself; all others have been stopped then.
+    """
+    instance = Instance(settings.store)
+    with instance.held():
+        port = settings.port or free_port(settings.host)
+        check_port(settings.host, port)
+        wanted = parts(settings, port=port, broker_port=free_port())
+        with stop_signals() as stopping, Supervisor() as supervisor, LogStream(write) as stream:
+            stopping.on_second = supervisor.kill
+            for part in wanted:
+                rotate(part.log)
+                running = supervisor.start(part)
+                if settings.verbose:
+                    stream.follow(part.name, part.log, running.log_start)
+            url = service_url(settings.host, port)
+            if supervisor.wait_until(probe(url), timeout_s=settings.ready_timeout_s, stopping=stopping.is_set):
+                note = {
+                    "url": url,
+                    "pid": os.getpid(),
+                    "store": str(settings.store.resolve()),
+                    "broker": without_password(wanted[-1].environment["KEEPSIGHT_REDIS_URL"]),
+                    "parts": {running.part.name: running.process.pid for running in supervisor.running},
+                    "logs": {running.part.name: str(running.part.log) for running in supervisor.running},
+                }
+                instance.write_note(note)
+                on_ready(note)
+                while not stopping.wait(WATCH_S):
+                    supervisor.check()
+            on_stopping()
+            return supervisor.stop()
+
+
+def probe(url: str) -> Callable[[], bool]:
+    """A question: is the service at `url` ready?"""
+    from keepsight.client import Client
+
+    client = Client(url, attempts=1)
+    return client.ready
+
+
+def without_password(url: str) -> str:
+    """An address that may be printed."""
+    split = urlsplit(url)
+    if split.password is None:
+        return url
+    return split._replace(netloc=f"{split.username or ''}:***@{split.netloc.rpartition('@')[2]}").geturl()
+
+
+class StopSignals:
+    """Whether SIGTERM, SIGINT or SIGHUP has arrived; a second one is passed on to `on_second`."""
+
+    def __init__(self) -> None:
+        self.on_second: Callable[[], None] = lambda: None
+        self._count = 0
+
+    def is_set(self) -> bool:
+        """Whether a signal has arrived."""
+        return self._count > 0
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a signal; True if there was one, however long ago."""
+        if not self.is_set():
+            time.sleep(timeout_s)
+        return self.is_set()
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        self._count += 1
+        if self._count > 1:
+            self.on_second()
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopSignals]:
+    """Collect the signals that ask to stop, instead of dying from them."""
+    received = StopSignals()
+    before = {number: signal.signal(number, received.receive) for number in SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
