@@ -1,0 +1,145 @@
+"""Visual prototypes: means of new classes (23), and the anchors' drift carried over to the old ones (24)-(29)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from segp_cl.errors import InvalidTaskError
+
+
+@dataclass(frozen=True)
+class ClassMeans:
+    """Prototypes of a task's classes (unit norm) and the number of images behind each."""
+
+    prototypes: Float[Tensor, "new raw"]
+    counts: Int64[Tensor, " new"]
+
+
+def class_means(
+    batches: Iterable[tuple[Float[Tensor, "batch raw"], Int64[Tensor, " batch"]]], *, classes: int
+) -> ClassMeans:
+    """μ_{t,c} = normalise Σ r̄_t(x) (eq. 23), over batches of raw features and labels that are read once.
+
+    Sums are kept in double precision, so the size of the batches has no influence. A feature of norm zero points
+    nowhere and adds nothing; if a class has no other, its prototype is zero and its visual score 0 for every image.
+
+    Args:
+        batches: raw features of any norm, and each image's class in [0, classes).
+        classes: how many classes the task has.
+
+    Raises:
+        InvalidTaskError: a class had no image.
+    """
+    sums: Tensor | None = None
+    counts = torch.zeros(classes, dtype=torch.int64)
+    device, dtype = torch.device("cpu"), torch.float32
+    for raw, labels in batches:
+        if sums is None:
+            sums = torch.zeros(classes, raw.shape[-1], dtype=torch.float64)
+            device, dtype = raw.device, raw.dtype
+        labels = labels.cpu()
+        sums.index_add_(0, labels, F.normalize(raw.detach().cpu().double(), dim=-1))
+        counts += torch.bincount(labels, minlength=classes)
+    if sums is None or not bool((counts > 0).all()):
+        missing = (counts == 0).nonzero().flatten().tolist()
+        raise InvalidTaskError(f"Every class needs an image for its prototype; none came for {missing}.")
+    return ClassMeans(prototypes=F.normalize(sums, dim=-1).to(device, dtype), counts=counts)
+
+
+def drift(
+    student_raw: Float[Tensor, "anchor raw"], teacher_raw: Float[Tensor, "anchor raw"]
+) -> Float[Tensor, "anchor raw"]:
+    """d(x) = r̄_t(x) - r̄^T(x) (eq. 24): how far the update moved each anchor. Normalised here."""
+    return F.normalize(student_raw, dim=-1) - F.normalize(teacher_raw, dim=-1)
+
+
+def anchor_affinity(
+    teacher_raw: Float[Tensor, "anchor raw"],
+    prototypes: Float[Tensor, "old raw"],
+    anchor_classes: Int64[Tensor, " anchor"],
+) -> Float[Tensor, " anchor"]:
+    """a(x, c) = r̄^T(x)·μ_{t-1,c} (eq. 25): how much each anchor looks like its own class to the teacher."""
+    return (F.normalize(teacher_raw, dim=-1) * prototypes[anchor_classes]).sum(dim=-1)
+
+
+def drift_weights(
+    affinity: Float[Tensor, " anchor"], anchor_classes: Int64[Tensor, " anchor"], *, classes: int
+) -> Float[Tensor, " anchor"]:
+    """w = a / Σa over the anchors of the same class (eq. 26), summing to one in each class.
+
+    Where Σa is not positive the anchors say nothing of their class: its weights are 0, and it is not moved.
+    """
+    total = _sum_by_class(affinity, anchor_classes, classes)[anchor_classes]
+    speaks = total > 0
+    return torch.where(speaks, affinity / torch.where(speaks, total, 1), 0)
+
+
+def class_drift(
+    drifts: Float[Tensor, "anchor raw"],
+    weights: Float[Tensor, " anchor"],
+    anchor_classes: Int64[Tensor, " anchor"],
+    *,
+    classes: int,
+) -> Float[Tensor, "old raw"]:
+    """Δ_c = Σ w d over the anchors of c (eq. 27); zero for a class without anchors."""
+    return _sum_by_class(weights[:, None] * drifts, anchor_classes, classes)
+
+
+def drift_gate(
+    affinity: Float[Tensor, " anchor"], anchor_classes: Int64[Tensor, " anchor"], *, classes: int
+) -> Float[Tensor, " old"]:
+    """g_c = mean a over the anchors of c (eq. 28); zero for a class without anchors."""
+    counts = torch.bincount(anchor_classes, minlength=classes)
+    return _sum_by_class(affinity, anchor_classes, classes) / counts.clamp(min=1)
+
+
+def transfer_prototypes(
+    prototypes: Float[Tensor, "old raw"],
+    student_raw: Float[Tensor, "anchor raw"],
+    teacher_raw: Float[Tensor, "anchor raw"],
+    anchor_classes: Int64[Tensor, " anchor"],
+) -> Float[Tensor, "old raw"]:
+    """μ_{t,c} = normalise(μ_{t-1,c} + g_c Δ_c) (eq. 29), for all old classes at once.
+
+    A class without anchors, or with Σa <= 0, keeps its prototype bit for bit.
+
+    Args:
+        prototypes: μ_{t-1}, unit norm.
+        student_raw: raw features of the anchors after the update, any norm.
+        teacher_raw: the same anchors before it.
+        anchor_classes: the row of `prototypes` that each anchor belongs to.
+    """
+    classes = len(prototypes)
+    affinity = anchor_affinity(teacher_raw, prototypes, anchor_classes)
+    weights = drift_weights(affinity, anchor_classes, classes=classes)
+    delta = class_drift(drift(student_raw, teacher_raw), weights, anchor_classes, classes=classes)
+    gate = drift_gate(affinity, anchor_classes, classes=classes)
+    return torch.where((gate > 0)[:, None], F.normalize(prototypes + gate[:, None] * delta, dim=-1), prototypes)
+
+
+def merge_prototypes(
+    old: Float[Tensor, "classes raw"],
+    old_counts: Int64[Tensor, " classes"],
+    new: Float[Tensor, "classes raw"],
+    new_counts: Int64[Tensor, " classes"],
+) -> Float[Tensor, "classes raw"]:
+    """normalise(n_old μ_old + n_new μ_new): prototypes of known classes that were taught with more images.
+
+    Weights are numbers of images. Where the two cancel out exactly, the old prototype is kept.
+    """
+    merged = old_counts[:, None].to(old) * old + new_counts[:, None].to(new) * new
+    cancelled = merged.norm(dim=-1, keepdim=True) == 0
+    return torch.where(cancelled, old, F.normalize(merged, dim=-1))
+
+
+def _sum_by_class(
+    values: Float[Tensor, "anchor ..."], anchor_classes: Int64[Tensor, " anchor"], classes: int
+) -> Float[Tensor, "old ..."]:
+    sums = torch.zeros((classes, *values.shape[1:]), dtype=values.dtype, device=values.device)
+    return sums.index_add_(0, anchor_classes, values)
