@@ -208,6 +208,22 @@ def test_promote_with_a_wrong_expectation_moves_nothing(store: Store) -> None:
     assert moves(store) == lines
 
 
+def test_a_move_that_the_disk_refuses_at_the_last_step_leaves_no_line(store: Store) -> None:
+    (one,) = grow(store, 1)
+    two = store.publish(learned(), parent=one, provenance=NOBODY).version_id
+    before = (store.root / "journal.jsonl").read_bytes()
+
+    class StubbornDisk(Disk):
+        def rename(self, source: Path, target: Path) -> None:
+            raise OSError(errno.EIO, "input/output error", str(target))
+
+    with pytest.raises(StoreError, match=f"moving CURRENT to {two} was not done"):
+        Store(store.root, disk=StubbornDisk()).promote(two, expected=one, who="worker")
+    assert store.current() == one
+    assert (store.root / "journal.jsonl").read_bytes() == before
+    assert [*(store.root / "tmp").iterdir()] == []
+
+
 def test_promoting_what_is_current_is_fine_and_writes_no_line(store: Store) -> None:
     one, two = grow(store, 2)
     lines = moves(store)
