@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +12,9 @@ from torch import Tensor
 from segp_cl.errors import InvalidTaskError
 
 
-@dataclass(frozen=True)
-class ClassMeans:
-    """Prototypes of a task's classes (unit norm) and the number of images behind each."""
-
-    prototypes: Float[Tensor, "new raw"]
-    counts: Int64[Tensor, " new"]
-
-
 def class_means(
     batches: Iterable[tuple[Float[Tensor, "batch raw"], Int64[Tensor, " batch"]]], *, classes: int
-) -> ClassMeans:
+) -> Float[Tensor, "new raw"]:
     """μ_{t,c} = normalise Σ r̄_t(x) (eq. 23), over batches of raw features and labels that are read once.
 
     Sums are kept in double precision, so the size of the batches has no influence. A feature of norm zero points
@@ -32,6 +23,9 @@ def class_means(
     Args:
         batches: raw features of any norm, and each image's class in [0, classes).
         classes: how many classes the task has.
+
+    Returns:
+        One row per class, of unit norm, where and as precise as the features were.
 
     Raises:
         InvalidTaskError: a class had no image.
@@ -49,7 +43,7 @@ def class_means(
     if sums is None or not bool((counts > 0).all()):
         missing = (counts == 0).nonzero().flatten().tolist()
         raise InvalidTaskError(f"Every class needs an image for its prototype; none came for {missing}.")
-    return ClassMeans(prototypes=F.normalize(sums, dim=-1).to(device, dtype), counts=counts)
+    return F.normalize(sums, dim=-1).to(device, dtype)
 
 
 def drift(
@@ -101,9 +95,10 @@ def drift_gate(
 
 def transfer_prototypes(
     prototypes: Float[Tensor, "old raw"],
+    *,
     student_raw: Float[Tensor, "anchor raw"],
     teacher_raw: Float[Tensor, "anchor raw"],
-    anchor_classes: Int64[Tensor, " anchor"],
+    classes: Int64[Tensor, " anchor"],
 ) -> Float[Tensor, "old raw"]:
     """μ_{t,c} = normalise(μ_{t-1,c} + g_c Δ_c) (eq. 29), for all old classes at once.
 
@@ -113,29 +108,25 @@ def transfer_prototypes(
         prototypes: μ_{t-1}, unit norm.
         student_raw: raw features of the anchors after the update, any norm.
         teacher_raw: the same anchors before it.
-        anchor_classes: the row of `prototypes` that each anchor belongs to.
+        classes: the row of `prototypes` that each anchor belongs to.
     """
-    classes = len(prototypes)
-    affinity = anchor_affinity(teacher_raw, prototypes, anchor_classes)
-    weights = drift_weights(affinity, anchor_classes, classes=classes)
-    delta = class_drift(drift(student_raw, teacher_raw), weights, anchor_classes, classes=classes)
-    gate = drift_gate(affinity, anchor_classes, classes=classes)
+    old = len(prototypes)
+    affinity = anchor_affinity(teacher_raw, prototypes, classes)
+    weights = drift_weights(affinity, classes, classes=old)
+    delta = class_drift(drift(student_raw, teacher_raw), weights, classes, classes=old)
+    gate = drift_gate(affinity, classes, classes=old)
     return torch.where((gate > 0)[:, None], F.normalize(prototypes + gate[:, None] * delta, dim=-1), prototypes)
 
 
 def merge_prototypes(
-    old: Float[Tensor, "classes raw"],
-    old_counts: Int64[Tensor, " classes"],
-    new: Float[Tensor, "classes raw"],
-    new_counts: Int64[Tensor, " classes"],
-) -> Float[Tensor, "classes raw"]:
-    """normalise(n_old μ_old + n_new μ_new): prototypes of known classes that were taught with more images.
+    old: Float[Tensor, " raw"], old_count: int, new: Float[Tensor, " raw"], new_count: int
+) -> Float[Tensor, " raw"]:
+    """normalise(n_old μ_old + n_new μ_new): the prototype of a known class that was taught with more images.
 
-    Weights are numbers of images. Where the two cancel out exactly, the old prototype is kept.
+    Each weighs as many images as it stands for. Where the two cancel out exactly, the old one is kept.
     """
-    merged = old_counts[:, None].to(old) * old + new_counts[:, None].to(new) * new
-    cancelled = merged.norm(dim=-1, keepdim=True) == 0
-    return torch.where(cancelled, old, F.normalize(merged, dim=-1))
+    merged = old_count * old + new_count * new
+    return F.normalize(merged, dim=-1) if bool(merged.any()) else old
 
 
 def _sum_by_class(
