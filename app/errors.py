@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from keepsight.keys import KeyFileError
-from model_store.broker import BrokerUnavailableError
+from model_store.broker import BrokerUnavailableError, JobNotFoundError
 from model_store.types import (
     ConflictError,
     CorruptVersionError,
@@ -31,6 +31,7 @@ from segp_cl.errors import (
     InvalidTaskError,
     KeepsightError,
 )
+from segp_cl.inference import NoClassesError
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +66,6 @@ class NotReadyError(AppError):
     """No version is loaded."""
 
 
-class NoClassesError(AppError):
-    """The served version has no classes and the request brought no labels."""
-
-
 class ImageTooLargeError(AppError):
     """One image has more bytes than allowed."""
 
@@ -99,10 +96,6 @@ class IdempotencyMismatchError(AppError):
 
 class IdempotencyInProgressError(AppError):
     """The first request with this Idempotency-Key is still being taken in."""
-
-
-class JobNotFoundError(AppError):
-    """No job has that id."""
 
 
 class JobFinishedError(AppError):

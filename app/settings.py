@@ -63,7 +63,6 @@ class Settings(BaseSettings):
     max_archive_members: int = Field(100_000, ge=1, description="Most entries of one archive.")
     max_task_classes: int = Field(1000, ge=1, description="Most classes of one task.")
     intake_threads: int = Field(2, ge=1, description="Uploads validated at the same time; more wait.")
-    idempotency_ttl_s: float = Field(86_400.0, gt=0, description="Seconds an Idempotency-Key is remembered.")
 
     # Versions
     poll_interval_s: float = Field(1.0, gt=0, description="Seconds between looks at CURRENT, beside the announcements.")

@@ -1,0 +1,83 @@
+"""What routes ask for by type: the services, and a caller with a scope."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from app.errors import ForbiddenError, UnauthorizedError
+from app.services import Services
+from app.settings import is_loopback
+
+_bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer ks_…`")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key in a header of its own.")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a request: a key's name and id, or `local` where no keys exist."""
+
+    name: str
+    key_id: str
+
+
+LOCAL = Caller("local", "local")
+
+
+def get_services(request: Request) -> Services:
+    """The services of this app."""
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+def requires(scope: str | None) -> Callable[..., Awaitable[Caller]]:
+    """A dependency that lets in keys with `scope`; with None, any living key. No scope contains another."""
+
+    async def dependency(
+        request: Request,
+        services: ServicesDep,
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+        header: Annotated[str | None, Security(_header)],
+    ) -> Caller:
+        token = bearer.credentials if bearer else header
+        if not services.keys.list() and services.settings.is_loopback:
+            _check_from_here(request)
+            return LOCAL
+        if not token:
+            raise UnauthorizedError("send an API key: 'Authorization: Bearer ks_…' or 'X-API-Key: ks_…'")
+        key = services.keys.verify(token)
+        if key is None:
+            raise UnauthorizedError("the API key is unknown or was revoked")
+        if scope is not None and scope not in key.scopes:
+            raise ForbiddenError(
+                f"the key {key.name!r} lacks the scope {scope!r}; it has {', '.join(key.scopes)}",
+                extensions={"missing_scope": scope},
+            )
+        return Caller(key.name, key.id)
+
+    return dependency
+
+
+def _check_from_here(request: Request) -> None:
+    """Without keys, only this machine: a web page must not reach the server through a visitor's browser."""
+    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    origin = request.headers.get("origin")
+    origin_host = (urlsplit(origin).hostname or "") if origin else "localhost"
+    if not (is_loopback(host) and is_loopback(origin_host)):
+        raise ForbiddenError(
+            "without API keys only requests from and to this machine are answered; create a key with `keepsight keys`"
+        )
+
+
+ClassifyCaller = Annotated[Caller, Depends(requires("classify"))]
+TrainCaller = Annotated[Caller, Depends(requires("train"))]
+AdminCaller = Annotated[Caller, Depends(requires("admin"))]
+AnyCaller = Annotated[Caller, Depends(requires(None))]

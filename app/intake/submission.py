@@ -1,0 +1,191 @@
+"""From a received upload to a job: validated, spooled, recorded once, and handed to a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import BinaryIO
+
+from pydantic import BaseModel, ConfigDict, Field, Json, JsonValue, field_validator
+
+from app.errors import IdempotencyInProgressError, IdempotencyMismatchError
+from app.intake.limits import IntakeLimits
+from app.intake.names import check_against_known
+from app.intake.take_in import Taken, take_in
+from model_store.broker import Broker, BrokerUnavailableError, JobNotFoundError
+from model_store.contracts import JobClass, JobRecord, UpdateJob, new_job_id, utc_now
+from model_store.spool import Spool
+from model_store.store import Store
+from segp_cl.config import LearnerConfig
+from segp_cl.learner import DEFAULT_TEMPLATE, as_prompt
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT_S = 3.0
+_PIECE = 1024 * 1024
+
+
+class TaskForm(BaseModel):
+    """The fields of a task upload beside the archive."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=200, description="What the task is called.")
+    template: str = Field(DEFAULT_TEMPLATE, max_length=500, description="The sentence around a class name, with {}.")
+    extend: bool = Field(False, description="Whether known classes may get more images.")
+    config: Json[dict[str, JsonValue]] = Field(default_factory=dict, description="Overrides of the learner's settings.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random in the update.")
+
+    @field_validator("name")
+    @classmethod
+    def _visible(cls, name: str) -> str:
+        if not name.strip() or not name.isprintable():
+            raise ValueError("expected visible text")
+        return name.strip()
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An archive in a file of its own."""
+
+    file: BinaryIO
+    size: int
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The job of a request; `replayed` if an earlier request with the same Idempotency-Key made it."""
+
+    record: JobRecord
+    replayed: bool
+
+
+class Submissions:
+    """Makes jobs of uploads. Synchronous: run it in a thread."""
+
+    def __init__(self, store: Store, spool: Spool, broker: Broker, limits: IntakeLimits) -> None:
+        self._store = store
+        self._spool = spool
+        self._broker = broker
+        self._limits = limits
+
+    def submit(self, form: TaskForm, upload: Upload, *, submitted_by: str, idempotency_key: str | None) -> Submitted:
+        """Take an upload in and queue its job. Whatever goes wrong, nothing of the upload is left in the spool.
+
+        Raises:
+            ArchiveError, TaskRefusedError: the upload is refused.
+            InvalidTaskError: the template is unfit.
+            ClassExistsError: a class is known and `extend` is false.
+            IdempotencyMismatchError: the key was used for something else.
+            BrokerUnavailableError: Redis is gone; the job does not exist.
+        """
+        self._broker.ping()  # before minutes of decoding
+        as_prompt(form.template, "class")
+        LearnerConfig.model_validate(form.config)
+        fingerprint = _fingerprint(form, upload) if idempotency_key else ""
+        if idempotency_key:
+            earlier = self._earlier(idempotency_key, fingerprint)
+            if earlier is not None:
+                return Submitted(earlier, replayed=True)
+        job_id = new_job_id()
+        try:
+            with self._spool.create(job_id) as writer:
+                taken = take_in(
+                    upload.file,
+                    upload.size,
+                    writer,
+                    limits=self._limits,
+                    check_names=lambda names: self._check_known(names, extend=form.extend),
+                )
+            record = _record(job_id, form, taken, submitted_by)
+            if idempotency_key:
+                entry = self._broker.remember(idempotency_key, job_id, fingerprint=fingerprint)
+                if entry.job_id != job_id:  # another request with this key was faster
+                    return self._yield_to_first(job_id, idempotency_key, fingerprint)
+            self._queue(record, idempotency_key)
+        except BaseException:
+            self._spool.purge(job_id)
+            raise
+        logger.info(
+            "task accepted job_id=%s classes=%d images=%d rejected=%d ignored=%d repeated=%d",
+            job_id,
+            len(taken.classes),
+            taken.report.accepted,
+            taken.report.rejected_count,
+            taken.ignored,
+            taken.repeated,
+        )
+        return Submitted(record, replayed=False)
+
+    def _queue(self, record: JobRecord, idempotency_key: str | None) -> None:
+        try:
+            self._broker.submit(record)
+        except BaseException:
+            if idempotency_key:
+                with contextlib.suppress(BrokerUnavailableError):
+                    self._broker.forget(idempotency_key)
+            raise
+
+    def _check_known(self, names: Sequence[str], *, extend: bool) -> None:
+        current = self._store.current()
+        known = [] if current is None else [c.name for c in self._store.manifest(current).classes]
+        check_against_known(names, known, extend=extend)
+
+    def _earlier(self, key: str, fingerprint: str) -> JobRecord | None:
+        """The job that an earlier request with this key made, None if there is none."""
+        entry = self._broker.recall(key)
+        if entry is None:
+            return None
+        if entry.fingerprint != fingerprint:
+            raise IdempotencyMismatchError("this Idempotency-Key was sent before with another archive or other fields")
+        deadline = time.monotonic() + FIRST_WAIT_S
+        while True:
+            try:
+                return self._broker.get(entry.job_id)
+            except JobNotFoundError:
+                if time.monotonic() >= deadline:  # its server died between binding the key and queueing the job
+                    self._broker.forget(key)
+                    return None
+                time.sleep(0.05)
+
+    def _yield_to_first(self, job_id: str, key: str, fingerprint: str) -> Submitted:
+        self._spool.purge(job_id)
+        earlier = self._earlier(key, fingerprint)
+        if earlier is None:
+            raise IdempotencyInProgressError(
+                "the first request with this Idempotency-Key did not finish; send it again"
+            )
+        return Submitted(earlier, replayed=True)
+
+
+def _record(job_id: str, form: TaskForm, taken: Taken, submitted_by: str) -> JobRecord:
+    now = utc_now()
+    classes = tuple(
+        JobClass(name=name, prompt=as_prompt(form.template, name), images=images) for name, images in taken.classes
+    )
+    job = UpdateJob(
+        job_id=job_id,
+        task_name=form.name,
+        classes=classes,
+        extend=form.extend,
+        config=form.config,
+        dataset_digest=taken.dataset_digest,
+        seed=form.seed,
+        submitted_at=now,
+        submitted_by=submitted_by,
+    )
+    return JobRecord(job=job, validation=taken.report, created_at=now)
+
+
+def _fingerprint(form: TaskForm, upload: Upload) -> str:
+    """What makes two requests the same: every field, and every byte of the archive."""
+    digest = sha256(form.model_dump_json().encode())
+    upload.file.seek(0)
+    while piece := upload.file.read(_PIECE):
+        digest.update(piece)
+    upload.file.seek(0)
+    return digest.hexdigest()

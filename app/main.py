@@ -1,0 +1,66 @@
+"""Assembles the server: settings in, ASGI application out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from app import errors
+from app.metrics import Metrics
+from app.middleware import BodyLimit, Observe
+from app.openapi import DESCRIPTION, TAGS
+from app.routes import admin, classify, health, jobs, tasks, versions
+from app.services import running
+from app.serving.live_model import LiveModel
+from app.settings import MIB, Settings
+
+OTHER_BODY_BYTES = MIB
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The server as an ASGI application. Model, store and followers live from its lifespan's start to its end."""
+    metrics = Metrics()
+    live = LiveModel(metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            async with running(settings, metrics, live) as services:
+                app.state.services = services
+                yield
+        except Exception as error:
+            app.state.startup_error = error
+            raise
+
+    app = FastAPI(
+        title="Keepsight",
+        version=version("keepsight"),
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        lifespan=lifespan,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    app.state.startup_error = None
+    errors.install(app)
+    for resource in (classify, tasks, jobs, versions, admin, health):
+        app.include_router(resource.router)
+
+    @app.get("/", include_in_schema=False)
+    def landing() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    app.add_middleware(BodyLimit, limit=lambda path: _body_limit(path, settings))
+    app.add_middleware(Observe, metrics=metrics, model_version=lambda: live.version_id)
+    return app
+
+
+def _body_limit(path: str, settings: Settings) -> int:
+    if path == "/v1/tasks":
+        return settings.max_upload_bytes
+    if path == "/v1/classify":
+        return settings.max_classify_bytes
+    return OTHER_BODY_BYTES

@@ -1,0 +1,43 @@
+"""What the server counts, in a registry of its own, so that two apps in one process never share a number."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """Prometheus metrics of one app."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self._registry = registry
+        self.requests = Counter(
+            "keepsight_requests", "Requests answered.", ["method", "route", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "keepsight_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self.images = Counter("keepsight_images", "Images classified or refused.", ["outcome"], registry=registry)
+        self.inference_seconds = Histogram(
+            "keepsight_inference_seconds", "One forward pass, waiting not counted.", buckets=_SECONDS, registry=registry
+        )
+        self.queue_depth = Gauge(
+            "keepsight_inference_queue", "Classify requests in hand, the running one among them.", registry=registry
+        )
+        self.swaps = Counter("keepsight_swaps", "Versions this server began to serve.", registry=registry)
+        self.load_failures = Counter(
+            "keepsight_version_load_failures", "Versions that could not be loaded.", registry=registry
+        )
+        self.load_seconds = Histogram(
+            "keepsight_version_load_seconds", "Loading and warming a version.", buckets=_SECONDS, registry=registry
+        )
+        self.serving = Info("keepsight_serving", "The version that is served.", registry=registry)
+        self.classes = Gauge("keepsight_classes", "Classes of the version that is served.", registry=registry)
+        self.uploads = Counter("keepsight_uploads", "Task uploads taken in or refused.", ["outcome"], registry=registry)
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,83 @@
+"""What surrounds every request: the limit of its body, one log line, two metrics. Plain ASGI, nothing is buffered."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import problem, problem_response
+from app.metrics import Metrics
+
+logger = logging.getLogger("app.access")
+
+
+class BodyLimit:
+    """Answers 413 to bodies that are too large: at once if they announce it, else when the limit is passed.
+
+    Args:
+        limit: bytes allowed for a path.
+    """
+
+    def __init__(self, app: ASGIApp, limit: Callable[[str], int]) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._limit(scope["path"])
+        announced = dict(scope["headers"]).get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > limit:
+            detail = f"the body has {int(announced)} bytes; at most {limit} are allowed here"
+            document = problem(413, "body-too-large", "The body is too large", detail)
+            # the body is not read, so the connection cannot be used again
+            await problem_response(document, {"Connection": "close"})(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise HTTPException(413, f"the body is larger than the {limit} bytes that are allowed here")
+            return message
+
+        await self._app(scope, counted, send)
+
+
+class Observe:
+    """One log line and the request metrics for every answer. Neither body, nor query, nor file names are logged."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, model_version: Callable[[], str | None]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._model_version = model_version
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        status = 500
+
+        async def noticing(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noticing)
+        finally:
+            seconds = time.perf_counter() - begun
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self._metrics.requests.labels(scope["method"], route, str(status)).inc()
+            self._metrics.request_seconds.labels(route).observe(seconds)
+            version = scope.get("state", {}).get("model_version") or self._model_version() or "none"
+            logger.info("%s %s %d %.1fms model_version=%s", scope["method"], route, status, seconds * 1000, version)

@@ -1,0 +1,60 @@
+"""Is it alive, is it ready, what does it count."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from app.deps import ServicesDep
+from app.errors import NotReadyError
+from app.metrics import CONTENT_TYPE
+from app.openapi import problems
+from app.schemas import Alive, Ready
+from model_store.broker import BrokerUnavailableError
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", summary="The process answers")
+async def healthz() -> Alive:
+    return Alive()
+
+
+@router.get(
+    "/readyz", summary="A version is loaded and answers", responses=problems(503, keyed=False), response_model=Ready
+)
+async def readyz(services: ServicesDep) -> Ready:
+    """200 only while a version is loaded and a real inference was answered within the last seconds.
+
+    Redis is not needed to answer classify requests, so `broker: unreachable` is still ready.
+    """
+    failure = services.watcher.failure
+    behind = f"{failure.version_id or 'CURRENT'} cannot be served: {failure.reason}" if failure else None
+    try:
+        served = services.live.get()
+        await services.engine.probe(served, timeout_s=services.settings.probe_timeout_s)
+    except NotReadyError as error:
+        raise NotReadyError(behind or str(error)) from error
+    except TimeoutError as error:
+        raise NotReadyError(
+            f"no inference was answered within {services.settings.probe_timeout_s:g} s",
+            extensions={"serving": services.live.version_id},
+        ) from error
+    try:
+        await asyncio.to_thread(services.broker.ping)
+        reachable = True
+    except BrokerUnavailableError:
+        reachable = False
+    return Ready(
+        serving=served.version_id,
+        classes=len(served.classes),
+        behind=behind,
+        broker="reachable" if reachable else "unreachable",
+    )
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(services: ServicesDep) -> Response:
+    return Response(services.metrics.render(), media_type=CONTENT_TYPE)

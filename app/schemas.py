@@ -1,0 +1,234 @@
+"""The JSON that clients see."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from app.errors import problem
+from model_store.contracts import JobRecord, UpdateOutcome, ValidationReport
+from model_store.types import ClassRecord, Manifest
+
+DEFAULT_TOP_K = 5
+MAX_TOP_K = 1000
+PathName = Literal["fused", "text", "visual"]
+
+
+class Problem(BaseModel):
+    """Problem details (RFC 9457). Some kinds of problem have further members."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:keepsight:problem:undecodable-image"])
+    title: str
+    status: int
+    detail: str | None = None
+
+
+class ClassifyBody(BaseModel):
+    """A classify request as JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: list[str] = Field(description="Images in base64, 1 to 64.")
+    top_k: int = Field(DEFAULT_TOP_K, ge=1, le=MAX_TOP_K)
+    path: PathName = "fused"
+    labels: list[str] | None = Field(None, description="Any words, answered by the text path.")
+    template: str | None = Field(None, description="The sentence around a label, with {} in it.")
+
+
+class Prediction(BaseModel):
+    """One label for one image. `score` is that of the path that ranks; scores of paths that cannot be are null."""
+
+    label: str
+    score: float = Field(description="Score by the path that was asked for.")
+    text_score: float = Field(description="Cosine between image and class text.")
+    visual_score: float | None = Field(description="Cosine between image and class prototype.")
+    fused_score: float | None = Field(description="Text score plus the weighted visual score.")
+    probability: float = Field(description="Softmax of logit_scale times score over all labels.")
+
+
+class ClassifyResult(BaseModel):
+    """The answer to one image: predictions, best first, or the error of this image alone."""
+
+    index: int
+    filename: str | None
+    predictions: list[Prediction]
+    error: Problem | None = None
+
+
+class ClassifyAnswer(BaseModel):
+    """Answers in the order of the images. All come from one version."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_version: str = Field(examples=["000002-9f86d081884c"])
+    path: PathName = Field(description="The path that ranked: `text` where labels were sent.")
+    results: list[ClassifyResult]
+
+
+class TaskAccepted(BaseModel):
+    """A task that will be learned."""
+
+    job_id: str
+    location: str = Field(examples=["/v1/jobs/5f0c1b1f6e1e4c2b9d0b8f0f6a3c2d10"])
+    validation: ValidationReport
+
+
+class JobProgressView(BaseModel):
+    """How far a running job is."""
+
+    phase: str
+    step: int
+    steps: int
+    losses: dict[str, float]
+    eta_s: float | None
+    elapsed_s: float
+
+
+class JobView(BaseModel):
+    """A job as its owner sees it."""
+
+    job_id: str
+    name: str
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    cancel_requested: bool
+    progress: JobProgressView | None
+    result: UpdateOutcome | None
+    error: Problem | None
+    validation: ValidationReport | None
+    submitted_by: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+
+    @classmethod
+    def of(cls, record: JobRecord) -> JobView:
+        """The public part of a record."""
+        error = None
+        if record.error is not None:
+            document = problem(500, "job-failed", "The job failed", record.error.message, kind=record.error.kind)
+            error = Problem.model_validate(document)
+        progress = None
+        if record.progress is not None:
+            progress = JobProgressView.model_validate(record.progress.model_dump(exclude={"updated_at"}))
+        return cls(
+            job_id=record.job_id,
+            name=record.job.task_name,
+            state=record.state.value,
+            cancel_requested=record.cancel_requested,
+            progress=progress,
+            result=record.outcome,
+            error=error,
+            validation=record.validation,
+            submitted_by=record.job.submitted_by,
+            created_at=record.created_at,
+            started_at=record.started_at,
+            finished_at=record.finished_at,
+            attempts=record.attempts,
+        )
+
+
+class JobList(BaseModel):
+    """All remembered jobs, the newest first."""
+
+    jobs: list[JobView]
+
+
+class VersionSummary(BaseModel):
+    """One version in the list."""
+
+    version_id: str
+    number: int
+    parent: str | None
+    created_at: datetime
+    classes: int
+    tasks: int
+    strategy: str | None
+    dataset: str | None
+    evaluation: dict[str, JsonValue] | None = Field(description="Accuracy on the held-out images, over all classes.")
+    pinned: bool
+
+    @classmethod
+    def of(cls, manifest: Manifest, *, pinned: bool) -> VersionSummary:
+        """The summary of a manifest."""
+        evaluation = manifest.evaluation
+        overall: Any = evaluation.get("overall", evaluation) if evaluation else None
+        return cls(
+            version_id=manifest.version_id,
+            number=manifest.number,
+            parent=manifest.parent,
+            created_at=manifest.created_at,
+            classes=len(manifest.classes),
+            tasks=manifest.tasks,
+            strategy=manifest.strategy,
+            dataset=manifest.dataset.name if manifest.dataset else None,
+            evaluation=overall if isinstance(overall, dict) else None,
+            pinned=pinned,
+        )
+
+
+class VersionList(BaseModel):
+    """All versions, oldest first; what CURRENT is and what this server serves."""
+
+    current: str | None
+    serving: str | None
+    versions: list[VersionSummary]
+
+
+class ClassList(BaseModel):
+    """The classes of the version that is served."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_version: str
+    classes: list[ClassRecord]
+
+
+class PromoteBody(BaseModel):
+    """Move CURRENT to a version."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version_id: str
+    reason: str = Field("", max_length=1000, description="Kept in the journal.")
+    expected: str | None = Field(None, description="What CURRENT must be; default: what it is now.")
+
+
+class RollbackBody(BaseModel):
+    """Move CURRENT back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version_id: str | None = Field(None, description="Where to; default: the parent of CURRENT.")
+    reason: str = Field("", max_length=1000, description="Kept in the journal.")
+    expected: str | None = Field(None, description="What CURRENT must be; default: what it is now.")
+
+
+class Moved(BaseModel):
+    """Where CURRENT was and is, and what this server serves."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    from_: str | None = Field(alias="from")
+    to: str
+    serving: str
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(BaseModel):
+    """Whether this server answers classify requests. `behind` says why it does not serve CURRENT, if so."""
+
+    status: Literal["ready"] = "ready"
+    serving: str
+    classes: int
+    behind: str | None = None
+    broker: Literal["reachable", "unreachable"]

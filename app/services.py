@@ -1,0 +1,159 @@
+"""Everything that routes work with, built once when the server starts and closed when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import torch
+from anyio import CapacityLimiter
+
+from app.metrics import Metrics
+from app.serving.decode import Decoder
+from app.serving.engine import Engine
+from app.serving.live_model import LiveModel, load
+from app.serving.watcher import Watcher
+from app.settings import Settings
+from app.signals import Signals
+from keepsight.keys import KeyFile
+from model_store.broker import Broker
+from model_store.contracts import CURRENT_CHANNEL
+from model_store.spool import Spool
+from model_store.store import Store, bootstrap
+from model_store.types import PreprocessingRecord, Provenance, StoreError
+from segp_cl.backbone import Backbone, load_backbone
+from segp_cl.errors import KeepsightError
+from segp_cl.learner import initial_state
+
+logger = logging.getLogger(__name__)
+
+
+class StartupError(KeepsightError):
+    """The server must not start with these settings. The message says what to set."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What routes get."""
+
+    settings: Settings
+    metrics: Metrics
+    keys: KeyFile
+    store: Store
+    spool: Spool
+    broker: Broker
+    signals: Signals
+    live: LiveModel
+    engine: Engine
+    decoder: Decoder
+    watcher: Watcher
+    intake: CapacityLimiter
+
+
+@asynccontextmanager
+async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> AsyncIterator[Services]:
+    """Load the base model, make version 1 in an empty store, serve CURRENT and follow it while the block lasts.
+
+    Raises:
+        StartupError: the settings and the store do not fit together.
+        ModelLoadError: there is no such base model.
+        StoreError: the store cannot be used.
+    """
+    base, store, spool = await asyncio.to_thread(_open, settings)
+    broker, signals = Broker(settings.redis_url), Signals(settings.redis_url)
+    engine = Engine(queue_size=settings.queue_size, label_cache_size=settings.label_cache_size, metrics=metrics)
+    decoder = Decoder(
+        threads=settings.decode_threads,
+        max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
+    )
+    watcher = Watcher(
+        current=store.current,
+        load=functools.partial(load, store=store, base=base),
+        live=live,
+        poll_s=settings.poll_interval_s,
+        backoff_s=settings.reload_backoff_s,
+        metrics=metrics,
+    )
+    services = Services(
+        settings=settings,
+        metrics=metrics,
+        keys=KeyFile(settings.keys_file),
+        store=store,
+        spool=spool,
+        broker=broker,
+        signals=signals,
+        live=live,
+        engine=engine,
+        decoder=decoder,
+        watcher=watcher,
+        intake=CapacityLimiter(settings.intake_threads),
+    )
+    try:
+        await watcher.look()
+        async with signals.on(CURRENT_CHANNEL, watcher.wake):
+            following = asyncio.create_task(watcher.run())
+            try:
+                yield services
+            finally:
+                following.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await following
+    finally:
+        await signals.close()
+        broker.close()
+        engine.close()
+        decoder.close()
+
+
+def device_of(settings: Settings) -> str:
+    """The device to run on.
+
+    Raises:
+        StartupError: a GPU was asked for and there is none.
+    """
+    if settings.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise StartupError("KEEPSIGHT_DEVICE=cuda, but PyTorch finds no GPU here; set KEEPSIGHT_DEVICE=cpu or auto")
+    return settings.device
+
+
+def _open(settings: Settings) -> tuple[Backbone, Store, Spool]:
+    torch.set_num_threads(settings.threads)
+    base = load_backbone(settings.model_spec, device=device_of(settings))
+    logger.info("loaded model=%s weights=%s device=%s", settings.model, base.weights_digest[:12], base.device)
+    try:
+        spool = Spool(settings.spool)
+    except OSError as error:
+        raise StartupError(f"the spool {settings.spool} cannot be used: {error.strerror}") from error
+    store = Store(settings.store)
+    preprocessing = PreprocessingRecord.model_validate(base.preprocessing)
+    provenance = Provenance(who="server", reason="the base model, before any task", preprocessing=preprocessing)
+    bootstrap(store, initial_state(base), provenance=provenance)
+    _check_model(store, base, settings)
+    return base, store, spool
+
+
+def _check_model(store: Store, base: Backbone, settings: Settings) -> None:
+    """Refuse to serve a store with another base model than it was made for."""
+    current = store.current()
+    assert current is not None, "bootstrap left a CURRENT"
+    try:
+        manifest = store.manifest(current)
+    except StoreError as error:  # damaged: start, say so in /readyz, and let an operator roll back
+        logger.error("CURRENT cannot be read: %s", error)
+        return
+    if manifest.weights_digest != base.weights_digest:
+        made_for = " ".join(filter(None, (manifest.model.name, manifest.model.pretrained)))
+        asked_for = " ".join(filter(None, (settings.model, settings.pretrained)))
+        raise StartupError(
+            f"the store {settings.store} was made for the model {made_for} (weights {manifest.weights_digest[:12]}), "
+            f"but the settings name {asked_for} (weights {base.weights_digest[:12]}); set KEEPSIGHT_MODEL and "
+            "KEEPSIGHT_PRETRAINED to the store's model, or KEEPSIGHT_STORE to another folder"
+        )

@@ -1,0 +1,54 @@
+"""Untrusted bytes to pixels, in a small pool of threads; what cannot be decoded fails alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from torch import Tensor
+
+from app.errors import ImageTooLargeError
+from segp_cl.errors import ImageDecodeError, KeepsightError
+from segp_cl.images import Preprocessing, decode_image, to_pixels
+
+
+class Decoder:
+    """Decodes the images of requests off the event loop.
+
+    Args:
+        threads: images decoded at the same time, over all requests.
+        max_image_bytes: largest image that is looked at.
+        max_image_pixels: largest picture that is unpacked.
+    """
+
+    def __init__(self, *, threads: int, max_image_bytes: int, max_image_pixels: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._max_bytes = max_image_bytes
+        self._max_pixels = max_image_pixels
+
+    async def decode(
+        self, images: Sequence[bytes | KeepsightError], preprocessing: Preprocessing
+    ) -> list[Tensor | KeepsightError]:
+        """The uint8 pixels [3, S, S] of every image in its slot, or the error that belongs there.
+
+        A slot that comes in as an error (a base64 text that is none) stays one.
+        """
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(
+            *(loop.run_in_executor(self._pool, self._one, image, preprocessing) for image in images)
+        )
+
+    def close(self) -> None:
+        """End the threads once they are done."""
+        self._pool.shutdown()
+
+    def _one(self, image: bytes | KeepsightError, preprocessing: Preprocessing) -> Tensor | KeepsightError:
+        if isinstance(image, KeepsightError):
+            return image
+        if len(image) > self._max_bytes:
+            return ImageTooLargeError(f"the image has {len(image)} bytes; at most {self._max_bytes} are allowed")
+        try:
+            return to_pixels(decode_image(image, max_pixels=self._max_pixels), preprocessing)
+        except ImageDecodeError as error:
+            return error

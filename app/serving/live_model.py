@@ -1,0 +1,82 @@
+"""The version that is served, as one reference: requests take it once, a swap replaces it whole."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from app.errors import NotReadyError
+from app.metrics import Metrics
+from model_store.store import Store
+from model_store.types import VersionId
+from segp_cl.backbone import Backbone
+from segp_cl.images import Preprocessing
+from segp_cl.inference import Classifier
+from segp_cl.types import LearnedClass
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version in memory, ready to answer. Whoever holds it can use it, whatever is served meanwhile."""
+
+    version_id: VersionId
+    classifier: Classifier
+    preprocessing: Preprocessing
+
+    @property
+    def classes(self) -> tuple[LearnedClass, ...]:
+        """The version's classes, in the order of its scores."""
+        return self.classifier.state.classes
+
+
+def load(version_id: VersionId, store: Store, base: Backbone) -> Served:
+    """Open and verify a version, put it on the base model, and let it answer once.
+
+    Raises:
+        VersionNotFoundError: there is none.
+        CorruptVersionError: its bytes are not what was published.
+        IncompatibleStateError: it belongs to another base model.
+    """
+    served = Served(version_id, Classifier(base, store.open(version_id, verify=True)), base.preprocessing)
+    size = base.preprocessing.size
+    pixels = torch.full((1, 3, size, size), 127, dtype=torch.uint8)
+    if served.classes:
+        served.classifier.scores(pixels)
+    else:
+        served.classifier.features(pixels)
+    return served
+
+
+class LiveModel:
+    """Holds what is served. Reading and replacing one reference is atomic, so there is no lock."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._served: Served | None = None
+
+    @property
+    def version_id(self) -> VersionId | None:
+        """What is served now, None before the first version is loaded."""
+        return None if self._served is None else self._served.version_id
+
+    def get(self) -> Served:
+        """The version to answer a whole request with.
+
+        Raises:
+            NotReadyError: none is loaded.
+        """
+        if self._served is None:
+            raise NotReadyError("no version is loaded yet")
+        return self._served
+
+    def swap(self, served: Served) -> None:
+        """Serve another version from now on. Requests that hold the one before finish on it."""
+        before, self._served = self.version_id, served
+        self._metrics.swaps.inc()
+        self._metrics.serving.info({"version": served.version_id})
+        self._metrics.classes.set(len(served.classes))
+        logger.info("serving model_version=%s before=%s", served.version_id, before or "none")

@@ -1,0 +1,154 @@
+"""Keeps this server on CURRENT: looks at the store every second and when woken, loads beside the live one, swaps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.errors import SwapTimeoutError
+from app.metrics import Metrics
+from app.serving.live_model import LiveModel, Served
+from model_store.types import VersionId
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadFailure:
+    """Why this server does not serve CURRENT. `at` is monotonic seconds."""
+
+    version_id: VersionId | None
+    reason: str
+    at: float
+
+
+class Watcher:
+    """Follows the pointer.
+
+    Args:
+        current: reads CURRENT.
+        load: brings a version into memory and lets it answer once; may raise.
+        live: what is served.
+        poll_s: seconds between two looks.
+        backoff_s: seconds before a version that could not be loaded is tried again.
+        metrics: where failures and seconds are counted.
+    """
+
+    def __init__(
+        self,
+        *,
+        current: Callable[[], VersionId | None],
+        load: Callable[[VersionId], Served],
+        live: LiveModel,
+        poll_s: float,
+        backoff_s: float,
+        metrics: Metrics,
+    ) -> None:
+        self._current = current
+        self._load = load
+        self._live = live
+        self._poll_s = poll_s
+        self._backoff_s = backoff_s
+        self._metrics = metrics
+        self._woken = asyncio.Event()
+        self._swapped = asyncio.Condition()
+        self._loading = asyncio.Lock()
+        self._prepared: Served | None = None
+        self.failure: LoadFailure | None = None
+
+    async def run(self) -> None:
+        """Follow the pointer until cancelled. Nothing that goes wrong with a version ends this."""
+        while True:
+            await self.look()
+            try:
+                await asyncio.wait_for(self._woken.wait(), self._poll_s)
+            except TimeoutError:
+                continue
+            finally:
+                self._woken.clear()
+
+    def wake(self) -> None:
+        """Look now."""
+        self._woken.set()
+
+    async def look(self) -> None:
+        """Read CURRENT once and serve it, unless it is served already or failed a moment ago."""
+        version_id: VersionId | None = None
+        try:
+            version_id = await asyncio.to_thread(self._current)
+            if version_id is None or version_id == self._live.version_id:
+                self.failure = None
+                return
+            if self._failed_lately(version_id):
+                return
+            served = await self._take(version_id)
+        except Exception as error:  # the loop's edge: whatever is wrong with a version, the one before stays
+            self._note_failure(version_id, error)
+            return
+        self.failure = None
+        async with self._swapped:
+            self._live.swap(served)
+            self._swapped.notify_all()
+
+    async def prepare(self, version_id: VersionId) -> None:
+        """Load a version that CURRENT is about to move to, so that the move cannot fail for it.
+
+        Raises:
+            KeepsightError: it cannot be loaded.
+        """
+        if version_id == self._live.version_id:
+            return
+        served = await self._timed_load(version_id)
+        self._prepared = served
+        self.failure = None
+
+    async def until_serving(self, version_id: VersionId, timeout_s: float) -> None:
+        """Return as soon as `version_id` is served.
+
+        Raises:
+            SwapTimeoutError: it is not within `timeout_s`.
+        """
+        self.wake()
+        try:
+            async with asyncio.timeout(timeout_s), self._swapped:
+                await self._swapped.wait_for(lambda: self._live.version_id == version_id)
+        except TimeoutError:
+            why = f": {self.failure.reason}" if self.failure else ""
+            raise SwapTimeoutError(
+                f"CURRENT moved to {version_id}, but after {timeout_s:g} s this server still serves "
+                f"{self._live.version_id}{why}"
+            ) from None
+
+    async def _take(self, version_id: VersionId) -> Served:
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and prepared.version_id == version_id:
+            return prepared
+        return await self._timed_load(version_id)
+
+    async def _timed_load(self, version_id: VersionId) -> Served:
+        async with self._loading:  # two versions loading at once would need the memory of three
+            begun = time.perf_counter()
+            served = await asyncio.to_thread(self._load, version_id)
+            self._metrics.load_seconds.observe(time.perf_counter() - begun)
+            return served
+
+    def _failed_lately(self, version_id: VersionId) -> bool:
+        failure = self.failure
+        return (
+            failure is not None and failure.version_id == version_id and time.monotonic() - failure.at < self._backoff_s
+        )
+
+    def _note_failure(self, version_id: VersionId | None, error: Exception) -> None:
+        self._metrics.load_failures.inc()
+        first = self.failure is None or self.failure.version_id != version_id
+        self.failure = LoadFailure(version_id, str(error) or type(error).__name__, time.monotonic())
+        log = logger.error if first else logger.debug
+        log(
+            "cannot serve %s, staying on model_version=%s: %s",
+            version_id or "CURRENT",
+            self._live.version_id or "none",
+            error,
+        )
