@@ -61,7 +61,7 @@ def main() -> None:
     With KEEPSIGHT_DEBUG=1 the traceback is shown after all.
     """
     try:
-        app()
+        app(prog_name="keepsight")
     except CommandError as error:
         fail(str(error), error.exit_code, error)
     except KeyboardInterrupt as error:
