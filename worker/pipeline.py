@@ -69,6 +69,8 @@ def run_update(
         KeepsightError: the task cannot be learned or published; the message says why. CURRENT did not move.
     """
     store = Store(settings.store)
+    if store.current() is None:
+        _begin(store, settings, on_progress)
     with _lineage(store, on_progress):
         published = store.version_of_job(job.job_id)
         if published is not None:
@@ -77,6 +79,14 @@ def run_update(
         if resume_only:
             raise NotPublishedError("no earlier attempt of this job has published a version")
         return _Update(store, job, settings, on_progress, before_publish).run()
+
+
+def _begin(store: Store, settings: WorkerSettings, on_progress: OnProgress) -> None:
+    """Give an empty store its version 1. Usually the server has done so; this takes the lineage's lock itself."""
+    on_progress(Progress("loading", 0, 0))
+    base = load_backbone(ModelSpec(settings.model, settings.pretrained))
+    preprocessing = PreprocessingRecord.model_validate(base.preprocessing)
+    bootstrap(store, initial_state(base), provenance=Provenance(reason="first version", preprocessing=preprocessing))
 
 
 @contextmanager
@@ -161,11 +171,7 @@ class _Update:
 
     def _load(self) -> tuple[VersionId, LearnerState, Backbone]:
         parent = self.store.current()
-        if parent is None:
-            spec = ModelSpec(self.settings.model, self.settings.pretrained)
-            base = load_backbone(spec, device=self.device)
-            parent = bootstrap(self.store, initial_state(base))
-            return parent, self.store.open(parent), base
+        assert parent is not None, "CURRENT is never unset"
         state = self.store.open(parent)
         return parent, state, load_backbone(state.model, device=self.device)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
@@ -229,7 +229,7 @@ def test_changes_are_published_on_the_jobs_channel(broker: Broker, client: redis
         broker.save_progress(job_id, progress(), owner="me")
         broker.request_cancel(job_id)
         broker.finish(job_id, JobState.CANCELLED)
-        heard = [pubsub.get_message(timeout=1)["data"] for _ in range(4)]  # type: ignore[no-untyped-call]
+        heard = [pubsub.get_message(timeout=1)["data"] for _ in range(4)]
     assert heard == ["state", "progress", "state", "state"]
 
 
@@ -263,7 +263,7 @@ def test_announcements_are_heard(broker: Broker) -> None:
 def test_everything_says_so_soon_when_redis_is_gone() -> None:
     broker = Broker("redis://127.0.0.1:1/0", timeout_s=0.5)
     job_id = new_job_id()
-    calls = [
+    calls: list[Callable[[], object]] = [
         broker.ping,
         broker.list,
         broker.waiting_messages,

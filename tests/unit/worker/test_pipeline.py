@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import errno
+import io
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from model_store.contracts import JobClass, UpdateJob, UpdateOutcome, new_job_id, utc_now
+from model_store.disk import Disk
+from model_store.spool import Spool, SpoolError
+from model_store.store import Store, bootstrap
+from model_store.types import StoreFullError, VersionId
+from segp_cl.backbone import Backbone
+from segp_cl.errors import ClassExistsError, ModelLoadError
+from segp_cl.learner import initial_state
+from segp_cl.types import ModelSpec, Progress
+from worker.hardware import choose_device, choose_dtype
+from worker.pipeline import NotPublishedError, run_update
+from worker.settings import WorkerSettings
+
+Colours = Mapping[str, tuple[int, int, int]]
+PETS: Colours = {"cat": (200, 40, 40), "dog": (40, 40, 200)}
+BIRDS: Colours = {"owl": (40, 200, 40), "jay": (200, 200, 40)}
+
+
+class StopHereError(Exception):
+    pass
+
+
+def picture(colour: tuple[int, int, int], number: int) -> bytes:
+    out = io.BytesIO()
+    image = Image.new("RGB", (36, 36), tuple(max(0, c - 2 * number) for c in colour))
+    image.putpixel((number % 36, 3), (255, 255, 255))
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_spec: ModelSpec) -> WorkerSettings:
+    return WorkerSettings(
+        store=tmp_path / "store",
+        spool=tmp_path / "spool",
+        model=tiny_spec.name,
+        device="cpu",
+        threads=1,
+        holdout_fraction=0.25,
+    )
+
+
+@pytest.fixture
+def store(settings: WorkerSettings) -> Store:
+    return Store(settings.store)
+
+
+@pytest.fixture
+def first(store: Store, tiny_backbone: Backbone) -> VersionId:
+    return bootstrap(store, initial_state(tiny_backbone))
+
+
+def spooled(
+    settings: WorkerSettings, colours: Colours, *, images: int = 8, extend: bool = False, **config: object
+) -> UpdateJob:
+    job_id = new_job_id()
+    with Spool(settings.spool).create(job_id) as writer:
+        for label, colour in enumerate(colours.values()):
+            for number in range(images):
+                writer.add(label, picture(colour, number), ".png")
+        index = writer.close(list(colours))
+    return UpdateJob.model_validate(
+        {
+            "job_id": job_id,
+            "task_name": "animals",
+            "classes": [JobClass(name=name, prompt=f"a photo of a {name}.", images=images) for name in colours],
+            "extend": extend,
+            "config": {"epochs": 1, "rank": 2, "k_seed": 2, "k_adv": 1, "batch_size": 8, **config},
+            "dataset_digest": index.digest,
+            "submitted_at": utc_now(),
+            "submitted_by": "ann",
+        }
+    )
+
+
+def update(job: UpdateJob, settings: WorkerSettings, **hooks: Callable[..., None]) -> UpdateOutcome:
+    return run_update(job, settings, **{"on_progress": lambda _: None, **hooks})  # type: ignore[arg-type]
+
+
+def test_an_update_publishes_promotes_and_reports(settings: WorkerSettings, store: Store, first: VersionId) -> None:
+    job = spooled(settings, PETS, strategy="prototypes")
+    seen: list[Progress] = []
+    outcome = update(job, settings, on_progress=seen.append)
+
+    assert outcome.promoted
+    assert store.current() == outcome.version_id
+    manifest = store.manifest(outcome.version_id)
+    assert manifest.parent == first
+    assert manifest.job_id == job.job_id
+    assert manifest.strategy == "prototypes"
+    assert manifest.dataset is not None
+    assert manifest.dataset.digest == job.dataset_digest
+    assert manifest.dataset.images_per_class == {"cat": 6, "dog": 6}
+    assert manifest.dataset.holdout_per_class == {"cat": 2, "dog": 2}
+    assert [(c.name, c.images) for c in manifest.classes] == [("cat", 6), ("dog", 6)]
+    assert manifest.preprocessing is not None
+    assert manifest.preprocessing.size == 32
+    assert store.journal()[-1].who == "ann"
+    assert job.job_id in store.journal()[-1].reason
+
+    assert outcome.evaluation is not None
+    assert outcome.evaluation.seen_classes == 2
+    assert outcome.evaluation.overall.images == 4
+    assert outcome.evaluation.overall.visual == 1.0  # plain colours, even for random weights
+    assert set(outcome.evaluation.per_class) == {"cat", "dog"}
+    assert manifest.evaluation == outcome.evaluation.model_dump(mode="json")
+
+    worker_seconds = outcome.report["worker_seconds"]
+    assert isinstance(worker_seconds, dict)
+    assert set(worker_seconds) == {"loading", "learning", "evaluating", "publishing"}
+    peak = outcome.report["peak_rss_bytes"]
+    assert isinstance(peak, int)
+    assert 50e6 < peak < 50e9
+    phases = list(dict.fromkeys(progress.phase for progress in seen))
+    assert phases == ["waiting", "loading", "prototypes", "evaluating", "publishing"]
+
+
+def test_the_second_update_learns_on_the_firsts_result(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    one = update(spooled(settings, PETS), settings)
+    seen: list[Progress] = []
+    two = update(spooled(settings, BIRDS), settings, on_progress=seen.append)
+    assert store.manifest(two.version_id).parent == one.version_id
+    assert store.open(two.version_id).class_names == ("cat", "dog", "owl", "jay")
+    assert two.evaluation is not None
+    assert two.evaluation.seen_classes == 4
+    assert "anchors" in {progress.phase for progress in seen}
+    steps = [progress for progress in seen if progress.phase == "train"]
+    assert steps[-1].step == steps[-1].steps == len(steps)
+
+
+def test_the_same_data_seed_and_parent_give_the_same_digest(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    one = update(spooled(settings, PETS), settings)
+    store.rollback(first, who="test", reason="again")
+    two = update(spooled(settings, PETS), settings)
+    assert one.version_id != two.version_id
+    assert store.manifest(one.version_id).content_digest == store.manifest(two.version_id).content_digest
+
+
+def test_an_empty_store_gets_its_first_version_from_the_settings(settings: WorkerSettings, store: Store) -> None:
+    outcome = update(spooled(settings, PETS, strategy="prototypes"), settings)
+    assert [manifest.tasks for manifest in store.lineage()] == [1, 0]
+    assert store.current() == outcome.version_id
+
+
+def test_classes_with_few_images_are_learned_whole_and_not_evaluated(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    outcome = update(spooled(settings, PETS, images=1, strategy="prototypes"), settings)
+    assert outcome.evaluation is None
+    dataset = store.manifest(outcome.version_id).dataset
+    assert dataset is not None
+    assert dataset.images_per_class == {"cat": 1, "dog": 1}
+    assert dataset.holdout_per_class == {"cat": 0, "dog": 0}
+
+
+def test_a_rollback_meanwhile_keeps_the_version_from_being_promoted(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    parent = update(spooled(settings, PETS, strategy="prototypes"), settings).version_id
+    job = spooled(settings, BIRDS, strategy="prototypes")
+
+    def roll_back() -> None:
+        store.rollback(first, who="admin", reason="the pets were wrong")
+
+    outcome = update(job, settings, before_publish=roll_back)
+    assert not outcome.promoted
+    assert outcome.not_promoted_because is not None
+    assert first in outcome.not_promoted_because
+    assert store.current() == first
+    assert store.manifest(outcome.version_id).parent == parent
+
+    again = update(job, settings)
+    assert (again.version_id, again.promoted) == (outcome.version_id, False)
+    assert store.current() == first
+
+
+def test_a_job_killed_between_publish_and_promote_is_only_promoted(
+    settings: WorkerSettings, store: Store, first: VersionId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = spooled(settings, PETS, strategy="prototypes")
+    with monkeypatch.context() as patch:
+
+        def die(*_: object, **__: object) -> None:
+            raise StopHereError
+
+        patch.setattr(Store, "promote", die)
+        with pytest.raises(StopHereError):
+            update(job, settings)
+    (_, published) = store.list()
+    assert store.current() == first
+    Spool(settings.spool).purge(job.job_id)
+
+    outcome = update(job, settings)
+    assert outcome.version_id == published.version_id == store.current()
+    assert outcome.promoted
+    assert outcome.evaluation is not None
+    assert len(store.list()) == 2
+
+
+def test_a_job_that_was_promoted_and_rolled_back_is_not_promoted_again(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    job = spooled(settings, PETS, strategy="prototypes")
+    outcome = update(job, settings)
+    store.rollback(first, who="admin", reason="no")
+    again = update(job, settings)
+    assert again.version_id == outcome.version_id
+    assert again.promoted
+    assert store.current() == first
+    assert len(store.list()) == 2
+
+
+def test_resume_only_never_learns(settings: WorkerSettings, store: Store, first: VersionId) -> None:
+    job = spooled(settings, PETS, strategy="prototypes")
+    with pytest.raises(NotPublishedError):
+        run_update(job, settings, on_progress=lambda _: None, resume_only=True)
+    assert store.current() == first
+    outcome = update(job, settings)
+    assert run_update(job, settings, on_progress=lambda _: None, resume_only=True).version_id == outcome.version_id
+
+
+@pytest.mark.parametrize("phase", ["waiting", "loading", "train", "evaluating"])
+def test_stopping_at_a_step_leaves_no_version_and_frees_the_lineage(
+    settings: WorkerSettings, store: Store, first: VersionId, phase: str
+) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.phase == phase:
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        update(spooled(settings, PETS), settings, on_progress=stop)
+    assert [manifest.version_id for manifest in store.list()] == [first]
+    with store.lineage_lock(timeout_s=0):
+        pass
+
+
+def test_an_update_waits_for_the_lineage_and_says_so(settings: WorkerSettings, store: Store, first: VersionId) -> None:
+    job = spooled(settings, PETS, strategy="prototypes")
+    seen: list[Progress] = []
+    thread = threading.Thread(target=update, args=(job, settings), kwargs={"on_progress": seen.append})
+    with store.lineage_lock():
+        thread.start()
+        deadline = time.monotonic() + 10
+        while len(seen) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert {progress.phase for progress in seen} == {"waiting"}
+        assert store.current() == first
+    thread.join(60)
+    assert store.current() != first
+
+
+def test_a_known_class_is_refused_unless_more_data_is_meant(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    update(spooled(settings, PETS, strategy="prototypes"), settings)
+    with pytest.raises(ClassExistsError, match="cat"):
+        update(spooled(settings, PETS, strategy="prototypes"), settings)
+    outcome = update(spooled(settings, PETS, strategy="prototypes", extend=True), settings)
+    assert [c.images for c in store.open(outcome.version_id).classes] == [12, 12]
+
+
+def test_images_that_are_not_those_of_the_job_are_refused(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    job = spooled(settings, PETS)
+    with pytest.raises(SpoolError, match="digest"):
+        update(job.model_copy(update={"dataset_digest": "0" * 64}), settings)
+    with pytest.raises(SpoolError, match="other classes"):
+        update(job.model_copy(update={"classes": job.classes[::-1]}), settings)
+    assert store.current() == first
+
+
+def test_a_full_disk_while_publishing_leaves_the_old_version(
+    settings: WorkerSettings, store: Store, first: VersionId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = spooled(settings, PETS, strategy="prototypes")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Disk, "write", full)
+        with pytest.raises(StoreFullError):
+            update(job, settings)
+    assert store.current() == first
+    assert len(store.list()) == 1
+    assert update(job, settings).promoted
+
+
+def test_a_pixel_cache_that_a_killed_attempt_left_is_no_obstacle(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    job = spooled(settings, PETS, strategy="prototypes")
+    (settings.spool / job.job_id / "pixels.cache").write_bytes(b"half")
+    assert update(job, settings).promoted
+
+
+def test_devices_and_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == "cpu"
+    with pytest.raises(ModelLoadError, match="KEEPSIGHT_DEVICE"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == choose_device("cuda") == "cuda"
+    assert choose_dtype("auto", "cpu") == choose_dtype("float32", "cuda") == torch.float32
+    assert choose_dtype("auto", "cuda") == choose_dtype("bfloat16", "cpu") == torch.bfloat16
