@@ -97,8 +97,10 @@ class Backbone(nn.Module):
 
     def shared_copy(self) -> Backbone:
         """A second model over the very same tensors: its modules may be adapted without touching this one."""
-        tensors = [*self.parameters(), *self.buffers()]
-        return copy.deepcopy(self, {id(tensor): tensor for tensor in tensors})
+        memo: dict[int, object] = {id(buffer): buffer for buffer in self.buffers()}
+        # new parameter objects over the same storage: pointing one elsewhere leaves the original alone
+        memo |= {id(p): nn.Parameter(p.data, requires_grad=False) for p in self.parameters()}
+        return copy.deepcopy(self, memo)
 
     def with_lora(self, lora: LoraState | None) -> Backbone:
         """A copy for serving: adapted weights merged into new tensors, all others shared with this model.
@@ -292,7 +294,7 @@ def _load_open_clip(spec: ModelSpec) -> Backbone:
         raise ModelLoadError(f"could not load {where}: {type(error).__name__}: {error}") from error
     model.float().eval()
     digest = state_digest(model)
-    logit_scale = float(model.logit_scale.exp())
+    logit_scale = model.logit_scale.detach().exp().item()
     settings = open_clip.get_model_preprocess_cfg(model)
     size = settings["size"]
     side = size if isinstance(size, int) else size[0]

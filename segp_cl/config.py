@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,8 +27,11 @@ class LearnerConfig(BaseModel):
     lora_init: Literal["kaiming", "xavier"] = Field("kaiming", description="Initialisation of the frozen A; B is zero.")
     lora_attention: bool = Field(True, description="Adapt the attention K and V projections.")
     lora_feed_forward: bool = Field(True, description="Adapt both feed-forward linears (1x1 convolutions count).")
-    lora_image_fraction: float = Field(
-        1.0, gt=0, le=1, description="Share of the image tower's blocks that are adapted, counted from the output."
+    lora_image_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of the image tower's blocks that are adapted, counted from the output. None: the model's.",
     )
     lora_text_fraction: float = Field(
         1.0, gt=0, le=1, description="Share of the text tower's blocks that are adapted, counted from the output."
@@ -60,14 +63,14 @@ class LearnerConfig(BaseModel):
     anchor_batch_size: int = Field(32, ge=1, description="Anchors per step.")
 
     # TSGR (19)-(21)
-    lambda_tsgr: float = Field(1.0, ge=0)
+    lambda_tsgr: float = Field(1.0, ge=0, description="Weight of TSGR (22).")
     k_neighbours: int = Field(10, ge=1, description="Text neighbours per new class.")
     tau_t: float = Field(0.05, gt=0, description="Temperature of the neighbour distribution.")
 
     # Prototypes and fusion (23)-(32)
     transfer_prototypes: bool = Field(True, description="Move old prototypes by the anchors' drift (24)-(29).")
     fusion_weight: float | None = Field(None, ge=0, description="beta (30). None: 0.5 * 100 / logit_scale.")
-    feature_batch_size: Annotated[int, Field(ge=1)] = 64
+    feature_batch_size: int = Field(64, ge=1, description="Images per forward pass without training.")
 
     def resolve(self, logit_scale: float) -> LearnerConfig:
         """Fill in what follows from the model's logit scale (see docs/adr/0003).

@@ -27,7 +27,7 @@ FEED_FORWARD = re.compile(
     r"|(?<!attention\.)output\.dense|intermediate\.dense"  # BERT, RoBERTa
     r"|ffn\.(lin1|lin2)|DenseReluDense\.(wi|wi_0|wi_1|wo))$"  # DistilBERT, T5
 )
-KEY_VALUE = re.compile(r"(attn|attention|self)(\.\w+)?\.(key|value|k_proj|v_proj|k_lin|v_lin|k|v)$", re.IGNORECASE)
+KEY_VALUE = re.compile(r"(attn\w*|attention|self)(\.\w+)?\.(key|value|k_proj|v_proj|k_lin|v_lin|k|v)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""LoRA and cross-entropy only: what fine-tuning does when nothing holds the old classes in place."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from segp_cl.losses import task_cross_entropy
+from segp_cl.strategies.shared import with_new_prototypes
+from segp_cl.training import Losses, Outcome, Session, train
+
+
+def learn_naive(session: Session) -> Outcome:
+    """Minimise (15) alone. New prototypes are class means (23), old ones are left stale."""
+    adapters = session.adapt()
+    prompts = [c.prompt for c in session.task.classes]
+
+    def step(pixels: Float[Tensor, "batch 3 height width"], targets: Int64[Tensor, " batch"]) -> Losses:
+        images = session.model.project(session.raw_features(pixels))
+        loss = task_cross_entropy(
+            images, session.text_features(prompts), targets, logit_scale=session.model.logit_scale
+        )
+        return {"total": loss, "classification": loss}
+
+    with session.report.phase("train"):
+        train(session, adapters, step)
+    lora = adapters.state()
+    with session.report.phase("prototypes"):
+        adapters.merge()
+        prototypes = with_new_prototypes(session, session.old.prototypes)
+        return Outcome(
+            lora=lora,
+            prototypes=prototypes,
+            text_features=session.final_text_features(),
+            adapted=tuple(lora.factors),
+        )

@@ -1,0 +1,15 @@
+"""No training: new classes are the means of their images in the raw space as it is. Done in one pass."""
+
+from __future__ import annotations
+
+from segp_cl.strategies.shared import with_new_prototypes
+from segp_cl.training import Outcome, Session
+
+
+def learn_prototypes(session: Session) -> Outcome:
+    """Class means (23) of the current, unchanged model; old prototypes, texts and adapters stay as they are."""
+    if session.old.lora is not None:
+        session.model.adapt(session.config, session.old.lora, generator=session.generator).merge()
+    with session.report.phase("prototypes"):
+        prototypes = with_new_prototypes(session, session.old.prototypes)
+        return Outcome(lora=session.old.lora, prototypes=prototypes, text_features=session.final_text_features())

@@ -1,0 +1,141 @@
+"""SeGP-CL (arXiv 2603.12055), read downwards: anchors, training under both regularisers, prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from segp_cl.anchors import generate_anchors
+from segp_cl.lora import Adapters
+from segp_cl.losses import acgd_logits, acgd_loss, task_cross_entropy, text_neighbours, total_loss, tsgr_loss
+from segp_cl.prototypes import transfer_prototypes
+from segp_cl.strategies.shared import with_new_prototypes
+from segp_cl.training import Losses, Outcome, Session, train
+from segp_cl.types import Anchors
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What is kept of (F^T, G^T) and G^0: outputs, computed once. Pixels lie on the CPU, the rest on the device."""
+
+    anchors: Anchors | None
+    anchor_raw: Float[Tensor, "anchors raw"]
+    anchor_logits: Float[Tensor, "anchors old"]
+    pretrained_text: Float[Tensor, "seen joint"]
+
+
+def learn_segp(session: Session) -> Outcome:
+    """L = L_cls + λ_ACGD L_ACGD + λ_GR L_GR (22), then transferred and new prototypes (23)-(29)."""
+    adapters = session.adapt()
+    with session.report.phase("anchors"):
+        teacher = consult_teacher(session, adapters)
+    with session.report.phase("train"):
+        train(session, adapters, regularised_step(session, teacher))
+    lora = adapters.state()
+    with session.report.phase("prototypes"):
+        adapters.merge()
+        prototypes = with_new_prototypes(session, moved_prototypes(session, teacher))
+        return Outcome(
+            lora=lora,
+            prototypes=prototypes,
+            text_features=session.final_text_features(),
+            adapted=tuple(lora.factors),
+            anchors=0 if teacher.anchors is None else len(teacher.anchors.classes),
+        )
+
+
+@torch.no_grad()
+def consult_teacher(session: Session, adapters: Adapters) -> Teacher:
+    """Everything the update needs of the model before it changes: anchors (9)-(14), their outputs, and G^0's texts."""
+    with adapters.disabled():
+        pretrained_text = session.text_features(session.prompts)
+    if not session.old.classes:
+        nothing = torch.empty(0, session.model.raw_dim, device=session.device)
+        return Teacher(None, nothing, torch.empty(0, 0, device=session.device), pretrained_text)
+    config = session.config
+    adapters.merge()
+    old_text = session.text_features(session.old_prompts)
+    anchors = generate_anchors(
+        session.model,
+        session.task.images,
+        old_text=old_text,
+        prototypes=session.old.prototypes.to(session.device),
+        config=config,
+        on_progress=session.report,
+        dtype=session.dtype,
+        storage=torch.float16,
+    )
+    raw = anchor_features(session, anchors)
+    logits = acgd_logits(
+        session.model.project(raw), old_text, logit_scale=session.model.logit_scale, form=config.acgd_logits
+    )
+    adapters.unmerge()
+    return Teacher(anchors, raw, logits, pretrained_text)
+
+
+def regularised_step(
+    session: Session, teacher: Teacher
+) -> Callable[[Float[Tensor, "batch 3 height width"], Int64[Tensor, " batch"]], Losses]:
+    """The losses of one step: images and anchors in one forward pass, every seen class's text encoded once."""
+    config, scale, old = session.config, session.model.logit_scale, len(session.old.classes)
+    rows = torch.tensor(session.task_rows, device=session.device)
+    neighbours = text_neighbours(teacher.pretrained_text, rows, k=config.k_neighbours)
+    picks = anchor_batches(session, teacher.anchors)
+    assert config.lambda_acgd is not None, "the configuration was not resolved"
+    lambda_acgd, lambda_tsgr = config.lambda_acgd, config.lambda_tsgr
+
+    def step(pixels: Float[Tensor, "batch 3 height width"], targets: Int64[Tensor, " batch"]) -> Losses:
+        pick = next(picks)
+        if teacher.anchors is not None:
+            pixels = torch.cat([pixels, teacher.anchors.pixels[pick].to(pixels)])
+        images = session.model.project(session.raw_features(pixels))
+        texts = session.text_features(session.prompts)
+        classification = task_cross_entropy(images[: len(targets)], texts[rows], targets, logit_scale=scale)
+        acgd = classification.new_zeros(())
+        if teacher.anchors is not None:
+            student = acgd_logits(images[len(targets) :], texts[:old], logit_scale=scale, form=config.acgd_logits)
+            acgd = acgd_loss(student, teacher.anchor_logits[pick.to(student.device)], tau=config.tau_a)
+        tsgr = tsgr_loss(texts, teacher.pretrained_text, rows, neighbours, tau=config.tau_t)
+        total = total_loss(classification, acgd, tsgr, lambda_acgd=lambda_acgd, lambda_tsgr=lambda_tsgr)
+        return {"total": total, "classification": classification, "acgd": acgd, "tsgr": tsgr}
+
+    return step
+
+
+def anchor_batches(session: Session, anchors: Anchors | None) -> Iterator[Int64[Tensor, " anchor"]]:
+    """Endless batches of anchor positions: every anchor once before any comes again."""
+    count = 0 if anchors is None else len(anchors.classes)
+    size = min(session.config.anchor_batch_size, count)
+    waiting = torch.empty(0, dtype=torch.int64)
+    while True:
+        if len(waiting) < size:
+            waiting = torch.cat([waiting, torch.randperm(count, generator=session.generator)])
+        yield waiting[:size]
+        waiting = waiting[size:]
+
+
+@torch.no_grad()
+def anchor_features(session: Session, anchors: Anchors) -> Float[Tensor, "anchors raw"]:
+    """r(x) of all anchors by the model as it is now."""
+    with parametrize.cached():
+        batches = torch.split(anchors.pixels, session.config.feature_batch_size)
+        return torch.cat([session.raw_features(pixels.to(session.device, torch.float32)) for pixels in batches])
+
+
+def moved_prototypes(session: Session, teacher: Teacher) -> Float[Tensor, "old raw"]:
+    """μ_t of the old classes (29), moved by the drift that their own anchors saw (24)-(28)."""
+    old = session.old.prototypes
+    if teacher.anchors is None or not session.config.transfer_prototypes:
+        return old
+    moved = transfer_prototypes(
+        old.to(session.device),
+        student_raw=anchor_features(session, teacher.anchors),
+        teacher_raw=teacher.anchor_raw,
+        classes=torch.tensor(teacher.anchors.classes, device=session.device),
+    )
+    return moved.cpu()

