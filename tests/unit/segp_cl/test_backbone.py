@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from segp_cl.backbone import Backbone, CausalText, PaddedText, load_backbone, split_visual
+from segp_cl.backbone import Backbone, load_backbone
+from segp_cl.clip import CausalText, PaddedText, split_visual
 from segp_cl.config import LearnerConfig
 from segp_cl.errors import ModelLoadError, UnsupportedArchitectureError
 from segp_cl.types import ModelSpec

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segp_cl.backbone import Backbone, CausalText, PaddedText, split_visual
+from segp_cl.backbone import Backbone
+from segp_cl.clip import CausalText, PaddedText, split_visual
 from segp_cl.config import LearnerConfig
 from segp_cl.errors import IncompatibleStateError, UnsupportedArchitectureError
 from segp_cl.lora import Adapters, LoraWeight, Target, bake, find_targets, initial_factors, new_lora
