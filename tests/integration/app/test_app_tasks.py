@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import io
+import tarfile
+import unicodedata
+import zipfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.settings import Settings
+from model_store.broker import Broker
+from model_store.contracts import JobState
+from model_store.spool import Spool
+from model_store.types import VersionId
+
+Archive = Callable[[Mapping[str, int]], bytes]
+Picture = Callable[..., bytes]
+
+
+@pytest.fixture
+def spool(configure: Callable[..., Settings]) -> Spool:
+    return Spool(configure().spool)
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Broker:
+    return Broker(redis_url)
+
+
+def teach_task(client: TestClient, data: bytes, *, headers: Mapping[str, str] | None = None, **fields: str) -> Any:
+    form = {"name": "animals", **fields}
+    return client.post("/v1/tasks", files={"archive": ("animals.zip", data)}, data=form, headers=dict(headers or {}))
+
+
+def refused(client: TestClient, spool: Spool, picture: Picture, status: int, response: Any) -> Any:
+    """The problem of a refusal, after making sure that nothing was left behind and the service goes on."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert list(spool.root.iterdir()) == []
+    answer = client.post("/v1/classify", files={"images": picture(1)}, data={"labels": ["a", "b"]})
+    assert answer.status_code == 200
+    return response.json()
+
+
+def zip_of(members: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for path, data in members.items():
+            file.writestr(path, data)
+    return buffer.getvalue()
+
+
+def test_an_upload_becomes_a_job_with_its_images_in_the_spool(
+    client: TestClient, archive: Archive, spool: Spool, broker: Broker
+) -> None:
+    response = teach_task(
+        client, archive({"cat": 3, "dog": 2}), template="a sketch of a {}.", config='{"epochs": 2}', seed="7"
+    )
+    assert response.status_code == 202, response.text
+    body = response.json()
+    assert body["location"] == response.headers["location"] == f"/v1/jobs/{body['job_id']}"
+    assert body["validation"] == {"classes": {"cat": 3, "dog": 2}, "accepted": 5, "rejected": [], "rejected_count": 0}
+    index = spool.read(body["job_id"])
+    assert (index.classes, len(index.files)) == (("cat", "dog"), 5)
+    record = broker.get(body["job_id"])
+    assert record.state is JobState.QUEUED
+    assert [(c.name, c.prompt, c.images) for c in record.job.classes] == [
+        ("cat", "a sketch of a cat.", 3),
+        ("dog", "a sketch of a dog.", 2),
+    ]
+    assert (record.job.config, record.job.seed, record.job.submitted_by) == ({"epochs": 2}, 7, "local")
+    assert broker.waiting_messages() > 0
+    view = client.get(body["location"]).json()
+    assert (view["state"], view["name"], view["progress"]) == ("queued", "animals", None)
+    assert view["validation"] == body["validation"]
+    assert body["job_id"] in [job["job_id"] for job in client.get("/v1/jobs").json()["jobs"]]
+
+
+def test_rejects_are_reported_beside_what_was_taken(client: TestClient, picture: Picture) -> None:
+    data = zip_of({"cat/1.png": picture(1), "cat/2.png": b"text", "cat/more.zip": zip_of({"x": b"y"})})
+    validation = teach_task(client, data).json()["validation"]
+    assert validation["classes"] == {"cat": 1}
+    assert {r["path"] for r in validation["rejected"]} == {"cat/2.png", "cat/more.zip"}
+
+
+def bad_archives(picture: Picture) -> dict[str, tuple[int, bytes, str]]:
+    cat = {"cat/1.png": picture(1)}
+    link = io.BytesIO()
+    with tarfile.open(fileobj=link, mode="w:gz") as file:
+        info = tarfile.TarInfo("cat/1.png")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(info)
+    nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    return {
+        "a path that climbs out": (422, zip_of({**cat, "../../evil.png": picture(2)}), "climbs out"),
+        "an absolute path": (422, zip_of({**cat, "/evil.png": picture(2)}), "absolute"),
+        "a symbolic link": (422, link.getvalue(), "symbolic link"),
+        "a zip bomb": (413, zip_of({"cat/1.png": bytes(70 * 1024 * 1024)}), "unpacks to"),
+        "only a nested archive": (422, zip_of({"cat/x.zip": zip_of(cat)}), "no image"),
+        "no image at all": (422, zip_of({}), "no image"),
+        "a class with none left": (422, zip_of({**cat, "dog/1.png": b"text"}), "'dog'"),
+        "names that differ by case": (422, zip_of({**cat, "Cat/1.png": picture(2)}), "only by case"),
+        "names that differ by form": (422, zip_of({f"{nfc}/1.png": picture(1), f"{nfd}/1.png": picture(2)}), "form"),
+        "a name of 10,000 characters": (422, zip_of({"a" * 10_000 + "/1.png": picture(1)}), "10000 characters"),
+        "a control character": (422, zip_of({"cat\x07/1.png": picture(1)}), "control character"),
+        "a truncated zip": (422, zip_of(cat)[:-30], "damaged"),
+        "a picture": (415, picture(1), "none of the kinds"),
+        "nothing": (415, b"", "none of the kinds"),
+    }
+
+
+def test_bad_archives_are_refused_with_a_reason_and_leave_nothing(
+    client: TestClient, spool: Spool, picture: Picture, tmp_path: Path
+) -> None:
+    for what, (status, data, reason) in bad_archives(picture).items():
+        problem = refused(client, spool, picture, status, teach_task(client, data))
+        assert reason in problem["detail"], what
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+def test_a_refusal_for_an_empty_class_carries_the_report(client: TestClient, picture: Picture) -> None:
+    data = zip_of({"cat/1.png": picture(1), "dog/1.png": b"text"})
+    problem = teach_task(client, data).json()
+    assert problem["validation"]["classes"] == {"cat": 1, "dog": 0}
+    assert problem["validation"]["rejected"][0]["path"] == "dog/1.png"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"template": ""}, "{}"),
+        ({"template": "a photo"}, "{}"),
+        ({"config": '{"epochs": 0}'}, "config.epochs"),
+        ({"config": '{"epoch": 3}'}, "config.epoch"),
+        ({"config": "[1]"}, "config"),
+        ({"config": "{oops"}, "config"),
+        ({"seed": "-1"}, "seed"),
+        ({"extend": "perhaps"}, "extend"),
+        ({"name": ""}, "name"),
+        ({"name": "a\x07b"}, "name"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_bad_fields_are_refused_by_name(
+    client: TestClient, spool: Spool, picture: Picture, archive: Archive, fields: dict[str, str], said: str
+) -> None:
+    problem = refused(client, spool, picture, 422, teach_task(client, archive({"cat": 1}), **fields))
+    assert said in problem["detail"]
+
+
+def test_a_form_without_archive_or_name_or_of_another_type_is_refused(
+    client: TestClient, spool: Spool, picture: Picture, archive: Archive
+) -> None:
+    data = archive({"cat": 1})
+    no_archive = client.post("/v1/tasks", files={"x": (None, "y")}, data={"name": "a"})
+    assert "archive" in refused(client, spool, picture, 422, no_archive)["detail"]
+    no_name = client.post("/v1/tasks", files={"archive": data})
+    assert "name" in refused(client, spool, picture, 422, no_name)["detail"]
+    two = client.post("/v1/tasks", files=[("archive", data), ("archive", data)], data={"name": "a"})
+    refused(client, spool, picture, 422, two)
+    refused(client, spool, picture, 415, client.post("/v1/tasks", json={"name": "a"}))
+    cut = client.post(
+        "/v1/tasks",
+        content=b'--b\r\nContent-Disposition: form-data; name="archive"; filename="a"\r\n\r\nhalf',
+        headers={"content-type": "multipart/form-data; boundary=b"},
+    )
+    refused(client, spool, picture, 400, cut)
+
+
+def test_a_known_class_is_refused_unless_more_of_it_is_asked_for(
+    client: TestClient, spool: Spool, picture: Picture, archive: Archive, teach: Callable[..., VersionId]
+) -> None:
+    teach("cat")
+    problem = refused(client, spool, picture, 409, teach_task(client, archive({"cat": 1, "dog": 1})))
+    assert "'cat' is already known" in problem["detail"]
+    refused(client, spool, picture, 409, teach_task(client, archive({"Cat": 1}), extend="true"))
+    assert teach_task(client, archive({"cat": 1, "dog": 1}), extend="true").status_code == 202
+
+
+def test_the_same_key_and_content_make_one_job(
+    client: TestClient, archive: Archive, spool: Spool, tmp_path: Path
+) -> None:
+    key = {"Idempotency-Key": f"same-{tmp_path}"}
+    data = archive({"cat": 2})
+    first = teach_task(client, data, headers=key)
+    second = teach_task(client, data, headers=key)
+    assert first.status_code == second.status_code == 202
+    assert first.json() == second.json()
+    assert "idempotency-replayed" not in first.headers
+    assert second.headers["idempotency-replayed"] == "true"
+    assert len(list(spool.root.iterdir())) == 1
+
+
+def test_the_same_key_with_other_content_is_refused(client: TestClient, archive: Archive, tmp_path: Path) -> None:
+    key = {"Idempotency-Key": f"other-{tmp_path}"}
+    assert teach_task(client, archive({"cat": 2}), headers=key).status_code == 202
+    for response in (
+        teach_task(client, archive({"cat": 3}), headers=key),
+        teach_task(client, archive({"cat": 2}), headers=key, seed="9"),
+    ):
+        assert response.status_code == 422
+        assert response.json()["type"] == "urn:keepsight:problem:idempotency-mismatch"
+
+
+def test_a_refused_upload_does_not_use_its_key_up(
+    client: TestClient, archive: Archive, picture: Picture, tmp_path: Path
+) -> None:
+    key = {"Idempotency-Key": f"refused-{tmp_path}"}
+    assert teach_task(client, zip_of({"cat/1.png": b"text"}), headers=key).status_code == 422
+    assert teach_task(client, archive({"cat": 1}), headers=key).status_code == 202
+
+
+def test_the_same_key_at_the_same_time_makes_one_job(
+    client: TestClient, archive: Archive, spool: Spool, tmp_path: Path
+) -> None:
+    key = {"Idempotency-Key": f"race-{tmp_path}"}
+    data = archive({"cat": 10})
+    with ThreadPoolExecutor(5) as pool:
+        responses = list(pool.map(lambda _: teach_task(client, data, headers=key), range(5)))
+    assert [r.status_code for r in responses] == [202] * 5
+    assert len({r.json()["job_id"] for r in responses}) == 1
+    assert sum("idempotency-replayed" in r.headers for r in responses) == 4
+    assert len(list(spool.root.iterdir())) == 1
+
+
+def test_a_key_left_by_a_server_that_died_is_taken_over(
+    client: TestClient, archive: Archive, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.intake.submission.FIRST_WAIT_S", 0.1)
+    key, data = f"dead-{tmp_path}", archive({"cat": 1})
+    first = teach_task(client, data, headers={"Idempotency-Key": key}).json()["job_id"]
+    broker._forget_job(first)
+    second = teach_task(client, data, headers={"Idempotency-Key": key})
+    assert second.status_code == 202
+    assert second.json()["job_id"] != first
+    assert "idempotency-replayed" not in second.headers
+
+
+def test_an_upload_over_the_limit_is_refused_at_once_or_on_the_way(
+    configure: Callable[..., Settings],
+    serve: Callable[..., TestClient],
+    spool: Spool,
+    picture: Picture,
+    archive: Archive,
+) -> None:
+    client = serve(configure(max_upload_bytes=100_000))
+    announced = client.post(
+        "/v1/tasks",
+        content=b"",
+        headers={"content-length": "3000000000", "content-type": "multipart/form-data; boundary=b"},
+    )
+    assert "3000000000 bytes; at most 100000" in refused(client, spool, picture, 413, announced)["detail"]
+
+    def chunks() -> Any:
+        yield b'--b\r\nContent-Disposition: form-data; name="archive"; filename="a"\r\n\r\n'
+        for _ in range(30):
+            yield bytes(10_000)
+
+    chunked = client.post("/v1/tasks", content=chunks(), headers={"content-type": "multipart/form-data; boundary=b"})
+    assert "100000" in refused(client, spool, picture, 413, chunked)["detail"]
+    assert teach_task(client, archive({"cat": 1})).status_code == 202
+
+
+def test_without_redis_uploads_are_told_to_come_back_and_leave_nothing(
+    configure: Callable[..., Settings],
+    serve: Callable[..., TestClient],
+    spool: Spool,
+    picture: Picture,
+    archive: Archive,
+) -> None:
+    client = serve(configure(redis_url="redis://127.0.0.1:1/0"))
+    response = teach_task(client, archive({"cat": 1}), headers={"Idempotency-Key": "x"})
+    refused(client, spool, picture, 503, response)
+    assert int(response.headers["retry-after"]) > 0
+    for path in ("/v1/jobs", "/v1/jobs/" + "0" * 32, "/v1/jobs/" + "0" * 32 + "/events"):
+        assert client.get(path).status_code == 503
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["broker"]) == (200, "unreachable")
+
+
+class GoneHalfway(Broker):
+    """A broker whose Redis goes away while an upload is validated."""
+
+    def ping(self) -> None:
+        return
+
+
+def test_redis_that_goes_during_the_upload_leaves_nothing(
+    client: TestClient, spool: Spool, picture: Picture, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app: Any = client.app
+    broker = app.state.services.broker
+    gone = GoneHalfway("redis://127.0.0.1:1/0", timeout_s=0.2)
+    object.__setattr__(app.state.services, "broker", gone)
+    response = teach_task(client, archive({"cat": 1}))
+    object.__setattr__(app.state.services, "broker", broker)
+    refused(client, spool, picture, 503, response)
+    assert teach_task(client, archive({"cat": 1})).status_code == 202
+
+
+def test_neither_names_nor_bytes_of_uploads_are_logged(
+    client: TestClient, picture: Picture, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "app")
+    data = zip_of({"secretclass/secretfile.png": picture(1), "secretclass/secretbad.png": b"secretbytes"})
+    assert teach_task(client, data, name="secretname").status_code == 202
+    client.post("/v1/classify?labels=secretlabel&labels=b", files={"images": ("secretfile.png", b"secretbytes")})
+    assert any("task accepted" in r.getMessage() for r in caplog.records)
+    assert "secret" not in caplog.text
