@@ -18,7 +18,7 @@ from segp_cl.inference import Classifier
 from segp_cl.learner import as_prompt, initial_state, learn_task
 from segp_cl.losses import acgd_logits, tsgr_loss
 from segp_cl.strategies import segp
-from segp_cl.types import Learned, LearnedClass, LearnerState, Progress, Task, TaskClass
+from segp_cl.types import Learned, LearnedClass, LearnerState, ModelSpec, Progress, Task, TaskClass
 
 FAST = LearnerConfig(rank=4, epochs=2, batch_size=8, anchor_batch_size=4, k_adv=2, k_seed=2)
 COLOURS = {
@@ -271,6 +271,36 @@ def test_the_order_of_labels_follows_the_task(tiny_backbone: Backbone) -> None:
     config = FAST.model_copy(update={"strategy": "prototypes"})
     state = learn(tiny_backbone, initial_state(tiny_backbone), task, config).state
     assert Classifier(tiny_backbone, state).scores(coloured("blue", 1, 9)).visual.argmax() == 1
+
+
+class EndlessImages:
+    """Images made when asked for; remembers how many were ever asked for at once."""
+
+    def __init__(self, count: int) -> None:
+        self.labels = [i % 2 for i in range(count)]
+        self.largest = 0
+
+    def pixels(self, indices: Sequence[int]) -> Tensor:
+        self.largest = max(self.largest, len(indices))
+        return torch.cat([coloured(("red", "green")[self.labels[i]], 1, i) for i in indices])
+
+
+def test_images_are_read_a_batch_at_a_time(tiny_backbone: Backbone, first: LearnerState) -> None:
+    images = EndlessImages(200)
+    task = Task("many", (TaskClass("blue", "blue"), TaskClass("black", "black")), images)
+    config = FAST.model_copy(update={"epochs": 1, "feature_batch_size": 16, "dpgd_batch_size": 3})
+    learn(tiny_backbone, first, task, config)
+    assert images.largest == 16
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_learns_the_same(tiny_spec: ModelSpec, tiny_backbone: Backbone, first: LearnerState) -> None:
+    generator = torch.Generator().manual_seed(0)
+    task = task_of(["blue", "black"])
+    on_gpu = learn_task(first, task, config=FAST, generator=generator, device="cuda").state
+    on_cpu = learn(tiny_backbone, first, task).state
+    assert on_gpu.prototypes.device.type == "cpu"
+    assert torch.allclose(on_gpu.prototypes, on_cpu.prototypes, atol=1e-2)
 
 
 def broken(names: list[str], labels: list[int]) -> Task:
