@@ -27,9 +27,9 @@ def main(argv: list[str] | None = None) -> int:
             name = "_".join(str(part) for part in problem["loc"]).upper()
             print(f"keepsight worker: {f'KEEPSIGHT_{name}: ' if name else ''}{problem['msg']}", file=sys.stderr)
         return 2
-    create_celery(settings).worker_main(
-        ["worker", "--pool", "threads", "--concurrency", "1", "--loglevel", settings.log_level]
-    )
+    # one queue in one Redis: there is nothing for workers to agree on
+    flags = ["--pool", "threads", "--concurrency", "1", "--without-gossip", "--without-mingle"]
+    create_celery(settings).worker_main(["--quiet", "worker", *flags, "--loglevel", settings.log_level])
     return 0
 
 

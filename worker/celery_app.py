@@ -53,6 +53,9 @@ def create_celery(settings: WorkerSettings) -> Celery:
 
     def log_as_configured(**_: object) -> None:
         configure_logging(settings.log_level)
+        # a job outlives the loss of its connection on purpose; Celery would have us think about that every time
+        said = "worker_cancel_long_running_tasks_on_connection_loss"
+        logging.getLogger("py.warnings").addFilter(lambda record: said not in record.getMessage())
 
     def start_sweeping(**_: object) -> None:
         logger.info("ready for updates; store %s, spool %s", settings.store.resolve(), settings.spool.resolve())

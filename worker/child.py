@@ -22,7 +22,7 @@ from segp_cl.types import Progress
 from worker.log import configure_logging, job_logging
 from worker.messages import GO, Done, Failed, Message, Order, ReadyToPublish, Step
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("worker.child")  # by name: this module runs as __main__
 
 ORPHANED = 70
 """Exit status of a process whose worker went away."""

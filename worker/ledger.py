@@ -52,7 +52,7 @@ class Ledger:
                 self.restore_if_lost(final)
 
         self.insist(finish)
-        logger.info("the job has %s%s", state, f": {error.message}" if error else "")
+        logger.info("the job is over: %s%s", state, f": {error.message}" if error else "")
         if outcome is not None and outcome.promoted:
             self.insist(lambda: self.broker.announce_current(outcome.version_id))
 

@@ -24,7 +24,10 @@ def configure_logging(level: str) -> None:
     handler.setFormatter(logging.Formatter(FORMAT))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    # open_clip and others log every step of theirs to the root itself
+    root.setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    for name in ("worker", "model_store", "segp_cl", "celery"):
+        logging.getLogger(name).setLevel(level)
     logging.captureWarnings(True)
 
 

@@ -15,7 +15,7 @@ def register(celery: Celery, supervisor: Supervisor) -> Task:
     delivered again, which is harmless.
     """
 
-    @celery.task(name=UPDATE_TASK, acks_late=True, reject_on_worker_lost=True, ignore_result=True)  # type: ignore[untyped-decorator]
+    @celery.task(name=UPDATE_TASK, acks_late=True, reject_on_worker_lost=True, ignore_result=True, shared=False)  # type: ignore[untyped-decorator]
     def update(job_id: str) -> None:
         supervisor.run(job_id)
 

@@ -366,13 +366,17 @@ def test_log_lines_carry_the_job(
     from worker.log import configure_logging
 
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers = root.handlers[:]
+    names = ("", "worker", "model_store", "segp_cl", "celery")
+    levels = {name: logging.getLogger(name).level for name in names}
     job_id = submit().job_id
     try:
         configure_logging("INFO")
         supervise("ask()\ndone()").run(job_id)
     finally:
-        root.handlers[:], root.level = handlers, level
+        root.handlers[:] = handlers
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         logging.captureWarnings(False)
     lines = [line for line in capfd.readouterr().err.splitlines() if "worker." in line]
     assert lines
