@@ -62,16 +62,18 @@ def digits(folder: Path, *, short: bool) -> DemoData:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
+    amount = SHORT if short else FULL
     files: dict[str, list[Path]] = {name: [] for name in DIGITS}
     for number, (scan, digit) in enumerate(zip(bunch.images, bunch.target, strict=True)):
         name = DIGITS[int(digit)]
+        if len(files[name]) * HELD_OUT_SHARE >= amount.held_out:  # enough to hold that many out
+            continue
         path = folder / name / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         grey = (255 - scan * (255 / 16)).astype(numpy.uint8)
         Image.fromarray(grey).resize((DIGIT_SIDE_PIXELS,) * 2, Image.Resampling.BICUBIC).save(path)
         files[name].append(path)
     groups = {"digits zero to four": DIGITS[:5], "digits five to nine": DIGITS[5:]}
-    amount = SHORT if short else FULL
     tasks = tuple(make_task(name, {c: files[c] for c in classes}, amount) for name, classes in groups.items())
     return DemoData("scans of handwritten digits", DIGIT_TEMPLATE, tasks, margin=0.25)
 

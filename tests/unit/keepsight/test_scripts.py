@@ -1,0 +1,115 @@
+"""The scripts: valid, executable, free of addresses, and clear about what a bare machine lacks."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SCRIPTS = ("scripts/demo", "scripts/test", "scripts/check", ".ci/run")
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "scripts/_env"])
+def test_scripts_are_valid_shell_without_addresses(script: str) -> None:
+    subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
+    text = (ROOT / script).read_text()
+    assert not re.search(r"https?://|index-url|find-links", text)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_stop_at_the_first_failure_and_can_be_executed(script: str) -> None:
+    assert "set -euo pipefail" in (ROOT / script).read_text()
+    assert os.access(ROOT / script, os.X_OK)
+
+
+def test_constraints_name_packages_and_versions_only() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert len(lines) > 50
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!-]+", line)] == []
+    assert lines == sorted(lines, key=str.lower)
+
+
+def in_environment(code: str, tmp_path: Path, *, path: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a function of scripts/_env in a copy of the scripts, with nothing but `path` to find programs in."""
+    scripts = tmp_path / "scripts"
+    scripts.mkdir(exist_ok=True)
+    (scripts / "_env").write_text((ROOT / "scripts" / "_env").read_text())
+    return subprocess.run(
+        ["/bin/bash", "-c", f"set -euo pipefail; . {scripts}/_env; {code}"],
+        capture_output=True, text=True, check=False, env={"PATH": path, "HOME": str(tmp_path), **variables},
+    )  # fmt: skip
+
+
+def fake(folder: Path, name: str, body: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_a_machine_without_a_new_python_is_told_what_to_install(tmp_path: Path) -> None:
+    fake(tmp_path / "bin", "python3", "exit 1")  # too old, by its own word
+    (tmp_path / "bin" / "dirname").symlink_to("/usr/bin/dirname")
+    ran = in_environment("find_python", tmp_path, path=str(tmp_path / "bin"))
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("keepsight: Python 3.11 or newer is needed and none was found")
+
+
+def test_a_shim_that_does_not_run_is_passed_over(tmp_path: Path) -> None:
+    fake(tmp_path / "bin", "python3.11", "echo 'command not found' >&2; exit 127")
+    fake(tmp_path / "bin", "python3.12", "exit 0")
+    ran = in_environment("find_python", tmp_path, path=f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    assert (ran.returncode, ran.stdout) == (0, "python3.12\n")
+
+
+def test_a_named_python_comes_first(tmp_path: Path) -> None:
+    fake(tmp_path / "bin", "mine", "exit 0")
+    ran = in_environment("find_python", tmp_path, path=f"{tmp_path / 'bin'}:/usr/bin:/bin", KEEPSIGHT_PYTHON="mine")
+    assert ran.stdout == "mine\n"
+
+
+INSTALLING = """
+make_environment() { mkdir -p "$VENV/bin"; ln -sf "$REAL" "$VENV/bin/python"; echo made >>"$ROOT/log"; }
+has_pip() { [ -e "$VENV/bin/python" ]; }
+"""
+
+
+def test_installing_is_done_once_for_each_state_of_the_files(tmp_path: Path) -> None:
+    real = tmp_path / "fake-python"
+    install = 'echo installed >>"$ROOTLOG"; [ ! -e "$ROOTLOG.fail" ]'
+    body = f'case "$*" in *"pip install"*) {install};; *) exec python3 "$@";; esac'
+    fake(tmp_path, real.name, body)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text("a")
+    log = tmp_path / "log"
+
+    def setup() -> int:
+        code = f"{INSTALLING} ensure_environment"
+        path = os.environ["PATH"]
+        return in_environment(code, tmp_path, path=path, REAL=str(real), ROOTLOG=str(log)).returncode
+
+    assert (setup(), log.read_text().split()) == (0, ["made", "installed"])
+    assert (setup(), log.read_text().split()) == (0, ["made", "installed"])
+    (tmp_path / "constraints.txt").write_text("b")
+    (tmp_path / "log.fail").touch()
+    assert setup() == 1
+    (tmp_path / "log.fail").unlink()
+    assert (setup(), log.read_text().split()) == (0, ["made", "installed", "installed", "installed"])
+
+
+def test_a_failed_test_run_fails_ci(tmp_path: Path) -> None:
+    for folder in (".ci", "scripts"):
+        (tmp_path / folder).mkdir()
+    ci = tmp_path / ".ci" / "run"
+    ci.write_text((ROOT / ".ci" / "run").read_text())
+    demo_ran = tmp_path / "demo-ran"
+    fake(tmp_path / "scripts", "demo", f'echo "$@" >{demo_ran}; exit 4')
+    fake(tmp_path / "scripts", "test", "exit 3")
+    assert subprocess.run(["/bin/bash", str(ci)], check=False).returncode == 3
+    assert not demo_ran.exists()
+    fake(tmp_path / "scripts", "test", "exit 0")
+    assert subprocess.run(["/bin/bash", str(ci)], check=False).returncode == 4
+    assert demo_ran.read_text() == "--short --exit\n"
