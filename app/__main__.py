@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import logging.config
+import signal
 import sys
 
-import uvicorn
-from fastapi import FastAPI
 from pydantic import ValidationError
 
-from app.main import create_app
 from app.settings import Settings
 from keepsight.keys import KeyFile, KeyFileError
-from segp_cl.errors import KeepsightError
 
 REFUSED = 2
+_OURS = ("app", "model_store", "segp_cl", "keepsight", "uvicorn")
 
 
 def main() -> int:
@@ -37,24 +35,7 @@ def main() -> int:
     reason = why_not_bind(settings)
     if reason is not None:
         return _refuse(reason)
-    app = create_app(settings)
-    logging.config.dictConfig(log_config(settings.log_level))
-    logging.getLogger("uvicorn.error").addFilter(lambda record: not _is_traceback_of_refusal(record, app))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,  # app.access says more
-            timeout_graceful_shutdown=10,
-            server_header=False,
-        )
-    )
-    server.run()
-    if isinstance(app.state.startup_error, KeepsightError | KeyFileError):
-        return _refuse(str(app.state.startup_error))
-    return 0 if server.started else 1
+    return _serve(settings)
 
 
 def why_not_bind(settings: Settings) -> str | None:
@@ -80,14 +61,50 @@ def log_config(level: str) -> dict[str, object]:
         "disable_existing_loggers": False,
         "formatters": {"line": {"format": "%(asctime)s %(levelname)-7s %(name)s %(message)s"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-        "root": {"level": level, "handlers": ["stderr"]},
-        "loggers": {"httpx": {"level": "WARNING"}, "python_multipart": {"level": "WARNING"}},
+        "root": {"level": "WARNING", "handlers": ["stderr"]},
+        "loggers": {name: {"level": level} for name in _OURS},
     }
 
 
-def _is_traceback_of_refusal(record: logging.LogRecord, app: FastAPI) -> bool:
-    refused = isinstance(app.state.startup_error, KeepsightError | KeyFileError)
-    return refused and record.getMessage().startswith("Traceback")
+def _serve(settings: Settings) -> int:
+    # imported late: PyTorch takes seconds, and what is refused above should be told at once
+    import uvicorn
+
+    from app.main import create_app
+    from segp_cl.errors import KeepsightError
+
+    app = create_app(settings)
+
+    def refusal() -> str | None:
+        error = app.state.startup_error
+        return str(error) if isinstance(error, KeepsightError | KeyFileError) else None
+
+    logging.config.dictConfig(log_config(settings.log_level))
+    # what is refused is told in one sentence at the end, not as a traceback
+    logging.getLogger("uvicorn.error").addFilter(
+        lambda record: refusal() is None or not record.getMessage().startswith("Traceback")
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)  # uvicorn stops cleanly, then raises the signal again: that is enough
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,  # app.access says more
+            timeout_graceful_shutdown=10,
+            server_header=False,
+        )
+    )
+    try:
+        server.run()
+    except SystemExit:
+        pass  # it could not start, and has logged why
+    reason = refusal()
+    if reason is not None:
+        return _refuse(reason)
+    return 0 if server.started else 1
 
 
 def _refuse(reason: str) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from segp_cl.images import MAX_IMAGE_PIXELS
-from segp_cl.types import ModelSpec
+if TYPE_CHECKING:  # torch takes seconds to import, and a refused setting should be told at once
+    from segp_cl.types import ModelSpec
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     # Classify
     max_classify_bytes: int = Field(256 * MIB, ge=1, description="Largest body of one classify request, in bytes.")
     max_image_bytes: int = Field(32 * MIB, ge=1, description="Largest single image, in bytes, wherever it comes from.")
-    max_image_pixels: int = Field(MAX_IMAGE_PIXELS, ge=1, description="Largest single image, in pixels.")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="Largest single image, in pixels.")
     max_images: int = Field(64, ge=1, description="Most images of one classify request.")
     max_labels: int = Field(256, ge=1, description="Most ad-hoc labels of one classify request.")
     label_cache_size: int = Field(4096, ge=0, description="Ad-hoc labels whose text features are kept.")
@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     @property
     def model_spec(self) -> ModelSpec:
         """The base model as the method names it."""
+        from segp_cl.types import ModelSpec
+
         return ModelSpec(self.model, self.pretrained)
 
     @property
