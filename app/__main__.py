@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import logging.config
 import signal
@@ -97,10 +98,8 @@ def _serve(settings: Settings) -> int:
             server_header=False,
         )
     )
-    try:
+    with contextlib.suppress(SystemExit):  # it could not start, and has logged why
         server.run()
-    except SystemExit:
-        pass  # it could not start, and has logged why
     reason = refusal()
     if reason is not None:
         return _refuse(reason)

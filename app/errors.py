@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from keepsight.keys import KeyFileError
 from model_store.broker import BrokerUnavailableError, JobNotFoundError
@@ -152,6 +153,7 @@ TABLE: Mapping[type[Exception], Answer] = {
     StoreError: Answer(500, "store-error", "The store cannot do this"),
     BrokerUnavailableError: Answer(503, "broker-unavailable", "The job queue cannot be reached", 5),
     KeyFileError: Answer(503, "keys-unreadable", "The API keys cannot be read", 60),
+    ClientDisconnect: Answer(400, "client-disconnected", "The client hung up before its body was complete"),
     KeepsightError: Answer(500, "internal-error", "Keepsight could not do this"),
 }
 
@@ -164,7 +166,7 @@ def answer_for(error: Exception) -> Answer:
     return Answer(500, "internal-error", "Something went wrong inside the server")
 
 
-def problem(status: int, slug: str, title: str, detail: str | None, **extensions: Any) -> dict[str, Any]:
+def problem(status: int, slug: str, title: str, detail: str | None, /, **extensions: Any) -> dict[str, Any]:
     """A problem document (RFC 9457, section 3). Extension members never displace the standard ones."""
     standard = {"type": f"urn:keepsight:problem:{slug}", "title": title, "status": status, "detail": detail}
     return {**extensions, **{name: value for name, value in standard.items() if value is not None}}
@@ -224,6 +226,7 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(KeepsightError, known)
     app.add_exception_handler(KeyFileError, known)
+    app.add_exception_handler(ClientDisconnect, known)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, unexpected)

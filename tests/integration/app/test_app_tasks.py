@@ -149,7 +149,7 @@ def test_a_refusal_for_an_empty_class_carries_the_report(client: TestClient, pic
 def test_bad_fields_are_refused_by_name(
     client: TestClient, spool: Spool, picture: Picture, archive: Archive, fields: dict[str, str], said: str
 ) -> None:
-    problem = refused(client, spool, picture, 422, teach_task(client, archive({"cat": 1}), **fields))
+    problem = refused(client, spool, picture, 422, teach_task(client, archive({"cat": 1}), headers=None, **fields))
     assert said in problem["detail"]
 
 

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from app.errors import SwapTimeoutError
+from app.metrics import Metrics
+from app.serving.live_model import LiveModel, Served
+from app.serving.watcher import Watcher
+from segp_cl.errors import KeepsightError
+
+
+class World:
+    """A pointer, and versions that load or do not."""
+
+    def __init__(self, *, backoff_s: float = 0.05) -> None:
+        self.pointer: str | None = "1"
+        self.broken: set[str] = set()
+        self.loaded: list[str] = []
+        self.metrics = Metrics()
+        self.live = LiveModel(self.metrics)
+        self.watcher = Watcher(
+            current=self.current, load=self.load, live=self.live, poll_s=0.01, backoff_s=backoff_s, metrics=self.metrics
+        )
+
+    def current(self) -> str | None:
+        if self.pointer == "unreadable":
+            raise OSError("the disk is gone")
+        return self.pointer
+
+    def load(self, version_id: str) -> Served:
+        self.loaded.append(version_id)
+        if version_id in self.broken:
+            raise KeepsightError(f"{version_id} is broken")
+        classifier = SimpleNamespace(state=SimpleNamespace(classes=()))
+        return Served(version_id, cast(Any, classifier), cast(Any, None))
+
+
+def run(body: Callable[[World], Awaitable[None]], **options: float) -> World:
+    world = World(**options)
+
+    async def main() -> None:
+        following = asyncio.create_task(world.watcher.run())
+        await body(world)
+        assert not following.done(), "the watcher ended"
+        following.cancel()
+
+    asyncio.run(main())
+    return world
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def test_a_moved_pointer_is_followed() -> None:
+    async def body(world: World) -> None:
+        await until(lambda: world.live.version_id == "1")
+        world.pointer = "2"
+        await until(lambda: world.live.version_id == "2")
+
+    assert run(body).loaded == ["1", "2"]
+
+
+def test_a_version_that_fails_leaves_the_old_one_and_is_tried_again_after_a_pause() -> None:
+    async def body(world: World) -> None:
+        await until(lambda: world.live.version_id == "1")
+        world.broken.add("2")
+        world.pointer = "2"
+        await until(lambda: world.loaded.count("2") >= 2)
+        assert world.live.version_id == "1"
+        assert world.watcher.failure is not None
+        assert world.watcher.failure.reason == "2 is broken"
+        world.broken.clear()
+        await until(lambda: world.live.version_id == "2")
+        assert world.watcher.failure is None
+
+    run(body)
+
+
+def test_a_failed_version_is_not_tried_at_every_look() -> None:
+    async def body(world: World) -> None:
+        world.broken.add("1")
+        await asyncio.sleep(0.2)
+
+    assert run(body, backoff_s=60).loaded == ["1"]
+
+
+def test_an_unreadable_pointer_ends_nothing() -> None:
+    async def body(world: World) -> None:
+        await until(lambda: world.live.version_id == "1")
+        world.pointer = "unreadable"
+        await until(lambda: world.watcher.failure is not None)
+        world.pointer = "2"
+        await until(lambda: world.live.version_id == "2")
+
+    run(body)
+
+
+def test_a_prepared_version_is_loaded_once() -> None:
+    async def body(world: World) -> None:
+        await until(lambda: world.live.version_id == "1")
+        await world.watcher.prepare("2")
+        assert world.live.version_id == "1"
+        world.pointer = "2"
+        await world.watcher.until_serving("2", 5)
+        assert world.live.version_id == "2"
+
+    assert run(body).loaded == ["1", "2"]
+
+
+def test_preparing_a_broken_version_raises_and_preparing_the_served_one_does_nothing() -> None:
+    async def body(world: World) -> None:
+        await until(lambda: world.live.version_id == "1")
+        world.broken.add("2")
+        with pytest.raises(KeepsightError, match="2 is broken"):
+            await world.watcher.prepare("2")
+        await world.watcher.prepare("1")
+
+    assert run(body).loaded == ["1", "2"]
+
+
+def test_waiting_for_a_version_that_does_not_come_says_why() -> None:
+    async def body(world: World) -> None:
+        await until(lambda: world.live.version_id == "1")
+        world.broken.add("2")
+        world.pointer = "2"
+        with pytest.raises(SwapTimeoutError, match=r"still serves 1: 2 is broken"):
+            await world.watcher.until_serving("2", 0.2)
+
+    run(body)
+
+
+def test_many_may_wait_for_one_swap() -> None:
+    async def body(world: World) -> None:
+        await until(lambda: world.live.version_id == "1")
+        waiting = [asyncio.create_task(world.watcher.until_serving("2", 5)) for _ in range(5)]
+        world.pointer = "2"
+        await asyncio.gather(*waiting)
+
+    run(body)
