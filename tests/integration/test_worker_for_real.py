@@ -30,7 +30,7 @@ from segp_cl.learner import initial_state
 from segp_cl.types import ModelSpec
 
 SLOW = {"strategy": "naive", "epochs": 1000}  # minutes
-SHORT = {"strategy": "naive", "epochs": 100}  # seconds
+SHORT = {"strategy": "naive", "epochs": 60}  # seconds
 QUICK = {"strategy": "prototypes"}
 
 
@@ -103,7 +103,7 @@ class Site:
         self.secrets += [marker, planes[0][:24]]  # of the file, and of the pixels as the learner keeps them
         return out.getvalue()
 
-    def wait(self, job_id: str, until: Callable[[JobRecord], bool], timeout_s: float = 60) -> JobRecord:
+    def wait(self, job_id: str, until: Callable[[JobRecord], bool], timeout_s: float = 150) -> JobRecord:
         deadline = time.monotonic() + timeout_s
         while not until(record := self.broker.get(job_id)):
             assert time.monotonic() < deadline, f"waited in vain: {record}\n{self.log.read_text()[-4000:]}"
@@ -187,7 +187,7 @@ def test_two_jobs_run_one_after_the_other_the_second_on_the_firsts_result(
     assert site.broker.get(second).state == JobState.QUEUED
     assert site.places_with(site.secrets), "the search must be able to find what is there"
     assert running.progress is not None
-    assert running.progress.steps == 300
+    assert running.progress.steps == 180
     assert "total" in running.progress.losses
 
     one, two = site.finished(first), site.finished(second)
@@ -223,7 +223,7 @@ def test_cancel_ends_the_job_at_once_and_leaves_nothing(site: Site, worker: subp
     asked = time.monotonic()
     site.broker.request_cancel(job_id)
     record = site.finished(job_id)
-    assert time.monotonic() - asked < 2
+    assert time.monotonic() - asked < 10
     assert record.state == JobState.CANCELLED
     assert not alive(process)
     assert site.versions_of(job_id) == []
