@@ -59,7 +59,9 @@ class ZipSource:
         return self._layout.ignored
 
     def items(self) -> Iterator[Item]:
-        for info, place in zip(self._infos, self._layout.places, strict=True):
+        # by name, so that the same folder zipped on two machines is the same data set
+        members = zip(self._infos, self._layout.places, strict=True)
+        for info, place in sorted(members, key=lambda member: member[0].orig_filename):
             where = shown(info.orig_filename)
             if place.reason is not None:
                 yield Item(where, None, None, place.reason)

@@ -17,7 +17,7 @@ from app.intake.names import clean_names
 from app.intake.parquet import ParquetSource
 from app.intake.source import Source
 from model_store.contracts import RejectedImage, ValidationReport
-from model_store.spool import SpoolWriter
+from model_store.spool import SpoolIndex, SpoolWriter
 from segp_cl.errors import ImageDecodeError
 from segp_cl.images import decode_image
 
@@ -29,8 +29,8 @@ _NESTED = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b
 class Taken:
     """A task that was taken in: its classes with their images in the spool, and what was left out.
 
-    `dataset_digest` does not depend on the order of the images. `ignored` counts hidden files, `repeated` the images
-    that are byte for byte the same as an earlier one of their class; they are kept.
+    `dataset_digest` is the spool's own, which the worker compares before it learns. `ignored` counts hidden files,
+    `repeated` the images that are byte for byte the same as an earlier one of their class; they are kept.
     """
 
     classes: tuple[tuple[str, int], ...]
@@ -105,8 +105,7 @@ def take_in(
     check_names(list(names.values()))
     order = {name: index for index, name in enumerate(names.values())}
     tally = _Tally(dict.fromkeys(order, 0))
-    seen: set[tuple[str, str]] = set()
-    lines: list[str] = []
+    seen: set[tuple[str, bytes]] = set()
     for item in source.items():
         if item.data is None or item.label is None:
             tally.reject(item.where, item.reason or "not an image")
@@ -118,18 +117,16 @@ def take_in(
         name = names[item.label]
         _spool(writer, order[name], item.data, PurePosixPath(item.where).suffix)
         tally.counts[name] += 1
-        digest = sha256(item.data).hexdigest()
-        lines.append(f"{digest} {name}")
-        seen.add((name, digest))
+        seen.add((name, sha256(item.data).digest()))
     report = tally.report()
     _check_nothing_empty(report)
-    _close(writer, list(order))
+    index = _close(writer, list(order))
     return Taken(
         classes=tuple(tally.counts.items()),
         report=report,
-        dataset_digest=sha256("\n".join(sorted(lines)).encode()).hexdigest(),
+        dataset_digest=index.digest,
         ignored=source.ignored,
-        repeated=len(lines) - len(seen),
+        repeated=report.accepted - len(seen),
     )
 
 
@@ -163,9 +160,9 @@ def _spool(writer: SpoolWriter, class_index: int, data: bytes, suffix: str) -> N
         raise _no_room(error) from error
 
 
-def _close(writer: SpoolWriter, classes: Sequence[str]) -> None:
+def _close(writer: SpoolWriter, classes: Sequence[str]) -> SpoolIndex:
     try:
-        writer.close(classes)
+        return writer.close(classes)
     except OSError as error:
         raise _no_room(error) from error
 

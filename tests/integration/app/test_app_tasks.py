@@ -69,6 +69,7 @@ def test_an_upload_becomes_a_job_with_its_images_in_the_spool(
     assert (index.classes, len(index.files)) == (("cat", "dog"), 5)
     record = broker.get(body["job_id"])
     assert record.state is JobState.QUEUED
+    assert record.job.dataset_digest == index.digest  # the worker refuses anything else
     assert [(c.name, c.prompt, c.images) for c in record.job.classes] == [
         ("cat", "a sketch of a cat.", 3),
         ("dog", "a sketch of a dog.", 2),
