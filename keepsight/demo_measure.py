@@ -144,6 +144,15 @@ class SteadyClient:
         self._thread.join()
         self._client.close()
 
+    def has_seen(self, version_id: str, *, timeout_s: float = 30.0) -> bool:
+        """Wait until the latest answer came from `version_id`; False if that did not happen in time."""
+        deadline = time.monotonic() + timeout_s
+        while self.report.versions[-1:] != [version_id]:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
     def _run(self) -> None:
         while not self._stop.is_set():
             began = time.monotonic()

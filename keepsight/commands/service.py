@@ -137,6 +137,10 @@ def demo(
     ] = None,
     tasks: Annotated[int, typer.Option(min=2, help="How many tasks --data's classes are split into.")] = 2,
     template: Annotated[str | None, typer.Option(help="Prompt of the classes.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a hyper-parameter of the updates: epochs=5."),
+    ] = None,
     short: Annotated[bool, typer.Option("--short", help="A smaller slice of the images.")] = False,
     stop_at_end: Annotated[
         bool, typer.Option("--exit", help="Stop the service at the end; exit code 1 if a step did not hold.")
@@ -146,11 +150,19 @@ def demo(
     as_json: options.Json = False,
 ) -> None:
     """Show it: start a fresh service, teach it real images in tasks, measure every version, and roll back exactly."""
+    from keepsight.commands.teaching import parse_overrides
     from keepsight.demo import run_demo
     from keepsight.demo_service import DemoSettings
 
     settings = DemoSettings(
-        data=data, tasks=tasks, template=template, short=short, stop_at_end=stop_at_end, port=port, folder=folder
+        data=data,
+        tasks=tasks,
+        template=template,
+        overrides=parse_overrides(overrides or []),
+        short=short,
+        stop_at_end=stop_at_end,
+        port=port,
+        folder=folder,
     )
     report = run_demo(settings, quiet=as_json)
     if as_json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keepsight import console, options
-from keepsight.errors import CommandError
+from keepsight.errors import ApiError, CommandError
 
 if TYPE_CHECKING:
     from keepsight.api import Accepted, Job
@@ -110,15 +110,20 @@ def upload(
             bars.update(task, completed=sent, description="waiting for the service's check" if done else "sending")
 
         body.on_read = show
-        return client.teach(
-            body,  # type: ignore[arg-type]  # a raw stream is all that sending needs
-            filename,
-            name=name or source.resolve().name.split(".")[0] or "task",
-            template=template,
-            extend=extend,
-            config=config,
-            seed=seed,
-        )
+        try:
+            return client.teach(
+                body,  # type: ignore[arg-type]  # a raw stream is all that sending needs
+                filename,
+                name=name or source.resolve().name.split(".")[0] or "task",
+                template=template,
+                extend=extend,
+                config=config,
+                seed=seed,
+            )
+        except ApiError as error:
+            if "extend=true" in str(error):  # what a REST client would send
+                raise CommandError(str(error).replace("send extend=true", "give --extend")) from error
+            raise
 
 
 def report_intake(accepted: Accepted) -> None:

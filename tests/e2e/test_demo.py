@@ -1,0 +1,25 @@
+"""The demo as a whole, on a folder of images and a tiny model: every promise but how well so small a model learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def test_the_tour_on_a_folder_of_ones_own(keepsight: Any, colours: Path) -> None:
+    arguments = ("--data", str(colours), "--short", "--exit", "--json", "--port", "0", "--folder", "var/demo")
+    ran = keepsight("demo", *arguments)
+    report = ran.json
+    held = {check["name"]: check["held"] for check in report["checks"]}
+    learned = {name for name in held if "fused accuracy" in name}
+    assert len(learned) == 3
+    assert {name: ok for name, ok in held.items() if name not in learned and not ok} == {}, report["checks"]
+    assert ran.code == (0 if all(held.values()) else 1)
+    assert [task["classes"] for task in report["tasks"]] == [["blue", "green"], ["red", "yellow"]]
+    assert len(report["versions"]) == 3
+    zero_shot = report["versions"][0]["accuracy"]["colours 1"]
+    assert (zero_shot["visual"], zero_shot["fused"], zero_shot["among"]) == (None, None, 4)
+    assert report["steady_client"]["failures"] == []
+    assert len(report["steady_client"]["versions"]) == 5  # 1, 2, 3, back to 2, forward to 3
+    assert "Top-1 accuracy on held-out images" in ran.err
+    assert keepsight.left_running() == []
