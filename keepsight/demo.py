@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from keepsight import console
 from keepsight.api import Job
@@ -75,7 +76,9 @@ def run_demo(settings: DemoSettings, *, quiet: bool = False) -> dict[str, Any]:
     with tour.timed("whole tour"):
         with screen.status("Preparing the images"):
             data = prepare(settings)
-        screen.print(f"[bold]Keepsight on {data.title}[/]: {len(data.tasks)} tasks, {len(data.classes)} classes")
+        screen.print(
+            f"[bold]Keepsight on {escape(data.title)}[/]: {len(data.tasks)} tasks, {len(data.classes)} classes"
+        )
         try:
             with tour.timed("starting the service"):
                 note = start(settings, screen)

@@ -67,11 +67,11 @@ class LiveBar:
     def __init__(self, console: Console, label: str) -> None:
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[eta]}"),
-            TextColumn("[dim]{task.fields[losses]}"),
+            TextColumn("{task.fields[losses]}", style="dim", markup=False),
             console=console,
         )
         self._label = label
