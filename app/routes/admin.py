@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from fastapi import APIRouter
 
@@ -27,14 +29,14 @@ async def promote(body: PromoteBody, services: ServicesDep, caller: AdminCaller)
     The version is loaded before the pointer moves, so a damaged one changes nothing.
     """
     before = await asyncio.to_thread(services.store.current)
-    await services.watcher.prepare(body.version_id)
-    await asyncio.to_thread(
-        services.store.promote,
-        body.version_id,
-        expected=body.expected or before,
-        who=caller.name,
-        reason=body.reason,
-    )
+    async with _prepared(services, body.version_id):
+        await asyncio.to_thread(
+            services.store.promote,
+            body.version_id,
+            expected=body.expected or before,
+            who=caller.name,
+            reason=body.reason,
+        )
     return await _moved(services, before, body.version_id)
 
 
@@ -49,11 +51,22 @@ async def rollback(body: RollbackBody, services: ServicesDep, caller: AdminCalle
     target = body.version_id
     if target is None:
         target = await asyncio.to_thread(_parent_of_current, services)
-    await services.watcher.prepare(target)
-    await asyncio.to_thread(
-        services.store.rollback, target, who=caller.name, reason=body.reason, expected=body.expected or before
-    )
+    async with _prepared(services, target):
+        await asyncio.to_thread(
+            services.store.rollback, target, who=caller.name, reason=body.reason, expected=body.expected or before
+        )
     return await _moved(services, before, target)
+
+
+@asynccontextmanager
+async def _prepared(services: Services, target: VersionId) -> AsyncIterator[None]:
+    """Have `target` in memory while the pointer moves to it; let go of it if the move is refused."""
+    await services.watcher.prepare(target)
+    try:
+        yield
+    except BaseException:
+        services.watcher.discard()
+        raise
 
 
 async def _moved(services: Services, before: VersionId | None, target: VersionId) -> Moved:

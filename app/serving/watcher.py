@@ -105,6 +105,10 @@ class Watcher:
         self._prepared = served
         self.failure = None
 
+    def discard(self) -> None:
+        """Let go of a prepared version, because CURRENT did not move to it after all."""
+        self._prepared = None
+
     async def until_serving(self, version_id: VersionId, timeout_s: float) -> None:
         """Return as soon as `version_id` is served.
 

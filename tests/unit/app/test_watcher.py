@@ -115,6 +115,17 @@ def test_a_prepared_version_is_loaded_once() -> None:
     assert run(body).loaded == ["1", "2"]
 
 
+def test_a_prepared_version_can_be_let_go() -> None:
+    async def body(world: World) -> None:
+        await until(lambda: world.live.version_id == "1")
+        await world.watcher.prepare("2")
+        world.watcher.discard()
+        world.pointer = "2"
+        await world.watcher.until_serving("2", 5)
+
+    assert run(body).loaded == ["1", "2", "2"]
+
+
 def test_preparing_a_broken_version_raises_and_preparing_the_served_one_does_nothing() -> None:
     async def body(world: World) -> None:
         await until(lambda: world.live.version_id == "1")
