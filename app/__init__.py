@@ -1,0 +1,1 @@
+"""The HTTP server. Begin with `main.create_app`."""

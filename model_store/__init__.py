@@ -1,0 +1,1 @@
+"""Versions on disk, and what server and worker agree on: contracts, the broker, the spool."""

@@ -1,0 +1,1 @@
+"""The update worker. Begin with `pipeline.run_update`."""
