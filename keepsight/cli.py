@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -60,6 +62,8 @@ def main() -> None:
 
     With KEEPSIGHT_DEBUG=1 the traceback is shown after all.
     """
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that whatever was begun is cleaned up, as after Ctrl-C
+        signal.signal(number, end)
     try:
         app(prog_name="keepsight")
     except CommandError as error:
@@ -75,6 +79,11 @@ def main() -> None:
             70,
             error,
         )
+
+
+def end(number: int, frame: FrameType | None) -> None:
+    """Leave from wherever we are, with the exit code that shells give to a signal."""
+    sys.exit(128 + number)
 
 
 def fail(sentence: str, exit_code: int, error: BaseException) -> None:

@@ -80,6 +80,7 @@ def start(settings: DemoSettings, screen: Console) -> dict[str, Any]:
             store=store,
             log=settings.folder / "log" / "up.log",
             environment=environment,
+            outlive_us=not settings.stop_at_end,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -12,14 +11,27 @@ from typing import Any
 
 from keepsight.errors import StartError
 from keepsight.instance import Instance
+from keepsight.supervisor import bound
 
 POLL_S = 0.1
 
 
 def start_detached(
-    arguments: Sequence[str], *, store: Path, log: Path, environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    *,
+    store: Path,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    outlive_us: bool = True,
 ) -> dict[str, Any]:
     """Run `keepsight up ARGUMENTS` in a session of its own and wait until it is ready.
+
+    Args:
+        arguments: Of `up`.
+        store: The store that they name.
+        log: Where its own output goes; the parts have logs of their own.
+        environment: Replaces ours.
+        outlive_us: Whether it goes on when this process has ended, however that ends.
 
     Returns:
         The service's note: `url`, `pid` and so on.
@@ -31,11 +43,11 @@ def start_detached(
     with log.open("ab") as output:
         start = output.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", "keepsight", "up", *arguments],
+            [*([] if outlive_us else bound()), sys.executable, "-m", "keepsight", "up", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **(environment or {})},
+            env=None if environment is None else dict(environment),
             start_new_session=True,
         )
     instance = Instance(store)
@@ -51,7 +63,8 @@ def start_detached(
                     said = output.read().decode(errors="replace").strip()
                 raise StartError(said.removeprefix("keepsight: ") or f"`keepsight up` ended ({process.returncode}).")
             time.sleep(POLL_S)
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
+    except BaseException:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
         raise

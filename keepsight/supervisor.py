@@ -51,7 +51,7 @@ class Running:
         with part.log.open("ab") as log:
             self.log_start = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(BOUND), str(os.getpid()), str(int(signal.SIGTERM)), *part.command],
+                [*bound(), *part.command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -157,6 +157,11 @@ class Supervisor:
                 running.kill()
         self.running.clear()
         return killed
+
+
+def bound() -> list[str]:
+    """What to put before a command so that it gets SIGTERM when the thread that starts it ends."""
+    return [sys.executable, "-I", "-S", str(BOUND), str(os.getpid()), str(int(signal.SIGTERM))]
 
 
 def death_notice(running: Running, code: int) -> str:

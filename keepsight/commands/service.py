@@ -73,7 +73,9 @@ def up(
 
         arguments = ["--host", host, "--port", str(port), "--store", str(store), f"--ready-timeout={ready_timeout}"]
         arguments += [] if worker else ["--no-worker"]
-        environment = {**settings.environment, **({"KEEPSIGHT_REDIS_URL": redis_url} if redis_url else {})}
+        environment = {**os.environ, **settings.environment}
+        if redis_url:
+            environment["KEEPSIGHT_REDIS_URL"] = redis_url
         with console.err().status("Starting the service"):
             note = start_detached(arguments, store=store, log=settings.log_folder / "up.log", environment=environment)
         announce(note, as_json=as_json, stop_with=f"keepsight down --store {store}")

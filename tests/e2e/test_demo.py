@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,3 +24,15 @@ def test_the_tour_on_a_folder_of_ones_own(keepsight: Any, colours: Path) -> None
     assert len(report["steady_client"]["versions"]) == 5  # 1, 2, 3, back to 2, forward to 3
     assert "Top-1 accuracy on held-out images" in ran.err
     assert keepsight.left_running() == []
+
+
+def test_a_demo_that_is_killed_takes_its_service_with_it(
+    keepsight: Any, colours: Path, wait_for: Callable[..., None], finish: Callable[..., Any]
+) -> None:
+    process = keepsight.popen("demo", "--data", str(colours), "--exit", "--port", "0")
+    while "Service ready" not in process.stdout.readline():
+        assert process.poll() is None
+    assert len(keepsight.left_running()) >= 4  # up, broker, worker, server
+    process.kill()
+    finish(process)
+    wait_for(lambda: keepsight.left_running() == [])

@@ -113,6 +113,7 @@ def run_cli(
     """Run the command line against the fake service."""
     for name in ("KEEPSIGHT_URL", "KEEPSIGHT_API_KEY", "KEEPSIGHT_DEBUG", "KEEPSIGHT_STORE", "KEEPSIGHT_KEYS_FILE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)  # this process keeps its own
     monkeypatch.setattr(options, "connect", lambda url, api_key: service.client(api_key=api_key))
 
     def run(*arguments: str) -> Ran:
