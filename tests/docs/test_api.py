@@ -1,0 +1,149 @@
+"""docs/api.md has every route, scope, field and problem of the server, and the examples everywhere are valid."""
+
+from __future__ import annotations
+
+import re
+import typing
+from http import HTTPStatus
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from app import deps, schemas
+from app.errors import TABLE
+from app.intake.submission import TaskForm
+from app.main import create_app
+from app.routes import admin, classify, health, jobs, tasks, versions
+from app.settings import Settings
+from keepsight.keys import SCOPES
+from model_store.contracts import JobState, UpdateOutcome
+from model_store.types import Manifest
+from segp_cl.learner import DEFAULT_TEMPLATE
+from tests.docs.markdown import DOCS, PAGES, Block, blocks, code, command_lines, read, rows, section
+
+PAGE = DOCS / "api.md"
+ROUTERS = (admin.router, classify.router, health.router, jobs.router, tasks.router, versions.router)
+MODELS: dict[str, type[BaseModel]] = {
+    **{
+        name: value for name, value in vars(schemas).items() if isinstance(value, type) and issubclass(value, BaseModel)
+    },
+    "Manifest": Manifest,
+    "UpdateOutcome": UpdateOutcome,
+}
+EXAMPLES = [block for page in PAGES for block in blocks(page) if block.language == "json"]
+NOT_IN_THE_TABLE = {"body-too-large": 413, "job-failed": 500}
+"""Problems that are not made from an exception: the middleware's, and the one inside a job."""
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    folder = tmp_path_factory.mktemp("app")
+    return create_app(Settings(store=folder / "store", spool=folder / "spool", keys_file=folder / "keys.json"))
+
+
+@pytest.fixture(scope="module")
+def routes(app: FastAPI) -> set[str]:
+    """`METHOD /path` of every route that the server documents."""
+    return {f"{method.upper()} {path}" for path, item in app.openapi()["paths"].items() for method in item}
+
+
+def overview() -> dict[str, str]:
+    """Route to scope, as the page's first table says."""
+    table = rows(section(PAGE, "# REST API").partition("\n## ")[0])
+    return {re.sub(r"\[`(.+)`\].*", r"\1", cells[0]): code(cells[1]) for cells in table}
+
+
+def asked_scopes() -> dict[str, str]:
+    """Route to scope, as the code asks."""
+    aliases = {
+        "classify": deps.ClassifyCaller,
+        "train": deps.TrainCaller,
+        "admin": deps.AdminCaller,
+        "any": deps.AnyCaller,
+    }
+    guards = {typing.get_args(alias)[1].dependency: scope for scope, alias in aliases.items()}
+    found = {}
+    for router in ROUTERS:
+        for route in router.routes:
+            assert isinstance(route, APIRoute)
+            scopes = [guards[d.call] for d in route.dependant.dependencies if d.call in guards]
+            for method in route.methods or ():
+                found[f"{method} {route.path}"] = scopes[0] if scopes else "none"
+    return found
+
+
+def test_every_route_is_in_the_overview_and_nothing_else_is(routes: set[str]) -> None:
+    assert overview().keys() == routes
+
+
+def test_every_route_has_a_section(routes: set[str]) -> None:
+    text, health_section = read(PAGE), section(PAGE, "## Health")
+    missing = {route for route in routes if f"## `{route}`\n" not in text and f"`{route}`" not in health_section}
+    assert missing == set()
+
+
+def test_the_overview_names_the_scope_that_each_route_asks_for() -> None:
+    assert overview() == asked_scopes()
+    assert {scope for scope in overview().values() if scope not in ("any", "none")} == set(SCOPES)
+
+
+def test_every_problem_is_listed_with_its_status_and_wait() -> None:
+    listed = {code(cells[0]): (int(cells[1]), cells[2]) for cells in rows(section(PAGE, "## Problems"))}
+    expected = {answer.slug: (answer.status, str(answer.retry_after_s or "")) for answer in TABLE.values()}
+    expected |= {slug: (status, "") for slug, status in NOT_IN_THE_TABLE.items()}
+    assert listed == expected
+
+
+def test_http_s_own_problems_are_named_as_the_server_names_them() -> None:
+    said = section(PAGE, "## Problems").rpartition("have their standard status")[2]
+    for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.BAD_REQUEST):
+        assert f"`{status.phrase.lower().replace(' ', '-')}`" in said
+
+
+def test_every_option_of_classify_is_listed_with_its_default() -> None:
+    listed = {code(cells[0]): code(cells[1]) for cells in rows(section(PAGE, "## `POST /v1/classify`"))}
+    fields = classify.Options.model_fields
+    assert listed.keys() == fields.keys()
+    assert listed["top_k"] == str(fields["top_k"].default)
+    assert listed["path"] == fields["path"].default
+    assert listed["template"] == DEFAULT_TEMPLATE
+
+
+def test_every_field_of_a_task_is_listed_with_its_default() -> None:
+    listed = {code(cells[0]): code(cells[1]) for cells in rows(section(PAGE, "## `POST /v1/tasks`"))}
+    fields = TaskForm.model_fields
+    assert listed.keys() == {"archive", *fields}
+    required = {name for name, said in listed.items() if said == "required"}
+    assert required == {"archive"} | {name for name, field in fields.items() if field.is_required()}
+    assert listed["template"] == fields["template"].default
+    assert (listed["extend"], listed["config"], listed["seed"]) == ("false", "{}", "0")
+
+
+def test_every_state_of_a_job_is_named() -> None:
+    text = section(PAGE, "## `GET /v1/jobs`")
+    assert {state for state in JobState if f"`{state}`" not in text} == set()
+
+
+@pytest.mark.parametrize("block", EXAMPLES, ids=[f"{b.page.name}-{b.tag}-{n}" for n, b in enumerate(EXAMPLES)])
+def test_examples_are_valid(block: Block) -> None:
+    assert block.tag in MODELS, f"the block must name its model, as in ```json ClassifyAnswer; got {block.tag!r}"
+    MODELS[block.tag].model_validate_json(block.text, extra="forbid" if block.tag != "Problem" else None)
+
+
+def test_the_page_has_an_example_of_every_answer_that_is_not_trivial() -> None:
+    shown = {block.tag for block in blocks(PAGE) if block.language == "json"}
+    expected = {"ClassifyAnswer", "ClassifyBody", "TaskAccepted", "JobList", "VersionList", "Manifest", "ClassList"}
+    assert expected | {"Moved", "PromoteBody", "RollbackBody", "Problem", "Ready", "UpdateOutcome"} == shown
+
+
+def test_every_curl_asks_for_a_route_that_exists(routes: set[str]) -> None:
+    commands = [(page, words) for page in PAGES for words in command_lines(page) if words[0] == "curl"]
+    assert commands
+    for page, words in commands:
+        url = next(word for word in words if word.startswith("http://"))
+        method = "POST" if {"-F", "-d"} & set(words) else "GET"
+        path = re.sub(r"^http://127\.0\.0\.1:8000", "", url)
+        patterns = [re.sub(r"\{\w+\}", "[^/]+", route) for route in routes]
+        assert any(re.fullmatch(pattern, f"{method} {path}") for pattern in patterns), f"{page.name}: {words}"

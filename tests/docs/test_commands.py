@@ -1,0 +1,77 @@
+"""Every command in the documentation can be typed: the command exists, and so do its options."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.exceptions import TyperException
+
+from keepsight.cli import app
+from tests.docs.markdown import PAGES, ROOT, blocks, command_lines, read, section
+
+COMMANDS = [(page, words) for page in PAGES for words in command_lines(page)]
+KEEPSIGHT = [(page, words[1:]) for page, words in COMMANDS if words[0] == "keepsight"]
+SCRIPTS = [(page, words) for page, words in COMMANDS if words[0].startswith("scripts/")]
+KNOWN_PROGRAMS = {"keepsight", "curl", "docker", "scripts/demo", "scripts/test", "scripts/check"}
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command line as the program would, without running it; raises what the program would refuse."""
+    command = typer.main.get_command(app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words[0]]  # type: ignore[attr-defined]
+        words = words[1:]
+    assert not words or words[0].startswith("-") or not hasattr(command, "commands"), words
+    command.make_context(command.name or "keepsight", list(words))
+
+
+@pytest.mark.parametrize(("page", "words"), KEEPSIGHT, ids=[f"{p.name}-{n}" for n, (p, _) in enumerate(KEEPSIGHT)])
+def test_commands_parse(page: Path, words: list[str]) -> None:
+    parse(words)
+
+
+def test_a_command_that_does_not_exist_would_be_noticed() -> None:
+    for words in (["teach", "photos/", "--classes", "3"], ["upp"], ["keys", "make"], ["teach"]):
+        with pytest.raises((TyperException, AssertionError)):
+            parse(words)
+
+
+def test_every_program_is_one_that_a_reader_has() -> None:
+    programs = {words[0] for _, words in COMMANDS}
+    assert programs == KNOWN_PROGRAMS
+
+
+@pytest.mark.parametrize(("page", "words"), SCRIPTS, ids=[" ".join(words) for _, words in SCRIPTS])
+def test_scripts_can_be_run(page: Path, words: list[str]) -> None:
+    assert os.access(ROOT / words[0], os.X_OK)
+
+
+def test_the_options_of_the_demo_that_are_named_exist() -> None:
+    named = re.findall(r"`(--[^`]+)`", section(ROOT / "README.md", "## Try it"))
+    assert named
+    for option in named:
+        parse(["demo", *option.split()])
+
+
+def test_compose_files_that_are_named_exist() -> None:
+    files = [word for _, words in COMMANDS if words[0] == "docker" for word in words if word.endswith(".yml")]
+    assert files
+    assert [name for name in files if not (ROOT / name).is_file()] == []
+
+
+def test_the_readme_shows_the_two_commands_and_six_lines_of_the_command_line() -> None:
+    lines = [words for page, words in COMMANDS if page.name == "README.md"]
+    assert ["scripts/demo"] in lines
+    assert ["scripts/test"] in lines
+    block = next(b for b in blocks(ROOT / "README.md") if b.text.startswith("keepsight up"))
+    assert len(block.text.splitlines()) == 6
+    assert {line.split()[1] for line in block.text.splitlines()} >= {"up", "teach", "classify", "versions", "rollback"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_no_figure_is_left_open(page: Path) -> None:
+    assert re.findall(r"MEASURE_ME\([^)]*\)", read(page)) == []

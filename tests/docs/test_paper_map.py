@@ -1,0 +1,100 @@
+"""docs/paper-map.md: every equation has a function that names it, and tests that exist."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+
+import pytest
+
+from segp_cl.config import LearnerConfig
+from tests.docs.markdown import DOCS, ROOT, read, rows, section
+
+PAGE = DOCS / "paper-map.md"
+EQUATIONS = [5, 6, *range(9, 35)]
+TABLE = {
+    int(cells[0].strip("()")): cells
+    for cells in rows(section(PAGE, "# From the paper to the code"))
+    if cells[0][0] == "("
+}
+
+
+def names(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def function(path: str) -> Callable[..., object]:
+    module, _, name = path.rpartition(".")
+    found: Callable[..., object] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def equations_in(text: str) -> set[int]:
+    """`(eq. 18)`, `(eqs. 5, 6, 30)`, `(eqs. 9-14)`, `(23)`, `(24)-(28)`: every number that is named."""
+    found: set[int] = set()
+    for first, last in re.findall(r"\((\d+)\)-\((\d+)\)", text):
+        found |= set(range(int(first), int(last) + 1))
+    found |= {int(number) for number in re.findall(r"\((\d+)\)", text)}
+    for listed in re.findall(r"eqs?\. ([\d, -]+)", text):
+        for part in listed.split(","):
+            first, _, last = part.strip().partition("-")
+            if first:
+                found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+@functools.cache
+def names_of_tests_in(path: str) -> set[str]:
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_equation_has_a_row() -> None:
+    assert sorted(TABLE) == EQUATIONS
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_its_functions_exist_and_name_it(equation: int) -> None:
+    paths = names(TABLE[equation][2])
+    assert paths
+    for path in paths:
+        found = function(path)
+        assert path.startswith("segp_cl."), path
+        assert equation in equations_in(inspect.getdoc(found) or ""), f"{path} does not name ({equation})"
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_its_tests_exist_and_run_its_functions(equation: int) -> None:
+    tests = names(TABLE[equation][3])
+    assert tests
+    called = ""
+    for test in tests:
+        path, _, name = test.partition("::")
+        assert name in names_of_tests_in(path), test
+        called += (ROOT / path).read_text(encoding="utf-8")
+    for path in names(TABLE[equation][2]):
+        assert re.search(rf"\b{path.rpartition('.')[2]}\(", called), f"no test file of ({equation}) calls {path}"
+
+
+def test_numbers_are_read_from_docstrings_in_all_their_forms() -> None:
+    assert equations_in("ACGD (eq. 18): tau^2") == {18}
+    assert equations_in("(eqs. 5, 6, 30)") == {5, 6, 30}
+    assert equations_in("(eqs. 9-11).") == {9, 10, 11}
+    assert equations_in("moved by (24)-(26), see (29)") == {24, 25, 26, 29}
+    assert equations_in("32 images (at most)") == set()
+
+
+def test_open_choices_name_settings_that_exist() -> None:
+    known = set(LearnerConfig.model_fields) | {"KEEPSIGHT_PRECISION", "template", "extend"}
+    for cells in rows(section(PAGE, "## Open choices")):
+        if len(cells) == 4:
+            assert set(names(cells[2])) <= known, cells
+
+
+def test_measurements_of_the_prototype_carry_their_caveat() -> None:
+    text = " ".join(read(PAGE).split())
+    assert "one seed, on two CPU cores, with settings picked while looking at test accuracy" in text

@@ -1,0 +1,52 @@
+"""The top-level names are generic (docs/adr/0001): nobody else may own them, and there are no others."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from importlib.metadata import Distribution, distributions, packages_distributions
+from pathlib import Path
+
+import pytest
+
+OURS = ("app", "keepsight", "model_store", "segp_cl", "worker")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def owners(name: str, installed: Iterator[Distribution]) -> set[str]:
+    """Distributions that install a top-level package or module of this name, going by what they list."""
+    found = set()
+    for distribution in installed:
+        files = distribution.files or []
+        listed = {(distribution.read_text("top_level.txt") or "").split().count(name) > 0}
+        listed |= {file.parts[0] in (name, f"{name}.py") for file in files if file.parts}
+        if True in listed:
+            found.add(distribution.metadata["Name"])
+    return found
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_no_other_distribution_owns_the_name(name: str) -> None:
+    assert owners(name, iter(distributions())) == {"keepsight"}
+    assert set(packages_distributions()[name]) == {"keepsight"}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_is_imported_is_this_repositorys(name: str) -> None:
+    module = importlib.import_module(name)
+    assert [Path(folder).resolve() for folder in module.__path__] == [ROOT / name]
+
+
+def test_the_distribution_ships_these_packages_and_no_other() -> None:
+    shipped = {name for name, owned_by in packages_distributions().items() if "keepsight" in owned_by}
+    assert {name for name in shipped if not name.startswith("__editable__")} == set(OURS)
+
+
+def test_an_owner_is_found_by_its_files_alone(tmp_path: Path) -> None:
+    info = tmp_path / "other-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (info / "RECORD").write_text("worker/__init__.py,,\nother-1.0.dist-info/METADATA,,\nother-1.0.dist-info/RECORD,,\n")
+    installed = list(distributions(path=[str(tmp_path)]))
+    assert owners("worker", iter(installed)) == {"other"}
+    assert owners("app", iter(installed)) == set()
