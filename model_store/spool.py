@@ -78,6 +78,9 @@ class SpoolWriter:
     def close(self, classes: Sequence[str]) -> SpoolIndex:
         """Name the classes, write the index, and make the folder visible to `Spool.read`.
 
+        Images are listed by class and content, not in the order they came in: however an archive was packed, the same
+        images are the same data set, and what is learned from them is the same.
+
         Raises:
             SpoolError: nothing was added, or an image was added for a class that is not named.
         """
@@ -85,6 +88,10 @@ class SpoolWriter:
             raise SpoolError("no image was spooled, expected at least one")
         if not all(0 <= label < len(classes) for label in self._labels):
             raise SpoolError(f"an image's class is outside of the {len(classes)} classes that were named")
+        rows = sorted(zip(self._labels, self._checksums, self._files, strict=True))
+        self._labels = [label for label, _, _ in rows]
+        self._checksums = [checksum for _, checksum, _ in rows]
+        self._files = [file for _, _, file in rows]
         digest = _digest(classes, self._labels, self._checksums)
         index = {
             "classes": list(classes),
