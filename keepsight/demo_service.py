@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def prepare(settings: DemoSettings) -> DemoData:
         data = from_folder(settings.data, tasks=settings.tasks, short=settings.short)
     if settings.template is None:
         return data
-    return DemoData(data.title, settings.template, data.tasks, data.margin)
+    return replace(data, template=settings.template)
 
 
 def make_folder(folder: Path) -> Instance:
