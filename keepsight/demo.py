@@ -23,7 +23,6 @@ from keepsight.follow import job_view, watch
 from keepsight.uploads import TarUpload
 from keepsight.views import outcome_sentence
 
-
 TUNED_MODEL = "compact"
 
 
