@@ -67,6 +67,10 @@ class NotReadyError(AppError):
     """No version is loaded."""
 
 
+class BodyTooLargeError(AppError):
+    """The request's body has more bytes than its route allows."""
+
+
 class ImageTooLargeError(AppError):
     """One image has more bytes than allowed."""
 
@@ -128,6 +132,7 @@ TABLE: Mapping[type[Exception], Answer] = {
     BusyError: Answer(429, "busy", "Too many requests in hand", 1),
     NotReadyError: Answer(503, "not-ready", "No version is being served yet", 2),
     NoClassesError: Answer(409, "no-classes", "The served version knows no classes"),
+    BodyTooLargeError: Answer(413, "body-too-large", "The body is too large"),
     ImageTooLargeError: Answer(413, "image-too-large", "The image is too large"),
     ImageDecodeError: Answer(422, "undecodable-image", "The image cannot be decoded"),
     ArchiveError: Answer(422, "archive-refused", "The archive is refused"),

@@ -6,10 +6,9 @@ import logging
 import time
 from collections.abc import Callable
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import problem, problem_response
+from app.errors import BodyTooLargeError, problem_of, problem_response
 from app.metrics import Metrics
 
 logger = logging.getLogger("app.access")
@@ -33,10 +32,9 @@ class BodyLimit:
         limit = self._limit(scope["path"])
         announced = dict(scope["headers"]).get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit:
-            detail = f"the body has {int(announced)} bytes; at most {limit} are allowed here"
-            document = problem(413, "body-too-large", "The body is too large", detail)
+            refusal = BodyTooLargeError(f"the body has {int(announced)} bytes; at most {limit} are allowed here")
             # the body is not read, so the connection cannot be used again
-            await problem_response(document, {"Connection": "close"})(scope, receive, send)
+            await problem_response(problem_of(refusal), {"Connection": "close"})(scope, receive, send)
             return
         seen = 0
 
@@ -45,7 +43,7 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > limit:
-                raise HTTPException(413, f"the body is larger than the {limit} bytes that are allowed here")
+                raise BodyTooLargeError(f"the body is larger than the {limit} bytes that are allowed here")
             return message
 
         await self._app(scope, counted, send)

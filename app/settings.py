@@ -20,7 +20,7 @@ GIB = 1024 * MIB
 class Settings(BaseSettings):
     """The server's settings. Pass one to `create_app`; nothing else reads the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="KEEPSIGHT_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="KEEPSIGHT_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     # Places
     store: Path = Field(Path("var/store"), description="Root of the versions; every server and worker shares it.")

@@ -104,6 +104,7 @@ class PreprocessingRecord(_Record):
     mean: tuple[float, float, float] = Field(description="Per channel, of [0, 1] pixels.")
     std: tuple[float, float, float] = Field(description="Per channel, of [0, 1] pixels.")
     interpolation: str
+    resize: str = Field("shortest", description="Which side becomes `size`: the shorter one, or both (squash).")
 
 
 class ClassRecord(_Record):

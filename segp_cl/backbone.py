@@ -42,6 +42,7 @@ class Backbone(nn.Module):
         logit_scale: float,
         preprocessing: Preprocessing,
         adapted_image_fraction: float = 1.0,
+        fusion_weight: float | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -53,6 +54,7 @@ class Backbone(nn.Module):
         self.logit_scale = logit_scale
         self.preprocessing = preprocessing
         self.adapted_image_fraction = adapted_image_fraction
+        self.fusion_weight = fusion_weight
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
@@ -88,6 +90,10 @@ class Backbone(nn.Module):
     @property
     def towers(self) -> dict[str, nn.Module]:
         return {"image": self.image_tower, "text": self.text_tower}
+
+    def resolve(self, config: LearnerConfig) -> LearnerConfig:
+        """The configuration with everything filled in that follows from this model."""
+        return config.resolve(self.logit_scale, fusion_weight=self.fusion_weight)
 
     def shared_copy(self) -> Backbone:
         """A second model over the very same tensors: its modules may be adapted without touching this one."""

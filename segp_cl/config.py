@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 PAPER_LOGIT_SCALE = 100.0
 PAPER_LAMBDA_ACGD = 5.0
 PAPER_FUSION_WEIGHT = 0.5
-REFERENCE_STEP = 0.06  # learning_rate * logit_scale where the compact model learns well with Adam
+REFERENCE_STEP = 0.01  # learning_rate * logit_scale where the compact model learns well with Adam and forgets little
 
 StrategyName = Literal["segp", "naive", "prototypes"]
 
@@ -39,7 +39,7 @@ class LearnerConfig(BaseModel):
 
     # Optimisation (15)(22)
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Paper: SGD. Adam reaches the same in fewer steps.")
-    learning_rate: float | None = Field(None, gt=0, description="Peak, cosine decay to 0. None: 0.06 / logit_scale.")
+    learning_rate: float | None = Field(None, gt=0, description="Peak, cosine decay to 0. None: 0.01 / logit_scale.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only. Open in the paper.")
     weight_decay: float = Field(0.0, ge=0, description="Open in the paper.")
     batch_size: int = Field(64, ge=1, description="Images per step. Paper: 128.")
@@ -69,15 +69,18 @@ class LearnerConfig(BaseModel):
 
     # Prototypes and fusion (23)-(32)
     transfer_prototypes: bool = Field(True, description="Move old prototypes by the anchors' drift (24)-(29).")
-    fusion_weight: float | None = Field(None, ge=0, description="beta (30). None: 0.5 * 100 / logit_scale.")
+    fusion_weight: float | None = Field(
+        None, ge=0, description="beta (30). None: the model's own, or 0.5 * 100 / logit_scale."
+    )
     feature_batch_size: int = Field(64, ge=1, description="Images per forward pass without training.")
 
-    def resolve(self, logit_scale: float) -> LearnerConfig:
-        """Fill in what follows from the model's logit scale (see docs/adr/0003).
+    def resolve(self, logit_scale: float, *, fusion_weight: float | None = None) -> LearnerConfig:
+        """Fill in what follows from the model: its logit scale and its own `fusion_weight` (see docs/adr/0003).
 
         - learning rate: logits are logit_scale * cosine, so an equal step in logits needs lr ~ 1 / logit_scale;
         - lambda_acgd: the distillation loss is about logit_scale^2 * Var(delta cos) / 2, so it needs 1 / logit_scale^2;
-        - beta: the visual branch enters the probabilities as logit_scale * beta * cos, the paper's 100 * 0.5 = 50.
+        - beta: the visual branch enters the probabilities as logit_scale * beta * cos, the paper's 100 * 0.5 = 50;
+          a model whose text path is known to be weak brings a weight of its own.
         """
         ratio = PAPER_LOGIT_SCALE / logit_scale
         follows: dict[str, float] = {}
@@ -86,7 +89,7 @@ class LearnerConfig(BaseModel):
         if self.lambda_acgd is None:
             follows["lambda_acgd"] = PAPER_LAMBDA_ACGD * ratio**2
         if self.fusion_weight is None:
-            follows["fusion_weight"] = PAPER_FUSION_WEIGHT * ratio
+            follows["fusion_weight"] = PAPER_FUSION_WEIGHT * ratio if fusion_weight is None else fusion_weight
         if self.tau_adv is None:
             follows["tau_adv"] = 1 / logit_scale
         return self.model_copy(update=follows)

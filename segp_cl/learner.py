@@ -31,7 +31,7 @@ def as_prompt(template: str, name: str) -> str:
 
 def initial_state(backbone: Backbone) -> LearnerState:
     """The state before any task: no classes, no adapters. It answers for ad-hoc labels only."""
-    weight = LearnerConfig().resolve(backbone.logit_scale).fusion_weight
+    weight = backbone.resolve(LearnerConfig()).fusion_weight
     assert weight is not None
     return LearnerState(
         model=backbone.spec,
@@ -71,7 +71,8 @@ def learn_task(
         dtype: of the forward passes: float32, or bfloat16 under autocast. Weights and losses stay float32.
 
     Raises:
-        InvalidTaskError: no classes, two of the same name, a class without images, a label out of range.
+        InvalidTaskError: no classes, two of the same name, a class without images, a label out of range, another
+            LoRA rank or scale than the state's.
         ClassExistsError: a class is already known and `task.extend` is not set.
         IncompatibleStateError: the state was learned on other base weights.
         UnsupportedArchitectureError: the model has no layer to adapt.
@@ -84,7 +85,7 @@ def learn_task(
             f"the state was learned on weights {state.weights_digest[:12]}, {model.spec.name} has "
             f"{model.weights_digest[:12]}"
         )
-    resolved = config.resolve(model.logit_scale)
+    resolved = _with_the_lineage_s_lora(model.resolve(config), config, state)
     report = Reporter(on_progress)
     session = Session(
         model=model,
@@ -109,6 +110,19 @@ def learn_task(
             steps=report.steps,
         ),
     )
+
+
+def _with_the_lineage_s_lora(resolved: LearnerConfig, asked: LearnerConfig, state: LearnerState) -> LearnerConfig:
+    """Rank and scale as they are: adapters go on being trained, so a later task cannot choose them anew."""
+    if state.lora is None:
+        return resolved
+    trained = {"rank": state.lora.rank, "lora_scale": state.lora.scale}
+    for name, value in trained.items():
+        if name in asked.model_fields_set and getattr(asked, name) != value:
+            raise InvalidTaskError(
+                f"{name} was set to {value:g} by the first task, it cannot become {getattr(asked, name):g}"
+            )
+    return resolved.model_copy(update=trained)
 
 
 def _seen_classes(state: LearnerState, task: Task) -> tuple[tuple[TaskClass, ...], tuple[int, ...]]:

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class WorkerSettings(BaseSettings):
     """The worker's settings. Where the server has one of the same name, both must be given the same value."""
 
-    model_config = SettingsConfigDict(env_prefix="KEEPSIGHT_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="KEEPSIGHT_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     store: Path = Field(Path("var/store"), description="Root of the model store.")
     spool: Path = Field(Path("var/spool"), description="Where accepted images wait for the worker.")

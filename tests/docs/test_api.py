@@ -33,7 +33,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "UpdateOutcome": UpdateOutcome,
 }
 EXAMPLES = [block for page in PAGES for block in blocks(page) if block.language == "json"]
-NOT_IN_THE_TABLE = {"body-too-large": 413, "job-failed": 500}
+NOT_IN_THE_TABLE = {"job-failed": 500}
 """Problems that are not made from an exception: the middleware's, and the one inside a job."""
 
 

@@ -16,6 +16,7 @@ from segp_cl.backbone import Backbone, load_backbone
 from segp_cl.config import LearnerConfig
 from segp_cl.errors import ModelLoadError
 from segp_cl.images import decode_image, to_pixels
+from segp_cl.learner import initial_state
 from segp_cl.types import ModelSpec
 
 DATA = Path(os.environ.get("KEEPSIGHT_TEST_DATA", "no-folder-named"))
@@ -39,6 +40,7 @@ def test_it_is_what_it_says(model: Backbone) -> None:
     assert (model.raw_dim, model.joint_dim) == (1280, 384)
     assert model.logit_scale == 20
     assert model.preprocessing.size == 160
+    assert initial_state(model).fusion_weight == 5.0
 
 
 def test_the_same_weights_have_the_same_digest(model: Backbone) -> None:

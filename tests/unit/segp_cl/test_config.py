@@ -19,7 +19,12 @@ def test_at_a_fifth_of_the_scale_they_follow() -> None:
     resolved = LearnerConfig().resolve(20.0)
     assert resolved.lambda_acgd == pytest.approx(125.0)
     assert resolved.fusion_weight == pytest.approx(2.5)
-    assert resolved.learning_rate == pytest.approx(3e-3)
+    assert resolved.learning_rate == pytest.approx(5e-4)
+
+
+def test_a_model_may_bring_its_own_fusion_weight() -> None:
+    assert LearnerConfig().resolve(20.0, fusion_weight=5.0).fusion_weight == 5.0
+    assert LearnerConfig(fusion_weight=1.0).resolve(20.0, fusion_weight=5.0).fusion_weight == 1.0
 
 
 def test_what_is_set_stays() -> None:

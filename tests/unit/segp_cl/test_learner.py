@@ -20,7 +20,7 @@ from segp_cl.losses import acgd_logits, tsgr_loss
 from segp_cl.strategies import segp
 from segp_cl.types import Learned, LearnedClass, LearnerState, ModelSpec, Progress, Task, TaskClass
 
-FAST = LearnerConfig(rank=4, epochs=2, batch_size=8, anchor_batch_size=4, k_adv=2, k_seed=2)
+FAST = LearnerConfig(rank=4, epochs=2, batch_size=8, anchor_batch_size=4, k_adv=2, k_seed=2, learning_rate=0.004)
 COLOURS = {
     "red": (1.0, 0.0, 0.0),
     "green": (0.0, 1.0, 0.0),
@@ -320,6 +320,13 @@ def broken(names: list[str], labels: list[int]) -> Task:
 def test_a_task_that_cannot_be_learned_says_why(tiny_backbone: Backbone, task: Task, message: str) -> None:
     with pytest.raises(InvalidTaskError, match=message):
         learn(tiny_backbone, initial_state(tiny_backbone), task)
+
+
+def test_a_later_task_cannot_change_the_adapters_rank(tiny_backbone: Backbone, first: LearnerState) -> None:
+    with pytest.raises(InvalidTaskError, match="rank was set to 4"):
+        learn(tiny_backbone, first, task_of(["blue"]), FAST.model_copy(update={"rank": 8}))
+    unsaid = LearnerConfig(epochs=1, k_adv=1, k_seed=1)
+    assert learn(tiny_backbone, first, task_of(["blue"]), unsaid).report.settings["rank"] == 4
 
 
 def test_a_state_of_other_weights_is_refused(tiny_backbone: Backbone) -> None:
