@@ -23,8 +23,6 @@ from keepsight.follow import job_view, watch
 from keepsight.uploads import TarUpload
 from keepsight.views import outcome_sentence
 
-TUNED_MODEL = "compact"
-
 
 @dataclass(frozen=True)
 class Check:
@@ -138,13 +136,9 @@ def take(
         named == len(answers),
         f"{named} of {len(answers)} images answered with scores for all {len(data.classes)} names",
     )
-    overrides = update_settings(client, tour.measured[0].version_id, data, settings)
-    if overrides:
-        chosen = ", ".join(f"{name} {value}" for name, value in overrides.items())
-        screen.print(f"Updates run with {escape(chosen)}, all else by default")
     for number in range(1, len(data.tasks) + 1):
         with tour.timed(f"learning task {number}"):
-            job = teach(client, data, number, overrides, screen)
+            job = teach(client, data, number, settings.overrides, screen)
         tour.jobs.append(job)
         steady.taught.set()
         with screen.status(f"Measuring the version after task {number}"), tour.timed(f"measuring after task {number}"):
@@ -164,13 +158,6 @@ def take(
             again = measure(client, data, taught=taught)
             settle(tour, steady, target.version_id)
             compare(tour, f"{name} exact", target, again, served=moved["serving"])
-
-
-def update_settings(client: Client, version_id: str, data: DemoData, settings: DemoSettings) -> dict[str, object]:
-    """The hyper-parameters to send: the data's own where the base model is the one they were found with, then --set."""
-    model = client.version(version_id).get("model")
-    fitting = isinstance(model, dict) and model.get("name") == TUNED_MODEL
-    return {**(data.overrides if fitting else {}), **settings.overrides}
 
 
 def teach(client: Client, data: DemoData, number: int, overrides: dict[str, object], screen: Console) -> Job:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import pytest
 
 from keepsight import demo_measure
 from keepsight.client import Client
-from keepsight.demo import Tour, check_learned, check_nothing_kept, compare, update_settings
+from keepsight.demo import Tour, check_learned, check_nothing_kept, compare
 from keepsight.demo_data import DemoData, DemoTask
 from keepsight.demo_measure import Accuracy, Measured, SteadyClient, accuracy_of, measure
-from keepsight.demo_service import MARKER, DemoSettings, make_folder
+from keepsight.demo_service import MARKER, make_folder
 from keepsight.errors import CommandError
 
 
@@ -172,14 +171,3 @@ def test_the_steady_client_sees_versions_come_and_go(service: Any, data: DemoDat
     run_until(steady, lambda: steady.report.requests >= 6)
     assert steady.report.versions == ["v1", "v2", "v1"]
     assert steady.report.failures == []
-
-
-@pytest.mark.parametrize(("model", "rate"), [("compact", 5e-4), ("ViT-B-16", None), (None, None)])
-def test_the_datas_own_settings_are_for_the_model_they_were_found_with(
-    service: Any, data: DemoData, model: str | None, rate: float | None
-) -> None:
-    service.script["GET /v1/versions/v1"] = {"model": {"name": model, "pretrained": None}} if model else {}
-    tuned = replace(data, overrides={"learning_rate": 5e-4, "epochs": 10})
-    sent = update_settings(service.client(), "v1", tuned, DemoSettings(overrides={"epochs": 3}))
-    assert sent.get("learning_rate") == rate
-    assert sent["epochs"] == 3
