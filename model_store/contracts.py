@@ -124,7 +124,8 @@ class JobProgress(_Contract):
 
     `phase` is `waiting` (for the lineage), `loading`, one of the learner's phases (`anchors`, `train`, `prototypes`),
     `evaluating` or `publishing`; `step` counts from 0 or 1 to `steps` within it. `eta_s` is the estimate of the seconds
-    left in this phase, at its own pace so far, None until that can be said. `elapsed_s` counts from the start of this attempt.
+    left in this phase, at its own pace so far, None until that can be said. `elapsed_s` counts from the start of this
+    attempt.
     """
 
     phase: str
