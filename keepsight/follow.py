@@ -88,7 +88,7 @@ class LiveBar:
         progress = job["progress"]
         if self._task is None:
             self._task = self._bars.add_task(self._label, total=None, eta="", losses="")
-        step, steps = (progress["step"], progress["steps"]) if progress else (0, None)
+        step, steps = (progress["step"], progress["steps"] or None) if progress else (0, None)  # None: bar in motion
         if job["state"] == "succeeded":
             step = steps = steps or 1
         self._bars.update(
