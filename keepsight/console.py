@@ -17,7 +17,7 @@ def out() -> Console:
 
 def err() -> Console:
     """For progress, remarks and errors."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False)
 
 
 def print_json(document: object) -> None:

@@ -13,12 +13,12 @@ from keepsight.follow import eta_text, phase_text
 
 
 def classification_table(results: Sequence[ImageResult]) -> Table:
-    """One line per image and prediction; an image that could not be read shows why."""
+    """One line per image and prediction."""
     made = table("image", "label", ">probability", ">score", ">text", ">visual")
     for result in results:
         name = escape(result["filename"] or str(result["index"]))
         if result["error"]:
-            made.add_row(name, f"[red]{escape(result['error'].get('detail', 'not readable'))}")
+            made.add_row(name, "[red]not classified")
             continue
         for p in result["predictions"]:
             scores = (p["score"], p["text_score"], p["visual_score"])

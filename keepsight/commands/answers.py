@@ -30,7 +30,7 @@ def classify(
     """Classify images with the version that is served. Exit code 1 if an image could not be read."""
     from keepsight.batches import classify_files
     from keepsight.uploads import find_images
-    from keepsight.views import classification_table
+    from keepsight.views import classification_table, problem_sentence
 
     words = [word.strip() for word in labels.split(",") if word.strip()] if labels is not None else []
     if labels is not None and not words:
@@ -46,6 +46,10 @@ def classify(
         console.print_json(answer)
     else:
         console.print_table(classification_table(answer["results"]))
-    failed = sum(1 for result in answer["results"] if result["error"])
+    failed = [result for result in answer["results"] if result["error"]]
     if failed:
-        raise CommandError(f"{failed} of {len(files)} images could not be classified.")
+        if not as_json:
+            for result in failed:
+                reason = problem_sentence(result["error"] or {})
+                console.err().print(f"{result['filename']}: {reason}", markup=False)
+        raise CommandError(f"{len(failed)} of {len(files)} images could not be classified.")

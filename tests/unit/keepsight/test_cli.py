@@ -124,6 +124,9 @@ def test_an_unreadable_image_is_told_apart_and_makes_the_exit_code_1(
     assert ran.code == 1
     assert ran.json["results"][0]["error"]["detail"] == "truncated"
     assert ran.err == "keepsight: 1 of 1 images could not be classified.\n"
+    ran = run_cli("classify", str(image))
+    assert "not classified" in ran.out
+    assert ran.err.splitlines()[0] == f"{image}: truncated"
 
 
 def test_labels_mean_the_text_path(run_cli: RunCli, service: Any, image: Path) -> None:
