@@ -47,7 +47,9 @@ class Prediction(BaseModel):
     text_score: float = Field(description="Cosine between image and class text.")
     visual_score: float | None = Field(description="Cosine between image and class prototype.")
     fused_score: float | None = Field(description="Text score plus the weighted visual score.")
-    probability: float = Field(description="Softmax of logit_scale times score over all labels.")
+    probability: float = Field(
+        description="Softmax of logit_scale times score over all labels; a fused score is divided by 1 + beta first."
+    )
 
 
 class ClassifyResult(BaseModel):

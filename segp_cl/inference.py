@@ -180,6 +180,14 @@ class Classifier:
         return self.label_scores_of(self.features(pixels), label_features)
 
     @torch.inference_mode()
+    def fused_probabilities(self, fused: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+        """Softmax of fused scores as the weighted mean of two cosines, (s_clip + β s_v) / (1 + β), at the logit scale.
+
+        Fused scores as they are would be 1 + β times as sharp as either branch, and every answer all but certain.
+        """
+        return probabilities(fused / (1 + self.state.fusion_weight), logit_scale=self.logit_scale)
+
+    @torch.inference_mode()
     def probabilities(self, scores: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
         """Softmax at the model's own logit scale."""
         return probabilities(scores, logit_scale=self.logit_scale)

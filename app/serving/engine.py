@@ -130,8 +130,10 @@ class Engine:
 
 def _class_scores(served: Served, pixels: Tensor, path: Path) -> Scored:
     scores = served.classifier.scores(pixels)
-    chosen = {"text": scores.text, "visual": scores.visual, "fused": scores.fused}[path]
-    probabilities = served.classifier.probabilities(chosen)
+    if path == "fused":
+        probabilities = served.classifier.fused_probabilities(scores.fused)
+    else:
+        probabilities = served.classifier.probabilities(scores.text if path == "text" else scores.visual)
     names = served.classifier.state.class_names
     return Scored(names, path, scores.text.cpu(), scores.visual.cpu(), scores.fused.cpu(), probabilities.cpu())
 

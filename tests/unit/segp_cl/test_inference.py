@@ -207,6 +207,13 @@ def test_probabilities_use_the_models_own_scale(base: FakeModel) -> None:
     assert torch.equal(classifier.probabilities(scores), probabilities(scores, logit_scale=20.0))
 
 
+def test_fused_probabilities_are_no_sharper_than_a_branch_that_agrees_with_itself(base: FakeModel) -> None:
+    """Where both branches give the same cosines, fusing them changes no probability."""
+    classifier, cosines = Classifier(base, state_of()), torch.tensor([[0.3, 0.1]])
+    fused = fused_scores(cosines, cosines, fusion_weight=classifier.state.fusion_weight)
+    assert torch.allclose(classifier.fused_probabilities(fused), classifier.probabilities(cosines), atol=1e-6)
+
+
 def test_many_threads_get_the_same_answers(base: FakeModel) -> None:
     classifier, pixels = Classifier(base, state_of()), coloured((153, 204, 0))
     expected = classifier.scores(pixels).fused
