@@ -72,9 +72,11 @@ def test_teach_classify_roll_back_and_stop(keepsight: Any, colours: Path, finish
     second_up = keepsight("up", "--port", "0")
     assert second_up.code == 1
     assert f"already runs on the store var/store at {url} (process {note['pid']})" in second_up.err
-    other = keepsight("up", "--port", url.rpartition(":")[2], "--store", "other/store")
-    assert other.code == 1
-    assert "is in use; stop what listens there, or choose another with --port" in other.err
+    for background in ((), ("--detach",)):
+        other = keepsight("up", "--port", url.rpartition(":")[2], "--store", "other/store", *background)
+        assert other.code == 1
+        assert other.err.startswith("keepsight: Port ")
+        assert other.err.endswith(" is in use; stop what listens there, or choose another with --port.\n")
 
     # No image stays, and stopping is clean and quick.
     assert [path for path in (keepsight.folder / "var" / "spool").rglob("*") if path.is_file()] == []
