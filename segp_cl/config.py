@@ -1,4 +1,4 @@
-"""Every hyper-parameter with its symbol, unit and source. Three of them follow from the model's logit scale."""
+"""Every hyper-parameter with its symbol, unit and source. Some follow from the model: its scale, its text path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 PAPER_LOGIT_SCALE = 100.0
-PAPER_LAMBDA_ACGD = 5.0
 PAPER_FUSION_WEIGHT = 0.5
 REFERENCE_STEP = 0.01  # learning_rate * logit_scale where the compact model learns well with Adam and forgets little
 
@@ -55,7 +54,11 @@ class LearnerConfig(BaseModel):
     dpgd_batch_size: int = Field(32, ge=1, description="Anchors per DPGD batch; changes time and memory only.")
 
     # ACGD (16)-(18)
-    lambda_acgd: float | None = Field(None, ge=0, description="None: 5 * (100 / logit_scale)^2.")
+    lambda_acgd: float = Field(
+        5.0,
+        ge=0,
+        description="Weight of ACGD (22). Scaled logits carry the model's own scale, so it holds for every model.",
+    )
     tau_a: float = Field(20.0, gt=0, description="Distillation temperature.")
     acgd_logits: Literal["scaled", "cosine"] = Field(
         "scaled", description="`scaled`: logit_scale * cos / tau_a. `cosine`: the paper's literal cos / tau_a."
@@ -78,7 +81,6 @@ class LearnerConfig(BaseModel):
         """Fill in what follows from the model: its logit scale and its own `fusion_weight` (see docs/adr/0003).
 
         - learning rate: logits are logit_scale * cosine, so an equal step in logits needs lr ~ 1 / logit_scale;
-        - lambda_acgd: the distillation loss is about logit_scale^2 * Var(delta cos) / 2, so it needs 1 / logit_scale^2;
         - beta: the visual branch enters the probabilities as logit_scale * beta * cos, the paper's 100 * 0.5 = 50;
           a model whose text path is known to be weak brings a weight of its own.
         """
@@ -86,8 +88,6 @@ class LearnerConfig(BaseModel):
         follows: dict[str, float] = {}
         if self.learning_rate is None:
             follows["learning_rate"] = REFERENCE_STEP / logit_scale
-        if self.lambda_acgd is None:
-            follows["lambda_acgd"] = PAPER_LAMBDA_ACGD * ratio**2
         if self.fusion_weight is None:
             follows["fusion_weight"] = PAPER_FUSION_WEIGHT * ratio if fusion_weight is None else fusion_weight
         if self.tau_adv is None:

@@ -86,8 +86,6 @@ def regularised_step(
     rows = torch.tensor(session.task_rows, device=session.device)
     neighbours = text_neighbours(teacher.pretrained_text, rows, k=config.k_neighbours)
     picks = anchor_batches(session, teacher.anchors)
-    assert config.lambda_acgd is not None, "the configuration was not resolved"
-    lambda_acgd, lambda_tsgr = config.lambda_acgd, config.lambda_tsgr
 
     def step(pixels: Float[Tensor, "batch 3 height width"], targets: Int64[Tensor, " batch"]) -> Losses:
         pick = next(picks)
@@ -101,7 +99,7 @@ def regularised_step(
             student = acgd_logits(images[len(targets) :], texts[:old], logit_scale=scale, form=config.acgd_logits)
             acgd = acgd_loss(student, teacher.anchor_logits[pick.to(student.device)], tau=config.tau_a)
         tsgr = tsgr_loss(texts, teacher.pretrained_text, rows, neighbours, tau=config.tau_t)
-        total = total_loss(classification, acgd, tsgr, lambda_acgd=lambda_acgd, lambda_tsgr=lambda_tsgr)
+        total = total_loss(classification, acgd, tsgr, lambda_acgd=config.lambda_acgd, lambda_tsgr=config.lambda_tsgr)
         return {"total": total, "classification": classification, "acgd": acgd, "tsgr": tsgr}
 
     return step

@@ -17,7 +17,7 @@ def test_at_clips_own_scale_the_paper_s_numbers_come_out() -> None:
 
 def test_at_a_fifth_of_the_scale_they_follow() -> None:
     resolved = LearnerConfig().resolve(20.0)
-    assert resolved.lambda_acgd == pytest.approx(125.0)
+    assert resolved.lambda_acgd == 5.0
     assert resolved.fusion_weight == pytest.approx(2.5)
     assert resolved.learning_rate == pytest.approx(5e-4)
 
