@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 def print_table(screen: Console, data: DemoData, measured: Sequence[Measured]) -> None:
     """Accuracy of every version on every task's held-out images, by path."""
-    made = Table(title="Top-1 accuracy on held-out images", title_justify="left", header_style="bold")
-    made.add_column("version")
+    made = Table(title="Top-1 accuracy on held-out images, in percent", title_justify="left", header_style="bold")
+    made.add_column("version", no_wrap=True)
     for number in range(1, len(data.tasks) + 1):
         for path in ("text", "visual", "fused"):
             made.add_column(f"task {number}\n{path}", justify="right")
@@ -34,9 +34,9 @@ def print_table(screen: Console, data: DemoData, measured: Sequence[Measured]) -
         for task in data.tasks:
             accuracy = row.accuracy[task.name]
             cells += [
-                percent(accuracy.text) + ("" if accuracy.taught else " *"),
-                percent(accuracy.visual),
-                f"[bold]{percent(accuracy.fused)}",
+                number_of(accuracy.text) + ("" if accuracy.taught else " *"),
+                number_of(accuracy.visual),
+                f"[bold]{number_of(accuracy.fused)}",
             ]
         made.add_row(*cells)
     screen.print()
@@ -47,6 +47,11 @@ def print_table(screen: Console, data: DemoData, measured: Sequence[Measured]) -
             f"task {number}: {names} ({len(task.train)} images taught, {len(task.held_out)} held out)", soft_wrap=True
         )
     screen.print(f"* not taught yet: the text path chooses among all {len(data.classes)} names", soft_wrap=True)
+
+
+def number_of(fraction: float | None) -> str:
+    """A fraction as a percentage without its sign, so that the table fits 80 columns."""
+    return percent(fraction).removesuffix(" %")
 
 
 def print_checks(screen: Console, checks: Sequence[Check], took: Mapping[str, float]) -> None:

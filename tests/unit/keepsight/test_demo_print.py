@@ -25,14 +25,15 @@ def test_every_version_is_a_line_with_every_path_of_every_task(screen: io.String
     zero_shot = Accuracy(0.25, None, None, 4, False)
     taught = Accuracy(0.5, 0.75, 1.0, 2, True)
     measured = [
-        Measured("000001-aa", {"t1": zero_shot, "t2": zero_shot}, {}),
-        Measured("000002-bb", {"t1": taught, "t2": zero_shot}, {}),
+        Measured("000001-0123456789ab", {"t1": zero_shot, "t2": zero_shot}, {}),
+        Measured("000002-0123456789ab", {"t1": taught, "t2": zero_shot}, {}),
     ]
-    print_table(Console(file=screen, width=120), data, measured)
+    print_table(Console(file=screen, width=80), data, measured)
     text = screen.getvalue()
     first, second = (line for line in text.splitlines() if "00000" in line)
-    assert [cell.strip() for cell in first.split("│")[2:-1]] == ["25.0 % *", "–", "–", "25.0 % *", "–", "–"]
-    assert [cell.strip() for cell in second.split("│")[2:-1]] == ["50.0 %", "75.0 %", "100.0 %", "25.0 % *", "–", "–"]
+    assert [cell.strip() for cell in first.split("│")[2:-1]] == ["25.0 *", "–", "–", "25.0 *", "–", "–"]
+    assert [cell.strip() for cell in second.split("│")[2:-1]] == ["50.0", "75.0", "100.0", "25.0 *", "–", "–"]
+    assert "000002-0123456789ab" in text
     assert "after task 1" in text
     assert "task 1: [a1], b1 (0 images taught, 0 held out)" in text
     assert "the text path chooses among all 4 names" in text
