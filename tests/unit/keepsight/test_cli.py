@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,13 +84,16 @@ def test_help_needs_neither_the_model_nor_the_network_libraries() -> None:
     assert ran.stdout.strip() == "[]"
 
 
-def test_help_appears_at_once() -> None:
-    best = 9.9
-    for _ in range(3):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "keepsight", "--help"], capture_output=True, check=True)
-        best = min(best, time.perf_counter() - began)
-    assert best < 0.5
+def test_help_takes_little_work() -> None:
+    """In CPU time, so that a busy machine does not matter."""
+
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before = spent()
+    subprocess.run([sys.executable, "-m", "keepsight", "--help"], capture_output=True, check=True)
+    assert spent() - before < 0.5
 
 
 def test_classify_prints_a_table(run_cli: RunCli, service: Any, image: Path) -> None:
