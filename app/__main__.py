@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import logging.config
+import os
 import signal
 import sys
 
@@ -68,6 +69,8 @@ def log_config(level: str) -> dict[str, object]:
 
 
 def _serve(settings: Settings) -> int:
+    # read when PyTorch is loaded: threads that wait for each other sleep, because the worker may need the same cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # imported late: PyTorch takes seconds, and what is refused above should be told at once
     import uvicorn
 

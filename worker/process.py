@@ -27,11 +27,14 @@ MALLOC_TUNABLES: Final = f"glibc.malloc.mmap_threshold={_THRESHOLD}:glibc.malloc
 
 
 def child_environment(base: Mapping[str, str]) -> dict[str, str]:
-    """`base` with the allocator's settings added, unless an operator has set the allocator's tunables already."""
-    given = base.get("GLIBC_TUNABLES", "")
-    if "glibc.malloc." in given:
-        return dict(base)
-    return {**base, "GLIBC_TUNABLES": f"{given}:{MALLOC_TUNABLES}" if given else MALLOC_TUNABLES}
+    """`base` with the allocator's and the thread pool's settings added, where an operator has not set them already.
+
+    Threads that wait for each other sleep instead of spinning: a server beside the update needs the same cores.
+    """
+    tunables = base.get("GLIBC_TUNABLES", "")
+    if "glibc.malloc." not in tunables:
+        tunables = f"{tunables}:{MALLOC_TUNABLES}" if tunables else MALLOC_TUNABLES
+    return {"OMP_WAIT_POLICY": "PASSIVE", **base, "GLIBC_TUNABLES": tunables}
 
 
 class Lost:
