@@ -17,21 +17,38 @@ from keepsight.console import percent, seconds
 
 if TYPE_CHECKING:
     from keepsight.demo import Check
-    from keepsight.demo_data import DemoData
+    from keepsight.demo_data import DemoData, DemoTask
     from keepsight.demo_measure import Measured
 
 
+TASKS_ABREAST = 2
+
+
 def print_table(screen: Console, data: DemoData, measured: Sequence[Measured]) -> None:
-    """Accuracy of every version on every task's held-out images, by path."""
-    made = Table(title="Top-1 accuracy on held-out images, in percent", title_justify="left", header_style="bold")
+    """Accuracy of every version on every task's held-out images, by path; two tasks side by side fit 80 columns."""
+    for start in range(0, len(data.tasks), TASKS_ABREAST):
+        screen.print()
+        screen.print(accuracy_table(data.tasks[start : start + TASKS_ABREAST], measured, first_number=start + 1))
+    for number, task in enumerate(data.tasks, start=1):
+        names = escape(", ".join(task.classes[:12]) + (" ..." if len(task.classes) > 12 else ""))
+        screen.print(
+            f"task {number}: {names} ({len(task.train)} images taught, {len(task.held_out)} held out)", soft_wrap=True
+        )
+    screen.print(f"* not taught yet: the text path chooses among all {len(data.classes)} names", soft_wrap=True)
+
+
+def accuracy_table(tasks: Sequence[DemoTask], measured: Sequence[Measured], *, first_number: int) -> Table:
+    """Some of the tasks; `first_number` is the first one's."""
+    title = "Top-1 accuracy on held-out images, in percent" if first_number == 1 else None
+    made = Table(title=title, title_justify="left", header_style="bold")
     made.add_column("version", no_wrap=True)
-    for number in range(1, len(data.tasks) + 1):
+    for number in range(first_number, first_number + len(tasks)):
         for path in ("text", "visual", "fused"):
             made.add_column(f"task {number}\n{path}", justify="right")
     for taught, row in enumerate(measured):
         after = f"after task {taught}" if taught else "nothing taught"
         cells = [f"{row.version_id}\n[dim]{after}"]
-        for task in data.tasks:
+        for task in tasks:
             accuracy = row.accuracy[task.name]
             cells += [
                 number_of(accuracy.text) + ("" if accuracy.taught else " *"),
@@ -39,14 +56,7 @@ def print_table(screen: Console, data: DemoData, measured: Sequence[Measured]) -
                 f"[bold]{number_of(accuracy.fused)}",
             ]
         made.add_row(*cells)
-    screen.print()
-    screen.print(made)
-    for number, task in enumerate(data.tasks, start=1):
-        names = escape(", ".join(task.classes[:12]) + (" ..." if len(task.classes) > 12 else ""))
-        screen.print(
-            f"task {number}: {names} ({len(task.train)} images taught, {len(task.held_out)} held out)", soft_wrap=True
-        )
-    screen.print(f"* not taught yet: the text path chooses among all {len(data.classes)} names", soft_wrap=True)
+    return made
 
 
 def number_of(fraction: float | None) -> str:

@@ -39,6 +39,15 @@ def test_every_version_is_a_line_with_every_path_of_every_task(screen: io.String
     assert "the text path chooses among all 4 names" in text
 
 
+def test_many_tasks_are_printed_without_cutting_a_number(screen: io.StringIO) -> None:
+    tasks = tuple(DemoTask(f"t{n}", (f"c{n}",), (), ()) for n in range(5))
+    perfect = {task.name: Accuracy(1.0, 1.0, 1.0, 5, True) for task in tasks}
+    measured = [Measured("000006-0123456789ab", perfect, {})]
+    print_table(Console(file=screen, width=80), DemoData("letters", "a {}.", tasks, margin=0.25), measured)
+    assert screen.getvalue().count("100.0") == 15
+    assert screen.getvalue().count("task 5") == 4  # three columns and the line below
+
+
 def test_each_check_says_whether_it_held_and_by_what_figures(screen: io.StringIO) -> None:
     checks = [Check("rollback exact", True, "2 of 2"), Check("task 1 kept", False, "1.3 % [of 10]")]
     print_checks(Console(file=screen, width=200), checks, {"learning": 61.0, "whole tour": 65.0})
