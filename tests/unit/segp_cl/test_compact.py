@@ -19,8 +19,10 @@ from segp_cl.images import decode_image, to_pixels
 from segp_cl.learner import initial_state
 from segp_cl.types import ModelSpec
 
-DATA = Path(os.environ.get("KEEPSIGHT_TEST_DATA", "no-folder-named"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs real images: set KEEPSIGHT_TEST_DATA to their folder")
+DATA = Path(os.environ.get("KEEPSIGHT_TEST_DATA", ""))
+needs_data = pytest.mark.skipif(
+    not (DATA / "cifar10-6k.npz").is_file(), reason="needs real images: set KEEPSIGHT_TEST_DATA to their folder"
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,13 @@ def test_it_is_what_it_says(model: Backbone) -> None:
 
 def test_the_same_weights_have_the_same_digest(model: Backbone) -> None:
     assert load_backbone(ModelSpec()).weights_digest == model.weights_digest
+
+
+def test_the_names_of_its_head_are_open_clips() -> None:
+    import open_clip
+
+    assert compact.imagenet_names() == tuple(open_clip.IMAGENET_CLASSNAMES)
+    assert len(compact.imagenet_names()) == 1000
 
 
 def test_altered_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
