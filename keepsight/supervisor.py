@@ -1,4 +1,4 @@
-"""A few processes that live and die together."""
+"""A few processes that live and die together, but for those that the others can do without."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from keepsight.errors import StartError
 BOUND = Path(__file__).with_name("bound.py")
 POLL_S = 0.1
 TAIL_LINES = 12
+SHORT_LIFE_S = 60.0
+LONGEST_PAUSE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Part:
         environment: Added to ours.
         grace_s: Seconds it has to end after SIGTERM.
         stop_last: The others depend on it, so it is asked to stop when they have gone.
+        replaceable: The others go on without it, and it is started again.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Part:
     environment: Mapping[str, str] = field(default_factory=dict)
     grace_s: float = 10.0
     stop_last: bool = False
+    replaceable: bool = False
 
 
 class Running:
@@ -84,11 +88,14 @@ class Running:
 
 
 class Supervisor:
-    """Starts parts, notices when one ends, stops all of them. Restarts nothing."""
+    """Starts parts, notices when one ends, starts it again if it is replaceable, stops all of them."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.running: list[Running] = []
         self._clock = clock
+        self._started: dict[str, float] = {}
+        self._short_lives: dict[str, int] = {}
+        self._due: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +107,7 @@ class Supervisor:
         """Start a part. Call it from the main thread: the kernel binds a child to the thread that made it."""
         started = Running(part)
         self.running.append(started)
+        self._started[part.name] = self._clock()
         return started
 
     def check(self) -> None:
@@ -108,10 +116,52 @@ class Supervisor:
         Raises:
             StartError: names the part, how it ended, and the last lines it logged.
         """
-        for running in self.running:
+        self._raise_for(self.running)
+
+    def _raise_for(self, candidates: Sequence[Running]) -> None:
+        for running in candidates:
             code = running.exit_code
             if code is not None:
                 raise StartError(death_notice(running, code))
+
+    def tend(self, tell: Callable[[str], None]) -> bool:
+        """As `check`, but a replaceable part that has ended is started again.
+
+        At once if it lived long, else after a pause that doubles from one second each time, so that a part that cannot
+        live does not keep the others from working. Call it from the main thread, as `start`.
+
+        Args:
+            tell: Gets the notice of a part's end, once.
+
+        Returns:
+            Whether a part was started.
+
+        Raises:
+            StartError: a part that is not replaceable has ended.
+        """
+        ended = [running for running in self.running if running.exit_code is not None]
+        self._raise_for([running for running in ended if not running.part.replaceable])
+        replaced = [self._replace(running, tell) for running in ended]
+        return any(replaced)
+
+    def _replace(self, running: Running, tell: Callable[[str], None]) -> bool:
+        name, now = running.part.name, self._clock()
+        if name not in self._due:
+            short = now - self._started[name] < SHORT_LIFE_S
+            self._short_lives[name] = self._short_lives.get(name, 0) + 1 if short else 0
+            pause = min(LONGEST_PAUSE_S, 2.0 ** (self._short_lives[name] - 1)) if short else 0.0
+            self._due[name] = now + pause
+            code = running.exit_code
+            assert code is not None, "it has ended"
+            when = f"in {pause:.0f} s" if pause else "now"
+            tell(f"{death_notice(running, code)}\nThe others go on; it is started again {when}.")
+        if now < self._due[name]:
+            return False
+        del self._due[name]
+        running.kill()  # what it left behind in its process group
+        self.running.remove(running)
+        self.start(running.part)
+        return True
 
     def wait_until(self, ready: Callable[[], bool], *, timeout_s: float, stopping: Callable[[], bool]) -> bool:
         """Wait until `ready`; False if `stopping` came first.

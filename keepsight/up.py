@@ -84,11 +84,17 @@ def parts(settings: UpSettings, *, port: int, broker_port: int) -> list[Part]:
     python = (sys.executable, "-m")
     started = [Part("server", (*python, "app"), logs / "server.log", environment, SERVER_GRACE_S)]
     if settings.worker:
-        started.insert(0, Part("worker", (*python, "worker"), logs / "worker.log", environment, WORKER_GRACE_S))
+        started.insert(0, worker_part(python, logs, environment))
     if settings.redis_url is None:
         command = (*python, "keepsight.broker", "--data-dir", str(settings.base / "broker"), "--port", str(broker_port))
         started.insert(0, Part("broker", command, logs / "broker.log", {}, BROKER_GRACE_S, stop_last=True))
     return started
+
+
+def worker_part(python: tuple[str, ...], logs: Path, environment: dict[str, str]) -> Part:
+    """The worker: whatever becomes of it, the version that is served stays served."""
+    command = (*python, "worker")
+    return Part("worker", command, logs / "worker.log", environment, WORKER_GRACE_S, replaceable=True)
 
 
 def run(
@@ -96,6 +102,7 @@ def run(
     *,
     on_ready: Callable[[dict[str, Any]], None],
     on_stopping: Callable[[], None] = lambda: None,
+    on_loss: Callable[[str], None] = lambda notice: None,
     write: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
     """Start everything, call `on_ready` with the service's note, and stay until a signal asks to stop.
@@ -104,13 +111,15 @@ def run(
         settings: What was asked for.
         on_ready: Gets `url`, `pid`, `parts` (names to pids), `logs`, `store` and the broker's address.
         on_stopping: Called when the parts are asked to stop.
+        on_loss: Gets the notice that the worker has ended and is started again.
         write: Gets the parts' log lines if `verbose`.
 
     Returns:
         Names of parts that did not stop in time and were killed.
 
     Raises:
-        StartError: the port or the store is taken, or a part ended by itself; all others have been stopped then.
+        StartError: the port or the store is taken, or a part other than the worker ended by itself, or the worker
+            before the service was ready; all others have been stopped then.
     """
     instance = Instance(settings.store)
     with instance.held():
@@ -131,15 +140,21 @@ def run(
                     "pid": os.getpid(),
                     "store": str(settings.store.resolve()),
                     "broker": without_password(wanted[-1].environment["KEEPSIGHT_REDIS_URL"]),
-                    "parts": {running.part.name: running.process.pid for running in supervisor.running},
+                    "parts": pids(supervisor),
                     "logs": {running.part.name: str(running.part.log) for running in supervisor.running},
                 }
                 instance.write_note(note)
                 on_ready(note)
                 while not stopping.wait(WATCH_S):
-                    supervisor.check()
+                    if supervisor.tend(on_loss):
+                        instance.write_note({**note, "parts": pids(supervisor)})
             on_stopping()
             return supervisor.stop()
+
+
+def pids(supervisor: Supervisor) -> dict[str, int]:
+    """Parts by name, with their process ids."""
+    return {running.part.name: running.process.pid for running in supervisor.running}
 
 
 def probe(url: str) -> Callable[[], bool]:

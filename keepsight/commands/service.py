@@ -99,6 +99,7 @@ def up(
             settings,
             on_ready=ready,
             on_stopping=stopping,
+            on_loss=lambda notice: note_console.print(notice, markup=False, soft_wrap=True),
             write=lambda line: note_console.print(line, markup=False, soft_wrap=True),
         )
     finally:

@@ -101,6 +101,24 @@ def test_when_a_part_is_killed_up_says_which_and_stops_the_rest(keepsight: Any, 
     assert keepsight.left_running() == []
 
 
+def test_a_killed_worker_leaves_the_service_serving_and_is_started_again(
+    keepsight: Any, colours: Path, finish: Callable[..., Any]
+) -> None:
+    process, note = keepsight.up()
+    url, worker = note["url"], note["parts"]["worker"]
+    os.kill(worker, signal.SIGKILL)
+    words = keepsight("classify", str(colours / "red"), "--labels", "red,blue", "--json", url=url)
+    assert words.code == 0, words.err
+    told = keepsight("teach", subset(colours, keepsight.folder / "first", "red", "green"), *FAST, url=url)
+    assert told.code == 0, told.err
+    process.terminate()
+    stopped = finish(process)
+    assert stopped.code == 0, stopped.err
+    assert "The worker was killed by SIGKILL" in stopped.err
+    assert "it is started again" in stopped.err
+    assert keepsight.left_running() == []
+
+
 def test_a_killed_up_leaves_nothing_and_its_store_can_be_served_again_in_the_background(
     keepsight: Any, finish: Callable[..., Any], wait_for: Callable[..., None]
 ) -> None:

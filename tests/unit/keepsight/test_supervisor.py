@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,62 @@ def test_a_part_that_was_killed_is_said_to_be_killed(tmp_path: Path) -> None:
         running.process.wait(10)
         with pytest.raises(StartError, match="The sleeper was killed by SIGKILL"):
             supervisor.check()
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def mortal(folder: Path) -> Part:
+    return replace(python("mortal", SLEEPER, folder), replaceable=True)
+
+
+def test_a_replaceable_part_that_lived_long_is_started_again_at_once(tmp_path: Path) -> None:
+    clock, told = Clock(), list[str]()
+    with Supervisor(clock=clock) as supervisor:
+        other = supervisor.start(python("other", SLEEPER, tmp_path))
+        first = supervisor.start(mortal(tmp_path))
+        assert supervisor.tend(told.append) is False
+        clock.now = 1000.0
+        first.process.kill()
+        first.process.wait(10)
+        assert supervisor.tend(told.append) is True
+        (second,) = [running for running in supervisor.running if running.part.name == "mortal"]
+        assert alive(second.process.pid)
+        assert second.process.pid != first.process.pid
+        assert other.exit_code is None
+    assert len(told) == 1
+    assert "The mortal was killed by SIGKILL" in told[0]
+    assert "started again now" in told[0]
+
+
+def test_one_that_keeps_ending_waits_longer_each_time(tmp_path: Path) -> None:
+    clock, told, pauses = Clock(), list[str](), list[float]()
+    with Supervisor(clock=clock) as supervisor:
+        supervisor.start(mortal(tmp_path))
+        for _ in range(8):
+            (running,) = supervisor.running
+            running.process.kill()
+            running.process.wait(10)
+            ended = clock.now
+            while not supervisor.tend(told.append):
+                clock.now += 0.5
+            pauses.append(clock.now - ended)
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert len(told) == 8
+
+
+def test_a_part_that_is_not_replaceable_still_ends_all(tmp_path: Path) -> None:
+    with Supervisor() as supervisor:
+        supervisor.start(mortal(tmp_path))
+        sleeper = supervisor.start(python("sleeper", SLEEPER, tmp_path))
+        sleeper.process.kill()
+        sleeper.process.wait(10)
+        with pytest.raises(StartError, match="The sleeper was killed by SIGKILL"):
+            supervisor.tend(lambda notice: None)
 
 
 def test_a_program_that_does_not_exist_is_a_part_that_ended(tmp_path: Path) -> None:
