@@ -15,6 +15,8 @@ from segp_cl.errors import IncompatibleStateError, KeepsightError
 from segp_cl.images import as_unit_pixels
 from segp_cl.types import LearnerState, LoraState, Scores
 
+CPU_CHUNK = 16  # images in one pass: as fast on a CPU as 64 at once, with a quarter of their activations in memory
+
 
 class NoClassesError(KeepsightError):
     """Scores over a state's classes were asked for, and the state has learned none yet."""
@@ -131,7 +133,9 @@ class Classifier:
         self, pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
     ) -> Features:
         """One forward pass, from which the scores of every path follow without another."""
-        raw = self._model.raw_features(as_unit_pixels(pixels.to(self.device)))
+        size = CPU_CHUNK if self.device.type == "cpu" else max(1, len(pixels))
+        chunks = torch.split(pixels, size)
+        raw = torch.cat([self._model.raw_features(as_unit_pixels(chunk.to(self.device))) for chunk in chunks])
         return Features(raw=raw, image=self._model.project(raw))
 
     @torch.inference_mode()

@@ -214,6 +214,13 @@ def test_fused_probabilities_are_no_sharper_than_a_branch_that_agrees_with_itsel
     assert torch.allclose(classifier.fused_probabilities(fused), classifier.probabilities(cosines), atol=1e-6)
 
 
+def test_a_batch_of_any_size_is_answered_as_its_images_alone(base: FakeModel) -> None:
+    classifier = Classifier(base, state_of())
+    pixels = torch.randint(0, 256, (37, 3, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    alone = torch.cat([classifier.features(pixels[i : i + 1]).image for i in range(len(pixels))])
+    assert torch.allclose(classifier.features(pixels).image, alone, atol=1e-6)
+
+
 def test_many_threads_get_the_same_answers(base: FakeModel) -> None:
     classifier, pixels = Classifier(base, state_of()), coloured((153, 204, 0))
     expected = classifier.scores(pixels).fused
