@@ -31,7 +31,7 @@ def resume(store: Store, job: UpdateJob, version: VersionId) -> UpdateOutcome:
     logger.info("this job has published %s already", version)
     refused = None
     # once promoted, it may have been rolled back since on purpose: that is not undone
-    if not any(entry.action == "promote" and entry.to == version for entry in store.journal()):
+    if not _was_current(store, version):
         refused = promote(store, job, version, manifest.parent)
     return UpdateOutcome(
         version_id=version,
@@ -40,6 +40,16 @@ def resume(store: Store, job: UpdateJob, version: VersionId) -> UpdateOutcome:
         evaluation=Evaluation.model_validate(manifest.evaluation) if manifest.evaluation else None,
         report=manifest.report or {},
     )
+
+
+def _was_current(store: Store, version: VersionId) -> bool:
+    """Whether CURRENT is or has been at the version.
+
+    Only where the pointer stands, and moves away from there, prove it: the journal's line of a promotion is written
+    before the pointer moves, so after a crash it may stand for a move that never happened.
+    """
+    moves = (entry for entry in store.journal() if entry.action in ("promote", "rollback"))
+    return store.current() == version or any(move.from_ == version for move in moves)
 
 
 def reason_of(job: UpdateJob) -> str:

@@ -15,7 +15,7 @@ from model_store.contracts import JobClass, UpdateJob, UpdateOutcome, new_job_id
 from model_store.disk import Disk
 from model_store.spool import Spool, SpoolError
 from model_store.store import Store, bootstrap
-from model_store.types import StoreFullError, VersionId
+from model_store.types import JournalEntry, StoreFullError, VersionId
 from segp_cl.backbone import Backbone
 from segp_cl.errors import ClassExistsError, ModelLoadError
 from segp_cl.learner import initial_state
@@ -211,6 +211,29 @@ def test_a_job_killed_between_publish_and_promote_is_only_promoted(
     assert outcome.version_id == published.version_id == store.current()
     assert outcome.promoted
     assert outcome.evaluation is not None
+    assert len(store.list()) == 2
+
+
+def test_a_promotion_that_was_written_down_but_never_made_is_made(
+    settings: WorkerSettings, store: Store, first: VersionId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal's line comes before the pointer's move; the machine may stop between the two."""
+    job = spooled(settings, PETS, strategy="prototypes")
+    with monkeypatch.context() as patch:
+
+        def stop_half_way(self: Store, version: VersionId, *, expected: VersionId, who: str, reason: str) -> None:
+            line = JournalEntry(at=utc_now(), who=who, action="promote", from_=expected, to=version, reason=reason)
+            with (settings.store / "journal.jsonl").open("a") as journal:
+                journal.write(line.model_dump_json(by_alias=True) + "\n")
+            raise StopHereError
+
+        patch.setattr(Store, "promote", stop_half_way)
+        with pytest.raises(StopHereError):
+            update(job, settings)
+    assert store.current() == first
+    outcome = update(job, settings)
+    assert outcome.promoted
+    assert store.current() == outcome.version_id
     assert len(store.list()) == 2
 
 
