@@ -10,27 +10,14 @@ from pathlib import Path
 from threading import Barrier, Event
 
 import pytest
-import torch
 
 from model_store.store import Store, bootstrap
 from model_store.types import ConflictError, Provenance, VersionId
-from segp_cl.types import LearnedClass, LearnerState, ModelSpec
+from tests.contract.states import learned
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 NOBODY = Provenance(libraries={})
-
-
-def learned(classes: int) -> LearnerState:
-    return LearnerState(
-        model=ModelSpec("compact"),
-        weights_digest="a" * 64,
-        classes=tuple(LearnedClass(f"c{n}", f"a photo of a c{n}.", 1, 20) for n in range(classes)),
-        prototypes=torch.ones(classes, 8),
-        text_features=torch.ones(classes, 4),
-        lora=None,
-        fusion_weight=2.5,
-    )
 
 
 def rivals(root: Path, many: int) -> tuple[VersionId, list[VersionId]]:

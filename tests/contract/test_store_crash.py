@@ -15,14 +15,13 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-import torch
 
 from model_store import policy
 from model_store.disk import Disk
 from model_store.journal import read_journal
 from model_store.store import Store, bootstrap
 from model_store.types import Provenance, VersionId
-from segp_cl.types import LearnedClass, LearnerState, ModelSpec
+from tests.contract.states import learned
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -31,19 +30,6 @@ JOB = Provenance(job_id="job-1", libraries={})
 NOBODY = Provenance(libraries={})
 
 Work = Callable[[Store], object]
-
-
-def learned(classes: int) -> LearnerState:
-    return LearnerState(
-        model=ModelSpec("compact"),
-        weights_digest="a" * 64,
-        classes=tuple(LearnedClass(f"c{n}", f"a photo of a c{n}.", 1, 20) for n in range(classes)),
-        prototypes=torch.ones(classes, 8),
-        text_features=torch.ones(classes, 4),
-        lora=None,
-        fusion_weight=2.5,
-        tasks=1 if classes else 0,
-    )
 
 
 class MortalDisk(Disk):

@@ -10,26 +10,13 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-import torch
 
 from model_store.disk import Disk
 from model_store.store import Store, bootstrap
 from model_store.types import Provenance, StoreFullError
-from segp_cl.types import LearnedClass, LearnerState, ModelSpec
+from tests.contract.states import learned
 
 NOBODY = Provenance(libraries={})
-
-
-def learned(classes: int) -> LearnerState:
-    return LearnerState(
-        model=ModelSpec("compact"),
-        weights_digest="a" * 64,
-        classes=tuple(LearnedClass(f"c{n}", f"a photo of a c{n}.", 1, 20) for n in range(classes)),
-        prototypes=torch.ones(classes, 8),
-        text_features=torch.ones(classes, 4),
-        lora=None,
-        fusion_weight=2.5,
-    )
 
 
 class FullDisk(Disk):
