@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from keepsight.commands import answers, jobs, keys, service, teaching, versions
+from keepsight.commands import answers, bench, jobs, keys, service, teaching, versions
 from keepsight.errors import CommandError
 
 DEBUG_VARIABLE = "KEEPSIGHT_DEBUG"
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command()(service.up)
 app.command()(service.down)
 app.command()(service.demo)
+app.command(context_settings=bench.CONTEXT)(bench.bench)
 app.command()(answers.classify)
 app.command()(teaching.teach)
 app.add_typer(jobs.app, name="jobs")

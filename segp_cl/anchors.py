@@ -129,6 +129,7 @@ def generate_anchors(
     on_progress: OnProgress | None = None,
     dtype: torch.dtype = torch.float32,
     storage: torch.dtype = torch.float32,
+    image_features: Callable[[Sequence[int]], Tensor] | None = None,
 ) -> Anchors:
     """A_t: for every old class its K_seed nearest new images, driven towards it (eqs. 9-14). No success filter.
 
@@ -146,6 +147,7 @@ def generate_anchors(
         dtype: of the forward passes (autocast unless float32); losses are always float32.
         storage: of the anchors' pixels, which lie on the CPU. float16 halves their memory and moves a pixel by less
             than 2.5e-4, a sixth of a sign step.
+        image_features: the teacher's v̄ of the images at some positions, where the caller has a shorter way to them.
 
     Returns:
         K_seed (or as many as there are images) anchors for each old class in turn, the nearest seed first.
@@ -159,7 +161,8 @@ def generate_anchors(
             on_progress(Progress("anchors", step, steps, {} if loss is None else {"anchor": loss}))
 
     with _frozen(teacher):
-        seeds = _rank(teacher, images, old_text, config, dtype, report).flatten()
+        features = image_features or _of_pixels(teacher, images, dtype)
+        seeds = _rank(features, len(images.labels), old_text, config, report).flatten()
         targets = torch.arange(len(old_text)).repeat_interleave(anchors // max(1, len(old_text)))
         pixels: Tensor | None = None
         for number, start in enumerate(range(0, anchors, config.dpgd_batch_size)):
@@ -188,23 +191,28 @@ def _tau(config: LearnerConfig) -> float:
     return config.tau_adv
 
 
+def _of_pixels(teacher: ImageTower, images: ImageSource, dtype: torch.dtype) -> Callable[[Sequence[int]], Tensor]:
+    def image_features(indices: Sequence[int]) -> Tensor:
+        pixels = as_unit_pixels(images.pixels(indices).to(teacher.device))
+        with torch.no_grad(), torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            return teacher.project(teacher.raw_features(pixels))
+
+    return image_features
+
+
 def _rank(
-    teacher: ImageTower,
-    images: ImageSource,
+    image_features: Callable[[Sequence[int]], Tensor],
+    images: int,
     old_text: Float[Tensor, "old joint"],
     config: LearnerConfig,
-    dtype: torch.dtype,
     report: Callable[[int, float | None], None],
 ) -> Int64[Tensor, "old seed"]:
     """`choose_seeds` over a stream: after every batch only each class's best K_seed so far are kept."""
-    best_scores = torch.empty((0, len(old_text)), device=teacher.device)
-    best_images = torch.empty((0, len(old_text)), dtype=torch.int64, device=teacher.device)
-    for number, indices in enumerate(_batches(len(images.labels), config.feature_batch_size)):
-        pixels = as_unit_pixels(images.pixels(indices).to(teacher.device))
-        with torch.no_grad(), torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            features = teacher.project(teacher.raw_features(pixels))
-        scores = torch.cat([best_scores, seed_scores(features.float(), old_text)])
-        positions = torch.tensor(indices, device=teacher.device)[:, None].expand(-1, len(old_text))
+    best_scores = torch.empty((0, len(old_text)), device=old_text.device)
+    best_images = torch.empty((0, len(old_text)), dtype=torch.int64, device=old_text.device)
+    for number, indices in enumerate(_batches(images, config.feature_batch_size)):
+        scores = torch.cat([best_scores, seed_scores(image_features(indices).float(), old_text)])
+        positions = torch.tensor(indices, device=old_text.device)[:, None].expand(-1, len(old_text))
         # earlier images stand first, so ties are resolved as without a stream
         chosen = choose_seeds(scores, k=config.k_seed).T
         best_scores, best_images = scores.gather(0, chosen), torch.cat([best_images, positions]).gather(0, chosen)

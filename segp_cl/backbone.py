@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -72,6 +73,33 @@ class Backbone(nn.Module):
         normalised = (pixels - self.get_buffer("mean")) / self.get_buffer("std")
         features: Tensor = self.image_tower(normalised)
         return features
+
+    def stages(self) -> tuple[nn.Module, ...]:
+        """What an image passes on its way through the image tower, in order; one stage where the tower names none."""
+        stages = getattr(self.image_tower, "stages", None)
+        return stages() if callable(stages) else (self.image_tower,)
+
+    def frozen_stages(self, adapters: Adapters) -> int:
+        """How many leading stages hold no adapter: their activations stay the same during an update."""
+        return sum(1 for _ in takewhile(lambda stage: not adapters.touches(stage), self.stages()))
+
+    def stem(self, pixels: Float[Tensor, "batch 3 height width"], stages: int) -> Float[Tensor, "batch ..."]:
+        """The activations after the first `stages` stages, for pixels in [0, 1]; with 0 the pixels themselves."""
+        if stages == 0:
+            return pixels
+        features = (pixels - self.get_buffer("mean")) / self.get_buffer("std")
+        features = features.contiguous(memory_format=torch.channels_last)
+        for stage in self.stages()[:stages]:
+            features = stage(features)
+        return features
+
+    def raw_from_stem(self, activations: Float[Tensor, "batch ..."], stages: int) -> Float[Tensor, "batch raw"]:
+        """r(x) from what `stem` gave: `raw_features(x)` is `raw_from_stem(stem(x, n), n)` for every n."""
+        if stages == 0:
+            return self.raw_features(activations)
+        for stage in self.stages()[stages:]:
+            activations = stage(activations)
+        return activations
 
     def project(self, raw: Float[Tensor, "batch raw"]) -> Float[Tensor, "batch joint"]:
         """v(x) = P(r(x)), normalised."""

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -117,11 +118,17 @@ class _ImageTower(nn.Module):
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # faster than the default layout on a CPU
 
+    def stages(self) -> tuple[nn.Module, ...]:
+        """What an image passes in turn. Norms are folded, so their places hold activations only."""
+        parts: Any = self.network
+        blocks = [block for stage in parts.blocks for block in stage]
+        return (parts.conv_stem, parts.bn1, *blocks, parts.conv_head, parts.bn2, parts.global_pool)
+
     def forward(self, pixels: Tensor) -> Tensor:
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        features = self.network.forward_features(pixels)  # type: ignore[operator]
-        pooled: Tensor = self.network.global_pool(features)  # type: ignore[operator]
-        return pooled
+        features = pixels.contiguous(memory_format=torch.channels_last)
+        for stage in self.stages():
+            features = stage(features)
+        return features
 
 
 def load_compact() -> Backbone:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from segp_cl.backbone import Backbone, load_backbone
@@ -50,6 +52,7 @@ def learn_task(
     backbone: Backbone | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    folder: Path | None = None,
 ) -> Learned:
     """Learn `task` on top of `state` and return the next state; `state` and `backbone` stay as they are.
 
@@ -65,6 +68,8 @@ def learn_task(
         backbone: the state's base model, if it is loaded already (its device is then used); loaded otherwise.
         device: where to load the base model.
         dtype: of the forward passes: float32, or bfloat16 under autocast. Weights and losses stay float32.
+        folder: for a temporary file without a name, which holds what the frozen stem made of the images; the system's
+            own such folder if None.
 
     Raises:
         InvalidTaskError: no classes, two of the same name, a class without images, a label out of range, another
@@ -93,6 +98,7 @@ def learn_task(
         generator=generator,
         dtype=dtype,
         report=report,
+        folder=folder,
     )
     outcome = STRATEGIES[resolved.strategy](session)
     return Learned(

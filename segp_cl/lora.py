@@ -1,9 +1,10 @@
 """Low-rank adapters on the K and V projections and the feed-forward linears of any tower.
 
 A is frozen, B is trained and starts at zero, so a fresh adapter changes nothing. Every architecture is reached the
-same way, through the *weight*: packed projections (`in_proj_weight`, `qkv`) get separate factors for their K and V
-rows, a 1x1 convolution is a linear. The effective weight W + scale * B A is a torch parametrization while training
-and a plain tensor when serving.
+same way: packed projections (`in_proj_weight`, `qkv`) get separate factors for their K and V rows, a 1x1 convolution
+is a linear. While training, a feed-forward layer adds scale * B (A x) to its output, so that no gradient of the full
+matrix is ever formed; an attention projection, whose weight its module may read directly, has its effective weight
+W + scale * B A as a torch parametrization. When serving, every effective weight is a plain tensor.
 """
 
 from __future__ import annotations
@@ -139,13 +140,40 @@ class LoraWeight(nn.Module):
         return (matrix + self.scale * delta).view_as(weight)
 
 
+class LoraOutput(nn.Module):
+    """Forward hook of a linear or 1x1 convolution: y + scale * B (A x), that is (W + scale * B A) x up to rounding."""
+
+    def __init__(self, module: nn.Linear | nn.Conv2d, factors: LoraFactors, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.enabled = True
+        self.a = nn.ParameterList([nn.Parameter(factors.a.to(module.weight), requires_grad=False)])
+        self.b = nn.ParameterList([nn.Parameter(factors.b.to(module.weight, copy=True))])
+        module.register_forward_hook(self._add)
+
+    def _add(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not self.enabled:
+            return output
+        a, b = self.a[0], self.b[0]
+        if isinstance(module, nn.Conv2d):
+            stride = (module.stride[0], module.stride[1])
+            thin = nn.functional.conv2d(inputs[0], a[:, :, None, None], stride=stride)
+            return output + nn.functional.conv2d(thin, (self.scale * b)[:, :, None, None])
+        return output + nn.functional.linear(nn.functional.linear(inputs[0], a), self.scale * b)
+
+    def effective(self, weight: Tensor) -> Tensor:
+        """W + scale * B A."""
+        merged: Tensor = weight + (self.scale * self.b[0] @ self.a[0]).view_as(weight)
+        return merged
+
+
 class Adapters:
-    """The LoRA of both towers of one model, attached to its weights."""
+    """The LoRA of both towers of one model, attached to its layers."""
 
     def __init__(self, towers: dict[str, nn.Module], lora: LoraState) -> None:
         self._towers = towers
         self._lora = lora
-        self._places: list[tuple[nn.Module, str, list[Target], LoraWeight]] = []
+        self._places: list[tuple[nn.Module, str, list[Target], LoraWeight | LoraOutput]] = []
         self._originals: list[Tensor] | None = None
         for targets in _by_parameter(towers, lora):
             module = towers[targets[0].tower].get_submodule(targets[0].path)
@@ -153,8 +181,12 @@ class Adapters:
             factors = [lora.factors[t.key] for t in targets]
             weight = getattr(module, name)
             _check_shapes(weight, targets, factors)
-            adapter = LoraWeight(weight, targets, factors, lora.scale)
-            parametrize.register_parametrization(module, name, adapter)
+            adapter: LoraWeight | LoraOutput
+            if _adds_to_output(module, name, targets):
+                adapter = LoraOutput(module, factors[0], lora.scale)  # type: ignore[arg-type]  # just checked
+            else:
+                adapter = LoraWeight(weight, targets, factors, lora.scale)
+                parametrize.register_parametrization(module, name, adapter)
             self._places.append((module, name, targets, adapter))
 
     @property
@@ -164,6 +196,11 @@ class Adapters:
     @property
     def merged(self) -> bool:
         return self._originals is not None
+
+    def touches(self, module: nn.Module) -> bool:
+        """Whether anything inside of `module` is adapted."""
+        inside = {id(part) for part in module.modules()}
+        return any(id(adapted) in inside for adapted, *_ in self._places)
 
     def state(self) -> LoraState:
         """The factors as they are now, on the CPU."""
@@ -191,10 +228,9 @@ class Adapters:
         originals = []
         with torch.no_grad():
             for module, name, _, adapter in self._places:
-                effective = getattr(module, name).detach()
-                original = module.parametrizations[name].original  # type: ignore[index, union-attr]
-                originals.append(original.data)
-                original.data = effective
+                stored = _stored(module, name, adapter)
+                originals.append(stored.data)
+                stored.data = adapter.effective(stored) if isinstance(adapter, LoraOutput) else adapter(stored)
                 adapter.enabled = False
         self._originals = originals
 
@@ -203,13 +239,30 @@ class Adapters:
         if self._originals is None:
             return
         for (module, name, _, adapter), data in zip(self._places, self._originals, strict=True):
-            module.parametrizations[name].original.data = data  # type: ignore[index, union-attr]
+            _stored(module, name, adapter).data = data
             adapter.enabled = True
         self._originals = None
 
     def _enable(self, enabled: bool) -> None:
         for *_, adapter in self._places:
             adapter.enabled = enabled
+
+
+def _adds_to_output(module: nn.Module, name: str, targets: Sequence[Target]) -> bool:
+    """Whether the layer is surely called, so that its output can be added to: attention may read weights by itself."""
+    if name != "weight" or len(targets) > 1 or targets[0].rows is not None:
+        return False
+    if type(module) is nn.Conv2d:
+        return module.padding in ((0, 0), 0)
+    return type(module) is nn.Linear and FEED_FORWARD.search(targets[0].path) is not None
+
+
+def _stored(module: nn.Module, name: str, adapter: LoraWeight | LoraOutput) -> Tensor:
+    if isinstance(adapter, LoraOutput):
+        weight: Tensor = getattr(module, name)
+    else:
+        weight = module.parametrizations[name].original  # type: ignore[index, union-attr]
+    return weight
 
 
 def new_lora(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,9 +16,9 @@ from torch.nn.utils import parametrize
 
 from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
-from segp_cl.images import as_unit_pixels
 from segp_cl.lora import Adapters
-from segp_cl.types import ImageSource, LearnerState, LoraState, OnProgress, Progress, Task, TaskClass
+from segp_cl.prefix import StemInputs
+from segp_cl.types import LearnerState, LoraState, OnProgress, Progress, Task, TaskClass
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Session:
     generator: torch.Generator
     dtype: torch.dtype
     report: Reporter
+    folder: Path | None = None
 
     @property
     def device(self) -> torch.device:
@@ -86,19 +88,35 @@ class Session:
             features = self.model.text_features(prompts)
         return features.float()
 
-    def raw_features(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch raw"]:
-        with self.autocast():
-            features = self.model.raw_features(pixels)
-        return features.float()
-
-    def load(self, images: ImageSource, indices: Sequence[int]) -> Float[Tensor, "batch 3 height width"]:
-        return as_unit_pixels(images.pixels(indices).to(self.device))
+    def inputs(self, adapters: Adapters | None) -> Inputs:
+        """The task's images, and how the part of the image tower that `adapters` change sees them."""
+        return Inputs(self, 0 if adapters is None else self.model.frozen_stages(adapters))
 
     @torch.no_grad()
     def final_text_features(self) -> Float[Tensor, "seen joint"]:
         """u_c of all seen classes with the weights as they are now, on the CPU: encoded once, here, and then served."""
         with parametrize.cached():
             return self.text_features(self.prompts).cpu()
+
+
+class Inputs:
+    """The task's images behind the frozen stem of the image tower, and the rest of the tower on top of it."""
+
+    def __init__(self, session: Session, stages: int) -> None:
+        self._session, self._stages = session, stages
+        self.stream = StemInputs(
+            session.task.images, self.stem if stages else None, device=session.device, folder=session.folder
+        )
+
+    def stem(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch ..."]:
+        """What pixels in [0, 1] become before the first adapted layer."""
+        with self._session.autocast():
+            return self._session.model.stem(pixels, self._stages).float()
+
+    def raw_features(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch raw"]:
+        """r(x) of a batch of `stream` or of `stem`."""
+        with self._session.autocast():
+            return self._session.model.raw_from_stem(inputs, self._stages).float()
 
 
 @dataclass(frozen=True)
@@ -118,7 +136,8 @@ Losses = dict[str, Tensor]
 def train(
     session: Session,
     adapters: Adapters,
-    step_losses: Callable[[Float[Tensor, "batch 3 height width"], Int64[Tensor, " batch"]], Losses],
+    inputs: Inputs,
+    step_losses: Callable[[Float[Tensor, "batch ..."], Int64[Tensor, " batch"]], Losses],
 ) -> None:
     """Run the task's images past `step_losses` for all epochs and follow the gradient of its `total`.
 
@@ -134,10 +153,10 @@ def train(
     for _ in range(config.epochs):
         sums: dict[str, float] = {}
         for indices in torch.split(torch.randperm(count, generator=session.generator), config.batch_size):
-            pixels = session.load(session.task.images, indices.tolist())
+            batch = inputs.stream.batch(indices.tolist())
             targets = labels[indices].to(session.device)
             with parametrize.cached():  # one effective weight a step, however often a layer is run
-                losses = step_losses(pixels, targets)
+                losses = step_losses(batch, targets)
                 optimizer.zero_grad(set_to_none=True)
                 if losses["total"].requires_grad:
                     losses["total"].backward()  # type: ignore[no-untyped-call]

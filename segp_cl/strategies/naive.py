@@ -13,21 +13,22 @@ from segp_cl.training import Losses, Outcome, Session, train
 def learn_naive(session: Session) -> Outcome:
     """Minimise (15) alone. New prototypes are class means (23), old ones are left stale."""
     adapters = session.adapt()
+    inputs = session.inputs(adapters)
     prompts = [c.prompt for c in session.task.classes]
 
-    def step(pixels: Float[Tensor, "batch 3 height width"], targets: Int64[Tensor, " batch"]) -> Losses:
-        images = session.model.project(session.raw_features(pixels))
+    def step(batch: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"]) -> Losses:
+        images = session.model.project(inputs.raw_features(batch))
         loss = task_cross_entropy(
             images, session.text_features(prompts), targets, logit_scale=session.model.logit_scale
         )
         return {"total": loss, "classification": loss}
 
     with session.report.phase("train"):
-        train(session, adapters, step)
+        train(session, adapters, inputs, step)
     lora = adapters.state()
     with session.report.phase("prototypes"):
         adapters.merge()
-        prototypes = with_new_prototypes(session, session.old.prototypes)
+        prototypes = with_new_prototypes(session, inputs, session.old.prototypes)
         return Outcome(
             lora=lora,
             prototypes=prototypes,

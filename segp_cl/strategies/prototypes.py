@@ -11,5 +11,5 @@ def learn_prototypes(session: Session) -> Outcome:
     if session.old.lora is not None:
         session.model.adapt(session.config, session.old.lora, generator=session.generator).merge()
     with session.report.phase("prototypes"):
-        prototypes = with_new_prototypes(session, session.old.prototypes)
+        prototypes = with_new_prototypes(session, session.inputs(None), session.old.prototypes)
         return Outcome(lora=session.old.lora, prototypes=prototypes, text_features=session.final_text_features())

@@ -15,87 +15,104 @@ from segp_cl.lora import Adapters
 from segp_cl.losses import acgd_logits, acgd_loss, task_cross_entropy, text_neighbours, total_loss, tsgr_loss
 from segp_cl.prototypes import transfer_prototypes
 from segp_cl.strategies.shared import with_new_prototypes
-from segp_cl.training import Losses, Outcome, Session, train
-from segp_cl.types import Anchors
+from segp_cl.training import Inputs, Losses, Outcome, Session, train
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """What is kept of (F^T, G^T) and G^0: outputs, computed once. Pixels lie on the CPU, the rest on the device."""
+    """What is kept of (F^T, G^T) and G^0: outputs, computed once. Anchors lie on the CPU, the rest on the device.
 
-    anchors: Anchors | None
+    `anchor_inputs` are the anchors behind the frozen stem (pixels where there is none), `anchor_classes` their rows.
+    """
+
+    anchor_inputs: Float[Tensor, "anchors ..."]
+    anchor_classes: Int64[Tensor, " anchors"]
     anchor_raw: Float[Tensor, "anchors raw"]
     anchor_logits: Float[Tensor, "anchors old"]
     pretrained_text: Float[Tensor, "seen joint"]
+
+    @property
+    def anchors(self) -> int:
+        return len(self.anchor_classes)
 
 
 def learn_segp(session: Session) -> Outcome:
     """L = L_cls + λ_ACGD L_ACGD + λ_GR L_GR (22), then transferred and new prototypes (23)-(29)."""
     adapters = session.adapt()
+    inputs = session.inputs(adapters)
     with session.report.phase("anchors"):
-        teacher = consult_teacher(session, adapters)
+        teacher = consult_teacher(session, adapters, inputs)
     with session.report.phase("train"):
-        train(session, adapters, regularised_step(session, teacher))
+        train(session, adapters, inputs, regularised_step(session, inputs, teacher))
     lora = adapters.state()
     with session.report.phase("prototypes"):
         adapters.merge()
-        prototypes = with_new_prototypes(session, moved_prototypes(session, teacher))
+        prototypes = with_new_prototypes(session, inputs, moved_prototypes(session, inputs, teacher))
         return Outcome(
             lora=lora,
             prototypes=prototypes,
             text_features=session.final_text_features(),
             adapted=tuple(lora.factors),
-            anchors=0 if teacher.anchors is None else len(teacher.anchors.classes),
+            anchors=teacher.anchors,
         )
 
 
 @torch.no_grad()
-def consult_teacher(session: Session, adapters: Adapters) -> Teacher:
+def consult_teacher(session: Session, adapters: Adapters, inputs: Inputs) -> Teacher:
     """Everything the update needs of the model before it changes: anchors (9)-(14), their outputs, and G^0's texts."""
+    device, config = session.device, session.config
     with adapters.disabled():
         pretrained_text = session.text_features(session.prompts)
     if not session.old.classes:
-        nothing = torch.empty(0, session.model.raw_dim, device=session.device)
-        return Teacher(None, nothing, torch.empty(0, 0, device=session.device), pretrained_text)
-    config = session.config
+        nothing = torch.empty(0, session.model.raw_dim, device=device)
+        return Teacher(
+            torch.empty(0),
+            torch.empty(0, dtype=torch.int64),
+            nothing,
+            torch.empty(0, 0, device=device),
+            pretrained_text,
+        )
     adapters.merge()
-    old_text = session.text_features(session.old_prompts)
+    old_text = session.old.text_features.to(device)  # the teacher's own, encoded when its version was made
     anchors = generate_anchors(
         session.model,
         session.task.images,
         old_text=old_text,
-        prototypes=session.old.prototypes.to(session.device),
+        prototypes=session.old.prototypes.to(device),
         config=config,
         on_progress=session.report,
         dtype=session.dtype,
         storage=torch.float16,
+        image_features=lambda indices: session.model.project(inputs.raw_features(inputs.stream.batch(indices))),
     )
-    raw = anchor_features(session, anchors)
+    batches = torch.split(anchors.pixels, config.feature_batch_size)
+    behind_stem = torch.cat([inputs.stem(pixels.to(device, torch.float32)).cpu() for pixels in batches])
+    raw = anchor_features(session, inputs, behind_stem)
     logits = acgd_logits(
         session.model.project(raw), old_text, logit_scale=session.model.logit_scale, form=config.acgd_logits
     )
     adapters.unmerge()
-    return Teacher(anchors, raw, logits, pretrained_text)
+    return Teacher(behind_stem, torch.tensor(anchors.classes), raw, logits, pretrained_text)
 
 
 def regularised_step(
-    session: Session, teacher: Teacher
-) -> Callable[[Float[Tensor, "batch 3 height width"], Int64[Tensor, " batch"]], Losses]:
-    """The losses of one step: images and anchors in one forward pass, every seen class's text encoded once."""
+    session: Session, inputs: Inputs, teacher: Teacher
+) -> Callable[[Float[Tensor, "batch ..."], Int64[Tensor, " batch"]], Losses]:
+    """The losses of one step: images and anchors in one forward pass, each class's text that is needed encoded once."""
     config, scale, old = session.config, session.model.logit_scale, len(session.old.classes)
     rows = torch.tensor(session.task_rows, device=session.device)
     neighbours = text_neighbours(teacher.pretrained_text, rows, k=config.k_neighbours)
     picks = anchor_batches(session, teacher.anchors)
 
-    def step(pixels: Float[Tensor, "batch 3 height width"], targets: Int64[Tensor, " batch"]) -> Losses:
+    def step(batch: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"]) -> Losses:
         pick = next(picks)
-        if teacher.anchors is not None:
-            pixels = torch.cat([pixels, teacher.anchors.pixels[pick].to(pixels)])
-        images = session.model.project(session.raw_features(pixels))
+        if teacher.anchors:
+            batch = torch.cat([batch, teacher.anchor_inputs[pick].to(batch)])
+        images = session.model.project(inputs.raw_features(batch))
         texts = session.text_features(session.prompts)
         classification = task_cross_entropy(images[: len(targets)], texts[rows], targets, logit_scale=scale)
         acgd = classification.new_zeros(())
-        if teacher.anchors is not None:
+        if teacher.anchors:
             student = acgd_logits(images[len(targets) :], texts[:old], logit_scale=scale, form=config.acgd_logits)
             acgd = acgd_loss(student, teacher.anchor_logits[pick.to(student.device)], tau=config.tau_a)
         tsgr = tsgr_loss(texts, teacher.pretrained_text, rows, neighbours, tau=config.tau_t)
@@ -105,9 +122,8 @@ def regularised_step(
     return step
 
 
-def anchor_batches(session: Session, anchors: Anchors | None) -> Iterator[Int64[Tensor, " anchor"]]:
+def anchor_batches(session: Session, count: int) -> Iterator[Int64[Tensor, " anchor"]]:
     """Endless batches of anchor positions: every anchor once before any comes again."""
-    count = 0 if anchors is None else len(anchors.classes)
     size = min(session.config.anchor_batch_size, count)
     waiting = torch.empty(0, dtype=torch.int64)
     while True:
@@ -118,22 +134,24 @@ def anchor_batches(session: Session, anchors: Anchors | None) -> Iterator[Int64[
 
 
 @torch.no_grad()
-def anchor_features(session: Session, anchors: Anchors) -> Float[Tensor, "anchors raw"]:
+def anchor_features(
+    session: Session, inputs: Inputs, anchors: Float[Tensor, "anchors ..."]
+) -> Float[Tensor, "anchors raw"]:
     """r(x) of all anchors by the model as it is now."""
     with parametrize.cached():
-        batches = torch.split(anchors.pixels, session.config.feature_batch_size)
-        return torch.cat([session.raw_features(pixels.to(session.device, torch.float32)) for pixels in batches])
+        batches = torch.split(anchors, session.config.feature_batch_size)
+        return torch.cat([inputs.raw_features(batch.to(session.device)) for batch in batches])
 
 
-def moved_prototypes(session: Session, teacher: Teacher) -> Float[Tensor, "old raw"]:
+def moved_prototypes(session: Session, inputs: Inputs, teacher: Teacher) -> Float[Tensor, "old raw"]:
     """μ_t of the old classes (29), moved by the drift that their own anchors saw (24)-(28)."""
     old = session.old.prototypes
-    if teacher.anchors is None or not session.config.transfer_prototypes:
+    if not teacher.anchors or not session.config.transfer_prototypes:
         return old
     moved = transfer_prototypes(
         old.to(session.device),
-        student_raw=anchor_features(session, teacher.anchors),
+        student_raw=anchor_features(session, inputs, teacher.anchor_inputs),
         teacher_raw=teacher.anchor_raw,
-        classes=torch.tensor(teacher.anchors.classes, device=session.device),
+        classes=teacher.anchor_classes.to(session.device),
     )
     return moved.cpu()

@@ -45,6 +45,23 @@ def test_it_is_what_it_says(model: Backbone) -> None:
     assert initial_state(model).fusion_weight == 5.0
 
 
+@torch.no_grad()
+def test_an_image_that_stops_after_any_stage_and_goes_on_has_the_same_features(model: Backbone) -> None:
+    pixels = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    whole = model.raw_features(pixels)
+    for stages in (0, 1, 10, len(model.stages())):
+        assert torch.allclose(model.raw_from_stem(model.stem(pixels, stages), stages), whole, atol=1e-5)
+
+
+def test_the_stem_ends_where_adapters_begin(model: Backbone) -> None:
+    adapted = model.shared_copy()
+    adapters = adapted.adapt(LearnerConfig(), None, generator=torch.Generator().manual_seed(0))
+    frozen = adapted.frozen_stages(adapters)
+    assert 0 < frozen < len(adapted.stages())
+    assert not any(adapters.touches(stage) for stage in adapted.stages()[:frozen])
+    assert adapters.touches(adapted.stages()[frozen])
+
+
 def test_the_same_weights_have_the_same_digest(model: Backbone) -> None:
     assert load_backbone(ModelSpec()).weights_digest == model.weights_digest
 

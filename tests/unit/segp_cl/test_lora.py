@@ -12,7 +12,7 @@ from segp_cl.backbone import Backbone
 from segp_cl.clip import CausalText, PaddedText, split_visual
 from segp_cl.config import LearnerConfig
 from segp_cl.errors import IncompatibleStateError, UnsupportedArchitectureError
-from segp_cl.lora import Adapters, LoraWeight, Target, bake, find_targets, initial_factors, new_lora
+from segp_cl.lora import Adapters, LoraOutput, LoraWeight, Target, bake, find_targets, initial_factors, new_lora
 from segp_cl.types import LoraFactors, LoraState
 
 CONFIG = LearnerConfig(rank=2)
@@ -180,6 +180,36 @@ def test_gradient_of_b_matches_finite_differences() -> None:
         return effective
 
     assert torch.autograd.gradcheck(through_b, (torch.rand(3, 2, dtype=torch.float64, requires_grad=True),))
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs"),
+    [
+        (lambda: nn.Linear(6, 5), torch.randn(2, 7, 6, generator=generator())),
+        (lambda: nn.Conv2d(6, 5, 1, stride=2), torch.randn(2, 6, 4, 4, generator=generator())),
+    ],
+    ids=["linear", "1x1 convolution"],
+)
+def test_adding_to_the_output_equals_changing_the_weight_forward_and_gradient(
+    layer: Callable[[], nn.Linear | nn.Conv2d], inputs: Tensor
+) -> None:
+    fast, slow = layer(), layer()
+    slow.load_state_dict(fast.state_dict())
+    factors = initial_factors(5, 6, rank=2, init="kaiming", generator=generator())
+    factors = LoraFactors(factors.a, torch.randn(5, 2, generator=generator()))
+    added = LoraOutput(fast, factors, 0.7)
+    changed = LoraWeight(slow.weight, [Target("text", "", "weight", None, "")], [factors], 0.7)
+    x, y = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
+    outputs = [fast(x), torch.func.functional_call(slow, {"weight": changed(slow.weight)}, (y,))]
+    assert torch.allclose(*outputs, atol=1e-5)
+    for output in outputs:
+        output.square().sum().backward()
+    assert added.b[0].grad is not None
+    assert changed.b[0].grad is not None
+    assert torch.allclose(added.b[0].grad, changed.b[0].grad, rtol=1e-4, atol=1e-4)
+    assert x.grad is not None
+    assert y.grad is not None
+    assert torch.allclose(x.grad, y.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_only_the_last_blocks_are_adapted() -> None:

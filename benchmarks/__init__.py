@@ -1,0 +1,1 @@
+"""What the method achieves and what it costs: measured, recorded, plotted."""

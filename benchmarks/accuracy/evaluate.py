@@ -1,0 +1,178 @@
+"""Scores of every evaluation image after a task, and what follows from them: accuracies, drift, retention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from benchmarks.accuracy.protocol import Bench, PreparedImages
+from benchmarks.accuracy.record import Drift
+from benchmarks.accuracy.rows import Path
+from segp_cl.backbone import Backbone
+from segp_cl.config import LearnerConfig
+from segp_cl.inference import fused_scores, text_scores, visual_scores
+from segp_cl.prefix import StemInputs
+from segp_cl.types import LearnerState
+
+BATCH = 64
+DRIFT_EDGES = tuple(round(0.7 * step / 20, 4) for step in range(21))  # the divergence is at most ln 2 = 0.693
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Cosines of every evaluation image, task after task, with the model after one task.
+
+    `text` covers all classes of the data set (untaught ones are asked for as labels), `visual` those taught so far.
+    """
+
+    text: Float[Tensor, "images classes"]
+    visual: Float[Tensor, "images seen"]
+    fusion_weight: float
+
+    def save(self, file: FilePath) -> None:
+        """Write as an npz file."""
+        with file.open("wb") as opened:
+            np.savez(opened, text=self.text.numpy(), visual=self.visual.numpy(), fusion_weight=self.fusion_weight)
+
+    @classmethod
+    def load(cls, file: FilePath) -> TaskScores:
+        """Read what `save` wrote."""
+        with np.load(file) as stored:
+            return cls(
+                torch.from_numpy(stored["text"]), torch.from_numpy(stored["visual"]), float(stored["fusion_weight"])
+            )
+
+
+class Evaluator:
+    """The evaluation images of one benchmark behind the part of the image tower that no training changes."""
+
+    def __init__(self, backbone: Backbone, bench: Bench, config: LearnerConfig) -> None:
+        self._backbone = backbone
+        self._prompts = [c.prompt for c in bench.classes]
+        probe = backbone.shared_copy()
+        adapters = probe.adapt(config, None, generator=torch.Generator().manual_seed(0))
+        self._stages = probe.frozen_stages(adapters)
+        self._inputs = [self._behind_stem(images) for images in bench.evaluation]
+
+    def _behind_stem(self, images: PreparedImages) -> StemInputs:
+        stem = (lambda pixels: self._backbone.stem(pixels, self._stages)) if self._stages else None
+        return StemInputs(images, stem, device=self._backbone.device)
+
+    @torch.no_grad()
+    def scores(self, state: LearnerState) -> TaskScores:
+        """Both branches' cosines with `state`."""
+        model = self._backbone.with_lora(state.lora)
+        raw = torch.cat(
+            [
+                model.raw_from_stem(inputs.batch(range(at, min(at + BATCH, len(inputs.labels)))), self._stages)
+                for inputs in self._inputs
+                for at in range(0, len(inputs.labels), BATCH)
+            ]
+        )
+        taught = state.text_features.to(raw.device)
+        untaught = model.text_features(self._prompts[len(taught) :])
+        text = text_scores(model.project(raw), torch.cat([taught, untaught]))
+        visual = visual_scores(raw, state.prototypes.to(raw.device))
+        return TaskScores(text.float().cpu(), visual.float().cpu(), state.fusion_weight)
+
+
+def accuracy_rows(
+    scores: Sequence[TaskScores],
+    labels: Int64[Tensor, " images"],
+    images: Sequence[int],
+    classes: Sequence[int],
+    path: Path,
+    fusion_weight: float | None,
+) -> list[list[float]]:
+    """R_ij: row i from `scores[i]`, over the classes of tasks 0..max(i, j). What is untaught is told by its text.
+
+    Args:
+        scores: after each task.
+        labels: every evaluation image's class.
+        images: how many evaluation images each task has, in the order of `labels`.
+        classes: how many classes each task has.
+        path: which scores answer.
+        fusion_weight: for the fused path; None: each version's own.
+    """
+    return [
+        [
+            _accuracy(_answers(scored, path, fusion_weight, sum(classes[: max(i, j) + 1]))[part], labels[part])
+            for j, part in enumerate(_parts(images))
+        ]
+        for i, scored in enumerate(scores)
+    ]
+
+
+def _answers(scores: TaskScores, path: Path, fusion_weight: float | None, classes: int) -> Float[Tensor, "images some"]:
+    seen = scores.visual.shape[1]
+    text = scores.text[:, :classes]
+    if path == "text" or classes > seen:
+        return text
+    if path == "visual":
+        return scores.visual
+    return fused_scores(
+        text, scores.visual, fusion_weight=scores.fusion_weight if fusion_weight is None else fusion_weight
+    )
+
+
+def global_accuracy(scores: TaskScores, labels: Int64[Tensor, " images"]) -> float:
+    """The "global" protocol: text path, all classes of the data set, all evaluation images."""
+    return _accuracy(scores.text, labels)
+
+
+def jensen_shannon(p: Float[Tensor, "images classes"], q: Float[Tensor, "images classes"]) -> Float[Tensor, " images"]:
+    """JS(p, q) in nats of distributions given as log-probabilities, row by row."""
+    middle = torch.logaddexp(p, q) - np.log(2)
+    towards = [F.kl_div(middle, side, reduction="none", log_target=True).sum(dim=-1) for side in (p, q)]
+    return (towards[0] + towards[1]) / 2
+
+
+def drift(
+    scores: Sequence[TaskScores],
+    labels: Int64[Tensor, " images"],
+    images: Sequence[int],
+    classes: Sequence[int],
+    *,
+    logit_scale: float,
+) -> Drift | None:
+    """Shift of the cross-modal distribution over C_<t by every update, near and far from the boundary (see `Drift`)."""
+    near, far = [], []
+    for task in range(1, len(scores)):
+        count, old = sum(images[:task]), sum(classes[:task])
+        truth = labels[:count]
+        before, after = (scores[step].text[:count, :old] for step in (task - 1, task))
+        divergence = jensen_shannon(*(F.log_softmax(logit_scale * side, dim=-1) for side in (before, after)))
+        if old < 2:
+            continue
+        own = before.gather(1, truth[:, None])[:, 0]
+        margin = own - before.scatter(1, truth[:, None], -torch.inf).amax(dim=1)
+        is_near = margin < margin.median()
+        near.append(divergence[is_near])
+        far.append(divergence[~is_near])
+    if not near:
+        return None
+    halves = [torch.cat(parts).clamp(0, DRIFT_EDGES[-1]).double() for parts in (near, far)]
+    counts = [tuple(np.histogram(half.numpy(), DRIFT_EDGES)[0].tolist()) for half in halves]
+    return Drift(
+        near_mean=float(halves[0].mean()),
+        far_mean=float(halves[1].mean()),
+        edges=DRIFT_EDGES,
+        near=counts[0],
+        far=counts[1],
+    )
+
+
+def _parts(images: Sequence[int]) -> list[slice]:
+    ends = np.cumsum(images).tolist()
+    return [slice(end - count, end) for end, count in zip(ends, images, strict=True)]
+
+
+def _accuracy(scores: Float[Tensor, "images classes"], labels: Int64[Tensor, " images"]) -> float:
+    return float((scores.argmax(dim=1) == labels).double().mean())

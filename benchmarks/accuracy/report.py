@@ -1,0 +1,239 @@
+"""What a benchmark publishes: the record, a summary, a page and its plots, all of them from the record alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.accuracy.plots import accuracy_plot, drift_plot, ladder_plot, matrix_plot
+from benchmarks.accuracy.portable import without_paths
+from benchmarks.accuracy.record import BenchmarkRecord
+from benchmarks.accuracy.spread import RowSpread, Spread
+
+FILES = ("record.json", "summary.json", "accuracy.png", "matrix.png", "ladder.png", "drift.png", "README.md")
+"""All that a report may consist of; `drift.png` only where a row has drift. The page comes last, after its plots."""
+
+_NOTHING = "–"
+_CAPTIONS = {
+    "accuracy.png": "Accuracy over all classes seen so far; where a line falls steeply, old classes are paid for new "
+    "ones. Bands are one standard deviation over seeds.",
+    "ladder.png": "The rows in the order of the table: accuracy over all classes at the end, and how much was lost "
+    "on the way. Error bars are one standard deviation over seeds.",
+    "matrix.png": "R: read down a column to see what later tasks did to an earlier one. Above the diagonal: tasks that "
+    "were not yet taught.",
+    "drift.png": "How far an update moved the old classes' images: those near a boundary between classes against those "
+    "far from it. The further right, the more moved.",
+}
+
+
+def write_report(record: BenchmarkRecord, folder: Path) -> None:
+    """Write `FILES` into `folder`, which is made if need be.
+
+    Everything is rendered before the first file is replaced, and each is replaced in one step: an interrupted or failed
+    report leaves the older one. Absolute paths in the record are cut down to their last component.
+
+    Raises:
+        ValueError: the record has no rows.
+    """
+    if not record.rows:
+        raise ValueError("A report needs at least one row; the record has none.")
+    record = without_paths(record)
+    plots = {
+        "accuracy.png": accuracy_plot(record),
+        "ladder.png": ladder_plot(record),
+        "matrix.png": matrix_plot(record),
+        "drift.png": drift_plot(record),
+    }
+    contents = {name: plot for name, plot in plots.items() if plot is not None}
+    text = page(record, plots=list(contents))
+    contents["record.json"] = _json(record.model_dump(mode="json")).encode()
+    contents["summary.json"] = (json.dumps(summary(record), indent=2, allow_nan=False) + "\n").encode()
+    contents["README.md"] = text.encode()
+    _replace(folder, contents)
+
+
+def summary(record: BenchmarkRecord) -> dict[str, object]:
+    """`summary.json`: mean and sample standard deviation of each metric over seeds, as fractions, null if undefined."""
+    return {
+        "dataset": record.protocol.dataset,
+        "tasks": record.protocol.tasks,
+        "evaluated_on": record.protocol.evaluated_on,
+        "model": record.protocol.model,
+        "rows": {row: _summary_of(spread) for row, spread in _spreads(record).items()},
+    }
+
+
+def markdown_table(record: BenchmarkRecord) -> str:
+    """One line per row in percent, mean ± sample standard deviation over seeds; no ± where there is one seed."""
+    lines = [
+        [
+            row,
+            str(spread.seeds),
+            _percent(spread.last_accuracy, spread.seeds),
+            _percent(spread.average_accuracy, spread.seeds),
+            _percent(spread.forgetting, spread.seeds),
+            _percent(spread.backward_transfer, spread.seeds),
+            _percent(spread.forward_transfer, spread.seeds),
+            _percent(spread.global_accuracy, spread.seeds),
+            _with_std(spread.seconds_per_task, spread.seeds),
+        ]
+        for row, spread in _spreads(record).items()
+    ]
+    return _table(["Row", "Seeds", "Last", "Avg", "Forgetting", "BWT", "FWT", "Global", "s per task"], lines)
+
+
+def page(record: BenchmarkRecord, *, plots: Sequence[str]) -> str:
+    """`README.md`: protocol, table, the named plots, retention and drift where the record has them, and versions."""
+    parts = [f"# {record.protocol.dataset}", _protocol_sentences(record), markdown_table(record)]
+    parts.append(
+        "Last, Avg and Forgetting are over the classes seen so far; BWT and FWT are the backward and forward transfer "
+        "(eq. 33 and 34 define FWT and Forgetting); Global is the text path over all classes after the last task."
+    )
+    parts += [f"![{name.removesuffix('.png')}]({name})\n\n{_CAPTIONS[name]}" for name in plots]
+    parts += _retention(record) + _drift(record)
+    parts += ["## Versions", _table(["", "Version"], [[name, value] for name, value in record.versions.items()])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _spreads(record: BenchmarkRecord) -> Mapping[str, RowSpread]:
+    return {row: RowSpread.of(record.of(row)) for row in record.row_names()}
+
+
+def _summary_of(spread: RowSpread) -> dict[str, object]:
+    metrics = {
+        "last_accuracy": spread.last_accuracy,
+        "average_accuracy": spread.average_accuracy,
+        "forgetting": spread.forgetting,
+        "backward_transfer": spread.backward_transfer,
+        "forward_transfer": spread.forward_transfer,
+        "global_accuracy": spread.global_accuracy,
+    }
+    written = {name: value and {"mean": value.mean, "std": value.std} for name, value in metrics.items()}
+    return {**written, "seeds": spread.seeds}
+
+
+def _protocol_sentences(record: BenchmarkRecord) -> str:
+    protocol = record.protocol
+    classes = len(protocol.classes)
+    of = f" of {classes // protocol.tasks}" if classes % protocol.tasks == 0 else ""
+    model = f"{protocol.model} ({protocol.pretrained})" if protocol.pretrained else protocol.model
+    train = _images(protocol.train_images, protocol.train_per_class, classes)
+    test = _images(protocol.test_images, protocol.test_per_class, classes)
+    source = "the test set" if protocol.evaluated_on == "test" else "training images that were kept back (validation)"
+    return (
+        f"{protocol.dataset}: {classes} classes in {_count(protocol.tasks, 'task')}{of}, in the order of seed "
+        f"{protocol.class_order_seed}; {train} to train on and {test} to test on, from {source}. "
+        f"The model is {model}, asked with “{protocol.template}”. "
+        f"{_seed_sentence(record)} Everything in the table but seconds is in percent."
+    )
+
+
+def _seed_sentence(record: BenchmarkRecord) -> str:
+    seeds = {row: [str(r.seed) for r in record.of(row)] for row in record.row_names()}
+    alike = len({tuple(found) for found in seeds.values()}) == 1
+    found = next(iter(seeds.values()))
+    if not alike:
+        return "Numbers are mean ± sample standard deviation over as many seeds as the table says."
+    if len(found) == 1:
+        return f"Numbers are of one seed, {found[0]}, hence without a deviation."
+    return f"Numbers are mean ± sample standard deviation over seeds {', '.join(found[:-1])} and {found[-1]}."
+
+
+def _retention(record: BenchmarkRecord) -> list[str]:
+    lines = []
+    for row in record.row_names():
+        found = [r.retention for r in record.of(row) if r.retention is not None]
+        for dataset in dict.fromkeys(retention.dataset for retention in found):
+            of = [retention for retention in found if retention.dataset == dataset]
+            values = ([r.before for r in of], [r.after for r in of], [r.after - r.before for r in of])
+            lines.append([row, dataset, *(_percent(Spread.of(value), len(of)) for value in values)])
+    if not lines:
+        return []
+    note = "Zero-shot accuracy by the text path on another data set, untouched and after the last task."
+    return ["## Retention", note, _table(["Row", "Data set", "Before", "After", "Change"], lines)]
+
+
+def _drift(record: BenchmarkRecord) -> list[str]:
+    lines = []
+    for row in record.row_names():
+        found = [r.drift for r in record.of(row) if r.drift is not None]
+        if found:
+            near, far = Spread.of([d.near_mean for d in found]), Spread.of([d.far_mean for d in found])
+            ratio = f"{near.mean / far.mean:.1f}" if far.mean > 0 else _NOTHING
+            sides = (_with_std(side, len(found), digits=4) for side in (near, far))
+            lines.append([row, *sides, ratio])
+    if not lines:
+        return []
+    note = (
+        "Jensen-Shannon divergence in nats between the predictions for old classes before and after each update, by "
+        "distance to the boundary before it."
+    )
+    return ["## Drift", note, _table(["Row", "Near", "Far", "Near / far"], lines)]
+
+
+def _images(images: int, per_class: int | None, classes: int) -> str:
+    if per_class is None:
+        return _count(images, "image")
+    return f"{_count(images, 'image')} ({'' if images == per_class * classes else 'at most '}{per_class} per class)"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _percent(spread: Spread | None, seeds: int) -> str:
+    return _with_std(spread and Spread(100 * spread.mean, 100 * spread.std), seeds)
+
+
+def _with_std(spread: Spread | None, seeds: int, *, digits: int = 1) -> str:
+    if spread is None:
+        return _NOTHING
+    mean = f"{spread.mean:.{digits}f}"
+    mean = mean.removeprefix("-") if float(mean) == 0 else mean
+    return mean if seeds == 1 else f"{mean} ± {spread.std:.{digits}f}"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A markdown table, its columns padded so that it reads in a terminal too: names to the left, the rest right."""
+    widths = [max(3, *(len(line[column]) for line in (head, *lines))) for column in range(len(head))]
+    named = [column for column in range(len(head)) if head[column] in {"", "Row", "Data set", "Version"}]
+
+    def row(cells: Sequence[str]) -> str:
+        padded = (
+            cell.ljust(width) if column in named else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * width if column in named else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    return "\n".join([row(head), row(rule), *(row(line) for line in lines)])
+
+
+def _json(value: object) -> str:
+    """Indented JSON with lists of plain values on one line each: a matrix reads as a matrix."""
+    return _indented(value, "") + "\n"
+
+
+def _indented(value: object, indent: str) -> str:
+    deeper = indent + "  "
+    if isinstance(value, dict) and value:
+        fields = [f"{deeper}{json.dumps(name)}: {_indented(entry, deeper)}" for name, entry in value.items()]
+        return "{\n" + ",\n".join(fields) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(entry, dict | list) for entry in value):
+        return "[\n" + ",\n".join(deeper + _indented(entry, deeper) for entry in value) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _replace(folder: Path, contents: Mapping[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as scratch:
+        for name, content in contents.items():
+            (Path(scratch) / name).write_bytes(content)
+        for name in FILES:
+            if name in contents:
+                os.replace(Path(scratch) / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""The table's rows: which training each one reads, and by which path it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from segp_cl.config import LearnerConfig, StrategyName
+from segp_cl.errors import KeepsightError
+
+Path = Literal["text", "visual", "fused"]
+
+
+class UnknownRowError(KeepsightError):
+    """A row was asked for that does not exist."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One way to learn all tasks. Rows that differ only in how they answer share it.
+
+    `settings` are laid over the benchmark's own. `together` learns all tasks as one, `frozen` none at all; `tuned` lays
+    what was best on the validation slice over that.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    together: bool = False
+    frozen: bool = False
+    tuned: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: a training by name, a path, and what it shows. `fusion_weight` None: the one that the version carries."""
+
+    training: str
+    path: Path
+    shows: str
+    fusion_weight: float | None = None
+
+
+PAPER = {"choose_fusion": False}
+NAIVE_GRID = {"learning_rate_factor": (0.1, 0.3, 1.0), "epochs": (3, 10)}
+
+TRAININGS: Mapping[str, Training] = {
+    "frozen": Training(frozen=True),
+    "prototypes": Training({"strategy": "prototypes"}),
+    "naive": Training({"strategy": "naive"}),
+    "naive-tuned": Training({"strategy": "naive"}, tuned=True),
+    "acgd": Training({"strategy": "segp", "lambda_tsgr": 0.0, "transfer_prototypes": False}),
+    "acgd+tsgr": Training({"strategy": "segp", "transfer_prototypes": False}),
+    "segp": Training({"strategy": "segp"}),
+    "joint": Training({"strategy": "naive"}, together=True),
+}
+
+ROWS: Mapping[str, Row] = {
+    "zero-shot": Row("frozen", "text", "the untouched model"),
+    "prototypes": Row("prototypes", "visual", "frozen image tower, nearest class mean"),
+    "naive": Row("naive", "text", "LoRA, cross-entropy only"),
+    "naive-tuned": Row("naive-tuned", "text", "the same at its own best rate and epochs"),
+    "acgd": Row("acgd", "text", "naive + ACGD"),
+    "acgd+tsgr": Row("acgd+tsgr", "text", "naive + ACGD + TSGR"),
+    "segp-visual-stale": Row("acgd+tsgr", "visual", "its prototypes, left where they were"),
+    "segp-visual": Row("segp", "visual", "prototypes moved with the anchors"),
+    "segp-text": Row("segp", "text", "the text path of the full method"),
+    "segp": Row("segp", "fused", "both paths"),
+    "segp-paper": Row("segp", "fused", "both paths at the paper's beta 0.5", fusion_weight=0.5),
+    "joint": Row("joint", "fused", "all tasks at once: the ceiling"),
+}
+
+
+def all_rows() -> dict[str, Row]:
+    """`ROWS`, and one for every other strategy that is registered, by its fused path."""
+    rows = dict(ROWS)
+    for strategy in get_args(StrategyName):
+        if strategy not in ("segp", "naive", "prototypes"):
+            rows.setdefault(strategy, Row(strategy, "fused", f"the strategy {strategy}"))
+    return rows
+
+
+def training_of(name: str) -> Training:
+    """A training by name: one of `TRAININGS`, or a registered strategy."""
+    return TRAININGS.get(name) or Training({"strategy": name})
+
+
+def choose_rows(names: list[str] | None) -> dict[str, Row]:
+    """The rows that were asked for, in the table's order; all if None.
+
+    Raises:
+        UnknownRowError: a name that is none of them.
+    """
+    rows = all_rows()
+    unknown = [name for name in names or [] if name not in rows]
+    if unknown:
+        raise UnknownRowError(f"there is no row {unknown[0]!r}; there are {', '.join(rows)}")
+    return {name: row for name, row in rows.items() if not names or name in names}
+
+
+def settings_of(training: Training, given: Mapping[str, Any], tuned: Mapping[str, Any] | None) -> LearnerConfig:
+    """The configuration of a training: defaults, what the benchmark was given, the training's own, what was tuned."""
+    return LearnerConfig(**{**given, **training.settings, **((tuned or {}) if training.tuned else {})})

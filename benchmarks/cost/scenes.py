@@ -1,0 +1,69 @@
+"""Pictures, classes and states made up from a seed: timing does not ask what is on a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from segp_cl.backbone import Backbone
+from segp_cl.learner import as_prompt, initial_state
+from segp_cl.types import ImageSource, LearnedClass, LearnerState, Task, TaskClass
+
+TEMPLATE = "a photo of a {}."
+
+
+class RandomImages:
+    """An `ImageSource` of noise. Picture i follows from `seed` and i alone, and is made when it is asked for.
+
+    Labels go round, so that every one of `classes` has `count / classes` pictures of `size` pixels a side.
+    """
+
+    def __init__(self, count: int, *, size: int, classes: int, seed: int = 0) -> None:
+        self._labels = tuple(i % classes for i in range(count))
+        self._size, self._seed = size, seed
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """Position in `Task.classes` of every picture."""
+        return self._labels
+
+    def pixels(self, indices: Sequence[int]) -> UInt8[Tensor, "batch 3 height width"]:
+        """The pictures at `indices`, in that order."""
+        values = 3 * self._size**2
+        batch = np.empty((len(indices), values), dtype=np.uint8)
+        for row, index in enumerate(indices):
+            noise = np.random.default_rng((self._seed, index)).bytes(values)
+            batch[row] = np.frombuffer(noise, dtype=np.uint8)
+        return torch.from_numpy(batch).view(-1, 3, self._size, self._size)
+
+
+def state_with(backbone: Backbone, classes: int, *, seed: int = 0) -> LearnerState:
+    """A state that knows `classes` classes, with random unit vectors as their features and no adapters yet.
+
+    The next task starts from fresh adapters, which cost as much as trained ones.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def directions(dimension: int) -> Float[Tensor, "classes dimension"]:
+        return F.normalize(torch.randn(classes, dimension, generator=generator), dim=-1)
+
+    names = [f"spotted bird {i}" for i in range(classes)]
+    return replace(
+        initial_state(backbone),
+        classes=tuple(LearnedClass(name, as_prompt(TEMPLATE, name), 1, 20) for name in names),
+        prototypes=directions(backbone.raw_dim),
+        text_features=directions(backbone.joint_dim),
+        tasks=1,
+    )
+
+
+def task_of(classes: int, images: ImageSource) -> Task:
+    """A task of `classes` classes that `state_with` does not know."""
+    names = [f"striped fish {i}" for i in range(classes)]
+    return Task("cost", tuple(TaskClass(name, as_prompt(TEMPLATE, name)) for name in names), images)
