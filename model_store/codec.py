@@ -17,6 +17,7 @@ from model_store.types import MANIFEST_FILE, TENSORS_FILE, CorruptVersionError, 
 from segp_cl.types import LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
 PROTOTYPES = "prototypes"
+COVARIANCE = "covariance"
 TEXT_FEATURES = "text_features"
 
 _ZEROS = "0" * 64
@@ -48,6 +49,8 @@ def encode_state(state: LearnerState) -> tuple[dict[str, Tensor], dict[str, Any]
             are not finite.
     """
     tensors = {PROTOTYPES: state.prototypes, TEXT_FEATURES: state.text_features}
+    if state.covariance is not None:
+        tensors[COVARIANCE] = state.covariance
     lora = None
     if state.lora is not None:
         for target, factors in state.lora.factors.items():
@@ -82,8 +85,8 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
     adapted = manifest.lora.adapted if manifest.lora else ()
     expected = {PROTOTYPES, TEXT_FEATURES, *(f"lora.{target}.{factor}" for target in adapted for factor in "ab")}
     problem = (
-        f"holds other tensors than the manifest says: {sorted(expected ^ tensors.keys())[:4]}"
-        if expected != tensors.keys()
+        f"holds other tensors than the manifest says: {sorted(expected ^ (tensors.keys() - {COVARIANCE}))[:4]}"
+        if expected != tensors.keys() - {COVARIANCE}
         else _disagreement(tensors, classes=len(manifest.classes), rank=manifest.lora.rank if manifest.lora else 0)
     )
     if problem:
@@ -99,6 +102,7 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
         lora=lora,
         fusion_weight=manifest.fusion_weight,
         tasks=manifest.tasks,
+        covariance=tensors.get(COVARIANCE),
     )
 
 
@@ -189,7 +193,10 @@ def _disagreement(tensors: Mapping[str, Tensor], *, classes: int, rank: int) -> 
             return f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected a float32 matrix"
         if not bool(torch.isfinite(tensor).all()):
             return f"{name} has values that are not finite"
-        if name in (PROTOTYPES, TEXT_FEATURES):
+        if name == COVARIANCE:
+            if set(tensor.shape) != {tensors[PROTOTYPES].shape[1]}:
+                return f"{name} has shape {tuple(tensor.shape)}, expected {tensors[PROTOTYPES].shape[1]} squared"
+        elif name in (PROTOTYPES, TEXT_FEATURES):
             if tensor.shape[0] != classes:
                 return f"{name} has {tensor.shape[0]} rows, expected one for each of {classes} classes"
         elif tensor.shape[0 if name.endswith(".a") else 1] != rank:

@@ -44,6 +44,13 @@ def choose_seeds(scores: Float[Tensor, "image old"], *, k: int) -> Int64[Tensor,
     return scores.sort(dim=0, descending=True, stable=True).indices[:k].T
 
 
+def choose_classes(best_scores: Float[Tensor, "old seed"], *, count: int) -> Int64[Tensor, " some"]:
+    """The `count` old classes whose best seed is nearest by (eq. 9), ascending: where the update may do most harm."""
+    if count >= len(best_scores):
+        return torch.arange(len(best_scores))
+    return best_scores[:, 0].sort(descending=True, stable=True).indices[:count].sort().values
+
+
 def adversarial_loss(
     teacher_image: Float[Tensor, "anchor joint"],
     old_text: Float[Tensor, "old joint"],
@@ -150,10 +157,15 @@ def generate_anchors(
         image_features: the teacher's v̄ of the images at some positions, where the caller has a shorter way to them.
 
     Returns:
-        K_seed (or as many as there are images) anchors for each old class in turn, the nearest seed first.
+        K_seed (or as many as there are images) anchors for each old class in turn, the nearest seed first; where that
+        would be more than `max_anchors`, for the classes that are nearest to the new images.
     """
     batches = math.ceil(len(images.labels) / config.feature_batch_size)
-    anchors = len(old_text) * min(config.k_seed, len(images.labels))
+    per_class = min(config.k_seed, len(images.labels))
+    driven_classes = len(old_text)
+    if config.max_anchors is not None and per_class:
+        driven_classes = min(driven_classes, max(1, config.max_anchors // per_class))
+    anchors = driven_classes * per_class
     steps = batches + math.ceil(anchors / config.dpgd_batch_size)
 
     def report(step: int, loss: float | None) -> None:
@@ -162,8 +174,9 @@ def generate_anchors(
 
     with _frozen(teacher):
         features = image_features or _of_pixels(teacher, images, dtype)
-        seeds = _rank(features, len(images.labels), old_text, config, report).flatten()
-        targets = torch.arange(len(old_text)).repeat_interleave(anchors // max(1, len(old_text)))
+        best_scores, best_images = _rank(features, len(images.labels), old_text, config, report)
+        nearest = choose_classes(best_scores, count=driven_classes)
+        seeds, targets = best_images[nearest].flatten(), nearest.repeat_interleave(per_class)
         pixels: Tensor | None = None
         for number, start in enumerate(range(0, anchors, config.dpgd_batch_size)):
             batch = slice(start, start + config.dpgd_batch_size)
@@ -206,8 +219,8 @@ def _rank(
     old_text: Float[Tensor, "old joint"],
     config: LearnerConfig,
     report: Callable[[int, float | None], None],
-) -> Int64[Tensor, "old seed"]:
-    """`choose_seeds` over a stream: after every batch only each class's best K_seed so far are kept."""
+) -> tuple[Float[Tensor, "old seed"], Int64[Tensor, "old seed"]]:
+    """`choose_seeds` over a stream, with their scores: after every batch only each class's best K_seed are kept."""
     best_scores = torch.empty((0, len(old_text)), device=old_text.device)
     best_images = torch.empty((0, len(old_text)), dtype=torch.int64, device=old_text.device)
     for number, indices in enumerate(_batches(images, config.feature_batch_size)):
@@ -217,7 +230,7 @@ def _rank(
         chosen = choose_seeds(scores, k=config.k_seed).T
         best_scores, best_images = scores.gather(0, chosen), torch.cat([best_images, positions]).gather(0, chosen)
         report(number + 1, None)
-    return best_images.T.cpu()
+    return best_scores.T.cpu(), best_images.T.cpu()
 
 
 def _batches(count: int, size: int) -> Iterator[Sequence[int]]:

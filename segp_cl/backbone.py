@@ -6,7 +6,8 @@ How a model is built is known to `clip` (anything open_clip can load) and `compa
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from segp_cl.config import LearnerConfig
 from segp_cl.errors import ModelLoadError
 from segp_cl.images import Preprocessing
-from segp_cl.lora import Adapters, bake, new_lora
+from segp_cl.lora import HEAD, Adapters, bake, new_lora
 from segp_cl.types import LoraState, ModelSpec
 
 Tokenizer = Callable[[Sequence[str]], Int[Tensor, "prompts length"]]
@@ -44,6 +46,7 @@ class Backbone(nn.Module):
         preprocessing: Preprocessing,
         adapted_image_fraction: float = 1.0,
         fusion_weight: float | None = None,
+        adapts_head: bool = False,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -56,6 +59,9 @@ class Backbone(nn.Module):
         self.preprocessing = preprocessing
         self.adapted_image_fraction = adapted_image_fraction
         self.fusion_weight = fusion_weight
+        self.adapts_head = adapts_head
+        self._image_layout = torch.preserve_format
+        self._compiler: str | None = None
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
@@ -71,7 +77,7 @@ class Backbone(nn.Module):
     def raw_features(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch raw"]:
         """r(x): the image tower's pooled output before the projection head, for pixels in [0, 1]."""
         normalised = (pixels - self.get_buffer("mean")) / self.get_buffer("std")
-        features: Tensor = self.image_tower(normalised)
+        features: Tensor = self.image_tower(normalised.to(memory_format=self._image_layout))
         return features
 
     def stages(self) -> tuple[nn.Module, ...]:
@@ -117,18 +123,52 @@ class Backbone(nn.Module):
 
     @property
     def towers(self) -> dict[str, nn.Module]:
-        return {"image": self.image_tower, "text": self.text_tower}
+        head = {HEAD: self.head} if self.adapts_head else {}
+        return {"image": self.image_tower, **head, "text": self.text_tower}
 
     def resolve(self, config: LearnerConfig) -> LearnerConfig:
         """The configuration with everything filled in that follows from this model."""
         return config.resolve(self.logit_scale, fusion_weight=self.fusion_weight)
+
+    def use_channels_last(self) -> None:
+        """Keep the image tower's weights, and give it its images, in channels-last layout: same values, other speed."""
+        self.image_tower.to(memory_format=torch.channels_last)
+        self._image_layout = torch.channels_last
+
+    def compile_towers(self, *, backend: str = "inductor") -> None:
+        """Run the stages of the image tower and the text tower's layers through torch.compile, in place.
+
+        A layer is compiled when it is first run, with the adapters it has by then. Copies compile for themselves.
+
+        Args:
+            backend: torch.compile's name of it; `inductor` needs a C++ compiler on the CPU and Triton on a GPU.
+        """
+        self._compiler = backend
+        for module in (*self.stages(), getattr(self.text_tower, "core", self.text_tower)):
+            # kept apart: dynamo does not guard hooks, so code of a tower without adapters would serve one that has them
+            module.compile(backend=backend, isolate_recompiles=True)
+
+    @contextmanager
+    def each_weight_once(self) -> Iterator[None]:
+        """Within it an adapted weight is computed once, however often its layer is run.
+
+        Compiled towers compute it with the layer: their graphs cannot be read from parametrize's cache.
+        """
+        if self._compiler is not None:
+            yield
+            return
+        with parametrize.cached():
+            yield
 
     def shared_copy(self) -> Backbone:
         """A second model over the very same tensors: its modules may be adapted without touching this one."""
         memo: dict[int, object] = {id(buffer): buffer for buffer in self.buffers()}
         # new parameter objects over the same storage: pointing one elsewhere leaves the original alone
         memo |= {id(p): nn.Parameter(p.data, requires_grad=False) for p in self.parameters()}
-        return copy.deepcopy(self, memo)
+        copied = copy.deepcopy(self, memo)
+        if self._compiler is not None:  # compiled code is not copied with a module
+            copied.compile_towers(backend=self._compiler)
+        return copied
 
     def with_lora(self, lora: LoraState | None) -> Backbone:
         """A copy for serving: adapted weights merged into new tensors, all others shared with this model.
@@ -150,6 +190,7 @@ class Backbone(nn.Module):
         if lora is None:
             fractions = {
                 "image": config.lora_image_fraction or self.adapted_image_fraction,
+                HEAD: 1.0,
                 "text": config.lora_text_fraction,
             }
             lora = new_lora(self.towers, config, fractions=fractions, generator=generator)

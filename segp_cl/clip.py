@@ -38,6 +38,12 @@ class CausalText(nn.Module):
             crop and mask is not None and getattr(tower, "cls_emb", None) is None and pooling in ("argmax", "eos")
         )
 
+    @property
+    def core(self) -> nn.Module:
+        """The layers, behind the look at how long the prompts are."""
+        core: nn.Module = self.tower.transformer
+        return core
+
     def forward(self, tokens: Int[Tensor, "prompts length"]) -> Float[Tensor, "prompts joint"]:
         tower = self.tower
         if not self.crop:
@@ -71,6 +77,12 @@ class PaddedText(nn.Module):
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
         self.tower = tower
+
+    @property
+    def core(self) -> nn.Module:
+        """The layers, behind the look at how long the prompts are."""
+        core: nn.Module = self.tower.transformer
+        return core
 
     def forward(self, tokens: Int[Tensor, "prompts length"]) -> Float[Tensor, "prompts joint"]:
         pad = self.tower.config.pad_token_id

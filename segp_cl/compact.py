@@ -176,6 +176,7 @@ def load_compact() -> Backbone:
         preprocessing=Preprocessing(size=IMAGE_SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         adapted_image_fraction=ADAPTED_IMAGE_FRACTION,
         fusion_weight=FUSION_WEIGHT,
+        adapts_head=True,
     )
 
 

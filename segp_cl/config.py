@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 PAPER_LOGIT_SCALE = 100.0
 PAPER_FUSION_WEIGHT = 0.5
 REFERENCE_STEP = 0.01  # learning_rate * logit_scale where the compact model learns well with Adam and forgets little
+WHITENING_SHRINKAGE = 1.0  # of the within-class covariance, in units of its mean variance: docs/adr/0009
 
 StrategyName = Literal["segp", "naive", "prototypes"]
 
@@ -39,6 +40,9 @@ class LearnerConfig(BaseModel):
     # Optimisation (15)(22)
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Paper: SGD. Adam reaches the same in fewer steps.")
     learning_rate: float | None = Field(None, gt=0, description="Peak, cosine decay to 0. None: 0.01 / logit_scale.")
+    image_rate: float = Field(
+        0.2, ge=0, description="The image tower's learning rate as a share of `learning_rate`. Paper: 1."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only. Open in the paper.")
     weight_decay: float = Field(0.0, ge=0, description="Open in the paper.")
     batch_size: int = Field(64, ge=1, description="Images per step. Paper: 128.")
@@ -65,6 +69,13 @@ class LearnerConfig(BaseModel):
     )
     anchor_batch_size: int = Field(32, ge=1, description="Anchors per step.")
 
+    old_classes_per_step: int | None = Field(
+        16, ge=2, description="Old classes that the regularisers see in one step, at least; None: all, as in the paper."
+    )
+    max_anchors: int | None = Field(
+        300, ge=1, description="Most anchors in all; old classes nearest to the new images come first. None: no limit."
+    )
+
     # TSGR (19)-(21)
     lambda_tsgr: float = Field(1.0, ge=0, description="Weight of TSGR (22).")
     k_neighbours: int = Field(10, ge=1, description="Text neighbours per new class.")
@@ -72,8 +83,17 @@ class LearnerConfig(BaseModel):
 
     # Prototypes and fusion (23)-(32)
     transfer_prototypes: bool = Field(True, description="Move old prototypes by the anchors' drift (24)-(29).")
+    whiten: bool = Field(
+        True, description="Compare visual features whitened by their within-class covariance. Not in the paper."
+    )
     fusion_weight: float | None = Field(
         None, ge=0, description="beta (30). None: the model's own, or 0.5 * 100 / logit_scale."
+    )
+    fusion_holdout: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="Share of each class's images kept out of training, to set an open beta by. 0: none is.",
     )
     feature_batch_size: int = Field(64, ge=1, description="Images per forward pass without training.")
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from segp_cl.config import WHITENING_SHRINKAGE
 from segp_cl.errors import IncompatibleStateError, KeepsightError
 from segp_cl.images import as_unit_pixels
 from segp_cl.types import LearnerState, LoraState, Scores
@@ -54,11 +55,40 @@ def text_scores(
     return image_features @ text_features.T
 
 
+@dataclass(frozen=True)
+class Whitening:
+    """The space in which features vary alike in all directions within a class.
+
+    Directions in which a class's own images differ (lighting, pose) count for less there than in the raw space. Not in
+    the paper: docs/adr/0009.
+    """
+
+    matrix: Float[Tensor, "raw raw"]
+
+    @classmethod
+    def of(cls, covariance: Float[Tensor, "raw raw"], *, shrinkage: float) -> Whitening | None:
+        """The inverse Cholesky factor of Σ + `shrinkage` * mean variance * I; None where there is no variance."""
+        variance = covariance.diagonal().mean()
+        if not bool(variance > 0):
+            return None
+        identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+        factor = torch.linalg.cholesky(covariance + shrinkage * variance * identity)
+        return cls(torch.linalg.solve_triangular(factor, identity, upper=False))
+
+    def __call__(self, unit: Float[Tensor, "batch raw"]) -> Float[Tensor, "batch raw"]:
+        """Normalised features or prototypes, in this space and normalised there."""
+        return F.normalize(unit @ self.matrix.T, dim=-1)
+
+
 def visual_scores(
-    raw: Float[Tensor, "batch raw"], prototypes: Float[Tensor, "classes raw"]
+    raw: Float[Tensor, "batch raw"], prototypes: Float[Tensor, "classes raw"], whitening: Whitening | None = None
 ) -> Float[Tensor, "batch classes"]:
-    """s_v(x, c) = r̄·μ_c (eq. 6): `raw` is normalised here, `prototypes` must have unit norm."""
-    return F.normalize(raw, dim=-1) @ prototypes.T
+    """s_v(x, c) = r̄·μ_c (eq. 6): `raw` is normalised here, `prototypes` must have unit norm.
+
+    With `whitening` the cosine is taken in its space, in which `prototypes` must be given.
+    """
+    unit = F.normalize(raw, dim=-1)
+    return (unit if whitening is None else whitening(unit)) @ prototypes.T
 
 
 def fused_scores(
@@ -75,10 +105,11 @@ def dual_path_scores(
     prototypes: Float[Tensor, "classes raw"],
     *,
     fusion_weight: float,
+    whitening: Whitening | None = None,
 ) -> Scores:
     """Both branches and their fusion (eqs. 5, 6, 30). Only `raw` may be of any norm."""
     text = text_scores(image_features, text_features)
-    visual = visual_scores(raw, prototypes)
+    visual = visual_scores(raw, prototypes, whitening)
     return Scores(text=text, visual=visual, fused=fused_scores(text, visual, fusion_weight=fusion_weight))
 
 
@@ -90,6 +121,16 @@ def predict(scores: Float[Tensor, "batch classes"]) -> Int64[Tensor, " batch"]:
 def probabilities(scores: Float[Tensor, "batch classes"], *, logit_scale: float) -> Float[Tensor, "batch classes"]:
     """softmax(logit_scale * scores), each row summing to one."""
     return torch.softmax(logit_scale * scores, dim=-1)
+
+
+def visual_space(
+    prototypes: Float[Tensor, "classes raw"], covariance: Float[Tensor, "raw raw"] | None
+) -> tuple[Whitening | None, Float[Tensor, "classes raw"]]:
+    """Where the visual branch compares: the whitening, if there is one, and the prototypes in that space."""
+    if covariance is None:
+        return None, prototypes
+    whitening = Whitening.of(covariance, shrinkage=WHITENING_SHRINKAGE)
+    return whitening, prototypes if whitening is None else whitening(prototypes)
 
 
 class Classifier:
@@ -115,7 +156,10 @@ class Classifier:
             )
         self.state = state
         self._model = base.with_lora(state.lora)
-        self._prototypes = state.prototypes.to(base.device)
+        self._whitening, prototypes = visual_space(state.prototypes, state.covariance)
+        self._prototypes = prototypes.to(base.device)
+        if self._whitening is not None:
+            self._whitening = Whitening(self._whitening.matrix.to(base.device))
         self._text_features = state.text_features.to(base.device)
 
     @property
@@ -153,6 +197,7 @@ class Classifier:
             self._text_features,
             self._prototypes,
             fusion_weight=self.state.fusion_weight,
+            whitening=self._whitening,
         )
 
     def scores(self, pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]) -> Scores:

@@ -9,10 +9,12 @@ import torch
 from segp_cl.backbone import Backbone, load_backbone
 from segp_cl.config import LearnerConfig
 from segp_cl.errors import ClassExistsError, IncompatibleStateError, InvalidTaskError
+from segp_cl.fusion import keep_back
 from segp_cl.strategies import STRATEGIES
 from segp_cl.training import Outcome, Reporter, Session
 from segp_cl.types import Learned, LearnedClass, LearnerState, LearnReport, OnProgress, Task, TaskClass
 
+FEWEST_IMAGES_TO_KEEP_BACK = 5
 DEFAULT_TEMPLATE = "a photo of a {}."
 
 
@@ -88,6 +90,14 @@ def learn_task(
         )
     resolved = _with_the_lineage_s_lora(model.resolve(config), config, state)
     report = Reporter(on_progress)
+    kept_back: tuple[int, ...] = ()
+    if config.fusion_weight is None:
+        kept_back = keep_back(
+            task.images.labels,
+            fraction=config.fusion_holdout,
+            min_images=FEWEST_IMAGES_TO_KEEP_BACK,
+            generator=generator,
+        )
     session = Session(
         model=model,
         old=state,
@@ -99,14 +109,16 @@ def learn_task(
         dtype=dtype,
         report=report,
         folder=folder,
+        kept_back=kept_back,
     )
     outcome = STRATEGIES[resolved.strategy](session)
+    state = _next_state(session, outcome, counts)
     return Learned(
-        state=_next_state(session, outcome, counts),
+        state=state,
         report=LearnReport(
             seconds=dict(report.seconds),
             losses=tuple(report.losses),
-            settings=resolved.model_dump(),
+            settings={**resolved.model_dump(), "fusion_weight": state.fusion_weight},
             adapted=outcome.adapted,
             anchors=outcome.anchors,
             steps=report.steps,
@@ -175,7 +187,8 @@ def _next_state(session: Session, outcome: Outcome, counts: list[int]) -> Learne
         )
         for row, seen in enumerate(session.seen)
     )
-    assert session.config.fusion_weight is not None, "the configuration was not resolved"
+    weight = session.config.fusion_weight if outcome.fusion_weight is None else outcome.fusion_weight
+    assert weight is not None, "the configuration was not resolved"
     return LearnerState(
         model=old.model,
         weights_digest=old.weights_digest,
@@ -183,6 +196,7 @@ def _next_state(session: Session, outcome: Outcome, counts: list[int]) -> Learne
         prototypes=outcome.prototypes,
         text_features=outcome.text_features,
         lora=outcome.lora,
-        fusion_weight=session.config.fusion_weight,
+        fusion_weight=weight,
         tasks=old.tasks + 1,
+        covariance=outcome.covariance,
     )

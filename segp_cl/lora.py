@@ -23,6 +23,8 @@ from segp_cl.config import LearnerConfig
 from segp_cl.errors import IncompatibleStateError, UnsupportedArchitectureError
 from segp_cl.types import LoraFactors, LoraState
 
+HEAD = "head"
+"""The projection head, where a model has it adapted: all of its linears."""
 FEED_FORWARD = re.compile(
     r"(mlp\.(c_fc|c_proj|fc1|fc2|fc1_g|fc1_x|w1|w2|w3|w12)"  # open_clip, timm
     r"|(?<!attention\.)output\.dense|intermediate\.dense"  # BERT, RoBERTa
@@ -76,6 +78,8 @@ def _attention_targets(tower: str, path: str, module: nn.Module) -> list[Target]
 
 
 def _feed_forward_targets(tower: str, path: str, module: nn.Module) -> list[Target]:
+    if tower == HEAD:
+        return [Target(tower, path, "weight", None, "")] if isinstance(module, nn.Linear) else []
     # squeeze-and-excitation gates are 1x1 convolutions of a pooled vector: attention over channels, not feed-forward
     pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
     gate = re.search(r"(^|\.)se\.", path) is not None
@@ -193,6 +197,10 @@ class Adapters:
     def trainable(self) -> list[nn.Parameter]:
         return [b for *_, adapter in self._places for b in adapter.b]
 
+    def trainable_of(self, tower: str) -> list[nn.Parameter]:
+        """The trained factors of one tower."""
+        return [b for _, _, targets, adapter in self._places if targets[0].tower == tower for b in adapter.b]
+
     @property
     def merged(self) -> bool:
         return self._originals is not None
@@ -254,6 +262,8 @@ def _adds_to_output(module: nn.Module, name: str, targets: Sequence[Target]) -> 
         return False
     if type(module) is nn.Conv2d:
         return module.padding in ((0, 0), 0)
+    if targets[0].tower == HEAD:
+        return type(module) is nn.Linear
     return type(module) is nn.Linear and FEED_FORWARD.search(targets[0].path) is not None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,38 +13,67 @@ from torch import Tensor
 from segp_cl.errors import InvalidTaskError
 
 
+@dataclass(frozen=True)
+class ClassMoments:
+    """`means`: a unit-norm prototype per class. `covariance`: of normalised features around their class's mean."""
+
+    means: Float[Tensor, "new raw"]
+    covariance: Float[Tensor, "raw raw"]
+
+
+class MomentSums:
+    """Sums over a stream of raw features from which `class_means` (eq. 23) and the covariance follow at any time.
+
+    They are kept in double precision, so the size of the batches has no influence. A feature of norm zero points
+    nowhere and adds nothing; if a class has no other, its prototype is zero and its visual score 0 for every image.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.counts = torch.zeros(classes, dtype=torch.int64)
+        self._sums = torch.empty(0)
+        self._products = torch.empty(0)
+        self._like = torch.empty(0)
+
+    def add(self, raw: Float[Tensor, "batch raw"], labels: Int64[Tensor, " batch"]) -> None:
+        """Count a batch in: raw features of any norm, and each image's class in [0, classes)."""
+        if self._sums.numel() == 0:
+            self._sums = torch.zeros(len(self.counts), raw.shape[-1], dtype=torch.float64)
+            self._products = torch.zeros(raw.shape[-1], raw.shape[-1], dtype=torch.float64)
+            self._like = raw.new_empty(0)
+        labels = labels.cpu()
+        unit = F.normalize(raw.detach().cpu().double(), dim=-1)
+        self._sums.index_add_(0, labels, unit)
+        self._products += unit.T @ unit
+        self.counts += torch.bincount(labels, minlength=len(self.counts))
+
+    def moments(self) -> ClassMoments:
+        """Means and covariance of what was counted so far, where and as precise as the features were.
+
+        Raises:
+            InvalidTaskError: a class had no image.
+        """
+        if not bool((self.counts > 0).all()):
+            missing = (self.counts == 0).nonzero().flatten().tolist()
+            raise InvalidTaskError(f"Every class needs an image for its prototype; none came for {missing}.")
+        between = self._sums.T @ (self._sums / self.counts[:, None])
+        return ClassMoments(
+            means=F.normalize(self._sums, dim=-1).to(self._like),
+            covariance=((self._products - between) / self.counts.sum()).to(self._like),
+        )
+
+
 def class_means(
     batches: Iterable[tuple[Float[Tensor, "batch raw"], Int64[Tensor, " batch"]]], *, classes: int
 ) -> Float[Tensor, "new raw"]:
     """μ_{t,c} = normalise Σ r̄_t(x) (eq. 23), over batches of raw features and labels that are read once.
 
-    Sums are kept in double precision, so the size of the batches has no influence. A feature of norm zero points
-    nowhere and adds nothing; if a class has no other, its prototype is zero and its visual score 0 for every image.
-
-    Args:
-        batches: raw features of any norm, and each image's class in [0, classes).
-        classes: how many classes the task has.
-
-    Returns:
-        One row per class, of unit norm, where and as precise as the features were.
-
     Raises:
         InvalidTaskError: a class had no image.
     """
-    sums: Tensor | None = None
-    counts = torch.zeros(classes, dtype=torch.int64)
-    device, dtype = torch.device("cpu"), torch.float32
+    sums = MomentSums(classes)
     for raw, labels in batches:
-        if sums is None:
-            sums = torch.zeros(classes, raw.shape[-1], dtype=torch.float64)
-            device, dtype = raw.device, raw.dtype
-        labels = labels.cpu()
-        sums.index_add_(0, labels, F.normalize(raw.detach().cpu().double(), dim=-1))
-        counts += torch.bincount(labels, minlength=classes)
-    if sums is None or not bool((counts > 0).all()):
-        missing = (counts == 0).nonzero().flatten().tolist()
-        raise InvalidTaskError(f"Every class needs an image for its prototype; none came for {missing}.")
-    return F.normalize(sums, dim=-1).to(device, dtype)
+        sums.add(raw, labels)
+    return sums.moments().means
 
 
 def drift(
@@ -127,6 +157,13 @@ def merge_prototypes(
     """
     merged = old_count * old + new_count * new
     return F.normalize(merged, dim=-1) if bool(merged.any()) else old
+
+
+def merge_covariances(
+    old: Float[Tensor, "raw raw"], old_count: int, new: Float[Tensor, "raw raw"], new_count: int
+) -> Float[Tensor, "raw raw"]:
+    """(n_old Σ_old + n_new Σ_new) / (n_old + n_new): each weighs as many images as it was computed from."""
+    return (old_count * old + new_count * new) / (old_count + new_count)
 
 
 def _sum_by_class(

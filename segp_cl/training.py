@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn.utils import parametrize
 
 from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
-from segp_cl.lora import Adapters
+from segp_cl.distributed import Ranks, StepLosses
+from segp_cl.lora import HEAD, Adapters
 from segp_cl.prefix import StemInputs
 from segp_cl.types import LearnerState, LoraState, OnProgress, Progress, Task, TaskClass
 
@@ -48,7 +48,7 @@ class Session:
     """One update in the making: a private copy of the model, what was known, what is to be learned.
 
     `seen` lists all classes, the old ones first and in their old order; `task_rows` are the rows of the task's own
-    classes in it, in the order of the task's labels.
+    classes in it, in the order of the task's labels. `kept_back` are positions of images that are not trained on.
     """
 
     model: Backbone
@@ -61,6 +61,14 @@ class Session:
     dtype: torch.dtype
     report: Reporter
     folder: Path | None = None
+    kept_back: tuple[int, ...] = ()
+    ranks: Ranks = field(default_factory=Ranks.current)
+
+    @property
+    def trained_on(self) -> list[int]:
+        """Positions of the images that are trained on."""
+        kept_back = set(self.kept_back)
+        return [position for position in range(len(self.task.images.labels)) if position not in kept_back]
 
     @property
     def device(self) -> torch.device:
@@ -95,7 +103,7 @@ class Session:
     @torch.no_grad()
     def final_text_features(self) -> Float[Tensor, "seen joint"]:
         """u_c of all seen classes with the weights as they are now, on the CPU: encoded once, here, and then served."""
-        with parametrize.cached():
+        with self.model.each_weight_once():
             return self.text_features(self.prompts).cpu()
 
 
@@ -126,6 +134,8 @@ class Outcome:
     lora: LoraState | None
     prototypes: Float[Tensor, "seen raw"]
     text_features: Float[Tensor, "seen joint"]
+    covariance: Float[Tensor, "raw raw"] | None = None
+    fusion_weight: float | None = None
     adapted: tuple[str, ...] = ()
     anchors: int = 0
 
@@ -133,37 +143,37 @@ class Outcome:
 Losses = dict[str, Tensor]
 
 
-def train(
-    session: Session,
-    adapters: Adapters,
-    inputs: Inputs,
-    step_losses: Callable[[Float[Tensor, "batch ..."], Int64[Tensor, " batch"]], Losses],
-) -> None:
+def train(session: Session, adapters: Adapters, inputs: Inputs, step_losses: StepLosses) -> None:
     """Run the task's images past `step_losses` for all epochs and follow the gradient of its `total`.
 
-    Only the adapters' B is trained. The learning rate falls to zero on a cosine over all steps.
+    Only the adapters' B is trained. The learning rate falls to zero on a cosine over all steps. Several processes share
+    every batch (see `segp_cl.distributed`).
     """
     config, labels = session.config, torch.tensor(session.task.images.labels)
-    count = len(labels)
+    trained_on = torch.tensor(session.trained_on)
+    count = len(trained_on)
     per_epoch = math.ceil(count / config.batch_size)
     steps = per_epoch * config.epochs
     optimizer = _optimizer(config, adapters)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    step = 0
+    step, ranks = 0, session.ranks
+    ranks.agree(session.task.images.labels, session.generator)
+    losses_of = ranks.together(step_losses, adapters.trainable)
     for _ in range(config.epochs):
         sums: dict[str, float] = {}
-        for indices in torch.split(torch.randperm(count, generator=session.generator), config.batch_size):
-            batch = inputs.stream.batch(indices.tolist())
-            targets = labels[indices].to(session.device)
-            with parametrize.cached():  # one effective weight a step, however often a layer is run
-                losses = step_losses(batch, targets)
+        for indices in torch.split(trained_on[torch.randperm(count, generator=session.generator)], config.batch_size):
+            share = ranks.share(indices)
+            batch = inputs.stream.batch(share.items.tolist())
+            targets = labels[share.items].to(session.device)
+            with session.model.each_weight_once():
+                losses = losses_of(batch, targets, share.weight)
                 optimizer.zero_grad(set_to_none=True)
                 if losses["total"].requires_grad:
                     losses["total"].backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             step += 1
-            values = {name: loss.item() for name, loss in losses.items()}
+            values = ranks.values(losses)
             sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
             session.report(Progress("train", step, steps, values))
         session.report.losses.append({name: total / per_epoch for name, total in sums.items()})
@@ -172,8 +182,10 @@ def train(
 
 def _optimizer(config: LearnerConfig, adapters: Adapters) -> torch.optim.Optimizer:
     assert config.learning_rate is not None, "the configuration was not resolved"
+    groups = [
+        {"params": [*adapters.trainable_of("text"), *adapters.trainable_of(HEAD)], "lr": config.learning_rate},
+        {"params": adapters.trainable_of("image"), "lr": config.learning_rate * config.image_rate},
+    ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            adapters.trainable, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-    return torch.optim.Adam(adapters.trainable, config.learning_rate, weight_decay=config.weight_decay)
+        return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.Adam(groups, weight_decay=config.weight_decay)

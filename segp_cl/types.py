@@ -55,7 +55,9 @@ class LearnerState:
     """Everything that was learned, and nothing of the base weights. Tensors are float32 on the CPU.
 
     The order of `classes` is the order of the rows of `prototypes` (raw space, unit norm)
-    and `text_features` (joint space, unit norm). `lora` is None until a task trained one.
+    and `text_features` (joint space, unit norm). `lora` is None until a task trained one. `covariance` is that of
+    normalised raw features within their classes; with it the visual branch compares whitened features, without it
+    plain ones.
     """
 
     model: ModelSpec
@@ -66,6 +68,7 @@ class LearnerState:
     lora: LoraState | None
     fusion_weight: float
     tasks: int = 0
+    covariance: Float[Tensor, "raw raw"] | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -6,19 +6,22 @@ import json
 import logging
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import typer
 
-from benchmarks.accuracy.benchmark import Options, run_benchmark
+from benchmarks.accuracy import group
+from benchmarks.accuracy.benchmark import Listener, Options, run_benchmark
 from benchmarks.accuracy.console import Bar
 from benchmarks.accuracy.datasets import DATASETS, load_dataset
 from benchmarks.accuracy.report import markdown_table, write_report
 from benchmarks.accuracy.rows import choose_rows
 from benchmarks.accuracy.sweep import sweep, write_sweep
 from segp_cl.backbone import load_backbone
+from segp_cl.distributed import Ranks
 from segp_cl.errors import KeepsightError
 from segp_cl.learner import DEFAULT_TEMPLATE
 from segp_cl.types import ModelSpec
@@ -71,7 +74,7 @@ def run(
     compile: Annotated[bool, typer.Option("--compile", help="Run the towers through torch.compile.")] = False,
 ) -> None:
     """Learn a data set task by task, in every row's way, and write a record, a table and plots."""
-    place = _prepare(device, threads)
+    place = group.join(_prepare(device, threads))
     chosen = choose_rows(rows)
     loaded = load_dataset(dataset, data, tasks=tasks)
     other = load_dataset(retention, data) if retention else None
@@ -82,18 +85,20 @@ def run(
         evaluated_on=on,
         template=template,
         settings=_settings(settings),
-        dtype=torch.bfloat16 if place == "cuda" else torch.float32,
+        dtype=torch.bfloat16 if place.startswith("cuda") else torch.float32,
     )
     backbone = load_backbone(ModelSpec(model, pretrained), device=place)
     if channels_last:
-        backbone.image_tower.to(memory_format=torch.channels_last)
+        backbone.use_channels_last()
     if compile:
         backbone.compile_towers()
-    with Bar() as bar:
-        record = run_benchmark(loaded, backbone, chosen, work, options, retention=other, listener=bar)
-    folder = out / loaded.name
-    write_report(record, folder)
-    sys.stdout.write(f"{markdown_table(record)}\n\nWritten to {folder}/\n")
+    with _listener() as listener:
+        record = run_benchmark(loaded, backbone, chosen, work, options, retention=other, listener=listener)
+    if Ranks.current().first:
+        folder = out / loaded.name
+        write_report(record, folder)
+        sys.stdout.write(f"{markdown_table(record)}\n\nWritten to {folder}/\n")
+    group.leave()
 
 
 @app.command("sweep")
@@ -118,7 +123,7 @@ def sweep_command(
     threads: Threads = min(2, os.cpu_count() or 1),
 ) -> None:
     """Learn with several values of one hyper-parameter, measure on the validation slice, and plot."""
-    place = _prepare(device, threads)
+    place = group.join(_prepare(device, threads))
     loaded = load_dataset(dataset, data, tasks=tasks)
     options = Options(
         seeds=tuple(range(seeds)),
@@ -127,12 +132,20 @@ def sweep_command(
         evaluated_on=on,
         template=template,
         settings=_settings(settings),
-        dtype=torch.bfloat16 if place == "cuda" else torch.float32,
+        dtype=torch.bfloat16 if place.startswith("cuda") else torch.float32,
     )
     backbone = load_backbone(ModelSpec(model, pretrained), device=place)
-    with Bar() as bar:
-        result = sweep(loaded, backbone, row, parameter, [_value(v) for v in values], work, options, listener=bar)
-    sys.stdout.write(write_sweep(result, out / loaded.name / "sweeps") + "\n")
+    chosen = [_value(value) for value in values]
+    with _listener() as listener:
+        result = sweep(loaded, backbone, row, parameter, chosen, work, options, listener=listener)
+    if Ranks.current().first:
+        sys.stdout.write(write_sweep(result, out / loaded.name / "sweeps") + "\n")
+    group.leave()
+
+
+def _listener() -> AbstractContextManager[Listener]:
+    """A bar in the terminal, drawn by one of several processes."""
+    return Bar() if Ranks.current().first else nullcontext(Listener())
 
 
 def _prepare(device: str, threads: int) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
 import numpy as np
@@ -17,7 +18,7 @@ from benchmarks.accuracy.record import Drift
 from benchmarks.accuracy.rows import Path
 from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
-from segp_cl.inference import fused_scores, text_scores, visual_scores
+from segp_cl.inference import Classifier, Features, fused_scores, text_scores
 from segp_cl.prefix import StemInputs
 from segp_cl.types import LearnerState
 
@@ -50,16 +51,24 @@ class TaskScores:
             )
 
 
+def frozen_stages(backbone: Backbone, config: LearnerConfig) -> int:
+    """How many leading stages of the image tower no training with `config` changes."""
+    probe = backbone.shared_copy()
+    return probe.frozen_stages(probe.adapt(config, None, generator=torch.Generator().manual_seed(0)))
+
+
 class Evaluator:
-    """The evaluation images of one benchmark behind the part of the image tower that no training changes."""
+    """The evaluation images of one benchmark behind the part of the image tower that no training changes.
+
+    The part is that which trainings with `config` leave alone, so a state must come from one that adapts no more.
+    """
 
     def __init__(self, backbone: Backbone, bench: Bench, config: LearnerConfig) -> None:
         self._backbone = backbone
-        self._prompts = [c.prompt for c in bench.classes]
-        probe = backbone.shared_copy()
-        adapters = probe.adapt(config, None, generator=torch.Generator().manual_seed(0))
-        self._stages = probe.frozen_stages(adapters)
+        self._classes = bench.classes
+        self._stages = frozen_stages(backbone, config)
         self._inputs = [self._behind_stem(images) for images in bench.evaluation]
+        self._untouched: tuple[Tensor, Tensor] | None = None
 
     def _behind_stem(self, images: PreparedImages) -> StemInputs:
         stem = (lambda pixels: self._backbone.stem(pixels, self._stages)) if self._stages else None
@@ -67,20 +76,32 @@ class Evaluator:
 
     @torch.no_grad()
     def scores(self, state: LearnerState) -> TaskScores:
-        """Both branches' cosines with `state`."""
-        model = self._backbone.with_lora(state.lora)
-        raw = torch.cat(
-            [
-                model.raw_from_stem(inputs.batch(range(at, min(at + BATCH, len(inputs.labels)))), self._stages)
-                for inputs in self._inputs
-                for at in range(0, len(inputs.labels), BATCH)
-            ]
-        )
-        taught = state.text_features.to(raw.device)
-        untaught = model.text_features(self._prompts[len(taught) :])
-        text = text_scores(model.project(raw), torch.cat([taught, untaught]))
-        visual = visual_scores(raw, state.prototypes.to(raw.device))
+        """Both branches' cosines with `state`, whose classes are the benchmark's first ones."""
+        taught = len(state.classes)
+        assert state.class_names == tuple(c.name for c in self._classes[:taught]), "classes are learned in order"
+        if state.lora is None:  # the same for every such state, and there are many
+            self._untouched = self._untouched or self._features(self._backbone, 0)
+            raw, prompted = self._untouched[0], self._untouched[1][taught:]
+        else:
+            raw, prompted = self._features(self._backbone.with_lora(state.lora), taught)
+        features = Features(raw=raw, image=self._backbone.project(raw))
+        text, visual = text_scores(features.image, prompted), raw.new_empty(len(raw), 0)
+        if taught:
+            # the features are there already, so this classifier need not have the adapters
+            served = Classifier(self._backbone, replace(state, lora=None)).scores_of(features)
+            text, visual = torch.cat([served.text, text], dim=1), served.visual
         return TaskScores(text.float().cpu(), visual.float().cpu(), state.fusion_weight)
+
+    def _features(
+        self, model: Backbone, taught: int
+    ) -> tuple[Float[Tensor, "images raw"], Float[Tensor, "untaught joint"]]:
+        """r(x) of all evaluation images, and u_c of the classes that come after the first `taught`."""
+        raw = [
+            model.raw_from_stem(inputs.batch(range(at, min(at + BATCH, len(inputs.labels)))), self._stages)
+            for inputs in self._inputs
+            for at in range(0, len(inputs.labels), BATCH)
+        ]
+        return torch.cat(raw), model.text_features([c.prompt for c in self._classes[taught:]])
 
 
 def accuracy_rows(
@@ -103,23 +124,22 @@ def accuracy_rows(
     """
     return [
         [
-            _accuracy(_answers(scored, path, fusion_weight, sum(classes[: max(i, j) + 1]))[part], labels[part])
+            _accuracy(_answers(scored, part, path, fusion_weight, sum(classes[: max(i, j) + 1])), labels[part])
             for j, part in enumerate(_parts(images))
         ]
         for i, scored in enumerate(scores)
     ]
 
 
-def _answers(scores: TaskScores, path: Path, fusion_weight: float | None, classes: int) -> Float[Tensor, "images some"]:
-    seen = scores.visual.shape[1]
-    text = scores.text[:, :classes]
-    if path == "text" or classes > seen:
+def _answers(
+    scores: TaskScores, part: slice, path: Path, fusion_weight: float | None, classes: int
+) -> Float[Tensor, "part some"]:
+    text, visual = scores.text[part, :classes], scores.visual[part]
+    if path == "text" or classes > visual.shape[1]:
         return text
     if path == "visual":
-        return scores.visual
-    return fused_scores(
-        text, scores.visual, fusion_weight=scores.fusion_weight if fusion_weight is None else fusion_weight
-    )
+        return visual
+    return fused_scores(text, visual, fusion_weight=scores.fusion_weight if fusion_weight is None else fusion_weight)
 
 
 def global_accuracy(scores: TaskScores, labels: Int64[Tensor, " images"]) -> float:
@@ -129,9 +149,10 @@ def global_accuracy(scores: TaskScores, labels: Int64[Tensor, " images"]) -> flo
 
 def jensen_shannon(p: Float[Tensor, "images classes"], q: Float[Tensor, "images classes"]) -> Float[Tensor, " images"]:
     """JS(p, q) in nats of distributions given as log-probabilities, row by row."""
-    middle = torch.logaddexp(p, q) - np.log(2)
-    towards = [F.kl_div(middle, side, reduction="none", log_target=True).sum(dim=-1) for side in (p, q)]
-    return (towards[0] + towards[1]) / 2
+    middle = torch.logaddexp(p, q) - math.log(2)
+    # what has no probability adds nothing, where 0 * -inf would be no number
+    towards = [(side.exp() * (side - middle)).masked_fill(side.isneginf(), 0).sum(dim=-1) for side in (p, q)]
+    return torch.stack(towards).mean(dim=0)
 
 
 def drift(
@@ -146,19 +167,19 @@ def drift(
     near, far = [], []
     for task in range(1, len(scores)):
         count, old = sum(images[:task]), sum(classes[:task])
-        truth = labels[:count]
-        before, after = (scores[step].text[:count, :old] for step in (task - 1, task))
-        divergence = jensen_shannon(*(F.log_softmax(logit_scale * side, dim=-1) for side in (before, after)))
         if old < 2:
             continue
+        truth = labels[:count]
+        before, after = (scores[step].text[:count, :old].double() for step in (task - 1, task))
+        divergence = jensen_shannon(*(F.log_softmax(logit_scale * side, dim=-1) for side in (before, after)))
         own = before.gather(1, truth[:, None])[:, 0]
         margin = own - before.scatter(1, truth[:, None], -torch.inf).amax(dim=1)
-        is_near = margin < margin.median()
-        near.append(divergence[is_near])
-        far.append(divergence[~is_near])
-    if not near:
+        by_margin = margin.argsort(stable=True)  # by rank: equal margins must not all fall on one side
+        near.append(divergence[by_margin[: count // 2]])
+        far.append(divergence[by_margin[count // 2 :]])
+    halves = [torch.cat(parts).clamp(0, DRIFT_EDGES[-1]) for parts in (near, far)] if near else []
+    if not halves or not len(halves[0]):
         return None
-    halves = [torch.cat(parts).clamp(0, DRIFT_EDGES[-1]).double() for parts in (near, far)]
     counts = [tuple(np.histogram(half.numpy(), DRIFT_EDGES)[0].tolist()) for half in halves]
     return Drift(
         near_mean=float(halves[0].mean()),

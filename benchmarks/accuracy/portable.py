@@ -11,6 +11,9 @@ from benchmarks.accuracy.record import BenchmarkRecord
 _FREE_TEXT = frozenset({"classes", "template"})
 """Fields whose strings are the data set's own words, never paths."""
 
+_LOCAL_MODEL = "local-dir:"
+"""open_clip's schema for a model in a folder."""
+
 _STEP = r"[^\\/\s\"'`,;:()\[\]{}]+"
 _PATH = re.compile(rf"(?:file://|(?<![\w.:/~-]))(?:~?(?:/{_STEP})+|[A-Za-z]:(?:[\\/]{_STEP})+)[\\/]?")
 
@@ -34,6 +37,8 @@ def _clean(value: object, field: str = "") -> object:
 
 
 def _last_components(text: str) -> str:
+    if text.startswith(_LOCAL_MODEL):
+        return _LOCAL_MODEL + _last_components(text.removeprefix(_LOCAL_MODEL))
     # a text that is one path may have spaces in it, which the pattern for paths inside a sentence cannot follow
     for flavour in (PurePosixPath, PureWindowsPath):
         if flavour(text).is_absolute():

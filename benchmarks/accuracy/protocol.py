@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,10 +15,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from benchmarks.accuracy.datasets import Dataset, LabelledImages, subset, validation_slice
+from benchmarks.accuracy.datasets import Dataset, DatasetError, LabelledImages, subset, validation_slice
 from segp_cl.images import Preprocessing, to_pixels
 from segp_cl.learner import DEFAULT_TEMPLATE, as_prompt
-from segp_cl.types import Task, TaskClass
+from segp_cl.types import ImageSource, Task, TaskClass
 
 VALIDATION_FRACTION = 1 / 3
 EvaluatedOn = Literal["test", "validation"]
@@ -30,10 +32,11 @@ class PreparedImages:
     ) -> None:
         self._images, self._chosen, self._labels = images, tuple(chosen), tuple(labels)
         self._preprocessing = preprocessing
-        shape = (max(1, len(chosen)), 3, preprocessing.size, preprocessing.size)
-        with tempfile.TemporaryFile() as file:  # the mapping keeps it, and takes it along when it goes
-            self._pixels = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
+        self._shape = (3, preprocessing.size, preprocessing.size)
         self._decoded = np.zeros(len(chosen), dtype=bool)
+        with tempfile.TemporaryFile() as file:
+            self._file = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._file)  # which frees its space
 
     @property
     def labels(self) -> Sequence[int]:
@@ -45,16 +48,29 @@ class PreparedImages:
 
         Raises:
             ImageDecodeError: a file is gone or is not an image; the message names it.
+            DatasetError: the disk is full.
         """
         missing = [index for index in dict.fromkeys(indices) if not self._decoded[index]]
         if missing:
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:
                 for _ in pool.map(self._decode, missing):
                     pass
-        return torch.from_numpy(self._pixels[list(indices)])
+        batch = np.empty((len(indices), *self._shape), dtype=np.uint8)
+        for row, index in zip(batch, indices, strict=True):
+            os.preadv(self._file, [row.data], index * row.nbytes)
+        return torch.from_numpy(batch)
 
     def _decode(self, index: int) -> None:
-        self._pixels[index] = to_pixels(self._images.open(self._chosen[index]), self._preprocessing).numpy()
+        pixels = to_pixels(self._images.open(self._chosen[index]), self._preprocessing).numpy()
+        try:
+            complete = os.pwrite(self._file, pixels.data, index * pixels.nbytes) == pixels.nbytes
+        except OSError:
+            complete = False
+        if not complete:
+            raise DatasetError(
+                f"{tempfile.gettempdir()} has no room for the prepared images, {len(self._chosen)} of {pixels.nbytes} "
+                "bytes here; set TMPDIR to a folder that has."
+            )
         self._decoded[index] = True
 
 
@@ -115,6 +131,10 @@ def make_bench(
         test_per_class: the same for the images that are measured on.
         evaluated_on: the test split, or the validation slice.
         template: prompt, with `{}` for the class.
+
+    Raises:
+        DatasetError: a class has no training image, or a task no image to measure on.
+        InvalidTaskError: the template has no `{}`.
     """
     rest, held_out = validation_slice(dataset.train, VALIDATION_FRACTION, seed=0)
     train = subset(rest, train_per_class, seed=seed)
@@ -134,7 +154,20 @@ def make_bench(
             )
         )
         evaluation.append(_prepared(measured, {c: position[c] for c in group}, preprocessing))
+    _check(dataset, train, evaluation, evaluated_on)
     return Bench(dataset.name, classes, tuple(tasks), tuple(evaluation), evaluated_on)
+
+
+def _check(
+    dataset: Dataset, train: LabelledImages, evaluation: Sequence[PreparedImages], evaluated_on: EvaluatedOn
+) -> None:
+    """Refuse now what would otherwise fail after hours, when its task comes."""
+    untaught = sorted(set(range(len(dataset.classes))) - set(train.labels))
+    if untaught:
+        raise DatasetError(f"{dataset.name} has no training image of the class {dataset.classes[untaught[0]]!r}.")
+    for number, images in enumerate(evaluation, start=1):
+        if not images.labels:
+            raise DatasetError(f"{dataset.name} has no {evaluated_on} images of any class of task {number}.")
 
 
 def _prepared(images: LabelledImages, label_of: dict[int, int], preprocessing: Preprocessing) -> PreparedImages:
@@ -143,16 +176,24 @@ def _prepared(images: LabelledImages, label_of: dict[int, int], preprocessing: P
 
 
 class _Joined:
-    """Several streams of images as one."""
+    """Several streams of images as one, with labels of its own."""
 
-    def __init__(self, parts: Sequence[object], labels: Sequence[int]) -> None:
-        self._parts, self._labels = parts, tuple(labels)
-        self._places = [(part, index) for part in parts for index in range(len(part.labels))]  # type: ignore[attr-defined]
+    def __init__(self, parts: Sequence[ImageSource], labels: Sequence[int]) -> None:
+        self._parts, self._labels = tuple(parts), tuple(labels)
+        self._places = [(number, index) for number, part in enumerate(parts) for index in range(len(part.labels))]
 
     @property
     def labels(self) -> Sequence[int]:
         return self._labels
 
     def pixels(self, indices: Sequence[int]) -> UInt8[Tensor, "batch 3 height width"]:
-        places = [self._places[index] for index in indices]
-        return torch.cat([part.pixels([index]) for part, index in places])  # type: ignore[attr-defined]
+        rows_of: dict[int, list[int]] = {}
+        for row, place in enumerate(indices):
+            rows_of.setdefault(self._places[place][0], []).append(row)
+        pieces = [
+            self._parts[number].pixels([self._places[indices[row]][1] for row in rows])
+            for number, rows in rows_of.items()
+        ]
+        batch = torch.cat(pieces)
+        rows = torch.tensor([row for rows in rows_of.values() for row in rows])
+        return torch.empty_like(batch).index_copy_(0, rows, batch)

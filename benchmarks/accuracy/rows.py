@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from pydantic import ValidationError
+
 from segp_cl.config import LearnerConfig, StrategyName
 from segp_cl.errors import KeepsightError
 
@@ -14,6 +16,10 @@ Path = Literal["text", "visual", "fused"]
 
 class UnknownRowError(KeepsightError):
     """A row was asked for that does not exist."""
+
+
+class InvalidSettingError(KeepsightError, ValueError):
+    """There is no such hyper-parameter, or it cannot have this value."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,6 @@ class Row:
     fusion_weight: float | None = None
 
 
-PAPER = {"choose_fusion": False}
 NAIVE_GRID = {"learning_rate_factor": (0.1, 0.3, 1.0), "epochs": (3, 10)}
 
 TRAININGS: Mapping[str, Training] = {
@@ -98,5 +103,17 @@ def choose_rows(names: list[str] | None) -> dict[str, Row]:
 
 
 def settings_of(training: Training, given: Mapping[str, Any], tuned: Mapping[str, Any] | None) -> LearnerConfig:
-    """The configuration of a training: defaults, what the benchmark was given, the training's own, what was tuned."""
-    return LearnerConfig(**{**given, **training.settings, **((tuned or {}) if training.tuned else {})})
+    """The configuration of a training: defaults, what the benchmark was given, the training's own, what was tuned.
+
+    Raises:
+        InvalidSettingError: there is no such hyper-parameter, or it cannot have this value.
+    """
+    settings = {**given, **training.settings, **((tuned or {}) if training.tuned else {})}
+    try:
+        return LearnerConfig(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        if name not in LearnerConfig.model_fields:
+            raise InvalidSettingError(f"there is no hyper-parameter {name!r}") from error
+        raise InvalidSettingError(f"{name} cannot be {settings.get(name)!r}: {first['msg']}") from error

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,11 +16,14 @@ from benchmarks.accuracy.evaluate import Evaluator, TaskScores
 from benchmarks.accuracy.protocol import Bench
 from benchmarks.accuracy.rows import Training
 from model_store.store import Store
-from model_store.types import Provenance
+from model_store.types import Provenance, VersionId
 from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
+from segp_cl.distributed import Ranks
 from segp_cl.learner import initial_state, learn_task
-from segp_cl.types import LearnerState, OnProgress, Task
+from segp_cl.types import ImageSource, LearnerState, OnProgress, Task
+
+DECODED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Runner:
     """Trains on one benchmark with one base model.
 
     `identity` is what besides the configuration decides the outcome (data, model, library versions): a folder made
-    under another identity is not gone on with.
+    under another identity is not gone on with. `evaluator_for` may hand out one evaluator to several trainings; without
+    it every run makes its own.
     """
 
     bench: Bench
@@ -48,6 +50,7 @@ class Runner:
     work: Path
     identity: Mapping[str, object]
     dtype: torch.dtype = torch.float32
+    evaluator_for: Callable[[LearnerConfig], Evaluator] | None = None
 
     def run(
         self,
@@ -60,6 +63,8 @@ class Runner:
     ) -> Trained:
         """Learn every task, measuring after each; tasks that an earlier run finished are read, not learned again.
 
+        Of several processes (see `segp_cl.distributed`) the first one measures and writes; `work` is shared by all.
+
         Args:
             training: together, frozen or task by task.
             config: hyper-parameters.
@@ -70,27 +75,22 @@ class Runner:
         tasks = self._tasks(training)
         folder = self.work / self._name(training, config, seed)
         folder.mkdir(parents=True, exist_ok=True)
-        evaluator: Evaluator | None = None
-        store = Store(folder / "store")
-        state = initial_state(self.backbone)
-        scores: list[TaskScores] = []
-        seconds: list[float] = []
-        settings: Mapping[str, object] = config.model_dump()
         on_task(0, len(tasks))
-        for number, task in enumerate(tasks, start=1):
-            marker = folder / f"task-{number:03d}.json"
-            file = marker.with_suffix(".npz")
-            if marker.exists():
-                done = json.loads(marker.read_text())
-                state = store.open(done["version"]) if done["version"] else state
-                scores.append(TaskScores.load(file))
-                settings = done["settings"]
-                seconds.append(done["seconds"])
-                on_task(number, len(tasks))
-                continue
-            begun = time.monotonic()
-            version = None
+        done: list[_Done] = []
+        while len(done) < len(tasks) and (found := _Done.read(folder, len(done) + 1)):
+            done.append(found)
+            on_task(len(done), len(tasks))
+        ranks = Ranks.current()
+        ranks.wait()  # nothing is written before all have seen what is done
+        store = Store(folder / "store")
+        version = done[-1].version if done else None
+        state = store.open(version) if version else initial_state(self.backbone)
+        for number, task in enumerate(tasks[len(done) :], start=len(done) + 1):
+            seconds = 0.0
+            settings: Mapping[str, object] = config.model_dump()
             if not training.frozen:
+                _decode(task.images)
+                begun = time.monotonic()
                 learned = learn_task(
                     state,
                     task,
@@ -100,28 +100,35 @@ class Runner:
                     on_progress=on_progress,
                     dtype=self.dtype,
                 )
+                seconds = time.monotonic() - begun
                 state, settings = learned.state, learned.report.settings
-                version = store.publish(state, parent=None, provenance=Provenance(reason=task.name)).version_id
-            spent = time.monotonic() - begun
-            evaluator = evaluator or Evaluator(self.backbone, self.bench, config)
-            scored = evaluator.scores(state)
-            scored.save(file)
-            _write(marker, {"version": version, "seconds": spent, "settings": dict(settings)})
-            scores.append(scored)
-            seconds.append(spent)
+            if ranks.first:
+                if not training.frozen:
+                    version = store.publish(state, parent=None, provenance=Provenance(reason=task.name)).version_id
+                # an untouched model's scores do not change from task to task
+                scores = done[-1].scores if training.frozen and done else self._evaluator(config).scores(state)
+                done.append(_Done(scores, seconds, settings, version))
+                done[-1].write(folder, number)
+            ranks.wait()
+            if not ranks.first:
+                finished = _Done.read(folder, number)
+                assert finished is not None, "the first process has written it down"
+                done.append(finished)
+                state = store.open(finished.version) if finished.version else state
             on_task(number, len(tasks))
-        return Trained(tuple(scores), tuple(seconds), settings, state)
+        return Trained(tuple(d.scores for d in done), tuple(d.seconds for d in done), done[-1].settings, state)
 
-    def forget(self, training: Training, config: LearnerConfig, seed: int) -> None:
-        """Remove what a run left behind."""
-        shutil.rmtree(self.work / self._name(training, config, seed), ignore_errors=True)
+    def _evaluator(self, config: LearnerConfig) -> Evaluator:
+        return self.evaluator_for(config) if self.evaluator_for else Evaluator(self.backbone, self.bench, config)
 
     def _tasks(self, training: Training) -> tuple[Task, ...]:
         return (self.bench.joint(),) if training.together else self.bench.tasks
 
     def _name(self, training: Training, config: LearnerConfig, seed: int) -> str:
+        # a rate that was tuned to the model's own value is the same training as one that was left open
+        rate = self.backbone.resolve(config).learning_rate
         what = {
-            "config": config.model_dump(),
+            "config": {**config.model_dump(), "learning_rate": rate},
             "together": training.together,
             "frozen": training.frozen,
             "identity": self.identity,
@@ -130,11 +137,39 @@ class Runner:
         return f"{digest[:16]}-{seed}"
 
 
+@dataclass(frozen=True)
+class _Done:
+    """A finished task on disk: `task-NNN.npz` holds its scores, `task-NNN.json`, written last, the rest."""
+
+    scores: TaskScores
+    seconds: float
+    settings: Mapping[str, object]
+    version: VersionId | None
+
+    @classmethod
+    def read(cls, folder: Path, number: int) -> _Done | None:
+        marker = folder / f"task-{number:03d}.json"
+        if not marker.exists():
+            return None
+        stored = json.loads(marker.read_text())
+        scores = TaskScores.load(marker.with_suffix(".npz"))
+        return cls(scores, stored["seconds"], stored["settings"], stored["version"])
+
+    def write(self, folder: Path, number: int) -> None:
+        marker = folder / f"task-{number:03d}.json"
+        self.scores.save(marker.with_suffix(".npz"))
+        temporary = marker.with_suffix(".tmp")
+        written = {"version": self.version, "seconds": self.seconds, "settings": dict(self.settings)}
+        temporary.write_text(json.dumps(written))
+        os.replace(temporary, marker)
+
+
+def _decode(images: ImageSource) -> None:
+    """Read every image once, so that the seconds are those of learning, whichever training comes first."""
+    count = len(images.labels)
+    for start in range(0, count, DECODED_AT_ONCE):
+        images.pixels(range(start, min(start + DECODED_AT_ONCE, count)))
+
+
 def _seed(seed: int, number: int) -> int:
     return seed * 1_000 + number
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value))
-    os.replace(temporary, path)

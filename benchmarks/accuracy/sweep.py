@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 
-from benchmarks.accuracy.benchmark import Listener, Options, measure_last
+from benchmarks.accuracy.benchmark import Listener, Options, tasks_of
 from benchmarks.accuracy.datasets import Dataset
-from benchmarks.accuracy.rows import Row, all_rows, choose_rows, settings_of, training_of
+from benchmarks.accuracy.record import RowRecord
+from benchmarks.accuracy.rows import Path as AnsweringPath
+from benchmarks.accuracy.rows import Row, choose_rows, settings_of, training_of
+from benchmarks.accuracy.study import Study
 from segp_cl.backbone import Backbone
 
-PATHS = ("text", "visual", "fused")
+PATHS: tuple[AnsweringPath, ...] = get_args(AnsweringPath)
 
 
 class SweepPoint(BaseModel):
@@ -62,45 +66,25 @@ def sweep(
 
     Raises:
         UnknownRowError: there is no such row.
-        ValueError: there is no such hyper-parameter, or it cannot have such a value.
+        InvalidSettingError: there is no such hyper-parameter, or it cannot have such a value.
     """
     listener = listener or Listener()
-    choose_rows([row])
-    name = all_rows()[row].training
+    name = choose_rows([row])[row].training
     training = training_of(name)
-    configs = [settings_of(training, {**options.settings, parameter: value}, None) for value in values]
-    listener.plan(len(values) * len(options.seeds) * dataset.tasks)
-    points = []
-    for value, config in zip(values, configs, strict=True):
-        records: dict[str, list[Any]] = {path: [] for path in PATHS}
-        for seed in options.seeds:
+    configs = [
+        # over the training's own settings, which may name the same hyper-parameter
+        settings_of(replace(training, settings={**training.settings, parameter: value}), options.settings, None)
+        for value in values
+    ]
+    listener.plan(len(values) * len(options.seeds) * tasks_of(training, dataset))
+    study = Study(dataset, backbone, work, options)
+    records: list[dict[AnsweringPath, list[RowRecord]]] = [{path: [] for path in PATHS} for _ in values]
+    for seed in options.seeds:
+        for value, config, found in zip(values, configs, records, strict=True):
             listener.begin(f"{parameter} = {value}, seed {seed}")
-            for number, path in enumerate(PATHS):
-                records[path].append(
-                    measure_last(
-                        dataset,
-                        backbone,
-                        training,
-                        config,
-                        Row(name, path, ""),  # type: ignore[arg-type]  # one of the three
-                        work,
-                        options,
-                        seed,
-                        name=row,
-                        on_task=listener.task_done if number == 0 else lambda: None,
-                        on_progress=listener.on_progress,
-                    )
-                )
-        summaries = {path: [record.summary for record in found] for path, found in records.items()}
-        points.append(
-            SweepPoint(
-                value=value,
-                last={path: fmean(s.last for s in found) for path, found in summaries.items()},
-                average={path: fmean(s.average for s in found) for path, found in summaries.items()},
-                forgetting={path: fmean(s.forgetting or 0.0 for s in found) for path, found in summaries.items()},
-                seconds=fmean(sum(record.seconds) for record in records["text"]),
-            )
-        )
+            trained = study.train(training, config, seed, on_task=listener.task_done, on_progress=listener.on_progress)
+            for path in PATHS:
+                found[path].append(study.record(row, Row(name, path, ""), trained, seed))
     return Sweep(
         dataset=dataset.name,
         tasks=dataset.tasks,
@@ -111,7 +95,18 @@ def sweep(
         test_per_class=options.test_per_class,
         evaluated_on=options.evaluated_on,
         settings=dict(options.settings),
-        points=tuple(points),
+        points=tuple(_point(value, found) for value, found in zip(values, records, strict=True)),
+    )
+
+
+def _point(value: Any, records: Mapping[AnsweringPath, Sequence[RowRecord]]) -> SweepPoint:
+    summaries = {path: [record.summary for record in found] for path, found in records.items()}
+    return SweepPoint(
+        value=value,
+        last={path: fmean(s.last for s in found) for path, found in summaries.items()},
+        average={path: fmean(s.average for s in found) for path, found in summaries.items()},
+        forgetting={path: fmean(s.forgetting or 0.0 for s in found) for path, found in summaries.items()},
+        seconds=fmean(sum(record.seconds) for record in records["text"]),
     )
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from segp_cl.losses import task_cross_entropy
-from segp_cl.strategies.shared import with_new_prototypes
+from segp_cl.strategies.shared import finish
 from segp_cl.training import Losses, Outcome, Session, train
 
 
@@ -16,9 +16,9 @@ def learn_naive(session: Session) -> Outcome:
     inputs = session.inputs(adapters)
     prompts = [c.prompt for c in session.task.classes]
 
-    def step(batch: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"]) -> Losses:
+    def step(batch: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"], weight: float) -> Losses:
         images = session.model.project(inputs.raw_features(batch))
-        loss = task_cross_entropy(
+        loss = weight * task_cross_entropy(
             images, session.text_features(prompts), targets, logit_scale=session.model.logit_scale
         )
         return {"total": loss, "classification": loss}
@@ -28,10 +28,4 @@ def learn_naive(session: Session) -> Outcome:
     lora = adapters.state()
     with session.report.phase("prototypes"):
         adapters.merge()
-        prototypes = with_new_prototypes(session, inputs, session.old.prototypes)
-        return Outcome(
-            lora=lora,
-            prototypes=prototypes,
-            text_features=session.final_text_features(),
-            adapted=tuple(lora.factors),
-        )
+        return finish(session, inputs, session.old.prototypes, lora=lora, adapted=tuple(lora.factors))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.utils import parametrize
 
 from segp_cl.anchors import generate_anchors
+from segp_cl.distributed import StepLosses
 from segp_cl.lora import Adapters
 from segp_cl.losses import acgd_logits, acgd_loss, task_cross_entropy, text_neighbours, total_loss, tsgr_loss
 from segp_cl.prototypes import transfer_prototypes
-from segp_cl.strategies.shared import with_new_prototypes
+from segp_cl.strategies.shared import finish
 from segp_cl.training import Inputs, Losses, Outcome, Session, train
 
 
@@ -47,11 +47,11 @@ def learn_segp(session: Session) -> Outcome:
     lora = adapters.state()
     with session.report.phase("prototypes"):
         adapters.merge()
-        prototypes = with_new_prototypes(session, inputs, moved_prototypes(session, inputs, teacher))
-        return Outcome(
+        return finish(
+            session,
+            inputs,
+            moved_prototypes(session, inputs, teacher),
             lora=lora,
-            prototypes=prototypes,
-            text_features=session.final_text_features(),
             adapted=tuple(lora.factors),
             anchors=teacher.anchors,
         )
@@ -92,34 +92,57 @@ def consult_teacher(session: Session, adapters: Adapters, inputs: Inputs) -> Tea
         session.model.project(raw), old_text, logit_scale=session.model.logit_scale, form=config.acgd_logits
     )
     adapters.unmerge()
-    return Teacher(behind_stem, torch.tensor(anchors.classes), raw, logits, pretrained_text)
+    return Teacher(behind_stem, torch.tensor(anchors.classes), raw, logits.cpu(), pretrained_text)
 
 
-def regularised_step(
-    session: Session, inputs: Inputs, teacher: Teacher
-) -> Callable[[Float[Tensor, "batch ..."], Int64[Tensor, " batch"]], Losses]:
+def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> StepLosses:
     """The losses of one step: images and anchors in one forward pass, each class's text that is needed encoded once."""
     config, scale, old = session.config, session.model.logit_scale, len(session.old.classes)
-    rows = torch.tensor(session.task_rows, device=session.device)
-    neighbours = text_neighbours(teacher.pretrained_text, rows, k=config.k_neighbours)
+    rows = torch.tensor(session.task_rows)
     picks = anchor_batches(session, teacher.anchors)
 
-    def step(batch: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"]) -> Losses:
+    def step(batch: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"], weight: float) -> Losses:
         pick = next(picks)
+        mine = session.ranks.share(pick)
         if teacher.anchors:
-            batch = torch.cat([batch, teacher.anchor_inputs[pick].to(batch)])
+            batch = torch.cat([batch, teacher.anchor_inputs[mine.items].to(batch)])
         images = session.model.project(inputs.raw_features(batch))
-        texts = session.text_features(session.prompts)
-        classification = task_cross_entropy(images[: len(targets)], texts[rows], targets, logit_scale=scale)
+        distilled = sampled_old_classes(session, teacher.anchor_classes[pick])
+        encoded = torch.cat([distilled, rows[~torch.isin(rows, distilled)]])
+        texts = session.text_features([session.prompts[row] for row in encoded.tolist()])
+        place = torch.empty(len(session.seen), dtype=torch.int64).index_put_((encoded,), torch.arange(len(encoded)))
+        of_task = place[rows].to(session.device)
+        classification = weight * task_cross_entropy(images[: len(targets)], texts[of_task], targets, logit_scale=scale)
         acgd = classification.new_zeros(())
         if teacher.anchors:
-            student = acgd_logits(images[len(targets) :], texts[:old], logit_scale=scale, form=config.acgd_logits)
-            acgd = acgd_loss(student, teacher.anchor_logits[pick.to(student.device)], tau=config.tau_a)
-        tsgr = tsgr_loss(texts, teacher.pretrained_text, rows, neighbours, tau=config.tau_t)
+            student = acgd_logits(
+                images[len(targets) :], texts[: len(distilled)], logit_scale=scale, form=config.acgd_logits
+            )
+            held = teacher.anchor_logits[mine.items][:, distilled].to(student)
+            acgd = mine.weight * acgd_loss(student, held, tau=config.tau_a)
+        pretrained = teacher.pretrained_text[encoded.to(session.device)]
+        neighbours = text_neighbours(pretrained, of_task, k=config.k_neighbours)
+        tsgr = tsgr_loss(texts, pretrained, of_task, neighbours, tau=config.tau_t)
         total = total_loss(classification, acgd, tsgr, lambda_acgd=config.lambda_acgd, lambda_tsgr=config.lambda_tsgr)
         return {"total": total, "classification": classification, "acgd": acgd, "tsgr": tsgr}
 
+    assert old == 0 or teacher.anchors, "old classes bring anchors"
     return step
+
+
+def sampled_old_classes(session: Session, anchor_classes: Int64[Tensor, " anchor"]) -> Int64[Tensor, " some"]:
+    """The old classes that one step encodes, ascending: those of its anchors, others drawn to make up the number.
+
+    Over a sample, (16)-(21) are estimates of what they are over all old classes, whose texts would otherwise all pass
+    the tower in every step.
+    """
+    old, wanted = len(session.old.classes), session.config.old_classes_per_step
+    if wanted is None or old <= wanted:
+        return torch.arange(old)
+    own = anchor_classes.unique()
+    others = torch.randperm(old, generator=session.generator)
+    others = others[~torch.isin(others, own)]
+    return torch.cat([own, others[: max(0, wanted - len(own))]]).sort().values
 
 
 def anchor_batches(session: Session, count: int) -> Iterator[Int64[Tensor, " anchor"]]:
@@ -138,7 +161,7 @@ def anchor_features(
     session: Session, inputs: Inputs, anchors: Float[Tensor, "anchors ..."]
 ) -> Float[Tensor, "anchors raw"]:
     """r(x) of all anchors by the model as it is now."""
-    with parametrize.cached():
+    with session.model.each_weight_once():
         batches = torch.split(anchors, session.config.feature_batch_size)
         return torch.cat([inputs.raw_features(batch.to(session.device)) for batch in batches])
 

@@ -241,6 +241,7 @@ def test_no_output_has_an_absolute_path(tmp_path: Path) -> None:
         "store": "/home/somebody/my store/run",
         "nested": {"command": ["train", "--data=/data/secret/toys", "file:///srv/secret/x.json"]},
         "windows": r"C:\Users\somebody\weights.pt",
+        "model": "local-dir:/home/somebody/my models/clip",
         "kept": ["hf-hub:timm/vit", "https://example.org/a/b", "n/a", "3 / 4", "docs/results"],
     }
     record = benchmark(row(settings=settings), pretrained="/mnt/secret/weights.safetensors")
@@ -252,6 +253,7 @@ def test_no_output_has_an_absolute_path(tmp_path: Path) -> None:
     cleaned = without_paths(record)
     assert cleaned.rows[0].settings == {
         "kept": ["hf-hub:timm/vit", "https://example.org/a/b", "n/a", "3 / 4", "docs/results"],
+        "model": "local-dir:clip",
         "nested": {"command": ["train", "--data=toys", "x.json"]},
         "store": "run",
         "windows": "weights.pt",

@@ -191,7 +191,8 @@ def test_more_data_moves_the_prototype_by_its_share(tiny_backbone: Backbone, fir
     assert torch.allclose(more.prototypes, expected, atol=1e-6)
 
 
-def test_a_thousand_old_classes(tiny_backbone: Backbone) -> None:
+@pytest.mark.parametrize("limit", [None, 300])
+def test_a_thousand_old_classes(tiny_backbone: Backbone, limit: int | None) -> None:
     state = initial_state(tiny_backbone)
     generator = torch.Generator().manual_seed(0)
     names = [f"thing {i}" for i in range(1000)]
@@ -202,10 +203,10 @@ def test_a_thousand_old_classes(tiny_backbone: Backbone) -> None:
         text_features=torch.nn.functional.normalize(torch.randn(1000, 16, generator=generator), dim=-1),
         tasks=1,
     )
-    config = FAST.model_copy(update={"epochs": 1, "k_seed": 1, "k_adv": 1})
+    config = FAST.model_copy(update={"epochs": 1, "k_seed": 1, "k_adv": 1, "max_anchors": limit})
     learned = learn(tiny_backbone, many, task_of(["red", "green"], per_class=2), config)
     assert len(learned.state.classes) == 1002
-    assert learned.report.anchors == 1000
+    assert learned.report.anchors == (limit or 1000)
     assert learned.state.prototypes.shape == (1002, 32)
 
 
@@ -220,7 +221,7 @@ def test_old_prototypes_move_only_when_transfer_is_on(tiny_backbone: Backbone, f
 
 def test_acgd_holds_the_old_distribution(tiny_backbone: Backbone, first: LearnerState) -> None:
     def final_divergence(lambda_acgd: float) -> float:
-        config = FAST.model_copy(update={"epochs": 8, "lambda_acgd": lambda_acgd, "learning_rate": 0.01})
+        config = FAST.model_copy(update={"epochs": 8, "lambda_acgd": lambda_acgd, "learning_rate": 0.01, "image_rate": 1.0})
         return learn(tiny_backbone, first, task_of(["blue", "black"]), config).report.losses[-1]["acgd"]
 
     assert final_divergence(5.0) < 0.2 * final_divergence(0.0)
