@@ -6,6 +6,7 @@ How a model is built is known to `clip` (anything open_clip can load) and `compa
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
@@ -17,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from segp_cl.config import LearnerConfig
+from segp_cl.config import NO_SETTINGS, LearnerConfig, ModelSettings
 from segp_cl.errors import ModelLoadError
 from segp_cl.images import Preprocessing
 from segp_cl.lora import HEAD, Adapters, bake, new_lora
@@ -45,7 +46,7 @@ class Backbone(nn.Module):
         logit_scale: float,
         preprocessing: Preprocessing,
         adapted_image_fraction: float = 1.0,
-        fusion_weight: float | None = None,
+        own_settings: ModelSettings = NO_SETTINGS,
         adapts_head: bool = False,
     ) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class Backbone(nn.Module):
         self.logit_scale = logit_scale
         self.preprocessing = preprocessing
         self.adapted_image_fraction = adapted_image_fraction
-        self.fusion_weight = fusion_weight
+        self.own_settings = own_settings
         self.adapts_head = adapts_head
         self._image_layout = torch.preserve_format
         self._compiler: str | None = None
@@ -128,7 +129,7 @@ class Backbone(nn.Module):
 
     def resolve(self, config: LearnerConfig) -> LearnerConfig:
         """The configuration with everything filled in that follows from this model."""
-        return config.resolve(self.logit_scale, fusion_weight=self.fusion_weight)
+        return config.resolve(self.logit_scale, self.own_settings)
 
     def use_channels_last(self) -> None:
         """Keep the image tower's weights, and give it its images, in channels-last layout: same values, other speed."""
@@ -142,17 +143,22 @@ class Backbone(nn.Module):
 
         Args:
             backend: torch.compile's name of it; `inductor` needs a C++ compiler on the CPU and Triton on a GPU.
+
+        Raises:
+            ModelLoadError: the installed torch cannot keep the code of several copies apart.
         """
+        # dynamo does not guard hooks: code that was compiled without adapters would be run for a copy that has them
+        if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
+            raise ModelLoadError(f"torch {torch.__version__} is too old to compile towers here: leave compiling out")
         self._compiler = backend
         for module in (*self.stages(), getattr(self.text_tower, "core", self.text_tower)):
-            # kept apart: dynamo does not guard hooks, so code of a tower without adapters would serve one that has them
             module.compile(backend=backend, isolate_recompiles=True)
 
     @contextmanager
     def each_weight_once(self) -> Iterator[None]:
         """Within it an adapted weight is computed once, however often its layer is run.
 
-        Compiled towers compute it with the layer: their graphs cannot be read from parametrize's cache.
+        Compiled towers compute it with the layer: a graph cannot read from parametrize's cache.
         """
         if self._compiler is not None:
             yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,17 @@ REFERENCE_STEP = 0.01  # learning_rate * logit_scale where the compact model lea
 WHITENING_SHRINKAGE = 1.0  # of the within-class covariance, in units of its mean variance: docs/adr/0009
 
 StrategyName = Literal["segp", "naive", "prototypes"]
+
+
+class ModelSettings(NamedTuple):
+    """What a base model knows to suit it. None: nothing, so it follows from the logit scale or is the paper's."""
+
+    learning_rate: float | None = None
+    image_rate: float | None = None
+    fusion_weight: float | None = None
+
+
+NO_SETTINGS = ModelSettings()
 
 
 class LearnerConfig(BaseModel):
@@ -39,9 +50,13 @@ class LearnerConfig(BaseModel):
 
     # Optimisation (15)(22)
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Paper: SGD. Adam reaches the same in fewer steps.")
-    learning_rate: float | None = Field(None, gt=0, description="Peak, cosine decay to 0. None: 0.01 / logit_scale.")
-    image_rate: float = Field(
-        0.2, ge=0, description="The image tower's learning rate as a share of `learning_rate`. Paper: 1."
+    learning_rate: float | None = Field(
+        None, gt=0, description="Peak, cosine decay to 0. None: the model's own, or 0.01 / logit_scale."
+    )
+    image_rate: float | None = Field(
+        None,
+        ge=0,
+        description="The image tower's learning rate as a share of `learning_rate`. None: the model's own, or 1.",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only. Open in the paper.")
     weight_decay: float = Field(0.0, ge=0, description="Open in the paper.")
@@ -49,10 +64,12 @@ class LearnerConfig(BaseModel):
     epochs: int = Field(10, ge=1, le=1000, description="Passes over the task's images.")
 
     # Anchors: DPGD (9)-(14)
-    k_seed: int = Field(5, ge=1, description="Seeds per old class, K_seed.")
+    k_seed: int = Field(2, ge=1, description="Seeds per old class, K_seed. Paper: 5.")
     epsilon_pixels: float = Field(4 / 255, ge=0, le=1, description="Bound of the perturbation in [0, 1] pixels.")
-    step_size_pixels: float = Field(1.5e-3, gt=0, le=1, description="Sign step gamma in [0, 1] pixels (14).")
-    k_adv: int = Field(10, ge=0, description="Sign steps K_adv; 0 keeps the unperturbed seeds.")
+    step_size_pixels: float = Field(
+        7.5e-3, gt=0, le=1, description="Sign step gamma in [0, 1] pixels (14). Paper: 0.0015."
+    )
+    k_adv: int = Field(2, ge=0, description="Sign steps K_adv; 0 keeps the unperturbed seeds. Paper: 10.")
     lambda_p: float = Field(0.5, ge=0, description="Weight of the visual target (13).")
     tau_adv: float | None = Field(None, gt=0, description="Temperature of (11). None: 1 / logit_scale.")
     dpgd_batch_size: int = Field(32, ge=1, description="Anchors per DPGD batch; changes time and memory only.")
@@ -67,7 +84,7 @@ class LearnerConfig(BaseModel):
     acgd_logits: Literal["scaled", "cosine"] = Field(
         "scaled", description="`scaled`: logit_scale * cos / tau_a. `cosine`: the paper's literal cos / tau_a."
     )
-    anchor_batch_size: int = Field(32, ge=1, description="Anchors per step.")
+    anchor_batch_size: int = Field(16, ge=1, description="Anchors per step. Paper: 32, at 128 images.")
 
     old_classes_per_step: int | None = Field(
         16, ge=2, description="Old classes that the regularisers see in one step, at least; None: all, as in the paper."
@@ -80,6 +97,12 @@ class LearnerConfig(BaseModel):
     lambda_tsgr: float = Field(1.0, ge=0, description="Weight of TSGR (22).")
     k_neighbours: int = Field(10, ge=1, description="Text neighbours per new class.")
     tau_t: float = Field(0.05, gt=0, description="Temperature of the neighbour distribution.")
+
+    # Replay of old classes' statistics: not in the paper
+    lambda_replay: float = Field(
+        1.0, ge=0, description="Weight of telling all classes apart on features drawn from stored statistics. Paper: 0."
+    )
+    replay_batch_size: int = Field(64, ge=1, description="Features drawn per step.")
 
     # Prototypes and fusion (23)-(32)
     transfer_prototypes: bool = Field(True, description="Move old prototypes by the anchors' drift (24)-(29).")
@@ -97,19 +120,17 @@ class LearnerConfig(BaseModel):
     )
     feature_batch_size: int = Field(64, ge=1, description="Images per forward pass without training.")
 
-    def resolve(self, logit_scale: float, *, fusion_weight: float | None = None) -> LearnerConfig:
-        """Fill in what follows from the model: its logit scale and its own `fusion_weight` (see docs/adr/0003).
+    def resolve(self, logit_scale: float, own: ModelSettings = NO_SETTINGS) -> LearnerConfig:
+        """Fill in what follows from the model: its logit scale and its `own` settings (see docs/adr/0003).
 
         - learning rate: logits are logit_scale * cosine, so an equal step in logits needs lr ~ 1 / logit_scale;
-        - beta: the visual branch enters the probabilities as logit_scale * beta * cos, the paper's 100 * 0.5 = 50;
-          a model whose text path is known to be weak brings a weight of its own.
+        - the image tower's share of it: the paper trains both towers alike;
+        - beta: the visual branch enters the probabilities as logit_scale * beta * cos, the paper's 100 * 0.5 = 50.
         """
-        ratio = PAPER_LOGIT_SCALE / logit_scale
-        follows: dict[str, float] = {}
-        if self.learning_rate is None:
-            follows["learning_rate"] = REFERENCE_STEP / logit_scale
-        if self.fusion_weight is None:
-            follows["fusion_weight"] = PAPER_FUSION_WEIGHT * ratio if fusion_weight is None else fusion_weight
-        if self.tau_adv is None:
-            follows["tau_adv"] = 1 / logit_scale
-        return self.model_copy(update=follows)
+        follows = {
+            "learning_rate": own.learning_rate or REFERENCE_STEP / logit_scale,
+            "image_rate": 1.0 if own.image_rate is None else own.image_rate,
+            "fusion_weight": own.fusion_weight or PAPER_FUSION_WEIGHT * PAPER_LOGIT_SCALE / logit_scale,
+            "tau_adv": 1 / logit_scale,
+        }
+        return self.model_copy(update={name: value for name, value in follows.items() if getattr(self, name) is None})

@@ -39,6 +39,7 @@ def choose_fusion_weight(
     text: Float[Tensor, "images classes"],
     visual: Float[Tensor, "images classes"],
     labels: Int64[Tensor, " images"],
+    weights: Float[Tensor, " images"],
     *,
     expected: float,
     logit_scale: float,
@@ -53,6 +54,7 @@ def choose_fusion_weight(
         text: s_clip of images that were neither trained on nor part of a prototype.
         visual: s_v of the same.
         labels: their classes.
+        weights: how many images each of them stands for.
         expected: the version's before, or the model's own.
         logit_scale: the model's.
     """
@@ -62,7 +64,10 @@ def choose_fusion_weight(
     for octave in sorted(OCTAVES, key=abs):  # of equals the one nearest to what was expected
         weight = expected * 2**octave
         mean = fused_scores(text, visual, fusion_weight=weight) / (1 + weight)
-        losses = [float(F.cross_entropy(logit_scale * sharp * mean, labels, reduction="sum")) for sharp in SHARPNESS]
+        losses = [
+            float(weights @ F.cross_entropy(logit_scale * sharp * mean, labels, reduction="none"))
+            for sharp in SHARPNESS
+        ]
         cost = min(losses) + (octave / SPREAD_OCTAVES) ** 2 / 2
         best = min(best, (cost, weight), key=lambda pair: pair[0])
     return best[1]

@@ -76,6 +76,35 @@ def class_means(
     return sums.moments().means
 
 
+class FeatureSampler:
+    """Raw features of old classes, drawn from what is stored of them: N(|m| μ_c, Σ) in the space of unit features.
+
+    Within a class, unit features have a mean m shorter than 1 and covariance Σ, with |m|² = 1 - tr Σ.
+
+    Args:
+        prototypes: μ_c, unit norm.
+        covariance: Σ; None: the prototypes themselves are drawn.
+    """
+
+    def __init__(self, prototypes: Float[Tensor, "old raw"], covariance: Float[Tensor, "raw raw"] | None) -> None:
+        self._means, self._factor = prototypes, None
+        if covariance is not None:
+            values, vectors = torch.linalg.eigh(covariance.double())
+            self._factor = (vectors * values.clamp(min=0).sqrt()).to(prototypes)
+            self._means = prototypes * (1 - covariance.trace()).clamp(min=0).sqrt()
+
+    def draw(
+        self, classes: Int64[Tensor, " drawn"], norm: Float[Tensor, ""], *, generator: torch.Generator
+    ) -> Float[Tensor, "drawn raw"]:
+        """One feature for each entry of `classes`, at the raw features' usual `norm`."""
+        means = self._means[classes.to(self._means.device)]
+        if self._factor is None:
+            return norm * means
+        noise = torch.randn(means.shape, generator=generator).to(means)
+        drawn: Tensor = norm * (means + noise @ self._factor.T)
+        return drawn
+
+
 def drift(
     student_raw: Float[Tensor, "anchor raw"], teacher_raw: Float[Tensor, "anchor raw"]
 ) -> Float[Tensor, "anchor raw"]:

@@ -182,6 +182,7 @@ def train(session: Session, adapters: Adapters, inputs: Inputs, step_losses: Ste
 
 def _optimizer(config: LearnerConfig, adapters: Adapters) -> torch.optim.Optimizer:
     assert config.learning_rate is not None, "the configuration was not resolved"
+    assert config.image_rate is not None, "the configuration was not resolved"
     groups = [
         {"params": [*adapters.trainable_of("text"), *adapters.trainable_of(HEAD)], "lr": config.learning_rate},
         {"params": adapters.trainable_of("image"), "lr": config.learning_rate * config.image_rate},

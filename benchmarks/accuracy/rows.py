@@ -47,14 +47,18 @@ class Row:
 
 
 NAIVE_GRID = {"learning_rate_factor": (0.1, 0.3, 1.0), "epochs": (3, 10)}
+PAPER = {"whiten": False, "lambda_replay": 0.0, "fusion_weight": 0.5}
+"""What the paper does not have, switched off, and its beta."""
 
 TRAININGS: Mapping[str, Training] = {
     "frozen": Training(frozen=True),
-    "prototypes": Training({"strategy": "prototypes"}),
+    "prototypes": Training({"strategy": "prototypes", "whiten": False}),
+    "prototypes-whitened": Training({"strategy": "prototypes"}),
     "naive": Training({"strategy": "naive"}),
     "naive-tuned": Training({"strategy": "naive"}, tuned=True),
-    "acgd": Training({"strategy": "segp", "lambda_tsgr": 0.0, "transfer_prototypes": False}),
-    "acgd+tsgr": Training({"strategy": "segp", "transfer_prototypes": False}),
+    "acgd": Training({"strategy": "segp", **PAPER, "lambda_tsgr": 0.0, "transfer_prototypes": False}),
+    "acgd+tsgr": Training({"strategy": "segp", **PAPER, "transfer_prototypes": False}),
+    "paper": Training({"strategy": "segp", **PAPER}),
     "segp": Training({"strategy": "segp"}),
     "joint": Training({"strategy": "naive"}, together=True),
 }
@@ -62,15 +66,17 @@ TRAININGS: Mapping[str, Training] = {
 ROWS: Mapping[str, Row] = {
     "zero-shot": Row("frozen", "text", "the untouched model"),
     "prototypes": Row("prototypes", "visual", "frozen image tower, nearest class mean"),
+    "prototypes-whitened": Row("prototypes-whitened", "visual", "the same, whitened as segp's are"),
     "naive": Row("naive", "text", "LoRA, cross-entropy only"),
     "naive-tuned": Row("naive-tuned", "text", "the same at its own best rate and epochs"),
     "acgd": Row("acgd", "text", "naive + ACGD"),
     "acgd+tsgr": Row("acgd+tsgr", "text", "naive + ACGD + TSGR"),
     "segp-visual-stale": Row("acgd+tsgr", "visual", "its prototypes, left where they were"),
-    "segp-visual": Row("segp", "visual", "prototypes moved with the anchors"),
-    "segp-text": Row("segp", "text", "the text path of the full method"),
-    "segp": Row("segp", "fused", "both paths"),
-    "segp-paper": Row("segp", "fused", "both paths at the paper's beta 0.5", fusion_weight=0.5),
+    "segp-visual": Row("paper", "visual", "prototypes moved with the anchors"),
+    "segp-paper": Row("paper", "fused", "the paper's method whole, beta 0.5"),
+    "segp-text": Row("segp", "text", "the full method with what is ours: text path"),
+    "segp-whitened": Row("segp", "visual", "its visual path"),
+    "segp": Row("segp", "fused", "both paths, beta from kept-back images"),
     "joint": Row("joint", "fused", "all tasks at once: the ceiling"),
 }
 

@@ -23,16 +23,21 @@ SMALL_VIT_IN_WORDS = "a ViT of 4 blocks, width 128, 32 px, patches of 8 px, rand
 
 def write_vit_b16(folder: Path) -> ModelSpec:
     """ViT-B/16 (224 px) with random weights, as a local checkpoint of 0.6 GB."""
+    return write_open_clip(folder, "ViT-B-16")
+
+
+def write_open_clip(folder: Path, name: str) -> ModelSpec:
+    """Any of open_clip's CLIPs by name, with random weights, as a local checkpoint."""
     import open_clip
     from safetensors.torch import save_file
 
-    path = folder / "vit_b16.safetensors"
+    path = folder / f"{name.lower().replace('-', '_')}.safetensors"
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        config = open_clip.get_model_config("ViT-B-16")
-        assert config is not None, "open_clip knows ViT-B-16"
+        config = open_clip.get_model_config(name)
+        assert config is not None, f"open_clip knows {name}"
         save_file(open_clip.CLIP(**config).state_dict(), path)
-    return ModelSpec("ViT-B-16", str(path))
+    return ModelSpec(name, str(path))
 
 
 def write_small_vit(folder: Path) -> ModelSpec:

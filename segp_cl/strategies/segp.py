@@ -12,8 +12,16 @@ from torch import Tensor
 from segp_cl.anchors import generate_anchors
 from segp_cl.distributed import StepLosses
 from segp_cl.lora import Adapters
-from segp_cl.losses import acgd_logits, acgd_loss, task_cross_entropy, text_neighbours, total_loss, tsgr_loss
-from segp_cl.prototypes import transfer_prototypes
+from segp_cl.losses import (
+    acgd_logits,
+    acgd_loss,
+    replay_loss,
+    task_cross_entropy,
+    text_neighbours,
+    total_loss,
+    tsgr_loss,
+)
+from segp_cl.prototypes import FeatureSampler, transfer_prototypes
 from segp_cl.strategies.shared import finish
 from segp_cl.training import Inputs, Losses, Outcome, Session, train
 
@@ -100,13 +108,20 @@ def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> Step
     config, scale, old = session.config, session.model.logit_scale, len(session.old.classes)
     rows = torch.tensor(session.task_rows)
     picks = anchor_batches(session, teacher.anchors)
+    sampler = None
+    if old and config.lambda_replay:
+        covariance = session.old.covariance
+        sampler = FeatureSampler(
+            session.old.prototypes.to(session.device), None if covariance is None else covariance.to(session.device)
+        )
 
     def step(batch: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"], weight: float) -> Losses:
         pick = next(picks)
         mine = session.ranks.share(pick)
         if teacher.anchors:
             batch = torch.cat([batch, teacher.anchor_inputs[mine.items].to(batch)])
-        images = session.model.project(inputs.raw_features(batch))
+        raw = inputs.raw_features(batch)
+        images = session.model.project(raw)
         distilled = sampled_old_classes(session, teacher.anchor_classes[pick])
         encoded = torch.cat([distilled, rows[~torch.isin(rows, distilled)]])
         texts = session.text_features([session.prompts[row] for row in encoded.tolist()])
@@ -124,7 +139,25 @@ def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> Step
         neighbours = text_neighbours(pretrained, of_task, k=config.k_neighbours)
         tsgr = tsgr_loss(texts, pretrained, of_task, neighbours, tau=config.tau_t)
         total = total_loss(classification, acgd, tsgr, lambda_acgd=config.lambda_acgd, lambda_tsgr=config.lambda_tsgr)
-        return {"total": total, "classification": classification, "acgd": acgd, "tsgr": tsgr}
+        losses = {"classification": classification, "acgd": acgd, "tsgr": tsgr}
+        if sampler is not None:
+            drawn = distilled[torch.randint(len(distilled), (config.replay_batch_size,), generator=session.generator)]
+            norm = raw[: len(targets)].detach().norm(dim=1).mean()
+            losses["replay"] = replay_loss(
+                session.model.project(
+                    raw[: len(targets)].detach()
+                ),  # head and texts learn it, the features need not move
+                of_task[targets],
+                session.model.project(sampler.draw(drawn, norm, generator=session.generator)),
+                place[drawn].to(session.device),
+                texts,
+                new=len(of_task),
+                old=len(distilled),
+                logit_scale=scale,
+                weight=weight,
+            )
+            total = total + config.lambda_replay * losses["replay"]
+        return {"total": total, **losses}
 
     assert old == 0 or teacher.anchors, "old classes bring anchors"
     return step
@@ -139,7 +172,7 @@ def sampled_old_classes(session: Session, anchor_classes: Int64[Tensor, " anchor
     old, wanted = len(session.old.classes), session.config.old_classes_per_step
     if wanted is None or old <= wanted:
         return torch.arange(old)
-    own = anchor_classes.unique()
+    own = torch.unique(anchor_classes)
     others = torch.randperm(old, generator=session.generator)
     others = others[~torch.isin(others, own)]
     return torch.cat([own, others[: max(0, wanted - len(own))]]).sort().values

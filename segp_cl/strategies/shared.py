@@ -11,9 +11,12 @@ from torch import Tensor
 
 from segp_cl.fusion import choose_fusion_weight
 from segp_cl.inference import text_scores, visual_scores, visual_space
-from segp_cl.prototypes import MomentSums, merge_covariances, merge_prototypes
+from segp_cl.prototypes import FeatureSampler, MomentSums, merge_covariances, merge_prototypes
 from segp_cl.training import Inputs, Outcome, Session
 from segp_cl.types import LoraState, Progress
+
+DRAWN_PER_CLASS = 8
+"""Features drawn of each old class to choose β by."""
 
 
 def finish(
@@ -100,17 +103,29 @@ def _fusion_weight(
     texts: Float[Tensor, "seen joint"],
     kept: Sequence[tuple[Tensor, Tensor]],
 ) -> float:
-    raw = torch.cat([features for features, _ in kept])
+    raw = torch.cat([features for features, _ in kept]).cpu()
     rows = torch.tensor(session.task_rows)[torch.cat([labels for _, labels in kept])]
+    weights = torch.ones(len(rows))
+    old = len(session.old.classes)
+    if old and found.covariance is not None:
+        # kept-back images are of new classes, which the text path has just been trained on: old ones must speak too
+        drawn = torch.arange(old).repeat(DRAWN_PER_CLASS)
+        sampler = FeatureSampler(found.prototypes[:old], found.covariance)
+        norm = raw.norm(dim=1).mean()
+        raw = torch.cat([raw, sampler.draw(drawn, norm, generator=session.generator)])
+        per_new_class = len(rows) / len(session.task_rows)
+        weights = torch.cat([weights, torch.full((len(drawn),), per_new_class / DRAWN_PER_CLASS)])
+        rows = torch.cat([rows, drawn])
     whitening, prototypes = visual_space(found.prototypes, found.covariance)
     with torch.no_grad(), session.autocast():
-        image = session.model.project(raw).float().cpu()
+        image = session.model.project(raw.to(session.device)).float().cpu()
     expected = session.old.fusion_weight if session.old.classes else session.config.fusion_weight
     assert expected is not None, "the configuration was not resolved"
     return choose_fusion_weight(
         text_scores(image, texts),
-        visual_scores(raw.cpu(), prototypes, whitening),
+        visual_scores(raw, prototypes, whitening),
         rows,
+        weights,
         expected=expected,
         logit_scale=session.model.logit_scale,
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from segp_cl.anchors import (
     adversarial_loss,
     anchor_loss,
+    choose_classes,
     choose_seeds,
     drive,
     generate_anchors,
@@ -89,7 +90,7 @@ def prototypes() -> Tensor:
 
 def settings(**changes: object) -> LearnerConfig:
     return LearnerConfig.model_validate(
-        {"k_seed": 2, "feature_batch_size": 4, "dpgd_batch_size": 4, **changes}
+        {"k_seed": 2, "k_adv": 10, "step_size_pixels": 1.5e-3, "feature_batch_size": 4, "dpgd_batch_size": 4, **changes}
     ).resolve(20.0)
 
 
@@ -387,3 +388,23 @@ def test_an_unresolved_configuration_is_refused(
 def test_no_old_classes_is_refused(tower: TinyTower, images: TensorImages) -> None:
     with pytest.raises(ValueError, match="old classes"):
         generate(tower, images, torch.zeros(0, JOINT), torch.zeros(0, RAW))
+
+
+def test_a_limit_keeps_the_old_classes_that_are_nearest() -> None:
+    best = torch.tensor([[0.2, 0.1], [0.9, 0.3], [0.5, 0.5], [0.6, 0.0]])
+    assert choose_classes(best, count=2).tolist() == [1, 3]
+    assert choose_classes(best, count=9).tolist() == [0, 1, 2, 3]
+
+
+def test_anchors_beyond_the_limit_are_not_made(
+    tower: TinyTower, images: TensorImages, old_text: Tensor, prototypes: Tensor
+) -> None:
+    config = settings(k_seed=2, max_anchors=2, k_adv=1)
+    anchors = generate_anchors(tower, images, old_text=old_text, prototypes=prototypes, config=config)
+    whole = generate_anchors(
+        tower, images, old_text=old_text, prototypes=prototypes, config=settings(k_seed=2, k_adv=1)
+    )
+    assert len(anchors.classes) == 2
+    assert len(set(anchors.classes)) == 1
+    places = [place for place, c in enumerate(whole.classes) if c == anchors.classes[0]]
+    assert torch.equal(anchors.pixels, whole.pixels[places])

@@ -42,7 +42,7 @@ def test_it_is_what_it_says(model: Backbone) -> None:
     assert (model.raw_dim, model.joint_dim) == (1280, 384)
     assert model.logit_scale == 20
     assert model.preprocessing.size == 160
-    assert initial_state(model).fusion_weight == 5.0
+    assert initial_state(model).fusion_weight == 16.0
 
 
 @torch.no_grad()
@@ -121,14 +121,15 @@ def test_prompts_of_any_length_are_encoded(model: Backbone) -> None:
     assert torch.allclose(features[:1], model.text_features(["cat"]), atol=1e-5)
 
 
-def test_both_towers_are_adapted(model: Backbone) -> None:
+def test_both_towers_and_the_head_between_them_are_adapted(model: Backbone) -> None:
     adapters = model.shared_copy().adapt(LearnerConfig(), None, generator=torch.Generator().manual_seed(0))
     keys = adapters.state().factors.keys()
     image = [key for key in keys if key.startswith("image.")]
-    # stages 4 to 6 and the head convolution; depthwise convolutions are not linears
-    assert len(image) == 17
+    # stage 6 and the head convolution; depthwise convolutions are not linears
+    assert len(image) == 3
     assert not any("conv_dw" in key for key in image)
     assert len([key for key in keys if key.startswith("text.")]) == 6 * 4
+    assert [key for key in keys if key.startswith("head.")] == ["head.classifier.weight"]
 
 
 def zero_shot(model: Backbone, pixels: torch.Tensor, names: list[str]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from segp_cl.config import LearnerConfig
+from segp_cl.config import LearnerConfig, ModelSettings
 
 
 def test_at_clips_own_scale_the_paper_s_numbers_come_out() -> None:
@@ -22,13 +22,15 @@ def test_at_a_fifth_of_the_scale_they_follow() -> None:
     assert resolved.learning_rate == pytest.approx(5e-4)
 
 
-def test_a_model_may_bring_its_own_fusion_weight() -> None:
-    assert LearnerConfig().resolve(20.0, fusion_weight=5.0).fusion_weight == 5.0
-    assert LearnerConfig(fusion_weight=1.0).resolve(20.0, fusion_weight=5.0).fusion_weight == 1.0
+def test_a_model_may_bring_settings_of_its_own() -> None:
+    own = ModelSettings(learning_rate=0.02, image_rate=0.1, fusion_weight=5.0)
+    resolved = LearnerConfig().resolve(20.0, own)
+    assert (resolved.learning_rate, resolved.image_rate, resolved.fusion_weight) == (0.02, 0.1, 5.0)
+    assert LearnerConfig(fusion_weight=1.0).resolve(20.0, own).fusion_weight == 1.0
 
 
 def test_what_is_set_stays() -> None:
-    config = LearnerConfig(lambda_acgd=1.0, fusion_weight=0.0, learning_rate=0.1, tau_adv=0.2)
+    config = LearnerConfig(lambda_acgd=1.0, fusion_weight=0.0, learning_rate=0.1, image_rate=0.0, tau_adv=0.2)
     assert config.resolve(20.0) == config
 
 

@@ -17,12 +17,14 @@ from segp_cl.errors import IncompatibleStateError
 from segp_cl.inference import (
     Classifier,
     NoClassesError,
+    Whitening,
     dual_path_scores,
     fused_scores,
     predict,
     probabilities,
     text_scores,
     visual_scores,
+    visual_space,
 )
 from segp_cl.types import LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
@@ -226,3 +228,31 @@ def test_many_threads_get_the_same_answers(base: FakeModel) -> None:
     expected = classifier.scores(pixels).fused
     with ThreadPoolExecutor(8) as pool:
         assert all(torch.equal(scores.fused, expected) for scores in pool.map(classifier.scores, [pixels] * 64))
+
+
+def test_whitening_by_hand() -> None:
+    """Variances 3 and 1, shrunk by once their mean 2: 5 and 3, so axes are scaled by 1/sqrt(5) and 1/sqrt(3)."""
+    whitening = Whitening.of(torch.diag(torch.tensor([3.0, 1.0])), shrinkage=1.0)
+    assert whitening is not None
+    assert torch.allclose(whitening.matrix, torch.diag(torch.tensor([5.0, 3.0]).rsqrt()))
+    assert torch.allclose(whitening(torch.tensor([[1.0, 1.0]])), torch.tensor([[3.0, 5.0]]).sqrt() / 8**0.5)
+
+
+def test_whitened_scores_are_cosines_in_the_metric_of_the_inverse_covariance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    spread, raw, prototypes = (torch.randn(5, 5, generator=generator) for _ in range(3))
+    prototypes = F.normalize(prototypes, dim=1)
+    covariance = spread.T @ spread
+    whitening, moved = visual_space(prototypes, covariance)
+    assert whitening is not None
+    metric = torch.linalg.inv(covariance + covariance.diagonal().mean() * torch.eye(5))
+    unit = F.normalize(raw, dim=1)
+    norms = [((side @ metric) * side).sum(dim=1).sqrt() for side in (unit, prototypes)]
+    expected = unit @ metric @ prototypes.T / norms[0][:, None] / norms[1]
+    assert torch.allclose(visual_scores(raw, moved, whitening), expected, atol=1e-5)
+
+
+def test_without_variance_the_plain_cosine_is_taken() -> None:
+    prototypes = torch.eye(3)
+    assert visual_space(prototypes, torch.zeros(3, 3)) == (None, prototypes)
+    assert visual_space(prototypes, None) == (None, prototypes)

@@ -221,7 +221,9 @@ def test_old_prototypes_move_only_when_transfer_is_on(tiny_backbone: Backbone, f
 
 def test_acgd_holds_the_old_distribution(tiny_backbone: Backbone, first: LearnerState) -> None:
     def final_divergence(lambda_acgd: float) -> float:
-        config = FAST.model_copy(update={"epochs": 8, "lambda_acgd": lambda_acgd, "learning_rate": 0.01, "image_rate": 1.0})
+        config = FAST.model_copy(
+            update={"epochs": 8, "lambda_acgd": lambda_acgd, "learning_rate": 0.01, "image_rate": 1.0}
+        )
         return learn(tiny_backbone, first, task_of(["blue", "black"]), config).report.losses[-1]["acgd"]
 
     assert final_divergence(5.0) < 0.2 * final_divergence(0.0)

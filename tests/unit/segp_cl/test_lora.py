@@ -201,7 +201,7 @@ def test_adding_to_the_output_equals_changing_the_weight_forward_and_gradient(
     changed = LoraWeight(slow.weight, [Target("text", "", "weight", None, "")], [factors], 0.7)
     x, y = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
     outputs = [fast(x), torch.func.functional_call(slow, {"weight": changed(slow.weight)}, (y,))]
-    assert torch.allclose(*outputs, atol=1e-5)
+    assert torch.allclose(outputs[0], outputs[1], atol=1e-5)
     for output in outputs:
         output.square().sum().backward()
     assert added.b[0].grad is not None
