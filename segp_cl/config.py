@@ -61,7 +61,7 @@ class LearnerConfig(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only. Open in the paper.")
     weight_decay: float = Field(0.0, ge=0, description="Open in the paper.")
     batch_size: int = Field(64, ge=1, description="Images per step. Paper: 128.")
-    epochs: int = Field(10, ge=1, le=1000, description="Passes over the task's images.")
+    epochs: int = Field(5, ge=1, le=1000, description="Passes over the task's images. Paper: 10.")
 
     # Anchors: DPGD (9)-(14)
     k_seed: int = Field(2, ge=1, description="Seeds per old class, K_seed. Paper: 5.")

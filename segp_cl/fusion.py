@@ -14,7 +14,7 @@ from segp_cl.inference import fused_scores
 
 OCTAVES = tuple(step / 2 for step in range(-12, 13))  # from 1/64 of the expected weight to 64 times
 SHARPNESS = (0.5, 1.0, 2.0, 4.0, 8.0)  # multiples of the logit scale
-SPREAD_OCTAVES = 2.0  # how far from the expected weight a version's own is thought likely to lie
+SPREAD_OCTAVES = 0.5  # how far from the expected weight a version's own is thought likely to lie
 
 
 def keep_back(

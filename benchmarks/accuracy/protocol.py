@@ -20,7 +20,7 @@ from segp_cl.images import Preprocessing, to_pixels
 from segp_cl.learner import DEFAULT_TEMPLATE, as_prompt
 from segp_cl.types import ImageSource, Task, TaskClass
 
-VALIDATION_FRACTION = 1 / 3
+VALIDATION_FRACTION = 0.1
 EvaluatedOn = Literal["test", "validation"]
 
 
@@ -120,7 +120,7 @@ def make_bench(
 ) -> Bench:
     """Cut a data set into tasks of (nearly) equal numbers of classes.
 
-    A third of the training images of each class is set aside first, always the same one, so that settings can be chosen
+    A tenth of the training images of each class is set aside first, always the same one, so that settings can be chosen
     on it (`evaluated_on="validation"`) by models that were trained on just the images that the test is run with.
 
     Args:
