@@ -153,7 +153,7 @@ def generate_anchors(
         on_progress: called after every batch of both passes with phase `anchors`.
         dtype: of the forward passes (autocast unless float32); losses are always float32.
         storage: of the anchors' pixels, which lie on the CPU. float16 halves their memory and moves a pixel by less
-            than 2.5e-4, a sixth of a sign step.
+            than 2.5e-4, a thirtieth of a sign step.
         image_features: the teacher's v̄ of the images at some positions, where the caller has a shorter way to them.
 
     Returns:

@@ -203,6 +203,7 @@ class _Update:
             backbone=base,
             device=self.device,
             dtype=choose_dtype(self.settings.precision, self.device),
+            folder=None if cache is None else cache.parent,
         )
 
     def _evaluate(self, state: LearnerState, base: Backbone, index: SpoolIndex, split: Split) -> Evaluation:

@@ -60,6 +60,7 @@ def state_with(backbone: Backbone, classes: int, *, seed: int = 0) -> LearnerSta
         prototypes=directions(backbone.raw_dim),
         text_features=directions(backbone.joint_dim),
         tasks=1,
+        covariance=torch.eye(backbone.raw_dim) * 0.4 / backbone.raw_dim,
     )
 
 

@@ -7,21 +7,34 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 import typer.main
 from typer.exceptions import TyperException
 
+import benchmarks.accuracy.cli
+import benchmarks.cost.__main__
+import benchmarks.gpu
 from keepsight.cli import app
 from tests.docs.markdown import PAGES, ROOT, blocks, command_lines, read, section
 
 COMMANDS = [(page, words) for page in PAGES for words in command_lines(page)]
 KEEPSIGHT = [(page, words[1:]) for page, words in COMMANDS if words[0] == "keepsight"]
+MODULES = [(page, words[words.index("-m") + 1 :]) for page, words in COMMANDS if words[0] in ("python", "torchrun")]
+MODULES += [(page, ["benchmarks.accuracy", *words[1:]]) for page, words in KEEPSIGHT if words[0] == "bench"]
+GPU = typer.Typer()
+GPU.command()(benchmarks.gpu.run)
+PROGRAMS = {
+    "benchmarks.accuracy": benchmarks.accuracy.cli.app,
+    "benchmarks.cost": benchmarks.cost.__main__.app,
+    "benchmarks.gpu": GPU,
+}
 SCRIPTS = [(page, words) for page, words in COMMANDS if words[0].startswith("scripts/")]
-KNOWN_PROGRAMS = {"keepsight", "curl", "docker", "scripts/demo", "scripts/test", "scripts/check"}
+KNOWN_PROGRAMS = {"keepsight", "curl", "docker", "python", "torchrun", "scripts/demo", "scripts/test", "scripts/check"}
 
 
-def parse(words: list[str]) -> None:
+def parse(words: list[str], program: typer.Typer = app) -> None:
     """Parse a command line as the program would, without running it; raises what the program would refuse."""
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(program)
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words[0]]  # type: ignore[attr-defined]
         words = words[1:]
@@ -32,6 +45,11 @@ def parse(words: list[str]) -> None:
 @pytest.mark.parametrize(("page", "words"), KEEPSIGHT, ids=[f"{p.name}-{n}" for n, (p, _) in enumerate(KEEPSIGHT)])
 def test_commands_parse(page: Path, words: list[str]) -> None:
     parse(words)
+
+
+@pytest.mark.parametrize(("page", "words"), MODULES, ids=[f"{words[0]}-{n}" for n, (_, words) in enumerate(MODULES)])
+def test_benchmarks_parse(page: Path, words: list[str]) -> None:
+    parse(words[1:], PROGRAMS[words[0]])
 
 
 def test_a_command_that_does_not_exist_would_be_noticed() -> None:

@@ -80,7 +80,7 @@ def test_what_follows_from_the_scale_is_what_the_code_leaves_open() -> None:
     ("name", "compact", "clip"),
     [("learning_rate", "0.0005", "0.0001")],
 )
-def test_the_values_at_both_scales_are_right(name: str, compact: str, clip: str) -> None:
+def test_the_rule_s_values_at_both_scales_are_right(name: str, compact: str, clip: str) -> None:
     text = table("## Hyper-parameters of an update")[name][2]
     assert f"{compact} for `compact`, {clip} for CLIP" in text
     assert getattr(LearnerConfig().resolve(20.0), name) == pytest.approx(float(compact))

@@ -265,3 +265,19 @@ def test_tensors_the_manifest_does_not_speak_of_are_corrupt() -> None:
             codec.decode_state(wrong, manifest_of(state))
     with pytest.raises(CorruptVersionError, match="prototypes has 2 rows"):
         codec.decode_state(tensors | {"prototypes": torch.ones(2, 8)}, manifest_of(state))
+
+
+def test_a_covariance_survives_and_counts_for_the_digest() -> None:
+    plain = learned()
+    whitened = replace(plain, covariance=torch.eye(8))
+    tensors, _ = codec.encode_state(whitened)
+    back = codec.decode_state(codec.unpack(codec.pack(tensors), VERSION), manifest_of(whitened))
+    assert back.covariance is not None
+    assert torch.equal(back.covariance, torch.eye(8))
+    assert codec.decode_state(codec.encode_state(plain)[0], manifest_of(plain)).covariance is None
+    assert digest_of(whitened) != digest_of(plain)
+
+
+def test_a_covariance_of_another_size_is_refused() -> None:
+    with pytest.raises(InvalidStateError, match="8 squared"):
+        codec.encode_state(replace(learned(), covariance=torch.eye(7)))

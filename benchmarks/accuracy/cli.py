@@ -1,0 +1,180 @@
+"""The command line of the accuracy benchmarks: run one, or sweep one setting."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+
+from benchmarks.accuracy import group
+from benchmarks.accuracy.benchmark import Listener, Options, run_benchmark
+from benchmarks.accuracy.console import Bar
+from benchmarks.accuracy.datasets import DATASETS, load_dataset
+from benchmarks.accuracy.report import markdown_table, write_report
+from benchmarks.accuracy.rows import choose_rows
+from benchmarks.accuracy.sweep import sweep, write_sweep
+from segp_cl.backbone import load_backbone
+from segp_cl.distributed import Ranks
+from segp_cl.errors import KeepsightError
+from segp_cl.learner import DEFAULT_TEMPLATE
+from segp_cl.types import ModelSpec
+from worker.hardware import choose_device
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Data = Annotated[Path, typer.Option(help="Folder that holds the data sets in their published layouts.")]
+Name = Annotated[str, typer.Argument(help=f"{', '.join(DATASETS)}, or a folder with a folder per class.")]
+Model = Annotated[str, typer.Option(help="Base model, as in `keepsight up`.")]
+Pretrained = Annotated[str | None, typer.Option(help="Its weights: an open_clip tag or a checkpoint.")]
+Seeds = Annotated[int, typer.Option(min=1, help="How many seeds.")]
+Tasks = Annotated[int | None, typer.Option(min=1, help="How many tasks; the data set's usual number if left out.")]
+Train = Annotated[int | None, typer.Option(min=1, help="Training images of each class; all if left out.")]
+Test = Annotated[int | None, typer.Option(min=1, help="Images of each class that are measured on; all if left out.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter, name=value; for every training.")]
+Work = Annotated[Path, typer.Option(help="Where finished tasks are kept, so that a run can be gone on with.")]
+Out = Annotated[Path, typer.Option(help="Where results go, in a folder named after the data set.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="cpu, cuda, or auto: cuda if there is one.")]
+Threads = Annotated[int, typer.Option(min=1, help="Torch threads.")]
+On = Annotated[Literal["test", "validation"], typer.Option(help="Measure on the test split or the validation slice.")]
+Template = Annotated[str, typer.Option(help="Prompt, with {} for the class.")]
+
+
+@app.command()
+def run(
+    dataset: Name,
+    data: Data = Path("data"),
+    rows: Annotated[list[str] | None, typer.Option("--row", help="Only this row; may be repeated.")] = None,
+    model: Model = "compact",
+    pretrained: Pretrained = None,
+    seeds: Seeds = 3,
+    tasks: Tasks = None,
+    train_per_class: Train = None,
+    test_per_class: Test = None,
+    on: On = "test",
+    retention: Annotated[str | None, typer.Option(help="A second data set, for zero-shot accuracy afterwards.")] = None,
+    template: Template = DEFAULT_TEMPLATE,
+    settings: Sets = None,
+    work: Work = Path("var/bench"),
+    out: Out = Path("docs/results"),
+    device: Device = "auto",
+    threads: Threads = min(2, os.cpu_count() or 1),
+    channels_last: Annotated[bool, typer.Option(help="Images in channels-last layout.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Run the towers through torch.compile.")] = False,
+) -> None:
+    """Learn a data set task by task, in every row's way, and write a record, a table and plots."""
+    place = group.join(_prepare(device, threads))
+    chosen = choose_rows(rows)
+    loaded = load_dataset(dataset, data, tasks=tasks)
+    other = load_dataset(retention, data) if retention else None
+    options = Options(
+        seeds=tuple(range(seeds)),
+        train_per_class=train_per_class,
+        test_per_class=test_per_class,
+        evaluated_on=on,
+        template=template,
+        settings=_settings(settings),
+        dtype=torch.bfloat16 if place.startswith("cuda") else torch.float32,
+    )
+    backbone = load_backbone(ModelSpec(model, pretrained), device=place)
+    if channels_last:
+        backbone.use_channels_last()
+    if compile:
+        backbone.compile_towers()
+    with _listener() as listener:
+        record = run_benchmark(loaded, backbone, chosen, work, options, retention=other, listener=listener)
+    if Ranks.current().first:
+        folder = out / loaded.name
+        write_report(record, folder)
+        sys.stdout.write(f"{markdown_table(record)}\n\nWritten to {folder}/\n")
+    group.leave()
+
+
+@app.command("sweep")
+def sweep_command(
+    dataset: Name,
+    parameter: Annotated[str, typer.Argument(help="The hyper-parameter.")],
+    values: Annotated[list[str], typer.Argument(help="Its values.")],
+    data: Data = Path("data"),
+    row: Annotated[str, typer.Option(help="The row whose training is swept.")] = "segp",
+    model: Model = "compact",
+    pretrained: Pretrained = None,
+    seeds: Seeds = 1,
+    tasks: Tasks = None,
+    train_per_class: Train = None,
+    test_per_class: Test = None,
+    on: On = "validation",
+    template: Template = DEFAULT_TEMPLATE,
+    settings: Sets = None,
+    work: Work = Path("var/bench"),
+    out: Out = Path("docs/results"),
+    device: Device = "auto",
+    threads: Threads = min(2, os.cpu_count() or 1),
+) -> None:
+    """Learn with several values of one hyper-parameter, measure on the validation slice, and plot."""
+    place = group.join(_prepare(device, threads))
+    loaded = load_dataset(dataset, data, tasks=tasks)
+    options = Options(
+        seeds=tuple(range(seeds)),
+        train_per_class=train_per_class,
+        test_per_class=test_per_class,
+        evaluated_on=on,
+        template=template,
+        settings=_settings(settings),
+        dtype=torch.bfloat16 if place.startswith("cuda") else torch.float32,
+    )
+    backbone = load_backbone(ModelSpec(model, pretrained), device=place)
+    chosen = [_value(value) for value in values]
+    with _listener() as listener:
+        result = sweep(loaded, backbone, row, parameter, chosen, work, options, listener=listener)
+    if Ranks.current().first:
+        sys.stdout.write(write_sweep(result, out / loaded.name / "sweeps") + "\n")
+    group.leave()
+
+
+def _listener() -> AbstractContextManager[Listener]:
+    """A bar in the terminal, drawn by one of several processes."""
+    return Bar() if Ranks.current().first else nullcontext(Listener())
+
+
+def _prepare(device: str, threads: int) -> str:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    torch.set_num_threads(threads)
+    return choose_device(device)
+
+
+def _settings(pairs: list[str] | None) -> dict[str, Any]:
+    settings = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set wants name=value, got {pair!r}")
+        settings[name] = _value(value)
+    return settings
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def main() -> None:
+    """Run the command line; what is refused is one sentence on stderr."""
+    try:
+        app(prog_name="keepsight bench")
+    except (KeepsightError, ValueError) as error:
+        sys.stderr.write(f"keepsight bench: {error}\n")
+        sys.exit(1)
