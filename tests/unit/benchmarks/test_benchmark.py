@@ -223,7 +223,7 @@ def test_images_are_decoded_once_for_all_trainings_and_seeds(
 
     run_benchmark(dataset, tiny_backbone, choose_rows(["zero-shot", "prototypes", "joint"]), tmp_path, options)
 
-    assert len(opened) == len(set(opened)) == 4 * 5 + 4 * 2
+    assert len(opened) == len(set(opened)) == 4 * 7 + 4 * 2
 
 
 def test_the_record_names_the_processor_that_was_used() -> None:

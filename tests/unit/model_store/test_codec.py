@@ -279,5 +279,6 @@ def test_a_covariance_survives_and_counts_for_the_digest() -> None:
 
 
 def test_a_covariance_of_another_size_is_refused() -> None:
-    with pytest.raises(InvalidStateError, match="8 squared"):
-        codec.encode_state(replace(learned(), covariance=torch.eye(7)))
+    tensors = codec.encode_state(learned())[0] | {"covariance": torch.eye(7)}
+    with pytest.raises(CorruptVersionError, match="8 squared"):
+        codec.decode_state(tensors, manifest_of(learned()))
