@@ -17,6 +17,7 @@ COPY model_store model_store
 COPY app app
 COPY worker worker
 COPY keepsight keepsight
+COPY benchmarks benchmarks
 RUN pip install --no-cache-dir --no-deps .
 
 USER keepsight
