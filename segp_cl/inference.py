@@ -156,10 +156,8 @@ class Classifier:
             )
         self.state = state
         self._model = base.with_lora(state.lora)
-        self._whitening, prototypes = visual_space(state.prototypes, state.covariance)
-        self._prototypes = prototypes.to(base.device)
-        if self._whitening is not None:
-            self._whitening = Whitening(self._whitening.matrix.to(base.device))
+        covariance = None if state.covariance is None else state.covariance.to(base.device)
+        self._whitening, self._prototypes = visual_space(state.prototypes.to(base.device), covariance)
         self._text_features = state.text_features.to(base.device)
 
     @property

@@ -78,15 +78,7 @@ def run(
     chosen = choose_rows(rows)
     loaded = load_dataset(dataset, data, tasks=tasks)
     other = load_dataset(retention, data) if retention else None
-    options = Options(
-        seeds=tuple(range(seeds)),
-        train_per_class=train_per_class,
-        test_per_class=test_per_class,
-        evaluated_on=on,
-        template=template,
-        settings=_settings(settings),
-        dtype=torch.bfloat16 if place.startswith("cuda") else torch.float32,
-    )
+    options = _options(place, seeds, train_per_class, test_per_class, on, template, settings)
     backbone = load_backbone(ModelSpec(model, pretrained), device=place)
     if channels_last:
         backbone.use_channels_last()
@@ -125,7 +117,26 @@ def sweep_command(
     """Learn with several values of one hyper-parameter, measure on the validation slice, and plot."""
     place = group.join(_prepare(device, threads))
     loaded = load_dataset(dataset, data, tasks=tasks)
-    options = Options(
+    options = _options(place, seeds, train_per_class, test_per_class, on, template, settings)
+    backbone = load_backbone(ModelSpec(model, pretrained), device=place)
+    chosen = [_value(value) for value in values]
+    with _listener() as listener:
+        result = sweep(loaded, backbone, row, parameter, chosen, work, options, listener=listener)
+    if Ranks.current().first:
+        sys.stdout.write(write_sweep(result, out / loaded.name / "sweeps") + "\n")
+    group.leave()
+
+
+def _options(
+    place: str,
+    seeds: int,
+    train_per_class: int | None,
+    test_per_class: int | None,
+    on: Literal["test", "validation"],
+    template: str,
+    settings: list[str] | None,
+) -> Options:
+    return Options(
         seeds=tuple(range(seeds)),
         train_per_class=train_per_class,
         test_per_class=test_per_class,
@@ -134,13 +145,6 @@ def sweep_command(
         settings=_settings(settings),
         dtype=torch.bfloat16 if place.startswith("cuda") else torch.float32,
     )
-    backbone = load_backbone(ModelSpec(model, pretrained), device=place)
-    chosen = [_value(value) for value in values]
-    with _listener() as listener:
-        result = sweep(loaded, backbone, row, parameter, chosen, work, options, listener=listener)
-    if Ranks.current().first:
-        sys.stdout.write(write_sweep(result, out / loaded.name / "sweeps") + "\n")
-    group.leave()
 
 
 def _listener() -> AbstractContextManager[Listener]:
