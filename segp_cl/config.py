@@ -127,10 +127,11 @@ class LearnerConfig(BaseModel):
         - the image tower's share of it: the paper trains both towers alike;
         - beta: the visual branch enters the probabilities as logit_scale * beta * cos, the paper's 100 * 0.5 = 50.
         """
-        follows = {
-            "learning_rate": own.learning_rate or REFERENCE_STEP / logit_scale,
-            "image_rate": 1.0 if own.image_rate is None else own.image_rate,
-            "fusion_weight": own.fusion_weight or PAPER_FUSION_WEIGHT * PAPER_LOGIT_SCALE / logit_scale,
+        ruled = {
+            "learning_rate": REFERENCE_STEP / logit_scale,
+            "image_rate": 1.0,
+            "fusion_weight": PAPER_FUSION_WEIGHT * PAPER_LOGIT_SCALE / logit_scale,
             "tau_adv": 1 / logit_scale,
         }
+        follows = ruled | {name: value for name, value in own._asdict().items() if value is not None}
         return self.model_copy(update={name: value for name, value in follows.items() if getattr(self, name) is None})
