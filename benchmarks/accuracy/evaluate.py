@@ -80,11 +80,13 @@ class Evaluator:
         taught = len(state.classes)
         assert state.class_names == tuple(c.name for c in self._classes[:taught]), "classes are learned in order"
         if state.lora is None:  # the same for every such state, and there are many
-            self._untouched = self._untouched or self._features(self._backbone, 0)
+            model = self._backbone
+            self._untouched = self._untouched or self._features(model, 0)
             raw, prompted = self._untouched[0], self._untouched[1][taught:]
         else:
-            raw, prompted = self._features(self._backbone.with_lora(state.lora), taught)
-        features = Features(raw=raw, image=self._backbone.project(raw))
+            model = self._backbone.with_lora(state.lora)
+            raw, prompted = self._features(model, taught)
+        features = Features(raw=raw, image=model.project(raw))  # the head may be adapted too
         text, visual = text_scores(features.image, prompted), raw.new_empty(len(raw), 0)
         if taught:
             # the features are there already, so this classifier need not have the adapters

@@ -141,7 +141,7 @@ def test_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 class StagedTower(nn.Module):
-    """An image tower whose first stage holds nothing that can be adapted."""
+    """An image tower whose first stage holds nothing that can be adapted; the head behind it can."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,16 +159,17 @@ class StagedTower(nn.Module):
 def with_staged_tower(base: Backbone) -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        tower = StagedTower()
+        tower, head = StagedTower(), nn.Linear(32, base.joint_dim, bias=False)
     return Backbone(
         spec=base.spec,
         weights_digest="staged",
         image_tower=tower,
-        head=base.head,
+        head=head,
         text_tower=base.text_tower,
         tokenize=base.tokenize,
         logit_scale=base.logit_scale,
         preprocessing=base.preprocessing,
+        adapts_head=True,
     )
 
 
