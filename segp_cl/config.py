@@ -34,6 +34,7 @@ class LearnerConfig(BaseModel):
 
     # LoRA
     rank: int = Field(16, ge=1, le=1024, description="LoRA rank r. Paper: 32.")
+    head_rank: int = Field(256, ge=1, le=4096, description="LoRA rank of the projection head, where it is adapted.")
     lora_scale: float = Field(1.0, gt=0, description="Multiplier of B·A. Open in the paper.")
     lora_init: Literal["kaiming", "xavier"] = Field("kaiming", description="Initialisation of the frozen A; B is zero.")
     lora_attention: bool = Field(True, description="Adapt the attention K and V projections.")
@@ -98,11 +99,11 @@ class LearnerConfig(BaseModel):
     k_neighbours: int = Field(10, ge=1, description="Text neighbours per new class.")
     tau_t: float = Field(0.05, gt=0, description="Temperature of the neighbour distribution.")
 
-    # Replay of old classes' statistics: not in the paper
-    lambda_replay: float = Field(
-        1.0, ge=0, description="Weight of telling all classes apart on features drawn from stored statistics. Paper: 0."
+    # Alignment of the head on what is kept of every class: not in the paper
+    align_steps: int = Field(
+        200, ge=0, description="Steps in which an adapted head is told all classes apart on drawn features. Paper: 0."
     )
-    replay_batch_size: int = Field(64, ge=1, description="Features drawn per step.")
+    align_batch_size: int = Field(256, ge=1, description="Features drawn per step.")
 
     # Prototypes and fusion (23)-(32)
     transfer_prototypes: bool = Field(True, description="Move old prototypes by the anchors' drift (24)-(29).")

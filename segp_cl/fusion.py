@@ -6,15 +6,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from segp_cl.inference import fused_scores
+from segp_cl.inference import fused_scores, predict
 
-OCTAVES = tuple(step / 2 for step in range(-12, 13))  # from 1/64 of the expected weight to 64 times
-SHARPNESS = (0.5, 1.0, 2.0, 4.0, 8.0)  # multiples of the logit scale
-SPREAD_OCTAVES = 0.5  # how far from the expected weight a version's own is thought likely to lie
+OCTAVES = tuple(range(-6, 7))  # from 1/64 of the expected weight to 64 times
+STANDARD_ERRORS = 2.0  # by how many the kept-back images must speak against the expected weight
 
 
 def keep_back(
@@ -42,13 +40,12 @@ def choose_fusion_weight(
     weights: Float[Tensor, " images"],
     *,
     expected: float,
-    logit_scale: float,
 ) -> float:
-    """β of (30) that makes kept-back images likeliest, not far from what was expected.
+    """β of (30): the expected one, unless another answers so many more images right that chance hardly explains it.
 
-    For each β on a grid of half octaves around `expected`, the images' cross-entropy over all seen classes is taken at
-    the sharpness that suits it best; a normal prior over log2 β of `SPREAD_OCTAVES` holds few images to the
-    expectation. Without images, or with `expected` 0, it is the answer.
+    The others are octaves of `expected`. Each is compared with it image by image, and its gain in accuracy must exceed
+    `STANDARD_ERRORS` standard errors of that paired difference; of those whose gain does, the largest gain wins. Few
+    images so leave the weight where it is. Without images, or with `expected` 0, it is the answer too.
 
     Args:
         text: s_clip of images that were neither trained on nor part of a prototype.
@@ -56,18 +53,19 @@ def choose_fusion_weight(
         labels: their classes.
         weights: how many images each of them stands for.
         expected: the version's before, or the model's own.
-        logit_scale: the model's.
     """
     if len(labels) == 0 or expected == 0:
         return expected
-    best = (math.inf, expected)
+    share = weights / weights.sum()
+
+    def right(weight: float) -> Float[Tensor, " images"]:
+        return (predict(fused_scores(text, visual, fusion_weight=weight)) == labels).to(share)
+
+    before, best, most = right(expected), expected, 0.0
     for octave in sorted(OCTAVES, key=abs):  # of equals the one nearest to what was expected
-        weight = expected * 2**octave
-        mean = fused_scores(text, visual, fusion_weight=weight) / (1 + weight)
-        losses = [
-            float(weights @ F.cross_entropy(logit_scale * sharp * mean, labels, reduction="none"))
-            for sharp in SHARPNESS
-        ]
-        cost = min(losses) + (octave / SPREAD_OCTAVES) ** 2 / 2
-        best = min(best, (cost, weight), key=lambda pair: pair[0])
-    return best[1]
+        gains = right(expected * 2.0**octave) - before
+        gain = float(share @ gains)
+        error = math.sqrt(float(share**2 @ (gains - gain) ** 2))
+        if gain > most and gain > STANDARD_ERRORS * error:
+            best, most = expected * 2.0**octave, gain
+    return best

@@ -10,6 +10,7 @@ from segp_cl.backbone import Backbone, load_backbone
 from segp_cl.config import LearnerConfig
 from segp_cl.errors import ClassExistsError, IncompatibleStateError, InvalidTaskError
 from segp_cl.fusion import keep_back
+from segp_cl.lora import HEAD
 from segp_cl.strategies import STRATEGIES
 from segp_cl.training import Outcome, Reporter, Session
 from segp_cl.types import Learned, LearnedClass, LearnerState, LearnReport, OnProgress, Task, TaskClass
@@ -112,6 +113,7 @@ def learn_task(
         kept_back=kept_back,
     )
     outcome = STRATEGIES[resolved.strategy](session)
+    trained = None if outcome.lora is session.old.lora else outcome.lora
     state = _next_state(session, outcome, counts)
     return Learned(
         state=state,
@@ -119,7 +121,7 @@ def learn_task(
             seconds=dict(report.seconds),
             losses=tuple(report.losses),
             settings={**resolved.model_dump(), "fusion_weight": state.fusion_weight},
-            adapted=outcome.adapted,
+            adapted=tuple(trained.factors) if trained else (),
             anchors=outcome.anchors,
             steps=report.steps,
         ),
@@ -131,6 +133,9 @@ def _with_the_lineage_s_lora(resolved: LearnerConfig, asked: LearnerConfig, stat
     if state.lora is None:
         return resolved
     trained = {"rank": state.lora.rank, "lora_scale": state.lora.scale}
+    head_ranks = [len(factors.a) for key, factors in state.lora.factors.items() if key.startswith(f"{HEAD}.")]
+    if head_ranks:
+        trained["head_rank"] = max(head_ranks)
     for name, value in trained.items():
         if name in asked.model_fields_set and getattr(asked, name) != value:
             raise InvalidTaskError(

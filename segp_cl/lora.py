@@ -278,7 +278,7 @@ def _stored(module: nn.Module, name: str, adapter: LoraWeight | LoraOutput) -> T
 def new_lora(
     towers: dict[str, nn.Module], config: LearnerConfig, *, fractions: dict[str, float], generator: torch.Generator
 ) -> LoraState:
-    """Fresh factors for every target the configuration asks for, in both towers.
+    """Fresh factors for every target the configuration asks for.
 
     Raises:
         UnsupportedArchitectureError: a tower has no such layer.
@@ -294,8 +294,9 @@ def new_lora(
         ):
             weight = getattr(tower.get_submodule(target.path), target.parameter)
             rows = weight.shape[0] if target.rows is None else target.rows[1] - target.rows[0]
+            rank = config.head_rank if name == HEAD else config.rank
             factors[target.key] = initial_factors(
-                rows, weight[0].numel(), rank=config.rank, init=config.lora_init, generator=generator
+                rows, weight[0].numel(), rank=rank, init=config.lora_init, generator=generator
             )
     return LoraState(rank=config.rank, scale=config.lora_scale, factors=factors)
 

@@ -112,40 +112,6 @@ def tsgr_loss(
     )
 
 
-def replay_loss(
-    image_features: Float[Tensor, "batch joint"],
-    targets: Int64[Tensor, " batch"],
-    drawn_features: Float[Tensor, "drawn joint"],
-    drawn_targets: Int64[Tensor, " drawn"],
-    text_features: Float[Tensor, "some joint"],
-    *,
-    new: int,
-    old: int,
-    logit_scale: float,
-    weight: float = 1.0,
-) -> Float[Tensor, ""]:
-    """Cross-entropy over old and new classes together, from the task's images and from old classes' statistics.
-
-    Every class counts alike: both means are weighed by how many classes they speak for.
-
-    Not in the paper, whose (eq. 15) never asks an image whether it is of an old or a new class: docs/adr/0010.
-
-    Args:
-        image_features: v̄ of the task's images, unit norm.
-        targets: position of each image's class in `text_features`.
-        drawn_features: projected features that were drawn from old classes' statistics, unit norm.
-        drawn_targets: their classes, likewise.
-        text_features: u_c of the classes that this step encodes, unit norm.
-        new: how many classes the images are of.
-        old: how many the drawn features are of.
-        logit_scale: the multiplier of cosines.
-        weight: of the images' mean, where several processes share them.
-    """
-    of_images = F.cross_entropy(logit_scale * image_features @ text_features.T, targets)
-    of_drawn = F.cross_entropy(logit_scale * drawn_features @ text_features.T, drawn_targets)
-    return (new * weight * of_images + old * of_drawn) / (new + old)
-
-
 def total_loss(
     classification: Float[Tensor, ""],
     acgd: Float[Tensor, ""],

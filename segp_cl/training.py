@@ -136,7 +136,6 @@ class Outcome:
     text_features: Float[Tensor, "seen joint"]
     covariance: Float[Tensor, "raw raw"] | None = None
     fusion_weight: float | None = None
-    adapted: tuple[str, ...] = ()
     anchors: int = 0
 
 

@@ -43,7 +43,10 @@ class LoraFactors:
 
 @dataclass(frozen=True)
 class LoraState:
-    """All adapters of both towers, by target (`visual.…in_proj_weight[k]`, `text.…mlp.c_fc.weight`)."""
+    """All adapters by target (`image.…in_proj_weight[k]`, `text.…mlp.c_fc.weight`).
+
+    `rank` is that of the towers; the head has one of its own, and no matrix a larger one than its sides.
+    """
 
     rank: int
     scale: float
@@ -129,7 +132,8 @@ class Scores:
 
 @dataclass(frozen=True)
 class Progress:
-    """A step of an update: `phase` is `anchors`, `train` or `prototypes`; `step` counts from 1 to `steps`."""
+    """A step of an update: `phase` is `anchors`, `train`, `prototypes` or `align`;
+    `step` counts from 1 to `steps`."""
 
     phase: str
     step: int

@@ -47,7 +47,7 @@ class Row:
 
 
 NAIVE_GRID = {"learning_rate_factor": (0.1, 0.3, 1.0), "epochs": (2, 5)}
-PAPER = {"whiten": False, "lambda_replay": 0.0, "fusion_weight": 0.5}
+PAPER = {"whiten": False, "align_steps": 0, "fusion_weight": 0.5}
 """What the paper does not have, switched off, and its beta."""
 
 TRAININGS: Mapping[str, Training] = {

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from segp_cl.losses import task_cross_entropy
-from segp_cl.strategies.shared import finish
+from segp_cl.strategies.shared import finish, gather
 from segp_cl.training import Losses, Outcome, Session, train
 
 
@@ -28,4 +28,4 @@ def learn_naive(session: Session) -> Outcome:
     lora = adapters.state()
     with session.report.phase("prototypes"):
         adapters.merge()
-        return finish(session, inputs, session.old.prototypes, lora=lora, adapted=tuple(lora.factors))
+        return finish(session, gather(session, inputs, session.old.prototypes), lora=lora)

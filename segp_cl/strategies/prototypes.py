@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segp_cl.strategies.shared import finish
+from segp_cl.strategies.shared import finish, gather
 from segp_cl.training import Outcome, Session
 
 
@@ -11,4 +11,4 @@ def learn_prototypes(session: Session) -> Outcome:
     if session.old.lora is not None:
         session.model.adapt(session.config, session.old.lora, generator=session.generator).merge()
     with session.report.phase("prototypes"):
-        return finish(session, session.inputs(None), session.old.prototypes, lora=session.old.lora)
+        return finish(session, gather(session, session.inputs(None), session.old.prototypes), lora=session.old.lora)

@@ -15,14 +15,13 @@ from segp_cl.lora import Adapters
 from segp_cl.losses import (
     acgd_logits,
     acgd_loss,
-    replay_loss,
     task_cross_entropy,
     text_neighbours,
     total_loss,
     tsgr_loss,
 )
-from segp_cl.prototypes import FeatureSampler, transfer_prototypes
-from segp_cl.strategies.shared import finish
+from segp_cl.prototypes import transfer_prototypes
+from segp_cl.strategies.shared import align, finish, gather
 from segp_cl.training import Inputs, Losses, Outcome, Session, train
 
 
@@ -45,24 +44,21 @@ class Teacher:
 
 
 def learn_segp(session: Session) -> Outcome:
-    """L = L_cls + λ_ACGD L_ACGD + λ_GR L_GR (22), then transferred and new prototypes (23)-(29)."""
+    """L = L_cls + λ_ACGD L_ACGD + λ_GR L_GR (22), transferred and new prototypes (23)-(29), and an aligned head."""
     adapters = session.adapt()
     inputs = session.inputs(adapters)
     with session.report.phase("anchors"):
         teacher = consult_teacher(session, adapters, inputs)
     with session.report.phase("train"):
         train(session, adapters, inputs, regularised_step(session, inputs, teacher))
-    lora = adapters.state()
     with session.report.phase("prototypes"):
         adapters.merge()
-        return finish(
-            session,
-            inputs,
-            moved_prototypes(session, inputs, teacher),
-            lora=lora,
-            adapted=tuple(lora.factors),
-            anchors=teacher.anchors,
-        )
+        gathered = gather(session, inputs, moved_prototypes(session, inputs, teacher))
+        adapters.unmerge()
+    with session.report.phase("align"):
+        align(session, adapters, gathered)
+    with session.report.phase("fusion"):
+        return finish(session, gathered, lora=adapters.state(), anchors=teacher.anchors)
 
 
 @torch.no_grad()
@@ -105,23 +101,16 @@ def consult_teacher(session: Session, adapters: Adapters, inputs: Inputs) -> Tea
 
 def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> StepLosses:
     """The losses of one step: images and anchors in one forward pass, each class's text that is needed encoded once."""
-    config, scale, old = session.config, session.model.logit_scale, len(session.old.classes)
+    config, scale = session.config, session.model.logit_scale
     rows = torch.tensor(session.task_rows)
     picks = anchor_batches(session, teacher.anchors)
-    sampler = None
-    if old and config.lambda_replay:
-        covariance = session.old.covariance
-        sampler = FeatureSampler(
-            session.old.prototypes.to(session.device), None if covariance is None else covariance.to(session.device)
-        )
 
     def step(batch: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"], weight: float) -> Losses:
         pick = next(picks)
         mine = session.ranks.share(pick)
         if teacher.anchors:
             batch = torch.cat([batch, teacher.anchor_inputs[mine.items].to(batch)])
-        raw = inputs.raw_features(batch)
-        images = session.model.project(raw)
+        images = session.model.project(inputs.raw_features(batch))
         distilled = sampled_old_classes(session, teacher.anchor_classes[pick])
         encoded = torch.cat([distilled, rows[~torch.isin(rows, distilled)]])
         texts = session.text_features([session.prompts[row] for row in encoded.tolist()])
@@ -139,27 +128,8 @@ def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> Step
         neighbours = text_neighbours(pretrained, of_task, k=config.k_neighbours)
         tsgr = tsgr_loss(texts, pretrained, of_task, neighbours, tau=config.tau_t)
         total = total_loss(classification, acgd, tsgr, lambda_acgd=config.lambda_acgd, lambda_tsgr=config.lambda_tsgr)
-        losses = {"classification": classification, "acgd": acgd, "tsgr": tsgr}
-        if sampler is not None:
-            drawn = distilled[torch.randint(len(distilled), (config.replay_batch_size,), generator=session.generator)]
-            norm = raw[: len(targets)].detach().norm(dim=1).mean()
-            losses["replay"] = replay_loss(
-                session.model.project(
-                    raw[: len(targets)].detach()
-                ),  # head and texts learn it, the features need not move
-                of_task[targets],
-                session.model.project(sampler.draw(drawn, norm, generator=session.generator)),
-                place[drawn].to(session.device),
-                texts,
-                new=len(of_task),
-                old=len(distilled),
-                logit_scale=scale,
-                weight=weight,
-            )
-            total = total + config.lambda_replay * losses["replay"]
-        return {"total": total, **losses}
+        return {"total": total, "classification": classification, "acgd": acgd, "tsgr": tsgr}
 
-    assert old == 0 or teacher.anchors, "old classes bring anchors"
     return step
 
 

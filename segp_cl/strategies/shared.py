@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from segp_cl.alignment import align_head
 from segp_cl.fusion import choose_fusion_weight
 from segp_cl.inference import text_scores, visual_scores, visual_space
+from segp_cl.lora import HEAD, Adapters
 from segp_cl.prototypes import FeatureSampler, MomentSums, merge_covariances, merge_prototypes
 from segp_cl.training import Inputs, Outcome, Session
 from segp_cl.types import LoraState, Progress
@@ -19,58 +21,46 @@ DRAWN_PER_CLASS = 8
 """Features drawn of each old class to choose β by."""
 
 
-def finish(
-    session: Session,
-    inputs: Inputs,
-    moved: Float[Tensor, "old raw"],
-    *,
-    lora: LoraState | None,
-    adapted: tuple[str, ...] = (),
-    anchors: int = 0,
-) -> Outcome:
-    """The new state of a model that is as it will be served: class texts, statistics of the visual branch, and β.
-
-    β is chosen on the images that were kept back, before they too go into the statistics.
-
-    Args:
-        session: the update; its model holds the new weights.
-        inputs: the task's images.
-        moved: prototypes of the old classes.
-        lora: the adapters to publish.
-        adapted: which weights they belong to.
-        anchors: how many there were.
-    """
-    texts = session.final_text_features()
-    sums = MomentSums(len(session.task.classes))
-    labels = torch.tensor(session.task.images.labels)
-    trained_on, kept_back = (_batches(session, part) for part in (session.trained_on, session.kept_back))
-    features = _features(session, inputs, [*trained_on, *kept_back])
-    for indices in trained_on:
-        sums.add(next(features), labels[indices])
-    weight = None
-    if kept_back:
-        kept = [(next(features), labels[indices]) for indices in kept_back]
-        weight = _fusion_weight(session, statistics(session, sums, moved), texts, kept)
-        for raw, of_batch in kept:
-            sums.add(raw, of_batch)
-    final = statistics(session, sums, moved)
-    return Outcome(
-        lora=lora,
-        prototypes=final.prototypes,
-        covariance=final.covariance,
-        text_features=texts,
-        fusion_weight=weight,
-        adapted=adapted,
-        anchors=anchors,
-    )
-
-
 @dataclass(frozen=True)
 class Statistics:
     """What the visual branch keeps of all seen classes."""
 
     prototypes: Float[Tensor, "seen raw"]
     covariance: Float[Tensor, "raw raw"] | None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the task's images say of their classes to the towers as they will be served.
+
+    `before` are the statistics without the images that were kept back, `kept_back` those images' features and labels,
+    `final` the statistics with them. `norm` is that of a usual raw feature.
+    """
+
+    before: Statistics
+    final: Statistics
+    kept_back: tuple[tuple[Tensor, Tensor], ...]
+    text_features: Float[Tensor, "seen joint"]
+    norm: Tensor
+
+
+def gather(session: Session, inputs: Inputs, old: Float[Tensor, "old raw"]) -> Gathered:
+    """One pass over the task's images, and one over the texts. `old`: the prototypes of the old classes by now."""
+    labels = torch.tensor(session.task.images.labels)
+    trained_on, kept_back = (_batches(session, part) for part in (session.trained_on, session.kept_back))
+    features = _features(session, inputs, [*trained_on, *kept_back])
+    sums, norms = MomentSums(len(session.task.classes)), []
+    for indices in trained_on:
+        raw = next(features)
+        norms.append(raw.norm(dim=1).mean())
+        sums.add(raw, labels[indices])
+    before = final = statistics(session, sums, old)
+    kept = tuple((next(features), labels[indices]) for indices in kept_back)
+    if kept:
+        for raw, of_batch in kept:
+            sums.add(raw, of_batch)
+        final = statistics(session, sums, old)
+    return Gathered(before, final, kept, session.final_text_features(), torch.stack(norms).mean())
 
 
 def statistics(session: Session, sums: MomentSums, old: Float[Tensor, "old raw"]) -> Statistics:
@@ -97,37 +87,72 @@ def statistics(session: Session, sums: MomentSums, old: Float[Tensor, "old raw"]
     return Statistics(prototypes, covariance)
 
 
-def _fusion_weight(
-    session: Session,
-    found: Statistics,
-    texts: Float[Tensor, "seen joint"],
-    kept: Sequence[tuple[Tensor, Tensor]],
-) -> float:
-    raw = torch.cat([features for features, _ in kept]).cpu()
-    rows = torch.tensor(session.task_rows)[torch.cat([labels for _, labels in kept])]
+def align(session: Session, adapters: Adapters, gathered: Gathered) -> None:
+    """Tell all seen classes apart by the head, where the model has one that is adapted and there is a covariance."""
+    config, known = session.config, gathered.before
+    head = adapters.trainable_of(HEAD)
+    if not head or known.covariance is None:
+        return
+    assert config.learning_rate is not None, "the configuration was not resolved"
+    align_head(
+        session.model.project,
+        head,
+        FeatureSampler(known.prototypes.to(session.device), known.covariance.to(session.device)),
+        gathered.text_features.to(session.device),
+        norm=gathered.norm,
+        logit_scale=session.model.logit_scale,
+        steps=config.align_steps,
+        batch_size=config.align_batch_size,
+        learning_rate=config.learning_rate,
+        generator=session.generator,
+        on_progress=session.report,
+    )
+
+
+def finish(session: Session, gathered: Gathered, *, lora: LoraState | None, anchors: int = 0) -> Outcome:
+    """The new state of a model whose weights are as they will be served.
+
+    Args:
+        session: the update; its model holds the new weights.
+        gathered: what `gather` found.
+        lora: the adapters to publish.
+        anchors: how many there were.
+    """
+    return Outcome(
+        lora=lora,
+        prototypes=gathered.final.prototypes,
+        covariance=gathered.final.covariance,
+        text_features=gathered.text_features,
+        fusion_weight=_fusion_weight(session, gathered) if gathered.kept_back else None,
+        anchors=anchors,
+    )
+
+
+def _fusion_weight(session: Session, gathered: Gathered) -> float:
+    """β, chosen on images that neither trained anything nor went into the statistics they are judged by."""
+    known, old = gathered.before, len(session.old.classes)
+    raw = torch.cat([features for features, _ in gathered.kept_back])
+    rows = torch.tensor(session.task_rows)[torch.cat([labels for _, labels in gathered.kept_back])]
     weights = torch.ones(len(rows))
-    old = len(session.old.classes)
-    if old and found.covariance is not None:
-        # kept-back images are of new classes, which the text path has just been trained on: old ones must speak too
+    if old and known.covariance is not None:
+        # kept-back images are of new classes: drawn features, though easier than any image, object for the old ones
         drawn = torch.arange(old).repeat(DRAWN_PER_CLASS)
-        sampler = FeatureSampler(found.prototypes[:old], found.covariance)
-        norm = raw.norm(dim=1).mean()
-        raw = torch.cat([raw, sampler.draw(drawn, norm, generator=session.generator)])
+        sampler = FeatureSampler(known.prototypes[:old].to(raw), known.covariance.to(raw))
+        raw = torch.cat([raw, sampler.draw(drawn, gathered.norm, generator=session.generator)])
         per_new_class = len(rows) / len(session.task_rows)
         weights = torch.cat([weights, torch.full((len(drawn),), per_new_class / DRAWN_PER_CLASS)])
         rows = torch.cat([rows, drawn])
-    whitening, prototypes = visual_space(found.prototypes, found.covariance)
     with torch.no_grad(), session.autocast():
-        image = session.model.project(raw.to(session.device)).float().cpu()
+        image = session.model.project(raw).float().cpu()
+    whitening, prototypes = visual_space(known.prototypes, known.covariance)
     expected = session.old.fusion_weight if session.old.classes else session.config.fusion_weight
     assert expected is not None, "the configuration was not resolved"
     return choose_fusion_weight(
-        text_scores(image, texts),
-        visual_scores(raw, prototypes, whitening),
+        text_scores(image, gathered.text_features),
+        visual_scores(raw.cpu(), prototypes, whitening),
         rows,
         weights,
         expected=expected,
-        logit_scale=session.model.logit_scale,
     )
 
 

@@ -14,7 +14,6 @@ from segp_cl.losses import (
     acgd_logits,
     acgd_loss,
     neighbour_log_distribution,
-    replay_loss,
     task_cross_entropy,
     text_neighbours,
     total_loss,
@@ -268,27 +267,3 @@ def test_total_loss_passes_the_weights_to_the_gradients() -> None:
     parts = [torch.tensor(value, requires_grad=True) for value in (1.0, 0.2, 0.25)]
     found = gradients(total_loss(*parts, lambda_acgd=5.0, lambda_tsgr=2.0), *parts)
     assert [gradient.item() for gradient in found if gradient is not None] == [1.0, 5.0, 2.0]
-
-
-def test_replay_by_hand() -> None:
-    """Two new classes whose images are all alike to the texts, six old ones told apart perfectly: 2/8 of log 2."""
-    texts = torch.eye(2)
-    between = torch.full((3, 2), 0.5**0.5)
-    loss = replay_loss(
-        between,
-        torch.tensor([0, 1, 0]),
-        torch.eye(2),
-        torch.tensor([0, 1]),
-        texts,
-        new=2,
-        old=6,
-        logit_scale=1000.0,
-    )
-    assert loss.item() == pytest.approx(2 / 8 * math.log(2))
-
-
-def test_replay_teaches_images_features_and_texts() -> None:
-    parts = [torch.randn(4, 3, generator=torch.Generator().manual_seed(seed), requires_grad=True) for seed in range(3)]
-    targets = torch.tensor([0, 1, 2, 3])
-    loss = replay_loss(parts[0], targets, parts[1], targets, parts[2], new=1, old=1, logit_scale=5.0)
-    assert all(gradient.abs().sum() > 0 for gradient in torch.autograd.grad(loss, parts))
