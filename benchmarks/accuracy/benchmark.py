@@ -123,15 +123,13 @@ def _tune(study: Study, listener: Listener) -> dict[str, float | int]:
 
 
 class _Elsewhere:
-    """Zero-shot accuracy on another data set, before and after."""
+    """Zero-shot accuracy on another data set, on all its images, before and after."""
 
     def __init__(self, dataset: Dataset, backbone: Backbone, options: Options) -> None:
         bench = make_bench(
             dataset,
             backbone.preprocessing,
             seed=options.seeds[0],
-            train_per_class=options.train_per_class,
-            test_per_class=options.test_per_class,
             evaluated_on=options.evaluated_on,
             template=options.template,
         )
@@ -146,7 +144,7 @@ class _Elsewhere:
         if self._before is None:
             self._before = self._accuracy(replace(empty, lora=None))
         after = self._before if state.lora is None else self._accuracy(empty)
-        return Retention(dataset=self._dataset, before=self._before, after=after)
+        return Retention(dataset=self._dataset, images=len(self._labels), before=self._before, after=after)
 
     def _accuracy(self, state: LearnerState) -> float:
         return global_accuracy(self._evaluator.scores(state), self._labels)

@@ -31,6 +31,7 @@ class Retention(_Frozen):
     """Zero-shot accuracy on another data set by the text path: the untouched model's, and after the last task."""
 
     dataset: str
+    images: int
     before: float
     after: float
 

@@ -149,11 +149,11 @@ def _retention(record: BenchmarkRecord) -> list[str]:
         for dataset in dict.fromkeys(retention.dataset for retention in found):
             of = [retention for retention in found if retention.dataset == dataset]
             values = ([r.before for r in of], [r.after for r in of], [r.after - r.before for r in of])
-            lines.append([row, dataset, *(_percent(Spread.of(value), len(of)) for value in values)])
+            lines.append([row, dataset, str(of[0].images), *(_percent(Spread.of(value), len(of)) for value in values)])
     if not lines:
         return []
     note = "Zero-shot accuracy by the text path on another data set, untouched and after the last task."
-    return ["## Retention", note, _table(["Row", "Data set", "Before", "After", "Change"], lines)]
+    return ["## Retention", note, _table(["Row", "Data set", "Images", "Before", "After", "Change"], lines)]
 
 
 def _drift(record: BenchmarkRecord) -> list[str]:

@@ -30,7 +30,9 @@ from segp_cl.types import Learned, LearnerState, ModelSpec
 from worker.process import child_environment
 
 ROWS = ["zero-shot", "prototypes", "naive", "segp-text", "segp", "joint"]
-OPTIONS = Options(seeds=(0, 1), train_per_class=4, settings={"epochs": 1, "batch_size": 8, "k_adv": 1, "rank": 4})
+OPTIONS = Options(
+    seeds=(0, 1), train_per_class=4, test_per_class=1, settings={"epochs": 1, "batch_size": 8, "k_adv": 1, "rank": 4}
+)
 
 
 class Counting(Listener):
@@ -83,21 +85,23 @@ def ran(
     return record, lessons, listener
 
 
-def test_every_row_has_a_complete_record_for_every_seed(ran: tuple[BenchmarkRecord, Lessons, Counting]) -> None:
+def test_every_row_has_a_complete_record_for_every_seed(
+    ran: tuple[BenchmarkRecord, Lessons, Counting], other_toys: Dataset
+) -> None:
     record, _, listener = ran
 
     assert [(r.row, r.seed) for r in record.rows] == [(row, seed) for row in ROWS for seed in (0, 1)]
     for row in record.rows:
         tasks = 1 if row.row == "joint" else 2
         assert row.matrix.tasks == len(row.global_accuracies) == len(row.seconds) == tasks
-        assert sum(row.test_images) == 8
+        assert sum(row.test_images) == 4
         assert row.retention is not None
-        assert row.retention.dataset == "others"
+        assert (row.retention.dataset, row.retention.images) == ("others", len(other_toys.test.labels))
         assert len(row.fusion_weights) == (tasks if row.row in ("segp", "joint") else 0)
         assert (row.drift is not None) == (row.row in ("zero-shot", "naive", "segp-text"))
         assert row.settings["rank"] == 4
     protocol = record.protocol
-    assert (protocol.tasks, protocol.train_images, protocol.test_images) == (2, 16, 8)
+    assert (protocol.tasks, protocol.train_images, protocol.test_images) == (2, 16, 4)
     assert protocol.classes == ("blue", "red", "grey", "green")
     assert listener.planned == listener.done == 2 * (4 * 2 + 1)
 
@@ -219,7 +223,9 @@ def test_images_are_decoded_once_for_all_trainings_and_seeds(
             return identity_of(self.images, index)
 
     dataset = replace(toys, train=Opened(toys.train, 0), test=Opened(toys.test, 100))
-    options = replace(OPTIONS, train_per_class=None)  # all of them, so that every seed learns from the same ones
+    options = replace(
+        OPTIONS, train_per_class=None, test_per_class=None
+    )  # all of them, so that every seed learns from the same ones
 
     run_benchmark(dataset, tiny_backbone, choose_rows(["zero-shot", "prototypes", "joint"]), tmp_path, options)
 

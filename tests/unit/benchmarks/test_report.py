@@ -195,11 +195,11 @@ def test_seeds_with_different_edges_are_drawn_together(tmp_path: Path) -> None:
 
 
 def test_drift_and_retention_appear_only_where_records_have_them(tmp_path: Path) -> None:
-    retention = Retention(dataset="food", before=0.8, after=0.7)
+    retention = Retention(dataset="food", images=50, before=0.8, after=0.7)
     write_report(benchmark(row("naive", drift=DRIFT, retention=retention), row("segp")), tmp_path)
     text = (tmp_path / "README.md").read_text()
     before_drift, of_drift = text.split("## Drift")
-    assert cells(before_drift.split("## Retention")[1], "naive") == ["naive", "food", "80.0", "70.0", "-10.0"]
+    assert cells(before_drift.split("## Retention")[1], "naive") == ["naive", "food", "50", "80.0", "70.0", "-10.0"]
     assert cells(of_drift, "naive") == ["naive", "0.2000", "0.0500", "4.0"]
     assert "(drift.png)" in text
 

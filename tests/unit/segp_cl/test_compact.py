@@ -42,7 +42,7 @@ def test_it_is_what_it_says(model: Backbone) -> None:
     assert (model.raw_dim, model.joint_dim) == (1280, 384)
     assert model.logit_scale == 20
     assert model.preprocessing.size == 160
-    assert initial_state(model).fusion_weight == 64.0
+    assert initial_state(model).fusion_weight == 128.0
 
 
 @torch.no_grad()
