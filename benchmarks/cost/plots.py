@@ -16,7 +16,13 @@ from benchmarks.cost.jobs import BASE_SIDE, StepSample
 DPI = 110
 SIDE_NAMES = {BASE_SIDE: "naive LoRA", "segp": "SeGP-CL", "segp_full_cost": "SeGP-CL,\nfull cost"}
 _SIDE_COLORS = {BASE_SIDE: "#D55E00", "segp": "#08306B", "segp_full_cost": "#56B4E9"}
-_PHASE_STYLES = {"anchors": ("#CC79A7", "--"), "train": ("#009E73", "-."), "prototypes": ("#E69F00", ":")}
+_PHASE_STYLES = {
+    "anchors": ("#CC79A7", "--"),
+    "train": ("#009E73", "-."),
+    "prototypes": ("#E69F00", ":"),
+    "align": ("#56B4E9", (0, (5, 1))),
+}
+PHASES = tuple(_PHASE_STYLES)
 _TOTAL = "#08306B"
 
 

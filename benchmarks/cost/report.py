@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.cost.figures import NOISE_RULE
 from benchmarks.cost.jobs import BASE_SIDE
 from benchmarks.cost.plan import BATCH
-from benchmarks.cost.plots import SIDE_NAMES, growth_plot, steps_plot
+from benchmarks.cost.plots import PHASES, SIDE_NAMES, growth_plot, steps_plot
 from benchmarks.cost.record import Part, Record, load_json, save_bytes
 
 _NOTHING = "–"
@@ -112,7 +112,7 @@ def _dpgd(summary: Record, conditions: Record) -> list[str]:
             (
                 _SHARE_NAMES.get(label, label),
                 _NOTHING if share is None else f"{100 * share:.1f} %" + (" (noisy)" if detail.get("noisy") else ""),
-                *(_number(phases.get(phase), 1) for phase in ("anchors", "train", "prototypes")),
+                *(_number(phases.get(phase), 1) for phase in PHASES),
                 _number(detail.get("seconds"), 1),
             )
         )
@@ -129,7 +129,7 @@ def _dpgd(summary: Record, conditions: Record) -> list[str]:
         "Compact, default settings, 10 new classes on top of 90: the seconds of making anchors in the wall seconds of "
         "the whole update. Pictures are made as they are read.",
         *notes,
-        _table(("update", "share", "anchors s", "train s", "prototypes s", "all s"), rows, left=1),
+        _table(("update", "share", "anchors s", "train s", "prototypes s", "align s", "all s"), rows, left=1),
     ]
 
 
@@ -164,13 +164,13 @@ def _growth_table(points: Sequence[Mapping[str, Any]], axis: str, name: str) -> 
             (
                 f"{point[axis]:,}",
                 _number(point.get("seconds"), 1) + (" (noisy)" if point.get("noisy") else ""),
-                *(_number(phases.get(phase), 1) for phase in ("anchors", "train", "prototypes")),
+                *(_number(phases.get(phase), 1) for phase in PHASES),
                 f"{point['anchors']:,}" if "anchors" in point else point.get("failure", _NOTHING),
                 f"{point['before_mib']:,}" if "before_mib" in point else _NOTHING,
                 f"{point['peak_mib']:,}" if "peak_mib" in point else _NOTHING,
             )
         )
-    header = (name, "all s", "anchors s", "train s", "prototypes s", "anchors", "MiB before", "peak MiB")
+    header = (name, "all s", "anchors s", "train s", "prototypes s", "align s", "anchors", "MiB before", "peak MiB")
     return _table(header, rows, left=0)
 
 

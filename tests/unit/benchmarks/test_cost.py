@@ -136,7 +136,7 @@ class TestArithmetic:
         assert exponent([(10, 2.0), (1000, 20.0)]) == pytest.approx(0.5)
 
     def test_dpgd_s_share_of_a_whole_update(self) -> None:
-        phases = {"anchors": 2.0, "train": 5.0, "prototypes": 1.0}
+        phases = {"anchors": 2.0, "train": 5.0, "prototypes": 1.0, "align": 0.7}
         assert phase_share(phases, 10.0) == 0.2
         # ten times the epochs: 2 of 10 + 9 * 5
         assert phase_share(phases, 10.0, train_factor=10) == pytest.approx(2 / 55)
