@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from model_store.types import MANIFEST_FILE, TENSORS_FILE, CorruptVersionError, InvalidStateError, Manifest, VersionId
-from segp_cl.types import LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
+from segp_cl.types import HEAD, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
 PROTOTYPES = "prototypes"
 COVARIANCE = "covariance"
@@ -61,7 +61,7 @@ def encode_state(state: LearnerState) -> tuple[dict[str, Tensor], dict[str, Any]
         name: tensor.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
         for name, tensor in sorted(tensors.items())
     }
-    if problem := _disagreement(plain, classes=len(state.classes)):
+    if problem := _disagreement(plain, classes=len(state.classes), rank=state.lora.rank if state.lora else 0):
         raise InvalidStateError(f"this state cannot be published: {problem}")
     return plain, {
         "model": {"name": state.model.name, "pretrained": state.model.pretrained},
@@ -87,7 +87,7 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
     problem = (
         f"holds other tensors than the manifest says: {sorted(expected ^ (tensors.keys() - {COVARIANCE}))[:4]}"
         if expected != tensors.keys() - {COVARIANCE}
-        else _disagreement(tensors, classes=len(manifest.classes))
+        else _disagreement(tensors, classes=len(manifest.classes), rank=manifest.lora.rank if manifest.lora else 0)
     )
     if problem:
         raise CorruptVersionError(manifest.version_id, TENSORS_FILE, problem)
@@ -186,8 +186,8 @@ def unpack_manifest(data: bytes, version_id: VersionId) -> Manifest:
     return manifest
 
 
-def _disagreement(tensors: Mapping[str, Tensor], *, classes: int) -> str | None:
-    """What makes these tensors useless for so many classes."""
+def _disagreement(tensors: Mapping[str, Tensor], *, classes: int, rank: int) -> str | None:
+    """What makes these tensors useless for so many classes and this rank, which the head's adapters need not have."""
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or tensor.dim() != 2:
             return f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected a float32 matrix"
@@ -199,6 +199,8 @@ def _disagreement(tensors: Mapping[str, Tensor], *, classes: int) -> str | None:
         elif name in (PROTOTYPES, TEXT_FEATURES):
             if tensor.shape[0] != classes:
                 return f"{name} has {tensor.shape[0]} rows, expected one for each of {classes} classes"
-        elif name.endswith(".b") and tensor.shape[1] != len(tensors[f"{name[:-1]}a"]):
-            return f"{name} has shape {tuple(tensor.shape)}, its other factor {tuple(tensors[f'{name[:-1]}a'].shape)}"
+        else:
+            expected = len(tensors[f"{name[:-1]}a"]) if name.startswith(f"lora.{HEAD}.") else rank
+            if tensor.shape[0 if name.endswith(".a") else 1] != expected:
+                return f"{name} has shape {tuple(tensor.shape)}, expected rank {expected}"
     return None

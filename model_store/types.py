@@ -119,7 +119,7 @@ class ClassRecord(_Record):
 class LoraRecord(_Record):
     """The adapters' shape. Every adapted weight has the tensors `lora.<target>.a` and `lora.<target>.b`."""
 
-    rank: int
+    rank: int = Field(description="Of the towers' adapters. The head's have one of their own.")
     scale: float
     adapted: tuple[str, ...] = Field(description="Targets in alphabetical order.")
 

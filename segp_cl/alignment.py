@@ -40,14 +40,12 @@ def align_head(
         text_features: u_c of all seen classes, unit norm, on the device.
         norm: of a usual raw feature.
         logit_scale: the multiplier of cosines.
-        steps: how many; 0 leaves the head as it is.
+        steps: how many.
         batch_size: features per step.
         learning_rate: at the first step.
         generator: the source of all randomness (a CPU generator).
         on_progress: called after every step with phase `align`.
     """
-    if steps == 0:
-        return
     optimizer = torch.optim.Adam(head, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(1, steps + 1):

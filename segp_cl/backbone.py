@@ -21,8 +21,8 @@ from torch.nn.utils import parametrize
 from segp_cl.config import NO_SETTINGS, LearnerConfig, ModelSettings
 from segp_cl.errors import ModelLoadError
 from segp_cl.images import Preprocessing
-from segp_cl.lora import HEAD, Adapters, bake, new_lora
-from segp_cl.types import LoraState, ModelSpec
+from segp_cl.lora import Adapters, bake, new_lora
+from segp_cl.types import HEAD, LoraState, ModelSpec
 
 Tokenizer = Callable[[Sequence[str]], Int[Tensor, "prompts length"]]
 

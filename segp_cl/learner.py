@@ -10,10 +10,9 @@ from segp_cl.backbone import Backbone, load_backbone
 from segp_cl.config import LearnerConfig
 from segp_cl.errors import ClassExistsError, IncompatibleStateError, InvalidTaskError
 from segp_cl.fusion import keep_back
-from segp_cl.lora import HEAD
 from segp_cl.strategies import STRATEGIES
 from segp_cl.training import Outcome, Reporter, Session
-from segp_cl.types import Learned, LearnedClass, LearnerState, LearnReport, OnProgress, Task, TaskClass
+from segp_cl.types import HEAD, Learned, LearnedClass, LearnerState, LearnReport, OnProgress, Task, TaskClass
 
 FEWEST_IMAGES_TO_KEEP_BACK = 5
 DEFAULT_TEMPLATE = "a photo of a {}."

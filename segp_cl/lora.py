@@ -21,10 +21,8 @@ from torch.nn.utils import parametrize
 
 from segp_cl.config import LearnerConfig
 from segp_cl.errors import IncompatibleStateError, UnsupportedArchitectureError
-from segp_cl.types import LoraFactors, LoraState
+from segp_cl.types import HEAD, LoraFactors, LoraState
 
-HEAD = "head"
-"""The projection head, where a model has it adapted: all of its linears."""
 FEED_FORWARD = re.compile(
     r"(mlp\.(c_fc|c_proj|fc1|fc2|fc1_g|fc1_x|w1|w2|w3|w12)"  # open_clip, timm
     r"|(?<!attention\.)output\.dense|intermediate\.dense"  # BERT, RoBERTa

@@ -16,9 +16,9 @@ from torch import Tensor
 from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
 from segp_cl.distributed import Ranks, StepLosses
-from segp_cl.lora import HEAD, Adapters
+from segp_cl.lora import Adapters
 from segp_cl.prefix import StemInputs
-from segp_cl.types import LearnerState, LoraState, OnProgress, Progress, Task, TaskClass
+from segp_cl.types import HEAD, LearnerState, LoraState, OnProgress, Progress, Task, TaskClass
 
 
 @dataclass

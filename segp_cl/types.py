@@ -41,11 +41,15 @@ class LoraFactors:
     b: Float[Tensor, "fan_out rank"]
 
 
+HEAD = "head"
+"""The projection head among the parts of a model that adapters are named after, beside `image` and `text`."""
+
+
 @dataclass(frozen=True)
 class LoraState:
     """All adapters by target (`image.…in_proj_weight[k]`, `text.…mlp.c_fc.weight`).
 
-    `rank` is that of the towers; the head has one of its own, and no matrix a larger one than its sides.
+    `rank` is that of the towers; the head (targets that begin with `HEAD`) has one of its own.
     """
 
     rank: int
@@ -132,8 +136,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Progress:
-    """A step of an update: `phase` is `anchors`, `train`, `prototypes` or `align`;
-    `step` counts from 1 to `steps`."""
+    """A step of an update; `step` counts from 1 to `steps`. Phases are `anchors`, `train`, `prototypes` and `align`."""
 
     phase: str
     step: int

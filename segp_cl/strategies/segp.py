@@ -57,7 +57,7 @@ def learn_segp(session: Session) -> Outcome:
         adapters.unmerge()
     with session.report.phase("align"):
         align(session, adapters, gathered)
-    with session.report.phase("fusion"):
+    with session.report.phase("prototypes"):
         return finish(session, gathered, lora=adapters.state(), anchors=teacher.anchors)
 
 

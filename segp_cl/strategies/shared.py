@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -12,10 +13,10 @@ from torch import Tensor
 from segp_cl.alignment import align_head
 from segp_cl.fusion import choose_fusion_weight
 from segp_cl.inference import text_scores, visual_scores, visual_space
-from segp_cl.lora import HEAD, Adapters
+from segp_cl.lora import Adapters
 from segp_cl.prototypes import FeatureSampler, MomentSums, merge_covariances, merge_prototypes
 from segp_cl.training import Inputs, Outcome, Session
-from segp_cl.types import LoraState, Progress
+from segp_cl.types import HEAD, LoraState, Progress
 
 DRAWN_PER_CLASS = 8
 """Features drawn of each old class to choose β by."""
@@ -42,6 +43,13 @@ class Gathered:
     kept_back: tuple[tuple[Tensor, Tensor], ...]
     text_features: Float[Tensor, "seen joint"]
     norm: Tensor
+
+    @cached_property
+    def sampler(self) -> FeatureSampler | None:
+        """Features of all seen classes, where there is a covariance to draw them by; it is decomposed once."""
+        if self.before.covariance is None:
+            return None
+        return FeatureSampler(self.before.prototypes.to(self.norm), self.before.covariance.to(self.norm))
 
 
 def gather(session: Session, inputs: Inputs, old: Float[Tensor, "old raw"]) -> Gathered:
@@ -89,15 +97,14 @@ def statistics(session: Session, sums: MomentSums, old: Float[Tensor, "old raw"]
 
 def align(session: Session, adapters: Adapters, gathered: Gathered) -> None:
     """Tell all seen classes apart by the head, where the model has one that is adapted and there is a covariance."""
-    config, known = session.config, gathered.before
-    head = adapters.trainable_of(HEAD)
-    if not head or known.covariance is None:
+    config, head = session.config, adapters.trainable_of(HEAD)
+    if not (config.align_steps and head and gathered.sampler):
         return
     assert config.learning_rate is not None, "the configuration was not resolved"
     align_head(
         session.model.project,
         head,
-        FeatureSampler(known.prototypes.to(session.device), known.covariance.to(session.device)),
+        gathered.sampler,
         gathered.text_features.to(session.device),
         norm=gathered.norm,
         logit_scale=session.model.logit_scale,
@@ -134,11 +141,10 @@ def _fusion_weight(session: Session, gathered: Gathered) -> float:
     raw = torch.cat([features for features, _ in gathered.kept_back])
     rows = torch.tensor(session.task_rows)[torch.cat([labels for _, labels in gathered.kept_back])]
     weights = torch.ones(len(rows))
-    if old and known.covariance is not None:
+    if old and gathered.sampler:
         # kept-back images are of new classes: drawn features, though easier than any image, object for the old ones
         drawn = torch.arange(old).repeat(DRAWN_PER_CLASS)
-        sampler = FeatureSampler(known.prototypes[:old].to(raw), known.covariance.to(raw))
-        raw = torch.cat([raw, sampler.draw(drawn, gathered.norm, generator=session.generator)])
+        raw = torch.cat([raw, gathered.sampler.draw(drawn, gathered.norm, generator=session.generator)])
         per_new_class = len(rows) / len(session.task_rows)
         weights = torch.cat([weights, torch.full((len(drawn),), per_new_class / DRAWN_PER_CLASS)])
         rows = torch.cat([rows, drawn])

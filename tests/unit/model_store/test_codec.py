@@ -132,6 +132,7 @@ def spoil(value: float) -> Callable[[LearnerState], LearnerState]:
         (spoil(float("nan")), "prototypes has values that are not finite"),
         (spoil(float("-inf")), "prototypes has values that are not finite"),
         (lambda s: replace(s, classes=s.classes[:2]), "prototypes has 3 rows, expected one for each of 2 classes"),
+        (lambda s: replace(s, lora=replace(s.lora, rank=3)), "expected rank 3"),
     ],
 )
 def test_a_state_that_cannot_be_served_is_not_encoded(
@@ -141,13 +142,22 @@ def test_a_state_that_cannot_be_served_is_not_encoded(
         codec.encode_state(change(learned()))
 
 
-def test_every_matrix_may_have_a_rank_of_its_own() -> None:
+def test_the_head_s_adapters_have_a_rank_of_their_own() -> None:
     state = learned(rank=2)
     assert state.lora is not None
-    target = next(iter(state.lora.factors))
-    wide = {**state.lora.factors, target: LoraFactors(torch.ones(5, 8), torch.ones(6, 5))}
-    tensors, _ = codec.encode_state(replace(state, lora=replace(state.lora, factors=wide)))
-    assert tensors[f"lora.{target}.a"].shape == (5, 8)
+    wide = LoraFactors(torch.ones(5, 8), torch.ones(6, 5))
+
+    def adapting(target: str) -> LearnerState:
+        assert state.lora is not None
+        return replace(state, lora=replace(state.lora, factors={**state.lora.factors, target: wide}))
+
+    headed = adapting("head.weight")
+    tensors, _ = codec.encode_state(headed)
+    assert same(codec.decode_state(tensors, manifest_of(headed)), headed)
+    with pytest.raises(CorruptVersionError, match=r"head.weight.b has shape \(6, 3\), expected rank 5"):
+        codec.decode_state(tensors | {"lora.head.weight.b": torch.ones(6, 3)}, manifest_of(headed))
+    with pytest.raises(InvalidStateError, match="expected rank 2"):
+        codec.encode_state(adapting("text.fc.weight"))
 
 
 def test_canonical_json_does_not_depend_on_the_order_of_keys() -> None:
@@ -274,7 +284,7 @@ def test_tensors_the_manifest_does_not_speak_of_are_corrupt() -> None:
     with pytest.raises(CorruptVersionError, match="prototypes has 2 rows"):
         codec.decode_state(tensors | {"prototypes": torch.ones(2, 8)}, manifest_of(state))
     factor = next(name for name in tensors if name.endswith(".b"))
-    with pytest.raises(CorruptVersionError, match=r"has shape \(6, 3\), its other factor \(2, 8\)"):
+    with pytest.raises(CorruptVersionError, match=r"has shape \(6, 3\), expected rank 2"):
         codec.decode_state(tensors | {factor: torch.ones(6, 3)}, manifest_of(state))
 
 

@@ -73,13 +73,6 @@ def test_progress_tells_every_step_and_a_falling_loss() -> None:
     assert reports[-1].losses["alignment"] < reports[0].losses["alignment"]
 
 
-def test_no_steps_leave_the_head_as_it_was() -> None:
-    scene = Scene()
-    before = scene.head.detach().clone()
-    scene.align(steps=0)
-    assert torch.equal(scene.head, before)
-
-
 def test_the_same_generator_gives_the_same_head() -> None:
     one, other = Scene(), Scene()
     one.align(steps=5)
