@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.accuracy.datasets import Dataset
 from benchmarks.accuracy.record import RowRecord
 from benchmarks.accuracy.rows import Path as AnsweringPath
 from benchmarks.accuracy.rows import Row, choose_rows, settings_of, training_of
+from benchmarks.accuracy.spread import Spread
 from benchmarks.accuracy.study import Study
 from segp_cl.backbone import Backbone
 
@@ -23,19 +25,19 @@ PATHS: tuple[AnsweringPath, ...] = get_args(AnsweringPath)
 
 
 class SweepPoint(BaseModel):
-    """What one value gave, by path: means over seeds, fractions. `seconds`: of learning all tasks."""
+    """What one value gave, by path: fractions, over seeds. `seconds`: of learning all tasks, their mean."""
 
     model_config = ConfigDict(frozen=True)
 
     value: Any
-    last: Mapping[str, float]
-    average: Mapping[str, float]
-    forgetting: Mapping[str, float]
+    last: Mapping[str, Spread]
+    average: Mapping[str, Spread]
+    forgetting: Mapping[str, Spread]
     seconds: float
 
 
 class Sweep(BaseModel):
-    """A whole sweep: `docs/results/<dataset>/sweeps/<parameter>.json`."""
+    """A whole sweep: `docs/results/<dataset>/sweeps/<training>-<parameter>.json`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,6 +51,10 @@ class Sweep(BaseModel):
     evaluated_on: str
     settings: Mapping[str, Any]
     points: tuple[SweepPoint, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.training}-{self.parameter}"
 
 
 def sweep(
@@ -103,19 +109,46 @@ def _point(value: Any, records: Mapping[AnsweringPath, Sequence[RowRecord]]) -> 
     summaries = {path: [record.summary for record in found] for path, found in records.items()}
     return SweepPoint(
         value=value,
-        last={path: fmean(s.last for s in found) for path, found in summaries.items()},
-        average={path: fmean(s.average for s in found) for path, found in summaries.items()},
-        forgetting={path: fmean(s.forgetting or 0.0 for s in found) for path, found in summaries.items()},
+        last={path: Spread.of([s.last for s in found]) for path, found in summaries.items()},
+        average={path: Spread.of([s.average for s in found]) for path, found in summaries.items()},
+        forgetting={path: Spread.of([s.forgetting or 0.0 for s in found]) for path, found in summaries.items()},
         seconds=fmean(sum(record.seconds) for record in records["text"]),
     )
 
 
 def write_sweep(result: Sweep, folder: Path) -> str:
-    """Write record and plot into `folder`, and return the table."""
+    """Write record and plot into `folder`, draw the page of all sweeps there anew, and return this one's table."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{result.parameter}.json").write_text(result.model_dump_json(indent=1) + "\n")
-    _plot(result).savefig(folder / f"{result.parameter}.png", dpi=110, metadata={"Software": None})
+    (folder / f"{result.name}.json").write_text(result.model_dump_json(indent=1) + "\n")
+    _plot(result).savefig(folder / f"{result.name}.png", dpi=110, metadata={"Software": None})
+    found = [Sweep.model_validate_json(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    (folder / "README.md").write_text(page(found))
     return table(result)
+
+
+def page(sweeps: Sequence[Sweep]) -> str:
+    """`README.md`: of each sweep what was held fixed, the table and the plot."""
+    parts = [
+        f"# {sweeps[0].dataset}: sweeps",
+        "One hyper-parameter each, all else equal; Last / Forgetting in percent by path, mean ± sample standard "
+        "deviation over seeds. Which row a training belongs to: [benchmarks.md](../../../benchmarks.md#rows).",
+    ]
+    for result in sweeps:
+        parts += [f"## {result.name}", _sentence(result), table(result), f"![{result.name}]({result.name}.png)"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sentence(result: Sweep) -> str:
+    train, test = (
+        "all" if count is None else f"at most {count}" for count in (result.train_per_class, result.test_per_class)
+    )
+    settings = ", ".join(f"`{name}={value}`" for name, value in result.settings.items())
+    source = "the validation slice" if result.evaluated_on == "validation" else "the test split"
+    return (
+        f"`{result.parameter}` of the training `{result.training}`: {result.tasks} tasks, {train} training images a "
+        f"class, {test} a class measured on, from {source}; seeds: {result.seeds}"
+        f"{f'; for every value {settings}' if settings else ''}."
+    )
 
 
 def table(result: Sweep) -> str:
@@ -125,21 +158,39 @@ def table(result: Sweep) -> str:
         "|---|---|---|---|---|",
     ]
     for point in result.points:
-        cells = [f"{100 * point.last[path]:.1f} / {100 * point.forgetting[path]:.1f}" for path in PATHS]
-        lines.append(f"| {point.value} | {' | '.join(cells)} | {point.seconds:.0f} |")
+        cells = [
+            f"{_percent(point.last[path], result.seeds)} / {_percent(point.forgetting[path], result.seeds)}"
+            for path in PATHS
+        ]
+        lines.append(f"| {json.dumps(point.value)} | {' | '.join(cells)} | {point.seconds:.0f} |")
     return "\n".join(lines)
+
+
+def _percent(spread: Spread, seeds: int) -> str:
+    deviation = f" ± {100 * spread.std:.1f}" if seeds > 1 else ""
+    return f"{100 * spread.mean:.1f}{deviation}"
 
 
 def _plot(result: Sweep) -> Figure:
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), ("last", "forgetting"), strict=True):
         for path, colour in zip(PATHS, ("#0072b2", "#e69f00", "#000000"), strict=True):
-            heights = [100 * getattr(point, metric)[path] for point in result.points]
-            axes.plot(range(len(heights)), heights, marker="o", color=colour, label=path)
-        axes.set_xticks(range(len(result.points)), [str(point.value) for point in result.points])
+            found: list[Spread] = [getattr(point, metric)[path] for point in result.points]
+            axes.errorbar(
+                range(len(found)),
+                [100 * spread.mean for spread in found],
+                yerr=[100 * spread.std for spread in found] if result.seeds > 1 else None,
+                marker="o",
+                capsize=3,
+                color=colour,
+                label=path,
+            )
+        axes.set_xticks(range(len(result.points)), [json.dumps(point.value) for point in result.points])
         axes.set_xlabel(result.parameter)
         axes.set_ylabel("Last, %" if metric == "last" else "Forgetting, points")
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
-    figure.suptitle(f"{result.dataset}, {result.tasks} tasks, {result.evaluated_on}, {result.seeds} seed(s)")
+    figure.suptitle(
+        f"{result.dataset}, {result.training}, {result.tasks} tasks, {result.evaluated_on}, {result.seeds} seed(s)"
+    )
     return figure

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.accuracy.benchmark import Listener, Options
 from benchmarks.accuracy.datasets import Dataset
 from benchmarks.accuracy.rows import InvalidSettingError, UnknownRowError
+from benchmarks.accuracy.spread import Spread
 from benchmarks.accuracy.sweep import PATHS, Sweep, SweepPoint, sweep, table, write_sweep
 from segp_cl import learner
 from segp_cl.backbone import Backbone
@@ -63,37 +64,55 @@ def test_every_value_is_learned_once_for_each_seed_and_measured_by_every_path(
     for point in result.points:
         assert set(point.last) == set(point.average) == set(point.forgetting) == set(PATHS)
         assert point.seconds > 0
-    assert json.loads((tmp_path / "sweeps" / "lambda_tsgr.json").read_text()) == json.loads(result.model_dump_json())
-    assert (tmp_path / "sweeps" / "lambda_tsgr.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "sweeps" / "acgd-lambda_tsgr.json").read_text()) == json.loads(
+        result.model_dump_json()
+    )
+    assert (tmp_path / "sweeps" / "acgd-lambda_tsgr.png").stat().st_size > 1000
     assert written == table(result)
 
 
-def test_a_table_is_in_percent() -> None:
+def one_value(parameter: str, seeds: int = 1, **others: Any) -> Sweep:
+    last = {"text": 0.5, "visual": 0.25, "fused": 0.75}
+    forgetting = {"text": 0.1, "visual": 0.0, "fused": 0.05}
     point = SweepPoint(
         value=3,
-        last={"text": 0.5, "visual": 0.25, "fused": 0.75},
-        average={"text": 0.5, "visual": 0.25, "fused": 0.75},
-        forgetting={"text": 0.1, "visual": 0.0, "fused": 0.05},
+        last={path: Spread(mean, 0.011) for path, mean in last.items()},
+        average={path: Spread(mean, 0.011) for path, mean in last.items()},
+        forgetting={path: Spread(mean, 0.02) for path, mean in forgetting.items()},
         seconds=12.4,
     )
-    result = Sweep(
+    fixed: dict[str, Any] = {"train_per_class": None, "test_per_class": None, "settings": {}, **others}
+    return Sweep(
         dataset="toys",
         tasks=2,
         training="segp",
-        parameter="epochs",
-        seeds=1,
-        train_per_class=None,
-        test_per_class=None,
+        parameter=parameter,
+        seeds=seeds,
         evaluated_on="validation",
-        settings={},
         points=(point,),
+        **fixed,
     )
 
-    assert table(result).splitlines() == [
+
+def test_a_table_is_in_percent_with_a_deviation_over_several_seeds() -> None:
+    assert table(one_value("epochs")).splitlines() == [
         "| epochs | text | visual | fused | seconds |",
         "|---|---|---|---|---|",
         "| 3 | 50.0 / 10.0 | 25.0 / 0.0 | 75.0 / 5.0 | 12 |",
     ]
+    assert "| 3 | 50.0 ± 1.1 / 10.0 ± 2.0 | 25.0 ± 1.1 / 0.0 ± 2.0 |" in table(one_value("epochs", seeds=2))
+
+
+def test_the_page_shows_every_sweep_of_the_folder(tmp_path: Path) -> None:
+    write_sweep(one_value("rank", train_per_class=20, settings={"epochs": 2}), tmp_path)
+    write_sweep(one_value("epochs"), tmp_path)
+
+    page = (tmp_path / "README.md").read_text()
+    assert page.startswith("# toys: sweeps\n")
+    assert page.index("## segp-epochs") < page.index("## segp-rank")
+    assert "![segp-rank](segp-rank.png)" in page
+    assert "at most 20 training images a class, all a class measured on" in page
+    assert page.count("`epochs=2`") == 1
 
 
 def test_what_cannot_be_swept_is_refused_before_anything_is_learned(
