@@ -88,7 +88,9 @@ class LearnerConfig(BaseModel):
     anchor_batch_size: int = Field(16, ge=1, description="Anchors per step. Paper: 32, at 128 images.")
 
     old_classes_per_step: int | None = Field(
-        16, ge=2, description="Old classes that the regularisers see in one step, at least; None: all, as in the paper."
+        16,
+        ge=2,
+        description="Old classes whose texts a step encodes, at least; others stand as last encoded. None: all.",
     )
     max_anchors: int | None = Field(
         300, ge=1, description="Most anchors in all; old classes nearest to the new images come first. None: no limit."

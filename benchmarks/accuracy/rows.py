@@ -46,7 +46,7 @@ class Row:
     fusion_weight: float | None = None
 
 
-NAIVE_GRID = {"learning_rate_factor": (0.1, 0.3, 1.0), "epochs": (2, 5)}
+NAIVE_GRID = {"learning_rate_factor": (0.3, 1.0, 3.0), "epochs": (2, 5, 10)}
 PAPER = {"whiten": False, "align_steps": 0, "fusion_weight": 0.5}
 """What the paper does not have, switched off, and its beta."""
 

@@ -100,10 +100,17 @@ def consult_teacher(session: Session, adapters: Adapters, inputs: Inputs) -> Tea
 
 
 def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> StepLosses:
-    """The losses of one step: images and anchors in one forward pass, each class's text that is needed encoded once."""
-    config, scale = session.config, session.model.logit_scale
+    """The losses of one step: images and anchors in one forward pass, each class's text encoded at most once.
+
+    Old classes that the step does not sample stand as they were when last encoded, at first by the teacher.
+    """
+    config, scale, old = session.config, session.model.logit_scale, len(session.old.classes)
     rows = torch.tensor(session.task_rows)
+    of_task = rows.to(session.device)
+    neighbours = text_neighbours(teacher.pretrained_text, of_task, k=config.k_neighbours)
     picks = anchor_batches(session, teacher.anchors)
+    latest = teacher.pretrained_text.clone()
+    latest[:old] = session.old.text_features.to(latest)
 
     def step(batch: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"], weight: float) -> Losses:
         pick = next(picks)
@@ -113,20 +120,15 @@ def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> Step
         images = session.model.project(inputs.raw_features(batch))
         distilled = sampled_old_classes(session, teacher.anchor_classes[pick])
         encoded = torch.cat([distilled, rows[~torch.isin(rows, distilled)]])
-        texts = session.text_features([session.prompts[row] for row in encoded.tolist()])
-        place = torch.empty(len(session.seen), dtype=torch.int64).index_put_((encoded,), torch.arange(len(encoded)))
-        of_task = place[rows].to(session.device)
+        fresh = session.text_features([session.prompts[row] for row in encoded.tolist()])
+        texts = latest.index_copy(0, encoded.to(session.device), fresh)
+        latest.copy_(texts.detach())
         classification = weight * task_cross_entropy(images[: len(targets)], texts[of_task], targets, logit_scale=scale)
         acgd = classification.new_zeros(())
         if teacher.anchors:
-            student = acgd_logits(
-                images[len(targets) :], texts[: len(distilled)], logit_scale=scale, form=config.acgd_logits
-            )
-            held = teacher.anchor_logits[mine.items][:, distilled].to(student)
-            acgd = mine.weight * acgd_loss(student, held, tau=config.tau_a)
-        pretrained = teacher.pretrained_text[encoded.to(session.device)]
-        neighbours = text_neighbours(pretrained, of_task, k=config.k_neighbours)
-        tsgr = tsgr_loss(texts, pretrained, of_task, neighbours, tau=config.tau_t)
+            student = acgd_logits(images[len(targets) :], texts[:old], logit_scale=scale, form=config.acgd_logits)
+            acgd = mine.weight * acgd_loss(student, teacher.anchor_logits[mine.items].to(student), tau=config.tau_a)
+        tsgr = tsgr_loss(texts, teacher.pretrained_text, of_task, neighbours, tau=config.tau_t)
         total = total_loss(classification, acgd, tsgr, lambda_acgd=config.lambda_acgd, lambda_tsgr=config.lambda_tsgr)
         return {"total": total, "classification": classification, "acgd": acgd, "tsgr": tsgr}
 
@@ -134,10 +136,9 @@ def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> Step
 
 
 def sampled_old_classes(session: Session, anchor_classes: Int64[Tensor, " anchor"]) -> Int64[Tensor, " some"]:
-    """The old classes that one step encodes, ascending: those of its anchors, others drawn to make up the number.
+    """The old classes whose texts a step encodes, ascending: those of its anchors, others drawn to make up the number.
 
-    Over a sample, (16)-(21) are estimates of what they are over all old classes, whose texts would otherwise all pass
-    the tower in every step.
+    Only these texts feel the gradient of (16)-(21) in that step; all would otherwise pass the tower in every one.
     """
     old, wanted = len(session.old.classes), session.config.old_classes_per_step
     if wanted is None or old <= wanted:

@@ -244,6 +244,36 @@ def test_the_teacher_is_asked_once(
     assert calls == [(4, 16)]
 
 
+def test_classes_that_a_step_leaves_out_stand_as_last_encoded(
+    tiny_backbone: Backbone, first: LearnerState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = learn(tiny_backbone, first, task_of(["white", "black"])).state
+    sampled: list[Tensor] = []
+    seen: list[Tensor] = []
+
+    def sampling(*args: Any) -> Tensor:
+        sampled.append(segp_sample(*args))
+        return sampled[-1]
+
+    def spy(student: Tensor, *args: Any, **options: Any) -> Tensor:
+        seen.append(student.detach().clone())
+        return tsgr_loss(student, *args, **options)
+
+    segp_sample = segp.sampled_old_classes
+    monkeypatch.setattr(segp, "sampled_old_classes", sampling)
+    monkeypatch.setattr(segp, "tsgr_loss", spy)
+    config = FAST.model_copy(update={"epochs": 4, "old_classes_per_step": 2, "anchor_batch_size": 2})
+    learn(tiny_backbone, known, task_of(["blue"]), config)
+
+    assert {len(rows) for rows in sampled} == {2}
+    # the teacher's texts come first: before any step has changed the tower, they are what it encodes
+    assert torch.allclose(seen[0][:4], known.text_features, atol=1e-5)
+    assert any(torch.equal(seen[0][row], known.text_features[row]) for row in range(4))
+    for before, after, rows in zip(seen, seen[1:], sampled[1:], strict=False):
+        same_as_before = [row for row in range(5) if torch.equal(after[row], before[row])]
+        assert same_as_before == [row for row in range(4) if row not in rows.tolist()]
+
+
 def test_pretrained_text_is_that_of_the_untouched_tower(tiny_backbone: Backbone, first: LearnerState) -> None:
     """G^0 is the text tower with LoRA reset, whatever the tasks before have trained."""
     assert first.lora is not None
