@@ -122,10 +122,10 @@ class UpdateJob(_Contract):
 class JobProgress(_Contract):
     """How far a running job is.
 
-    `phase` is `waiting` (for the lineage), `loading`, one of the learner's phases (`anchors`, `train`, `prototypes`),
-    `evaluating` or `publishing`; `step` counts from 0 or 1 to `steps` within it. `eta_s` is the estimate of the seconds
-    left in this phase, at its own pace so far, None until that can be said. `elapsed_s` counts from the start of this
-    attempt.
+    `phase` is `waiting` (for the lineage), `loading`, one of the learner's phases (`stem`, `anchors`, `train`,
+    `prototypes`, `align`), `evaluating` or `publishing`; `step` counts from 0 or 1 to `steps` within it. `eta_s` is the
+    estimate of the seconds left in this phase, at its own pace so far, None until that can be said. `elapsed_s` counts
+    from the start of this attempt.
     """
 
     phase: str

@@ -90,7 +90,7 @@ class LearnerConfig(BaseModel):
     old_classes_per_step: int | None = Field(
         16,
         ge=2,
-        description="Old classes whose texts a step encodes, at least; others stand as last encoded. None: all.",
+        description="Old classes whose texts a step encodes; the others stand as last encoded. None: all.",
     )
     max_anchors: int | None = Field(
         300, ge=1, description="Most anchors in all; old classes nearest to the new images come first. None: no limit."

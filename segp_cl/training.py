@@ -98,7 +98,11 @@ class Session:
 
     def inputs(self, adapters: Adapters | None) -> Inputs:
         """The task's images, and how the part of the image tower that `adapters` change sees them."""
-        return Inputs(self, 0 if adapters is None else self.model.frozen_stages(adapters))
+        inputs = Inputs(self, 0 if adapters is None else self.model.frozen_stages(adapters))
+        if inputs.stages:
+            with self.report.phase("stem"):
+                inputs.pass_stem()
+        return inputs
 
     @torch.no_grad()
     def final_text_features(self) -> Float[Tensor, "seen joint"]:
@@ -111,20 +115,28 @@ class Inputs:
     """The task's images behind the frozen stem of the image tower, and the rest of the tower on top of it."""
 
     def __init__(self, session: Session, stages: int) -> None:
-        self._session, self._stages = session, stages
+        self._session, self.stages = session, stages
         self.stream = StemInputs(
             session.task.images, self.stem if stages else None, device=session.device, folder=session.folder
         )
 
+    def pass_stem(self) -> None:
+        """Every image through the stem, once, whatever the strategy does with it afterwards."""
+        count, size = len(self.stream.labels), self._session.config.feature_batch_size
+        starts = range(0, count, size)
+        for step, start in enumerate(starts, start=1):
+            self.stream.batch(range(start, min(start + size, count)))
+            self._session.report(Progress("stem", step, len(starts)))
+
     def stem(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch ..."]:
         """What pixels in [0, 1] become before the first adapted layer."""
         with self._session.autocast():
-            return self._session.model.stem(pixels, self._stages).float()
+            return self._session.model.stem(pixels, self.stages).float()
 
     def raw_features(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch raw"]:
         """r(x) of a batch of `stream` or of `stem`."""
         with self._session.autocast():
-            return self._session.model.raw_from_stem(inputs, self._stages).float()
+            return self._session.model.raw_from_stem(inputs, self.stages).float()
 
 
 @dataclass(frozen=True)

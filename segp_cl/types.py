@@ -136,7 +136,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Progress:
-    """A step of an update; `step` counts from 1 to `steps`. Phases are `anchors`, `train`, `prototypes` and `align`."""
+    """A step of an update, counted from 1, of phase `stem`, `anchors`, `train`, `prototypes` or `align`."""
 
     phase: str
     step: int

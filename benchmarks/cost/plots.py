@@ -17,6 +17,7 @@ DPI = 110
 SIDE_NAMES = {BASE_SIDE: "naive LoRA", "segp": "SeGP-CL", "segp_full_cost": "SeGP-CL,\nfull cost"}
 _SIDE_COLORS = {BASE_SIDE: "#D55E00", "segp": "#08306B", "segp_full_cost": "#56B4E9"}
 _PHASE_STYLES = {
+    "stem": ("#999999", (0, (1, 1))),
     "anchors": ("#CC79A7", "--"),
     "train": ("#009E73", "-."),
     "prototypes": ("#E69F00", ":"),
@@ -65,7 +66,7 @@ def growth_plot(points: Sequence[Mapping[str, Any]], axis: str, title: str, x_la
     for phase, (color, dash) in _PHASE_STYLES.items():
         seconds = [point["phases"].get(phase, 0.0) for point in found]
         if any(seconds):
-            time_axes.plot(x, seconds, dash, color=color, marker=".", label=phase)
+            time_axes.plot(x, seconds, linestyle=dash, color=color, marker=".", label=phase)
     time_axes.set_ylabel("wall seconds")
     time_axes.legend(framealpha=0.9)
     memory_axes.plot(x, [point["peak_mib"] for point in found], "o-", color=_TOTAL, lw=2.4, label="peak")

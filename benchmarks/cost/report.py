@@ -129,7 +129,7 @@ def _dpgd(summary: Record, conditions: Record) -> list[str]:
         "Compact, default settings, 10 new classes on top of 90: the seconds of making anchors in the wall seconds of "
         "the whole update. Pictures are made as they are read.",
         *notes,
-        _table(("update", "share", "anchors s", "train s", "prototypes s", "align s", "all s"), rows, left=1),
+        _table(("update", "share", *(f"{phase} s" for phase in PHASES), "all s"), rows, left=1),
     ]
 
 
@@ -170,7 +170,8 @@ def _growth_table(points: Sequence[Mapping[str, Any]], axis: str, name: str) -> 
                 f"{point['peak_mib']:,}" if "peak_mib" in point else _NOTHING,
             )
         )
-    header = (name, "all s", "anchors s", "train s", "prototypes s", "align s", "anchors", "MiB before", "peak MiB")
+    seconds = tuple(f"{phase} s" for phase in PHASES)
+    header = (name, "all s", *seconds, "anchors", "MiB before", "peak MiB")
     return _table(header, rows, left=0)
 
 

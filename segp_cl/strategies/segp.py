@@ -136,7 +136,7 @@ def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> Step
 
 
 def sampled_old_classes(session: Session, anchor_classes: Int64[Tensor, " anchor"]) -> Int64[Tensor, " some"]:
-    """The old classes whose texts a step encodes, ascending: those of its anchors, others drawn to make up the number.
+    """The old classes whose texts a step encodes, ascending: drawn, those of its anchors before all others.
 
     Only these texts feel the gradient of (16)-(21) in that step; all would otherwise pass the tower in every one.
     """
@@ -144,9 +144,11 @@ def sampled_old_classes(session: Session, anchor_classes: Int64[Tensor, " anchor
     if wanted is None or old <= wanted:
         return torch.arange(old)
     own = torch.unique(anchor_classes)
+    if len(own) > wanted:
+        own = own[torch.randperm(len(own), generator=session.generator)[:wanted]]
     others = torch.randperm(old, generator=session.generator)
     others = others[~torch.isin(others, own)]
-    return torch.cat([own, others[: max(0, wanted - len(own))]]).sort().values
+    return torch.cat([own, others[: wanted - len(own)]]).sort().values
 
 
 def anchor_batches(session: Session, count: int) -> Iterator[Int64[Tensor, " anchor"]]:

@@ -13,11 +13,11 @@ from torch import nn
 
 from segp_cl import compact
 from segp_cl.backbone import Backbone, load_backbone
-from segp_cl.config import LearnerConfig
+from segp_cl.config import LearnerConfig, StrategyName
 from segp_cl.errors import ModelLoadError
-from segp_cl.images import decode_image, to_pixels
-from segp_cl.learner import initial_state
-from segp_cl.types import ModelSpec
+from segp_cl.images import TensorImages, decode_image, to_pixels
+from segp_cl.learner import initial_state, learn_task
+from segp_cl.types import ModelSpec, Progress, Task, TaskClass
 
 DATA = Path(os.environ.get("KEEPSIGHT_TEST_DATA", ""))
 needs_data = pytest.mark.skipif(
@@ -60,6 +60,25 @@ def test_the_stem_ends_where_adapters_begin(model: Backbone) -> None:
     assert 0 < frozen < len(adapted.stages())
     assert not any(adapters.touches(stage) for stage in adapted.stages()[:frozen])
     assert adapters.touches(adapted.stages()[frozen])
+
+
+@pytest.mark.parametrize("strategy", ["segp", "naive"])
+def test_every_image_passes_the_stem_before_anything_else(model: Backbone, strategy: StrategyName) -> None:
+    pixels = torch.randint(256, (5, 3, 160, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    task = Task("two", (TaskClass("a", "a"), TaskClass("b", "b")), TensorImages(pixels, [0, 0, 0, 1, 1]))
+    config = LearnerConfig(strategy=strategy, epochs=1, align_steps=0, feature_batch_size=2)
+    seen: list[Progress] = []
+    report = learn_task(
+        initial_state(model),
+        task,
+        config=config,
+        generator=torch.Generator().manual_seed(0),
+        backbone=model,
+        on_progress=seen.append,
+    ).report
+    assert [(p.phase, p.step, p.steps) for p in seen[:3]] == [("stem", 1, 3), ("stem", 2, 3), ("stem", 3, 3)]
+    assert "stem" not in {p.phase for p in seen[3:]}
+    assert report.seconds["stem"] > 0
 
 
 def test_the_same_weights_have_the_same_digest(model: Backbone) -> None:

@@ -244,8 +244,9 @@ def test_the_teacher_is_asked_once(
     assert calls == [(4, 16)]
 
 
+@pytest.mark.parametrize("anchors", [1, 2, 8])
 def test_classes_that_a_step_leaves_out_stand_as_last_encoded(
-    tiny_backbone: Backbone, first: LearnerState, monkeypatch: pytest.MonkeyPatch
+    tiny_backbone: Backbone, first: LearnerState, monkeypatch: pytest.MonkeyPatch, anchors: int
 ) -> None:
     known = learn(tiny_backbone, first, task_of(["white", "black"])).state
     sampled: list[Tensor] = []
@@ -262,7 +263,7 @@ def test_classes_that_a_step_leaves_out_stand_as_last_encoded(
     segp_sample = segp.sampled_old_classes
     monkeypatch.setattr(segp, "sampled_old_classes", sampling)
     monkeypatch.setattr(segp, "tsgr_loss", spy)
-    config = FAST.model_copy(update={"epochs": 4, "old_classes_per_step": 2, "anchor_batch_size": 2})
+    config = FAST.model_copy(update={"epochs": 4, "old_classes_per_step": 2, "anchor_batch_size": anchors})
     learn(tiny_backbone, known, task_of(["blue"]), config)
 
     assert {len(rows) for rows in sampled} == {2}
