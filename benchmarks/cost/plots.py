@@ -19,6 +19,7 @@ _SIDE_COLORS = {BASE_SIDE: "#D55E00", "segp": "#08306B", "segp_full_cost": "#56B
 _PHASE_STYLES = {
     "stem": ("#999999", (0, (1, 1))),
     "anchors": ("#CC79A7", "--"),
+    "teacher": ("#8C6BB1", (0, (3, 1, 1, 1))),
     "train": ("#009E73", "-."),
     "prototypes": ("#E69F00", ":"),
     "align": ("#56B4E9", (0, (5, 1))),

@@ -23,6 +23,7 @@ from segp_cl.losses import (
 from segp_cl.prototypes import transfer_prototypes
 from segp_cl.strategies.shared import align, finish, gather
 from segp_cl.training import Inputs, Losses, Outcome, Session, train
+from segp_cl.types import Anchors
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ def learn_segp(session: Session) -> Outcome:
     adapters = session.adapt()
     inputs = session.inputs(adapters)
     with session.report.phase("anchors"):
-        teacher = consult_teacher(session, adapters, inputs)
+        anchors = make_anchors(session, adapters, inputs)
+    with session.report.phase("teacher"):
+        teacher = consult_teacher(session, adapters, inputs, anchors)
+    del anchors  # their pixels; what is trained on is what the stem made of them
     with session.report.phase("train"):
         train(session, adapters, inputs, regularised_step(session, inputs, teacher))
     with session.report.phase("prototypes"):
@@ -62,12 +66,33 @@ def learn_segp(session: Session) -> Outcome:
 
 
 @torch.no_grad()
-def consult_teacher(session: Session, adapters: Adapters, inputs: Inputs) -> Teacher:
-    """Everything the update needs of the model before it changes: anchors (9)-(14), their outputs, and G^0's texts."""
+def make_anchors(session: Session, adapters: Adapters, inputs: Inputs) -> Anchors | None:
+    """DPGD (9)-(14) with the model as it was; None where there are no old classes."""
+    if not session.old.classes:
+        return None
+    adapters.merge()
+    anchors = generate_anchors(
+        session.model,
+        session.task.images,
+        old_text=session.old.text_features.to(session.device),
+        prototypes=session.old.prototypes.to(session.device),
+        config=session.config,
+        on_progress=session.report,
+        dtype=session.dtype,
+        storage=torch.float16,
+        image_features=lambda indices: session.model.project(inputs.raw_features(inputs.stream.batch(indices))),
+    )
+    adapters.unmerge()
+    return anchors
+
+
+@torch.no_grad()
+def consult_teacher(session: Session, adapters: Adapters, inputs: Inputs, anchors: Anchors | None) -> Teacher:
+    """Everything the update needs of the model before it changes: its outputs for the anchors, and G^0's texts."""
     device, config = session.device, session.config
     with adapters.disabled():
         pretrained_text = session.text_features(session.prompts)
-    if not session.old.classes:
+    if anchors is None:
         nothing = torch.empty(0, session.model.raw_dim, device=device)
         return Teacher(
             torch.empty(0),
@@ -77,21 +102,10 @@ def consult_teacher(session: Session, adapters: Adapters, inputs: Inputs) -> Tea
             pretrained_text,
         )
     adapters.merge()
-    old_text = session.old.text_features.to(device)  # the teacher's own, encoded when its version was made
-    anchors = generate_anchors(
-        session.model,
-        session.task.images,
-        old_text=old_text,
-        prototypes=session.old.prototypes.to(device),
-        config=config,
-        on_progress=session.report,
-        dtype=session.dtype,
-        storage=torch.float16,
-        image_features=lambda indices: session.model.project(inputs.raw_features(inputs.stream.batch(indices))),
-    )
     batches = torch.split(anchors.pixels, config.feature_batch_size)
     behind_stem = torch.cat([inputs.stem(pixels.to(device, torch.float32)).cpu() for pixels in batches])
     raw = anchor_features(session, inputs, behind_stem)
+    old_text = session.old.text_features.to(device)  # the teacher's own, encoded when its version was made
     logits = acgd_logits(
         session.model.project(raw), old_text, logit_scale=session.model.logit_scale, form=config.acgd_logits
     )

@@ -37,7 +37,7 @@ from segp_cl.config import LearnerConfig
 from segp_cl.types import ImageSource, ModelSpec
 
 TINY: Overrides = {"rank": 2, "k_seed": 2, "k_adv": 1, "anchor_batch_size": 2, "epochs": 1}
-PHASE_SHARES = {"stem": 0.05, "anchors": 0.25, "train": 0.5, "prototypes": 0.1, "align": 0.04}
+PHASE_SHARES = {"stem": 0.05, "anchors": 0.25, "teacher": 0.02, "train": 0.5, "prototypes": 0.1, "align": 0.04}
 
 
 def step(seconds: float, foreign: float | None = 0.0, *, side: str = "segp", number: int = 1) -> StepSample:

@@ -136,7 +136,7 @@ def test_progress_counts_every_step_of_every_phase(tiny_backbone: Backbone, firs
         assert [p.step for p in steps] == list(range(1, steps[0].steps + 1))
     assert report.steps == sum(p.phase == "train" for p in seen) == 4
     assert report.anchors == 4
-    assert set(report.seconds) == {"anchors", "train", "prototypes", "align"}
+    assert set(report.seconds) == {"anchors", "teacher", "train", "prototypes", "align"}
     assert report.adapted == tuple(sorted(report.adapted, key=report.adapted.index))
     assert any("in_proj_weight[k]" in key for key in report.adapted)
 
