@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from PIL import (
 from torch import Tensor
 
 from segp_cl.errors import ImageDecodeError
+from segp_cl.rows import RowFile
 
 logger = logging.getLogger(__name__)
 
@@ -137,10 +136,9 @@ class TensorImages:
 class FolderImages:
     """Labelled image files, decoded when asked for, by `threads` at a time.
 
-    No more than the batch asked for is held in memory. With `cache`, pixels are kept in an uncompressed file at that
-    path after their first read, so that later epochs do not decode again. The file has no name once it is open: its
-    space is freed when this object goes, or its process dies, and no image stays behind. A cache that cannot be written
-    (a full disk) costs time, not the task.
+    No more than the batch asked for is held in memory. With `cache`, pixels are kept after their first read in a file
+    without a name in that folder, so that later epochs do not decode again and no image stays behind. A cache that
+    cannot be written (a full disk) costs time, not the task.
     """
 
     def __init__(
@@ -156,10 +154,7 @@ class FolderImages:
         _check_lengths(len(paths), len(labels))
         self._paths, self._labels = tuple(paths), tuple(labels)
         self._preprocessing, self._threads, self._max_pixels = preprocessing, threads, max_pixels
-        self._cached = np.zeros(len(paths), dtype=bool)
-        self._file = None if cache is None else _nameless_file(cache)
-        if self._file is not None:
-            weakref.finalize(self, os.close, self._file)
+        self._cache = None if cache is None else RowFile(len(paths), folder=cache)
 
     @property
     def labels(self) -> Sequence[int]:
@@ -178,7 +173,8 @@ class FolderImages:
         def fill(position: int) -> None:
             batch[position] = self._read(indices[position])
 
-        if self._threads <= 1 or len(indices) <= 1 or self._cached[list(indices)].all():
+        cached = self._cache is not None and all(index in self._cache for index in indices)
+        if self._threads <= 1 or len(indices) <= 1 or cached:
             for position in range(len(indices)):
                 fill(position)
         else:
@@ -188,20 +184,16 @@ class FolderImages:
         return batch
 
     def _read(self, index: int) -> UInt8[Tensor, "3 size size"]:
-        size = self._preprocessing.size
-        length = 3 * size * size
-        if self._file is not None and self._cached[index]:
-            stored = bytearray(os.pread(self._file, length, index * length))
-            return torch.frombuffer(stored, dtype=torch.uint8).view(3, size, size)
+        if self._cache is not None and index in self._cache:
+            return self._cache.read(index)
         path = self._paths[index]
         try:
             pixels = to_pixels(decode_image(path.read_bytes(), max_pixels=self._max_pixels), self._preprocessing)
         except (OSError, ImageDecodeError) as error:
             raise ImageDecodeError(f"{path.name}: {error}") from error
-        if self._file is not None:
+        if self._cache is not None:
             try:
-                # set only when the whole row is there: a short write is read from the image again
-                self._cached[index] = os.pwrite(self._file, pixels.numpy().data, index * length) == length
+                self._cache.write(index, pixels)
             except OSError as error:
                 logger.warning("The pixel cache cannot be written (%s); images are decoded again instead.", error)
         return pixels
@@ -210,12 +202,6 @@ class FolderImages:
 def _check_lengths(images: int, labels: int) -> None:
     if images != labels:
         raise ValueError(f"Every image needs one label: got {images} images and {labels} labels.")
-
-
-def _nameless_file(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    path.unlink()
-    return descriptor
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

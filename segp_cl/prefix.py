@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-import weakref
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from segp_cl.images import as_unit_pixels
+from segp_cl.rows import RowFile
 from segp_cl.types import ImageSource
 
 
@@ -39,13 +37,7 @@ class StemInputs:
         folder: Path | None = None,
     ) -> None:
         self._images, self._stem, self._device = images, stem, device
-        self._kept = np.zeros(len(images.labels), dtype=bool)
-        self._shape: tuple[int, ...] = ()
-        self._file: int | None = None
-        if stem is not None:
-            with tempfile.TemporaryFile(dir=folder) as file:
-                self._file = os.dup(file.fileno())
-            weakref.finalize(self, os.close, self._file)
+        self._kept = None if stem is None else RowFile(len(images.labels), folder=folder)
 
     @property
     def labels(self) -> Sequence[int]:
@@ -54,36 +46,20 @@ class StemInputs:
 
     def batch(self, indices: Sequence[int]) -> Float[Tensor, "batch ..."]:
         """The inputs of the images at `indices`, in that order, on the device."""
-        if self._stem is None:
+        if self._kept is None:
             return as_unit_pixels(self._images.pixels(indices).to(self._device))
-        missing = [index for index in dict.fromkeys(indices) if not self._kept[index]]
-        fresh = self._pass(missing) if missing else {}
-        rows = [fresh[index] if index in fresh else self._read(index) for index in indices]
+        missing = [index for index in dict.fromkeys(indices) if index not in self._kept]
+        fresh = self._pass(missing, self._kept) if missing else {}
+        rows = [fresh[index] if index in fresh else self._kept.read(index) for index in indices]
         stacked = torch.stack(rows).to(self._device)
         return stacked.contiguous(memory_format=torch.channels_last) if stacked.dim() == 4 else stacked
 
     @torch.no_grad()
-    def _pass(self, indices: Sequence[int]) -> dict[int, Tensor]:
+    def _pass(self, indices: Sequence[int], kept: RowFile) -> dict[int, Tensor]:
         assert self._stem is not None
         activations = self._stem(as_unit_pixels(self._images.pixels(indices).to(self._device)))
-        activations = activations.float().cpu().contiguous()
-        self._shape = tuple(activations.shape[1:])
-        rows = dict(zip(indices, activations, strict=True))
+        rows = dict(zip(indices, activations.float().cpu().contiguous(), strict=True))
         for index, row in rows.items():
-            self._write(index, row)
+            with contextlib.suppress(OSError):  # what a full disk leaves out is computed again
+                kept.write(index, row)
         return rows
-
-    def _write(self, index: int, row: Tensor) -> None:
-        assert self._file is not None
-        length = row.numel() * row.element_size()
-        try:
-            # set only when the whole row is there: what a full disk cuts short is computed again
-            self._kept[index] = os.pwrite(self._file, row.numpy().data, index * length) == length
-        except OSError:
-            self._kept[index] = False
-
-    def _read(self, index: int) -> Tensor:
-        assert self._file is not None
-        length = 4 * int(np.prod(self._shape))
-        stored = bytearray(os.pread(self._file, length, index * length))
-        return torch.frombuffer(stored, dtype=torch.float32).view(self._shape)

@@ -37,7 +37,6 @@ from worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
-CACHE_FILE: Final = "pixels.cache"
 _LOCK_POLL_S: Final = 0.5
 
 
@@ -139,10 +138,8 @@ class _Update:
             fraction=self.settings.holdout_fraction,
             min_images=self.settings.holdout_min_images,
         )
-        cache = spool.folder(self.job.job_id) / CACHE_FILE
-        cache.unlink(missing_ok=True)  # of an attempt that was killed
         with self._timed("learning"):
-            learned = self._learn(state, base, index, split, cache)
+            learned = self._learn(state, base, index, split, spool.folder(self.job.job_id))
         evaluation = None
         if split.holdout:
             with self._phase("evaluating"):
@@ -175,7 +172,9 @@ class _Update:
         state = self.store.open(parent)
         return parent, state, load_backbone(state.model, device=self.device)
 
-    def _images(self, index: SpoolIndex, chosen: tuple[int, ...], base: Backbone, cache: Path | None) -> FolderImages:
+    def _images(
+        self, index: SpoolIndex, chosen: tuple[int, ...], base: Backbone, *, cache: Path | None
+    ) -> FolderImages:
         return FolderImages(
             [index.files[i] for i in chosen],
             [index.labels[i] for i in chosen],
@@ -185,13 +184,11 @@ class _Update:
             max_pixels=self.settings.max_image_pixels,
         )
 
-    def _learn(
-        self, state: LearnerState, base: Backbone, index: SpoolIndex, split: Split, cache: Path | None
-    ) -> Learned:
+    def _learn(self, state: LearnerState, base: Backbone, index: SpoolIndex, split: Split, scratch: Path) -> Learned:
         task = Task(
             name=self.job.task_name,
             classes=tuple(TaskClass(c.name, c.prompt) for c in self.job.classes),
-            images=self._images(index, split.train, base, cache),
+            images=self._images(index, split.train, base, cache=scratch),
             extend=self.job.extend,
         )
         return learn_task(
@@ -203,13 +200,13 @@ class _Update:
             backbone=base,
             device=self.device,
             dtype=choose_dtype(self.settings.precision, self.device),
-            folder=None if cache is None else cache.parent,
+            folder=scratch,
         )
 
     def _evaluate(self, state: LearnerState, base: Backbone, index: SpoolIndex, split: Split) -> Evaluation:
         return evaluate(
             Classifier(base, state),
-            self._images(index, split.holdout, base, None),
+            self._images(index, split.holdout, base, cache=None),
             classes=index.classes,
             batch_size=self.config.feature_batch_size,
             on_batch=lambda step, steps: self.on_progress(Progress("evaluating", step, steps)),

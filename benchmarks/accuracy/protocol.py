@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from torch import Tensor
 from benchmarks.accuracy.datasets import Dataset, DatasetError, LabelledImages, subset, validation_slice
 from segp_cl.images import Preprocessing, to_pixels
 from segp_cl.learner import DEFAULT_TEMPLATE, as_prompt
+from segp_cl.rows import RowFile
 from segp_cl.types import ImageSource, Task, TaskClass
 
 VALIDATION_FRACTION = 0.1
@@ -32,11 +31,7 @@ class PreparedImages:
     ) -> None:
         self._images, self._chosen, self._labels = images, tuple(chosen), tuple(labels)
         self._preprocessing = preprocessing
-        self._shape = (3, preprocessing.size, preprocessing.size)
-        self._decoded = np.zeros(len(chosen), dtype=bool)
-        with tempfile.TemporaryFile() as file:
-            self._file = os.dup(file.fileno())
-        weakref.finalize(self, os.close, self._file)  # which frees its space
+        self._prepared = RowFile(len(chosen))
 
     @property
     def labels(self) -> Sequence[int]:
@@ -50,28 +45,25 @@ class PreparedImages:
             ImageDecodeError: a file is gone or is not an image; the message names it.
             DatasetError: the disk is full.
         """
-        missing = [index for index in dict.fromkeys(indices) if not self._decoded[index]]
+        missing = [index for index in dict.fromkeys(indices) if index not in self._prepared]
         if missing:
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:
                 for _ in pool.map(self._decode, missing):
                     pass
-        batch = np.empty((len(indices), *self._shape), dtype=np.uint8)
-        for row, index in zip(batch, indices, strict=True):
-            os.preadv(self._file, [row.data], index * row.nbytes)
-        return torch.from_numpy(batch)
+        batch = torch.empty((len(indices), 3, self._preprocessing.size, self._preprocessing.size), dtype=torch.uint8)
+        for position, index in enumerate(indices):
+            batch[position] = self._prepared.read(index)
+        return batch
 
     def _decode(self, index: int) -> None:
-        pixels = to_pixels(self._images.open(self._chosen[index]), self._preprocessing).numpy()
+        pixels = to_pixels(self._images.open(self._chosen[index]), self._preprocessing)
         try:
-            complete = os.pwrite(self._file, pixels.data, index * pixels.nbytes) == pixels.nbytes
-        except OSError:
-            complete = False
-        if not complete:
+            self._prepared.write(index, pixels)
+        except OSError as error:
             raise DatasetError(
                 f"{tempfile.gettempdir()} has no room for the prepared images, {len(self._chosen)} of {pixels.nbytes} "
                 "bytes here; set TMPDIR to a folder that has."
-            )
-        self._decoded[index] = True
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -327,14 +327,6 @@ def test_a_full_disk_while_publishing_leaves_the_old_version(
     assert update(job, settings).promoted
 
 
-def test_a_pixel_cache_that_a_killed_attempt_left_is_no_obstacle(
-    settings: WorkerSettings, store: Store, first: VersionId
-) -> None:
-    job = spooled(settings, PETS, strategy="prototypes")
-    (settings.spool / job.job_id / "pixels.cache").write_bytes(b"half")
-    assert update(job, settings).promoted
-
-
 def test_devices_and_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == "cpu"
