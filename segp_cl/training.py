@@ -97,7 +97,7 @@ class Session:
         return features.float()
 
     def inputs(self, adapters: Adapters | None) -> Inputs:
-        """The task's images, and how the part of the image tower that `adapters` change sees them."""
+        """The task's images behind the stem, which all of them pass here, and the part that `adapters` change."""
         inputs = Inputs(self, 0 if adapters is None else self.model.frozen_stages(adapters))
         if inputs.stages:
             with self.report.phase("stem"):

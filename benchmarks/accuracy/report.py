@@ -11,12 +11,11 @@ from pathlib import Path
 from benchmarks.accuracy.plots import accuracy_plot, drift_plot, ladder_plot, matrix_plot
 from benchmarks.accuracy.portable import without_paths
 from benchmarks.accuracy.record import BenchmarkRecord
-from benchmarks.accuracy.spread import RowSpread, Spread
+from benchmarks.accuracy.spread import NOTHING, RowSpread, Spread, percent, with_std
 
 FILES = ("record.json", "summary.json", "accuracy.png", "matrix.png", "ladder.png", "drift.png", "README.md")
 """All that a report may consist of; `drift.png` only where a row has drift. The page comes last, after its plots."""
 
-_NOTHING = "–"
 _CAPTIONS = {
     "accuracy.png": "Accuracy over all classes seen so far; where a line falls steeply, old classes are paid for new "
     "ones. Bands are one standard deviation over seeds.",
@@ -72,13 +71,13 @@ def markdown_table(record: BenchmarkRecord) -> str:
         [
             row,
             str(spread.seeds),
-            _percent(spread.last_accuracy, spread.seeds),
-            _percent(spread.average_accuracy, spread.seeds),
-            _percent(spread.forgetting, spread.seeds),
-            _percent(spread.backward_transfer, spread.seeds),
-            _percent(spread.forward_transfer, spread.seeds),
-            _percent(spread.global_accuracy, spread.seeds),
-            _with_std(spread.seconds_per_task, spread.seeds),
+            percent(spread.last_accuracy, spread.seeds),
+            percent(spread.average_accuracy, spread.seeds),
+            percent(spread.forgetting, spread.seeds),
+            percent(spread.backward_transfer, spread.seeds),
+            percent(spread.forward_transfer, spread.seeds),
+            percent(spread.global_accuracy, spread.seeds),
+            with_std(spread.seconds_per_task, spread.seeds),
         ]
         for row, spread in _spreads(record).items()
     ]
@@ -149,7 +148,7 @@ def _retention(record: BenchmarkRecord) -> list[str]:
         for dataset in dict.fromkeys(retention.dataset for retention in found):
             of = [retention for retention in found if retention.dataset == dataset]
             values = ([r.before for r in of], [r.after for r in of], [r.after - r.before for r in of])
-            lines.append([row, dataset, str(of[0].images), *(_percent(Spread.of(value), len(of)) for value in values)])
+            lines.append([row, dataset, str(of[0].images), *(percent(Spread.of(value), len(of)) for value in values)])
     if not lines:
         return []
     note = "Zero-shot accuracy by the text path on another data set, untouched and after the last task."
@@ -162,8 +161,8 @@ def _drift(record: BenchmarkRecord) -> list[str]:
         found = [r.drift for r in record.of(row) if r.drift is not None]
         if found:
             near, far = Spread.of([d.near_mean for d in found]), Spread.of([d.far_mean for d in found])
-            ratio = f"{near.mean / far.mean:.1f}" if far.mean > 0 else _NOTHING
-            sides = (_with_std(side, len(found), digits=4) for side in (near, far))
+            ratio = f"{near.mean / far.mean:.1f}" if far.mean > 0 else NOTHING
+            sides = (with_std(side, len(found), digits=4) for side in (near, far))
             lines.append([row, *sides, ratio])
     if not lines:
         return []
@@ -182,18 +181,6 @@ def _images(images: int, per_class: int | None, classes: int) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _percent(spread: Spread | None, seeds: int) -> str:
-    return _with_std(spread and Spread(100 * spread.mean, 100 * spread.std), seeds)
-
-
-def _with_std(spread: Spread | None, seeds: int, *, digits: int = 1) -> str:
-    if spread is None:
-        return _NOTHING
-    mean = f"{spread.mean:.{digits}f}"
-    mean = mean.removeprefix("-") if float(mean) == 0 else mean
-    return mean if seeds == 1 else f"{mean} ± {spread.std:.{digits}f}"
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from benchmarks.accuracy.record import RowRecord
 from segp_cl.metrics import Summary
 
+NOTHING = "–"
+"""What stands where a figure is not defined or was not measured."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -56,3 +59,17 @@ class RowSpread:
 def _of_known(values: Sequence[float | None]) -> Spread | None:
     known = [value for value in values if value is not None]
     return Spread.of(known) if known else None
+
+
+def percent(spread: Spread | None, seeds: int) -> str:
+    """Mean ± deviation of a fraction in percent, the deviation only where there are several seeds."""
+    return with_std(spread and Spread(100 * spread.mean, 100 * spread.std), seeds)
+
+
+def with_std(spread: Spread | None, seeds: int, *, digits: int = 1) -> str:
+    """Mean ± deviation as it is, the deviation only where there are several seeds."""
+    if spread is None:
+        return NOTHING
+    mean = f"{spread.mean:.{digits}f}"
+    mean = mean.removeprefix("-") if float(mean) == 0 else mean
+    return mean if seeds == 1 else f"{mean} ± {spread.std:.{digits}f}"

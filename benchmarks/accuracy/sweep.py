@@ -17,7 +17,7 @@ from benchmarks.accuracy.datasets import Dataset
 from benchmarks.accuracy.record import RowRecord
 from benchmarks.accuracy.rows import Path as AnsweringPath
 from benchmarks.accuracy.rows import Row, choose_rows, settings_of, training_of
-from benchmarks.accuracy.spread import Spread
+from benchmarks.accuracy.spread import Spread, percent
 from benchmarks.accuracy.study import Study
 from segp_cl.backbone import Backbone
 
@@ -131,7 +131,7 @@ def page(sweeps: Sequence[Sweep]) -> str:
     parts = [
         f"# {sweeps[0].dataset}: sweeps",
         "One hyper-parameter each, all else equal; Last / Forgetting in percent by path, mean ± sample standard "
-        "deviation over seeds. Which row a training belongs to: [benchmarks.md](../../../benchmarks.md#rows).",
+        "deviation over seeds.",
     ]
     for result in sweeps:
         parts += [f"## {result.name}", _sentence(result), table(result), f"![{result.name}]({result.name}.png)"]
@@ -159,16 +159,11 @@ def table(result: Sweep) -> str:
     ]
     for point in result.points:
         cells = [
-            f"{_percent(point.last[path], result.seeds)} / {_percent(point.forgetting[path], result.seeds)}"
+            f"{percent(point.last[path], result.seeds)} / {percent(point.forgetting[path], result.seeds)}"
             for path in PATHS
         ]
         lines.append(f"| {json.dumps(point.value)} | {' | '.join(cells)} | {point.seconds:.0f} |")
     return "\n".join(lines)
-
-
-def _percent(spread: Spread, seeds: int) -> str:
-    deviation = f" ± {100 * spread.std:.1f}" if seeds > 1 else ""
-    return f"{100 * spread.mean:.1f}{deviation}"
 
 
 def _plot(result: Sweep) -> Figure:

@@ -34,7 +34,7 @@ def main(
 ) -> None:
     """Measure what an update costs: a step against naive LoRA's, DPGD's share, growth of time and memory.
 
-    Use a quiet machine: samples that other processes disturbed are dropped. The full plan takes over an hour on two
+    Use a quiet machine: samples that other processes disturbed are dropped. The full plan takes half an hour on two
     cores; every part is written as soon as it is measured.
     """
     console = Console(stderr=True)

@@ -135,8 +135,9 @@ def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> Step
         distilled = sampled_old_classes(session, teacher.anchor_classes[pick])
         encoded = torch.cat([distilled, rows[~torch.isin(rows, distilled)]])
         fresh = session.text_features([session.prompts[row] for row in encoded.tolist()])
-        texts = latest.index_copy(0, encoded.to(session.device), fresh)
-        latest.copy_(texts.detach())
+        place = encoded.to(session.device)
+        texts = latest.index_copy(0, place, fresh)
+        latest.index_copy_(0, place, fresh.detach())
         classification = weight * task_cross_entropy(images[: len(targets)], texts[of_task], targets, logit_scale=scale)
         acgd = classification.new_zeros(())
         if teacher.anchors:
