@@ -65,7 +65,7 @@ class LearnerConfig(BaseModel):
     epochs: int = Field(5, ge=1, le=1000, description="Passes over the task's images. Paper: 10.")
 
     # Anchors: DPGD (9)-(14)
-    k_seed: int = Field(2, ge=1, description="Seeds per old class, K_seed. Paper: 5.")
+    k_seed: int = Field(1, ge=1, description="Seeds per old class, K_seed. Paper: 5.")
     epsilon_pixels: float = Field(4 / 255, ge=0, le=1, description="Bound of the perturbation in [0, 1] pixels.")
     step_size_pixels: float = Field(
         7.5e-3, gt=0, le=1, description="Sign step gamma in [0, 1] pixels (14). Paper: 0.0015."
@@ -88,12 +88,12 @@ class LearnerConfig(BaseModel):
     anchor_batch_size: int = Field(16, ge=1, description="Anchors per step. Paper: 32, at 128 images.")
 
     old_classes_per_step: int | None = Field(
-        16,
+        8,
         ge=2,
         description="Old classes whose texts a step encodes; the others stand as last encoded. None: all.",
     )
     max_anchors: int | None = Field(
-        300, ge=1, description="Most anchors in all; old classes nearest to the new images come first. None: no limit."
+        150, ge=1, description="Most anchors in all; old classes nearest to the new images come first. None: no limit."
     )
 
     # TSGR (19)-(21)

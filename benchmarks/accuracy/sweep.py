@@ -37,7 +37,7 @@ class SweepPoint(BaseModel):
 
 
 class Sweep(BaseModel):
-    """A whole sweep: `docs/results/<dataset>/sweeps/<training>-<parameter>.json`."""
+    """A whole sweep: `docs/results/<dataset>/sweeps/<training>-<parameter>[-<setting>=<value>...].json`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,7 +54,8 @@ class Sweep(BaseModel):
 
     @property
     def name(self) -> str:
-        return f"{self.training}-{self.parameter}"
+        held = (f"{name}={value}" for name, value in self.settings.items())
+        return "-".join((self.training, self.parameter, *held))
 
 
 def sweep(

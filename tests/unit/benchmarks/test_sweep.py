@@ -64,10 +64,10 @@ def test_every_value_is_learned_once_for_each_seed_and_measured_by_every_path(
     for point in result.points:
         assert set(point.last) == set(point.average) == set(point.forgetting) == set(PATHS)
         assert point.seconds > 0
-    assert json.loads((tmp_path / "sweeps" / "acgd-lambda_tsgr.json").read_text()) == json.loads(
-        result.model_dump_json()
-    )
-    assert (tmp_path / "sweeps" / "acgd-lambda_tsgr.png").stat().st_size > 1000
+    assert result.name.startswith("acgd-lambda_tsgr-epochs=")  # what was held fixed by hand is part of the name
+    record = (tmp_path / "sweeps" / f"{result.name}.json").read_text()
+    assert json.loads(record) == json.loads(result.model_dump_json())
+    assert (tmp_path / "sweeps" / f"{result.name}.png").stat().st_size > 1000
     assert written == table(result)
 
 
@@ -105,12 +105,13 @@ def test_a_table_is_in_percent_with_a_deviation_over_several_seeds() -> None:
 
 def test_the_page_shows_every_sweep_of_the_folder(tmp_path: Path) -> None:
     write_sweep(one_value("rank", train_per_class=20, settings={"epochs": 2}), tmp_path)
+    write_sweep(one_value("rank"), tmp_path)
     write_sweep(one_value("epochs"), tmp_path)
 
     page = (tmp_path / "README.md").read_text()
     assert page.startswith("# toys: sweeps\n")
-    assert page.index("## segp-epochs") < page.index("## segp-rank")
-    assert "![segp-rank](segp-rank.png)" in page
+    assert page.index("## segp-epochs\n") < page.index("## segp-rank-epochs=2\n") < page.index("## segp-rank\n")
+    assert "![segp-rank-epochs=2](segp-rank-epochs=2.png)" in page
     assert "at most 20 training images a class, all a class measured on" in page
     assert page.count("`epochs=2`") == 1
 
