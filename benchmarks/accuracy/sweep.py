@@ -37,7 +37,7 @@ class SweepPoint(BaseModel):
 
 
 class Sweep(BaseModel):
-    """A whole sweep: `docs/results/<dataset>/sweeps/<training>-<parameter>[-<setting>=<value>...].json`."""
+    """A whole sweep. `config`: every hyper-parameter but the swept one, as it was for all values."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,13 +49,19 @@ class Sweep(BaseModel):
     train_per_class: int | None
     test_per_class: int | None
     evaluated_on: str
-    settings: Mapping[str, Any]
+    config: Mapping[str, Any]
     points: tuple[SweepPoint, ...]
 
     @property
+    def overrides(self) -> Mapping[str, Any]:
+        """What of `config` is not the default of this training, as of today."""
+        usual = settings_of(training_of(self.training), {}, None).model_dump(mode="json")
+        return {name: value for name, value in self.config.items() if usual.get(name) != value}
+
+    @property
     def name(self) -> str:
-        held = (f"{name}={value}" for name, value in self.settings.items())
-        return "-".join((self.training, self.parameter, *held))
+        """Of its files when they are written; defaults may change afterwards."""
+        return "-".join((self.training, self.parameter, *(f"{name}={value}" for name, value in self.overrides.items())))
 
 
 def sweep(
@@ -101,7 +107,7 @@ def sweep(
         train_per_class=options.train_per_class,
         test_per_class=options.test_per_class,
         evaluated_on=options.evaluated_on,
-        settings=dict(options.settings),
+        config={key: held for key, held in configs[0].model_dump(mode="json").items() if key != parameter},
         points=tuple(_point(value, found) for value, found in zip(values, records, strict=True)),
     )
 
@@ -118,24 +124,27 @@ def _point(value: Any, records: Mapping[AnsweringPath, Sequence[RowRecord]]) -> 
 
 
 def write_sweep(result: Sweep, folder: Path) -> str:
-    """Write record and plot into `folder`, draw the page of all sweeps there anew, and return this one's table."""
+    """Write record and plot into `folder`, draw the page of all sweeps there anew, and return this one's table.
+
+    Files are named `<training>-<parameter>[-<hyper-parameter>=<value>...]`, with what is not as by default.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{result.name}.json").write_text(result.model_dump_json(indent=1) + "\n")
     _plot(result).savefig(folder / f"{result.name}.png", dpi=110, metadata={"Software": None})
-    found = [Sweep.model_validate_json(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    found = {file.stem: Sweep.model_validate_json(file.read_text()) for file in sorted(folder.glob("*.json"))}
     (folder / "README.md").write_text(page(found))
     return table(result)
 
 
-def page(sweeps: Sequence[Sweep]) -> str:
-    """`README.md`: of each sweep what was held fixed, the table and the plot."""
+def page(sweeps: Mapping[str, Sweep]) -> str:
+    """`README.md`: of each sweep, by the name of its files, what was held fixed, the table and the plot."""
     parts = [
-        f"# {sweeps[0].dataset}: sweeps",
+        f"# {next(iter(sweeps.values())).dataset}: sweeps",
         "One hyper-parameter each, all else equal; Last / Forgetting in percent by path, mean ± sample standard "
         "deviation over seeds.",
     ]
-    for result in sweeps:
-        parts += [f"## {result.name}", _sentence(result), table(result), f"![{result.name}]({result.name}.png)"]
+    for name, result in sweeps.items():
+        parts += [f"## {name}", _sentence(result), table(result), f"![{name}]({name}.png)"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -143,12 +152,12 @@ def _sentence(result: Sweep) -> str:
     train, test = (
         "all" if count is None else f"at most {count}" for count in (result.train_per_class, result.test_per_class)
     )
-    settings = ", ".join(f"`{name}={value}`" for name, value in result.settings.items())
+    settings = ", ".join(f"`{name}={value}`" for name, value in result.overrides.items())
     source = "the validation slice" if result.evaluated_on == "validation" else "the test split"
     return (
         f"`{result.parameter}` of the training `{result.training}`: {result.tasks} tasks, {train} training images a "
         f"class, {test} a class measured on, from {source}; seeds: {result.seeds}"
-        f"{f'; for every value {settings}' if settings else ''}."
+        f"{f'; other than by default {settings}' if settings else ''}."
     )
 
 

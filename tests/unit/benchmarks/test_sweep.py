@@ -18,6 +18,7 @@ from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
 from segp_cl.types import Learned, LearnerState, Task
 
+DEFAULT = LearnerConfig()
 OPTIONS = Options(
     seeds=(0, 1),
     train_per_class=4,
@@ -64,7 +65,9 @@ def test_every_value_is_learned_once_for_each_seed_and_measured_by_every_path(
     for point in result.points:
         assert set(point.last) == set(point.average) == set(point.forgetting) == set(PATHS)
         assert point.seconds > 0
-    assert result.name.startswith("acgd-lambda_tsgr-epochs=")  # what was held fixed by hand is part of the name
+    assert (result.config["k_adv"], result.config["whiten"], result.config["k_seed"]) == (1, False, DEFAULT.k_seed)
+    assert "lambda_tsgr" not in result.config
+    assert result.name == "acgd-lambda_tsgr-rank=4-batch_size=8-epochs=1-k_adv=1"
     record = (tmp_path / "sweeps" / f"{result.name}.json").read_text()
     assert json.loads(record) == json.loads(result.model_dump_json())
     assert (tmp_path / "sweeps" / f"{result.name}.png").stat().st_size > 1000
@@ -81,7 +84,7 @@ def one_value(parameter: str, seeds: int = 1, **others: Any) -> Sweep:
         forgetting={path: Spread(mean, 0.02) for path, mean in forgetting.items()},
         seconds=12.4,
     )
-    fixed: dict[str, Any] = {"train_per_class": None, "test_per_class": None, "settings": {}, **others}
+    fixed: dict[str, Any] = {"train_per_class": None, "test_per_class": None, "config": {}, **others}
     return Sweep(
         dataset="toys",
         tasks=2,
@@ -104,7 +107,7 @@ def test_a_table_is_in_percent_with_a_deviation_over_several_seeds() -> None:
 
 
 def test_the_page_shows_every_sweep_of_the_folder(tmp_path: Path) -> None:
-    write_sweep(one_value("rank", train_per_class=20, settings={"epochs": 2}), tmp_path)
+    write_sweep(one_value("rank", train_per_class=20, config={"epochs": 2, "batch_size": DEFAULT.batch_size}), tmp_path)
     write_sweep(one_value("rank"), tmp_path)
     write_sweep(one_value("epochs"), tmp_path)
 
