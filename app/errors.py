@@ -63,6 +63,18 @@ class BusyError(AppError):
     """As many requests as are allowed are in hand."""
 
 
+class StoppingError(AppError):
+    """The server is being stopped and takes nothing new."""
+
+
+class DeadlineError(AppError):
+    """The answer was not there in time."""
+
+
+class InferenceError(AppError):
+    """The model gave nothing usable for an image."""
+
+
 class NotReadyError(AppError):
     """No version is loaded."""
 
@@ -130,6 +142,9 @@ TABLE: Mapping[type[Exception], Answer] = {
     UnauthorizedError: Answer(401, "unauthorized", "A valid API key is needed"),
     ForbiddenError: Answer(403, "forbidden", "Not allowed"),
     BusyError: Answer(429, "busy", "Too many requests in hand", 1),
+    StoppingError: Answer(503, "stopping", "The server is stopping", 2),
+    DeadlineError: Answer(504, "deadline-exceeded", "The answer was not there in time", 1),
+    InferenceError: Answer(500, "inference-failed", "The model could not answer"),
     NotReadyError: Answer(503, "not-ready", "No version is being served yet", 2),
     NoClassesError: Answer(409, "no-classes", "The served version knows no classes"),
     BodyTooLargeError: Answer(413, "body-too-large", "The body is too large"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -24,9 +25,13 @@ class Metrics:
         self.inference_seconds = Histogram(
             "keepsight_inference_seconds", "One forward pass, waiting not counted.", buckets=_SECONDS, registry=registry
         )
-        self.queue_depth = Gauge(
-            "keepsight_inference_queue", "Classify requests in hand, the running one among them.", registry=registry
+        self.batch_size = Histogram(
+            "keepsight_batch_images", "Images of one forward pass.", buckets=_SIZES, registry=registry
         )
+        self.in_hand = Gauge(
+            "keepsight_requests_in_hand", "Classify requests that are decoded, wait or run.", registry=registry
+        )
+        self.queue_depth = Gauge("keepsight_inference_queue", "Images that wait for a forward pass.", registry=registry)
         self.swaps = Counter("keepsight_swaps", "Versions this server began to serve.", registry=registry)
         self.load_failures = Counter(
             "keepsight_version_load_failures", "Versions that could not be loaded.", registry=registry

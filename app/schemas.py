@@ -37,6 +37,7 @@ class ClassifyBody(BaseModel):
     path: PathName = "fused"
     labels: list[str] | None = Field(None, description="Any words, answered by the text path.")
     template: str | None = Field(None, description="The sentence around a label, with {} in it.")
+    timeout_ms: int | None = Field(None, ge=1, description="Milliseconds after which no answer is wanted any more.")
 
 
 class Prediction(BaseModel):

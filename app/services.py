@@ -66,7 +66,13 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
     """
     base, store, spool = await asyncio.to_thread(_open, settings)
     broker, signals = Broker(settings.redis_url), Signals(settings.redis_url)
-    engine = Engine(queue_size=settings.queue_size, label_cache_size=settings.label_cache_size, metrics=metrics)
+    engine = Engine(
+        queue_size=settings.queue_size,
+        max_batch_size=settings.max_batch_size,
+        max_wait_s=settings.max_wait_ms / 1000,
+        label_cache_size=settings.label_cache_size,
+        metrics=metrics,
+    )
     decoder = Decoder(
         threads=settings.decode_threads,
         max_image_bytes=settings.max_image_bytes,

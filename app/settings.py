@@ -49,10 +49,13 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(32 * MIB, ge=1, description="Largest single image, in bytes, wherever it comes from.")
     max_image_pixels: int = Field(50_000_000, ge=1, description="Largest single image, in pixels.")
     max_images: int = Field(64, ge=1, description="Most images of one classify request.")
-    max_labels: int = Field(256, ge=1, description="Most ad-hoc labels of one classify request.")
+    max_labels: int = Field(1000, ge=1, description="Most ad-hoc labels of one classify request.")
     label_cache_size: int = Field(4096, ge=0, description="Ad-hoc labels whose text features are kept.")
     decode_threads: int = Field(2, ge=1, description="Threads that decode images for classify.")
-    queue_size: int = Field(16, ge=1, description="Classify requests in hand at once; one more is answered 429.")
+    queue_size: int = Field(128, ge=1, description="Classify requests in hand at once; one more is answered 429.")
+    max_batch_size: int = Field(32, ge=1, description="Most images, or ad-hoc labels, of one forward pass.")
+    max_wait_ms: float = Field(0, ge=0, description="Milliseconds that a batch which is not full waits for more.")
+    classify_timeout_s: float = Field(30.0, gt=0, description="Seconds after which a classify request is given up.")
 
     # Uploads
     max_upload_bytes: int = Field(2 * GIB, ge=1, description="Largest body of one task upload, in bytes.")

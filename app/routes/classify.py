@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,12 +18,15 @@ from starlette.exceptions import HTTPException
 from torch import Tensor
 
 from app.deps import ClassifyCaller, ServicesDep
-from app.errors import InvalidRequestError
+from app.errors import DeadlineError, InvalidRequestError
+from app.hangup import unless_gone
 from app.multipart import Form, read_form
 from app.openapi import problems
 from app.schemas import DEFAULT_TOP_K, MAX_TOP_K, ClassifyAnswer, ClassifyBody, PathName
 from app.services import Services
 from app.serving.answers import results
+from app.serving.engine import Scored
+from app.serving.live_model import Served
 from segp_cl.errors import ImageDecodeError, KeepsightError
 from segp_cl.inference import NoClassesError
 from segp_cl.learner import DEFAULT_TEMPLATE, as_prompt
@@ -40,6 +42,7 @@ _MULTIPART = {
         "path": {"type": "string", "enum": ["fused", "text", "visual"], "default": "fused"},
         "labels": {"type": "array", "items": {"type": "string"}, "description": "Any words, or one JSON list of them."},
         "template": {"type": "string", "default": DEFAULT_TEMPLATE},
+        "timeout_ms": {"type": "integer", "minimum": 1},
     },
 }
 _BODY = {
@@ -63,6 +66,7 @@ class Options(BaseModel):
     path: PathName = "fused"
     labels: list[str] | None = None
     template: str | None = None
+    timeout_ms: int | None = Field(None, ge=1)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Asked:
     "/classify",
     summary="Classify images",
     response_model=ClassifyAnswer,
-    responses=problems(400, 409, 413, 415, 422, 429, 503),
+    responses=problems(400, 409, 413, 415, 422, 429, 503, 504),
     openapi_extra={"requestBody": _BODY},
 )
 async def classify(
@@ -89,13 +93,14 @@ async def classify(
     path: Annotated[PathName | None, Query(description="Which scores rank.")] = None,
     labels: Annotated[list[str] | None, Query(description="Any words instead of the learned classes.")] = None,
     template: Annotated[str | None, Query(description="The sentence around a label, with {} in it.")] = None,
+    timeout_ms: Annotated[int | None, Query(ge=1, description="Milliseconds the answer may take.")] = None,
 ) -> ClassifyAnswer:
     """The best labels of 1 to 64 images, from the version that is served at this moment.
 
     An image that cannot be decoded is an error in its own slot, the others are answered. Options may stand in the
     query, the form, or the JSON body.
     """
-    query = {"top_k": top_k, "path": path, "labels": labels, "template": template}
+    query = {"top_k": top_k, "path": path, "labels": labels, "template": template, "timeout_ms": timeout_ms}
     asked = await _read(request, {name: value for name, value in query.items() if value is not None}, services)
     words, prompts = _labels(asked.options, services)
     served = services.live.get()
@@ -104,21 +109,38 @@ async def classify(
         raise NoClassesError(
             f"version {served.version_id} has learned no classes yet: teach it some, or ask with labels"
         )
+    seconds = services.settings.classify_timeout_s
+    if asked.options.timeout_ms is not None:
+        seconds = min(seconds, asked.options.timeout_ms / 1000)
     with services.engine.admit():
-        slots = await services.decoder.decode(asked.images, served.preprocessing)
-        good = [slot for slot in slots if isinstance(slot, Tensor)]
-        services.metrics.images.labels("classified").inc(len(good))
-        services.metrics.images.labels("refused").inc(len(slots) - len(good))
-        scored = None
-        if good and words is None:
-            scored = await services.engine.scores(served, torch.stack(good), asked.options.path)
-        elif good and words is not None:
-            scored = await services.engine.label_scores(served, torch.stack(good), words, prompts)
+        try:
+            async with asyncio.timeout(seconds):
+                slots = await unless_gone(request, _scored(asked, served, words, prompts, services))
+        except TimeoutError:
+            raise DeadlineError(f"the images were not answered within {seconds:g} s") from None
     return ClassifyAnswer(
         model_version=served.version_id,
         path=asked.options.path if words is None else "text",
-        results=results(asked.filenames, slots, scored, asked.options.top_k),
+        results=results(asked.filenames, slots, asked.options.top_k),
     )
+
+
+async def _scored(
+    asked: Asked, served: Served, words: list[str] | None, prompts: list[str], services: Services
+) -> list[Scored | Exception]:
+    """What every image gets, in its slot."""
+    slots = await services.decoder.decode(asked.images, served.preprocessing)
+    good = [slot for slot in slots if isinstance(slot, Tensor)]
+    services.metrics.images.labels("classified").inc(len(good))
+    services.metrics.images.labels("refused").inc(len(slots) - len(good))
+    if not good:
+        scored = []
+    elif words is None:
+        scored = await services.engine.scores(served, good, asked.options.path)
+    else:
+        scored = await services.engine.label_scores(served, good, words, prompts)
+    answers = iter(scored)
+    return [next(answers) if isinstance(slot, Tensor) else slot for slot in slots]
 
 
 async def _read(request: Request, query: Mapping[str, Any], services: Services) -> Asked:

@@ -5,43 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from app.errors import problem_of
 from app.schemas import ClassifyResult, Prediction, Problem
 from app.serving.engine import Scored
-from segp_cl.errors import KeepsightError
 
 
-def predictions(scored: Scored, row: int, top_k: int) -> list[Prediction]:
-    """The `top_k` best labels of image `row` by the path that was asked for; equal scores keep the labels' order."""
-    order = torch.sort(scored.ranking[row], descending=True, stable=True).indices[:top_k]
+def predictions(scored: Scored, top_k: int) -> list[Prediction]:
+    """The `top_k` best labels of an image by the path that was asked for; equal scores keep the labels' order."""
+    order = torch.sort(scored.ranking, descending=True, stable=True).indices[:top_k]
     return [
         Prediction(
             label=scored.labels[i],
-            score=float(scored.ranking[row, i]),
-            text_score=float(scored.text[row, i]),
-            visual_score=None if scored.visual is None else float(scored.visual[row, i]),
-            fused_score=None if scored.fused is None else float(scored.fused[row, i]),
-            probability=float(scored.probabilities[row, i]),
+            score=float(scored.ranking[i]),
+            text_score=float(scored.text[i]),
+            visual_score=None if scored.visual is None else float(scored.visual[i]),
+            fused_score=None if scored.fused is None else float(scored.fused[i]),
+            probability=float(scored.probabilities[i]),
         )
         for i in order.tolist()
     ]
 
 
-def results(
-    filenames: Sequence[str | None], slots: Sequence[Tensor | KeepsightError], scored: Scored | None, top_k: int
-) -> list[ClassifyResult]:
-    """One result per image sent, in the order sent. `scored` has a row for every slot that is no error."""
-    answered = []
-    row = 0
-    for index, (filename, slot) in enumerate(zip(filenames, slots, strict=True)):
-        if isinstance(slot, KeepsightError):
-            error = Problem.model_validate(problem_of(slot))
-            answered.append(ClassifyResult(index=index, filename=filename, predictions=[], error=error))
-        else:
-            assert scored is not None
-            best = predictions(scored, row, top_k)
-            answered.append(ClassifyResult(index=index, filename=filename, predictions=best, error=None))
-            row += 1
-    return answered
+def results(filenames: Sequence[str | None], slots: Sequence[Scored | Exception], top_k: int) -> list[ClassifyResult]:
+    """One result per image sent, in the order sent."""
+    return [_result(*each, top_k) for each in zip(range(len(slots)), filenames, slots, strict=True)]
+
+
+def _result(index: int, filename: str | None, slot: Scored | Exception, top_k: int) -> ClassifyResult:
+    if isinstance(slot, Exception):
+        error = Problem.model_validate(problem_of(slot))
+        return ClassifyResult(index=index, filename=filename, predictions=[], error=error)
+    return ClassifyResult(index=index, filename=filename, predictions=predictions(slot, top_k), error=None)

@@ -1,34 +1,31 @@
-"""Forward passes off the event loop: one at a time, a bounded number in hand.
-
-Batching under load belongs behind the same two methods: they get pixels and the version, and give scores back.
-"""
+"""What the model does for requests: images of all of them share batches, ad-hoc labels wait in a queue of their own."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from app.errors import BusyError
+from app.errors import BusyError, InferenceError
 from app.metrics import Metrics
+from app.serving.batcher import Batcher
 from app.serving.live_model import Served
 from model_store.types import VersionId
+from segp_cl.inference import text_scores
 
-T = TypeVar("T")
 Path = Literal["fused", "text", "visual"]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of a batch over `labels`, on the CPU. `probabilities` are those of the path that was asked for.
+    """One image's scores over `labels`, on the CPU. `probabilities` are those of the path that was asked for.
 
     Ad-hoc labels have no prototypes: then `visual` and `fused` are None.
     """
@@ -48,23 +45,43 @@ class Scored:
         return scores
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """What a pass gives for one image: features in the joint space [d]; by path scores and probabilities [classes].
+
+    Both mappings are empty where the version has no classes.
+    """
+
+    image: Tensor
+    scores: Mapping[str, Tensor]
+    probabilities: Mapping[str, Tensor]
+
+
 class Engine:
     """Runs the model for requests.
 
     Args:
-        queue_size: requests in hand at once, the running one among them.
+        queue_size: requests in hand at once, from decoding their images to their answers.
+        max_batch_size: most images, or ad-hoc labels, of one forward pass.
+        max_wait_s: how long a batch that is not full waits for more.
         label_cache_size: ad-hoc prompts whose text features are kept, the least recently used leaves first.
         metrics: where passes are timed and the queue is shown.
     """
 
-    def __init__(self, *, queue_size: int, label_cache_size: int, metrics: Metrics) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="inference")
+    def __init__(
+        self, *, queue_size: int, max_batch_size: int, max_wait_s: float, label_cache_size: int, metrics: Metrics
+    ) -> None:
         self._queue_size = queue_size
         self._in_hand = 0
-        self._metrics = metrics
-        self._labels = _LabelCache(label_cache_size)
         self._answered_at = float("-inf")
-        metrics.queue_depth.set_function(lambda: self._in_hand)
+        self._metrics = metrics
+        self._images = Batcher(
+            self._pass, name="inference", max_batch_size=max_batch_size, max_wait_s=max_wait_s, observe=self._observe
+        )
+        self._prompts = Batcher(_encode, name="labels", max_batch_size=max_batch_size)
+        self._labels = _LabelCache(label_cache_size)
+        metrics.in_hand.set_function(lambda: self._in_hand)
+        metrics.queue_depth.set_function(lambda: self._images.waiting)
 
     @contextmanager
     def admit(self) -> Iterator[None]:
@@ -81,26 +98,41 @@ class Engine:
         finally:
             self._in_hand -= 1
 
-    async def scores(self, served: Served, pixels: Tensor, path: Path) -> Scored:
-        """Scores over the version's classes.
+    async def scores(self, served: Served, pixels: Sequence[Tensor], path: Path) -> list[Scored | Exception]:
+        """Every image's scores over the version's classes, of which there must be some; or why it has none.
 
         Raises:
-            NoClassesError: it has none.
+            StoppingError: the server is stopping.
         """
-        return await self._run(lambda: _class_scores(served, pixels, path))
+        names = served.classifier.state.class_names
+
+        def scored(answer: _Answer | Exception) -> Scored | Exception:
+            if isinstance(answer, Exception):
+                return answer
+            return Scored(names, path, **answer.scores, probabilities=answer.probabilities[path])
+
+        return [scored(answer) for answer in await self._images.run(served, pixels)]
 
     async def label_scores(
-        self, served: Served, pixels: Tensor, labels: Sequence[str], prompts: Sequence[str]
-    ) -> Scored:
-        """Text scores over any words; `prompts` are the sentences that the text tower reads for `labels`."""
+        self, served: Served, pixels: Sequence[Tensor], labels: Sequence[str], prompts: Sequence[str]
+    ) -> list[Scored | Exception]:
+        """Every image's text scores over any words; `prompts` are the sentences that the text tower reads for `labels`.
 
-        def work() -> Scored:
-            features = self._labels.features(served, prompts)
-            text = served.classifier.label_scores(pixels, features)
-            probabilities = served.classifier.probabilities(text)
-            return Scored(tuple(labels), "text", text.cpu(), None, None, probabilities.cpu())
+        Raises:
+            StoppingError: the server is stopping.
+        """
+        answers, features = await asyncio.gather(self._images.run(served, pixels), self._features(served, prompts))
+        images = [answer.image for answer in answers if isinstance(answer, _Answer)]
+        text = text_scores(torch.stack(images) if images else features[:0], features)
+        rows = iter(zip(text, served.classifier.probabilities(text), strict=True))
 
-        return await self._run(work)
+        def scored(answer: _Answer | Exception) -> Scored | Exception:
+            if isinstance(answer, Exception):
+                return answer
+            scores, likely = next(rows)
+            return Scored(tuple(labels), "text", scores, None, None, likely)
+
+        return [scored(answer) for answer in answers]
 
     async def probe(self, served: Served, *, timeout_s: float, fresh_s: float = 5.0) -> None:
         """Return once an inference was answered within the last `fresh_s` seconds; make one if there was none.
@@ -111,51 +143,77 @@ class Engine:
         if time.monotonic() - self._answered_at < fresh_s:
             return
         size = served.preprocessing.size
-        pixels = torch.zeros((1, 3, size, size), dtype=torch.uint8)
-        await asyncio.wait_for(self._run(lambda: served.classifier.features(pixels)), timeout_s)
+        pixels = torch.zeros((3, size, size), dtype=torch.uint8)
+        (answer,) = await asyncio.wait_for(self._images.run(served, [pixels]), timeout_s)
+        if isinstance(answer, Exception):
+            raise answer
 
     def close(self) -> None:
-        """End the thread once it is done."""
-        self._pool.shutdown()
+        """End the threads once what waits is done."""
+        self._images.close()
+        self._prompts.close()
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        def timed() -> T:
-            with self._metrics.inference_seconds.time():
-                result = work()
-            self._answered_at = time.monotonic()
-            return result
+    async def _features(self, served: Served, prompts: Sequence[str]) -> Tensor:
+        known = self._labels.get(served.version_id, prompts)
+        missing = [prompt for prompt in prompts if prompt not in known]
+        for prompt, row in zip(missing, await self._prompts.run(served, missing), strict=True):
+            if isinstance(row, Exception):
+                raise row
+            known[prompt] = row
+        self._labels.put(served.version_id, known)
+        return torch.stack([known[prompt] for prompt in prompts])
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+    def _pass(self, served: Served, pixels: Sequence[Tensor]) -> Sequence[_Answer | Exception]:
+        classifier = served.classifier
+        features = classifier.features(torch.stack(list(pixels)))
+        scores: dict[str, Tensor] = {}
+        probabilities: dict[str, Tensor] = {}
+        if served.classes:
+            of_path = classifier.scores_of(features)
+            scores = {path: getattr(of_path, path).cpu() for path in get_args(Path)}
+            probabilities = {
+                path: (classifier.fused_probabilities if path == "fused" else classifier.probabilities)(rows)
+                for path, rows in scores.items()
+            }
+        image = features.image.cpu()
+        finite = image.isfinite().all(dim=1).tolist()
+        self._answered_at = time.monotonic()
+        return [
+            _Answer(image[row], _row(scores, row), _row(probabilities, row))
+            if finite[row]
+            else InferenceError("the model's features of this image are not finite")
+            for row in range(len(image))
+        ]
+
+    def _observe(self, size: int, seconds: float) -> None:
+        self._metrics.inference_seconds.observe(seconds)
+        self._metrics.batch_size.observe(size)
 
 
-def _class_scores(served: Served, pixels: Tensor, path: Path) -> Scored:
-    scores = served.classifier.scores(pixels)
-    if path == "fused":
-        probabilities = served.classifier.fused_probabilities(scores.fused)
-    else:
-        probabilities = served.classifier.probabilities(scores.text if path == "text" else scores.visual)
-    names = served.classifier.state.class_names
-    return Scored(names, path, scores.text.cpu(), scores.visual.cpu(), scores.fused.cpu(), probabilities.cpu())
+def _row(by_path: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
+    return {path: rows[row] for path, rows in by_path.items()}
+
+
+def _encode(served: Served, prompts: Sequence[str]) -> Sequence[Tensor]:
+    return list(served.classifier.encode_prompts(prompts).cpu())
 
 
 class _LabelCache:
-    """Text features by (version, prompt), used by the one inference thread only."""
+    """Text features by (version, prompt), used by the event loop only."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._features: OrderedDict[tuple[VersionId, str], Tensor] = OrderedDict()
 
-    def features(self, served: Served, prompts: Sequence[str]) -> Tensor:
-        rows = []
-        for prompt in prompts:
-            key = (served.version_id, prompt)
-            row = self._features.get(key)
-            if row is None:
-                # one by one: the last bits of a row must not depend on which others were cached
-                row = served.classifier.encode_prompts([prompt])[0]
-            self._features[key] = row
-            self._features.move_to_end(key)
-            rows.append(row)
+    def get(self, version_id: VersionId, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Those of `prompts` that are known."""
+        found = {prompt: self._features.get((version_id, prompt)) for prompt in prompts}
+        return {prompt: row for prompt, row in found.items() if row is not None}
+
+    def put(self, version_id: VersionId, features: Mapping[str, Tensor]) -> None:
+        """Remember them, as used last."""
+        for prompt, row in features.items():
+            self._features[version_id, prompt] = row
+            self._features.move_to_end((version_id, prompt))
         while len(self._features) > self._size:
             self._features.popitem(last=False)
-        return torch.stack(rows)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +13,14 @@ import pytest
 import torch
 from PIL import Image
 from starlette.testclient import TestClient
+from torch import Tensor
 
 from app.settings import Settings
 from model_store.store import Store
 from model_store.types import VersionId
 from segp_cl.backbone import Backbone
 from segp_cl.images import decode_image, to_pixels
-from segp_cl.inference import Classifier
+from segp_cl.inference import Classifier, Features
 
 Teach = Callable[..., VersionId]
 Picture = Callable[..., bytes]
@@ -223,7 +225,7 @@ def test_requests_that_make_no_sense_are_refused_and_the_service_goes_on(taught:
     assert "prototypes" in refused(taught, 422, files=image, data={"labels": ["a"], "path": "visual"})["detail"]
     refused(taught, 422, files=image, data={"labels": "[1, 2]"})
     refused(taught, 422, files=image, data={"labels": "[oops"})
-    refused(taught, 422, files=image, data={"labels": [str(n) for n in range(257)]})
+    refused(taught, 422, files=image, data={"labels": [str(n) for n in range(1001)]})
     refused(taught, 422, files=image, data={"labels": ["x" * 201]})
     refused(taught, 422, files={"pictures": picture(1)})
     refused(taught, 422, content=b"{not json", headers={"content-type": "application/json"})
@@ -240,6 +242,49 @@ def test_no_image_comes_back_in_an_error(taught: TestClient, picture: Picture) -
     assert encoded not in str(problem)
     problem = refused(taught, 422, json={"images": encoded})
     assert encoded not in str(problem)
+
+
+def test_a_request_that_takes_too_long_is_given_up_and_the_next_is_answered(
+    taught: TestClient, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = Classifier.features
+
+    def slow(self: Classifier, pixels: Tensor) -> Features:
+        time.sleep(0.5)
+        return features(self, pixels)
+
+    monkeypatch.setattr(Classifier, "features", slow)
+    problem = refused(taught, 504, files={"images": picture(1)}, data={"timeout_ms": "50"})
+    assert problem["type"] == "urn:keepsight:problem:deadline-exceeded"
+    assert "0.05 s" in problem["detail"]
+    assert ask(taught, picture(1), timeout_ms=20_000)["results"][0]["error"] is None
+
+
+def test_a_picture_that_the_model_fails_on_fails_alone(
+    taught: TestClient, tiny_backbone: Backbone, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = ask(taught, *(picture(n) for n in range(8)))["results"]
+    poison = to_pixels(decode_image(picture(5)), tiny_backbone.preprocessing)
+    features = Classifier.features
+
+    def failing(self: Classifier, pixels: Tensor) -> Features:
+        if any(torch.equal(image, poison) for image in pixels):
+            raise RuntimeError("a secret of the model")
+        return features(self, pixels)
+
+    monkeypatch.setattr(Classifier, "features", failing)
+    results = ask(taught, *(picture(n) for n in range(8)))["results"]
+    error = results[5]["error"]
+    assert (error["status"], error["type"], results[5]["predictions"]) == (
+        500,
+        "urn:keepsight:problem:internal-error",
+        [],
+    )
+    assert "secret" not in str(error)
+    for before, after in zip(expected[:5] + expected[6:], results[:5] + results[6:], strict=True):
+        assert after["error"] is None
+        assert after["predictions"][0]["label"] == before["predictions"][0]["label"]
+        assert after["predictions"][0]["score"] == pytest.approx(before["predictions"][0]["score"], abs=1e-5)
 
 
 def test_more_requests_than_places_are_told_to_come_back(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from torch import Tensor
 
 from app.main import create_app
 from app.services import StartupError
@@ -16,6 +17,7 @@ from app.settings import Settings
 from keepsight.keys import KeyFile
 from model_store.store import Store
 from model_store.types import VersionId
+from segp_cl.inference import Classifier, Features
 from segp_cl.types import ModelSpec
 
 Configure = Callable[..., Settings]
@@ -170,10 +172,15 @@ def test_readiness_is_a_real_inference(configure: Configure, serve: Serve, monke
     client = serve(configure(probe_timeout_s=0.2))
     assert client.get("/readyz").json()["status"] == "ready"
     app: Any = client.app
-    engine = app.state.services.engine
     stuck = threading.Event()
-    engine._pool.submit(stuck.wait, 20)
-    engine._answered_at = float("-inf")
+    features = Classifier.features
+
+    def held(self: Classifier, pixels: Tensor) -> Features:
+        assert stuck.wait(20)
+        return features(self, pixels)
+
+    monkeypatch.setattr(Classifier, "features", held)
+    app.state.services.engine._answered_at = float("-inf")
     response = client.get("/readyz")
     assert (response.status_code, response.json()["type"]) == (503, "urn:keepsight:problem:not-ready")
     assert client.get("/healthz").json() == {"status": "alive"}

@@ -37,7 +37,7 @@ def test_only_bugs_and_broken_stores_are_500() -> None:
     blamed = {kind.__name__ for kind in family() if answer_for(kind.__new__(kind)).status == 500}
     assert blamed <= {
         "AppError", "KeepsightError", "StoreError", "InvalidStateError", "SpoolError", "JobExistsError",
-        "ModelLoadError", "UnsupportedArchitectureError",
+        "InferenceError", "ModelLoadError", "UnsupportedArchitectureError",
     }  # fmt: skip
 
 

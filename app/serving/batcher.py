@@ -1,0 +1,171 @@
+"""Whatever queued up while a batch was running is the next one. No timer runs while there is nothing to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from app.errors import StoppingError
+
+logger = logging.getLogger(__name__)
+
+K = TypeVar("K")
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class _Request(Generic[K, T, R]):
+    """Items that wait, run or are done. Its place among those that wait moves; it is told once all are done."""
+
+    def __init__(self, key: K, items: Sequence[T]) -> None:
+        self.key = key
+        self.items = items
+        self.begun = 0
+        self.open = len(items)
+        self.since = time.monotonic()
+        self.results: list[R | Exception | None] = [None] * len(items)
+        self.loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = self.loop.create_future()
+
+    def tell(self) -> None:
+        """Wake the caller, from any thread."""
+        with contextlib.suppress(RuntimeError):  # its loop has been closed, so nobody waits any more
+            self.loop.call_soon_threadsafe(self._set_done)
+
+    def _set_done(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+class Batcher(Generic[K, T, R]):
+    """Runs `work(key, items)` on a thread of its own, over as many of the waiting items as fit.
+
+    A request that comes alone leaves at once. All items of a batch have the same key, that of the request that has
+    waited longest; requests take turns, one item each, so that a large one does not hold up small ones. If `work`
+    fails, the batch is halved until those items stand alone that it fails for, and only they get the error.
+
+    Args:
+        work: a result for every item, in order; an exception in a place is that item's result.
+        name: of the thread.
+        max_batch_size: most items of one batch.
+        max_wait_s: how long a batch that is not full waits for more, from its first item's arrival on. 0: not at all.
+        observe: called with size and seconds of every batch.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[K, Sequence[T]], Sequence[R | Exception]],
+        *,
+        name: str,
+        max_batch_size: int,
+        max_wait_s: float = 0.0,
+        observe: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self._work = work
+        self._max_batch_size = max_batch_size
+        self._max_wait_s = max_wait_s
+        self._observe = observe
+        self._waiting: deque[_Request[K, T, R]] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Items that no batch has taken yet."""
+        with self._changed:
+            return sum(len(request.items) - request.begun for request in self._waiting)
+
+    async def run(self, key: K, items: Sequence[T]) -> list[R | Exception]:
+        """The results of all items, in order. Whoever stops waiting (cancelled, out of time) costs nothing more:
+        items that no batch has taken by then are never run.
+
+        Raises:
+            StoppingError: the batcher is being closed.
+        """
+        if not items:
+            return []
+        request: _Request[K, T, R] = _Request(key, items)
+        with self._changed:
+            if self._stopping:
+                raise StoppingError("the server is stopping")
+            self._waiting.append(request)
+            self._changed.notify()
+        try:
+            await request.done
+        except asyncio.CancelledError:
+            with self._changed:
+                if request in self._waiting:
+                    self._waiting.remove(request)
+            raise
+        return [result for result in request.results if result is not None]
+
+    def close(self) -> None:
+        """Run what waits, then end the thread. Whoever comes later is refused."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while taken := self._take():
+            key = taken[0][0].key
+            begun = time.perf_counter()
+            results = self._results(key, [request.items[place] for request, place in taken])
+            if self._observe is not None:
+                self._observe(len(taken), time.perf_counter() - begun)
+            for (request, place), result in zip(taken, results, strict=True):
+                request.results[place] = result
+                request.open -= 1
+                if request.open == 0:
+                    request.tell()
+
+    def _take(self) -> list[tuple[_Request[K, T, R], int]]:
+        """The next batch, as soon as there is one: (request, place among its items). Empty: it is time to stop."""
+        with self._changed:
+            while True:
+                if not self._waiting:
+                    if self._stopping:
+                        return []
+                    self._changed.wait()
+                    continue
+                left = self._waiting[0].since + self._max_wait_s - time.monotonic()
+                if left <= 0 or self._stopping or self._fillable() >= self._max_batch_size:
+                    return self._fill()
+                self._changed.wait(left)
+
+    def _fillable(self) -> int:
+        key = self._waiting[0].key
+        return sum(len(request.items) - request.begun for request in self._waiting if request.key == key)
+
+    def _fill(self) -> list[tuple[_Request[K, T, R], int]]:
+        turns = deque(request for request in self._waiting if request.key == self._waiting[0].key)
+        taken: list[tuple[_Request[K, T, R], int]] = []
+        while turns and len(taken) < self._max_batch_size:
+            request = turns.popleft()
+            taken.append((request, request.begun))
+            request.begun += 1
+            if request.begun < len(request.items):
+                turns.append(request)
+        self._waiting = deque(request for request in self._waiting if request.begun < len(request.items))
+        return taken
+
+    def _results(self, key: K, items: Sequence[T]) -> Sequence[R | Exception]:
+        try:
+            results = self._work(key, items)
+            if len(results) != len(items):
+                raise RuntimeError(f"{len(results)} results for {len(items)} items")
+            return results
+        except Exception as error:  # the thread's edge: whatever is wrong with an item stays with it
+            if len(items) == 1:
+                logger.warning("an item cannot be run: %s", error, exc_info=error)
+                return [error]
+        half = len(items) // 2
+        return [*self._results(key, items[:half]), *self._results(key, items[half:])]
