@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -125,6 +126,13 @@ class NothingToRollBackToError(AppError):
 
 class SwapTimeoutError(AppError):
     """The pointer moved, but this server does not serve the version yet."""
+
+
+def invalid_body(error: ValidationError) -> RequestValidationError:
+    """What is wrong with a body that a route reads by itself, as FastAPI would have said it."""
+    return RequestValidationError(
+        [{**item, "loc": ("body", *item["loc"])} for item in error.errors(include_url=False, include_input=False)]
+    )
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,48 @@ class ClassifyBody(BaseModel):
     timeout_ms: int | None = Field(None, ge=1, description="Milliseconds after which no answer is wanted any more.")
 
 
+class EmbeddingsBody(BaseModel):
+    """An embeddings request in OpenAI's shape, with images as data URIs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: str | list[str] = Field(description="Texts, and images as `data:image/...;base64,...`, in any order.")
+    model: str | None = Field(None, description="`keepsight`, the base model's name, or the served version.")
+    encoding_format: Literal["float", "base64"] = "float"
+    stored_version: str | None = Field(
+        None, description="The version, or the `space`, that vectors were stored with: does this answer match them?"
+    )
+    user: str | None = Field(None, description="Ignored.")
+    timeout_ms: int | None = Field(None, ge=1, description="Milliseconds after which no answer is wanted any more.")
+
+
+class Embedding(BaseModel):
+    """One vector of unit norm, as numbers or as little-endian float32 in base64."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    """Tokens are not counted: these are 0."""
+
+    prompt_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Embeddings(BaseModel):
+    """Vectors in the order of the input. Only those of one `space` may be compared."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    model_version: str
+    space: str = Field(description="Names what the vectors depend on: base weights and adapters.")
+    matches_stored: bool | None = Field(description="Whether `stored_version` has this space; null if none was named.")
+    usage: Usage = Usage()
+
+
 class Prediction(BaseModel):
     """One label for one image. `score` is that of the path that ranks; scores of paths that cannot be are null."""
 

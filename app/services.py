@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -25,9 +25,10 @@ from model_store.broker import Broker
 from model_store.contracts import CURRENT_CHANNEL
 from model_store.spool import Spool
 from model_store.store import Store, bootstrap
-from model_store.types import PreprocessingRecord, Provenance, StoreError
+from model_store.types import PreprocessingRecord, Provenance, StoreError, VersionId
 from segp_cl.backbone import Backbone, load_backbone
 from segp_cl.errors import KeepsightError
+from segp_cl.inference import embedding_space
 from segp_cl.learner import initial_state
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Services:
     engine: Engine
     decoder: Decoder
     watcher: Watcher
+    space_of: Callable[[VersionId], str]
     intake: CapacityLimiter
 
 
@@ -98,6 +100,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         engine=engine,
         decoder=decoder,
         watcher=watcher,
+        space_of=functools.lru_cache(1024)(lambda version_id: embedding_space(store.open(version_id))),
         intake=CapacityLimiter(settings.intake_threads),
     )
     try:

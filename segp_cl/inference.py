@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -131,6 +132,21 @@ def visual_space(
         return None, prototypes
     whitening = Whitening.of(covariance, shrinkage=WHITENING_SHRINKAGE)
     return whitening, prototypes if whitening is None else whitening(prototypes)
+
+
+def embedding_space(state: LearnerState) -> str:
+    """Names the joint space: 16 hex digits of the SHA-256 of base weights and adapters.
+
+    States with one name give an image or a text the same vector; those of others must not be compared.
+    """
+    digest = hashlib.sha256(state.weights_digest.encode())
+    if state.lora is not None:
+        digest.update(repr(state.lora.scale).encode())
+        for target, factors in sorted(state.lora.factors.items()):
+            digest.update(target.encode())
+            for factor in (factors.a, factors.b):
+                digest.update(factor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 class Classifier:

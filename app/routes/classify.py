@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -12,22 +10,22 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
 from app.deps import ClassifyCaller, ServicesDep
-from app.errors import DeadlineError, InvalidRequestError
-from app.hangup import unless_gone
+from app.errors import InvalidRequestError, invalid_body
 from app.multipart import Form, read_form
 from app.openapi import problems
 from app.schemas import DEFAULT_TOP_K, MAX_TOP_K, ClassifyAnswer, ClassifyBody, PathName
 from app.services import Services
 from app.serving.answers import results
+from app.serving.decode import from_base64
 from app.serving.engine import Scored
 from app.serving.live_model import Served
-from segp_cl.errors import ImageDecodeError, KeepsightError
+from app.waiting import while_wanted
+from segp_cl.errors import KeepsightError
 from segp_cl.inference import NoClassesError
 from segp_cl.learner import DEFAULT_TEMPLATE, as_prompt
 
@@ -109,15 +107,9 @@ async def classify(
         raise NoClassesError(
             f"version {served.version_id} has learned no classes yet: teach it some, or ask with labels"
         )
-    seconds = services.settings.classify_timeout_s
-    if asked.options.timeout_ms is not None:
-        seconds = min(seconds, asked.options.timeout_ms / 1000)
-    with services.engine.admit():
-        try:
-            async with asyncio.timeout(seconds):
-                slots = await unless_gone(request, _scored(asked, served, words, prompts, services))
-        except TimeoutError:
-            raise DeadlineError(f"the images were not answered within {seconds:g} s") from None
+    slots = await while_wanted(
+        request, services, _scored(asked, served, words, prompts, services), timeout_ms=asked.options.timeout_ms
+    )
     return ClassifyAnswer(
         model_version=served.version_id,
         path=asked.options.path if words is None else "text",
@@ -173,9 +165,9 @@ def _of_json(body: bytes, query: Mapping[str, Any]) -> Asked:
     try:
         parsed = ClassifyBody.model_validate_json(body)
     except ValidationError as error:
-        raise _invalid(error) from error
+        raise invalid_body(error) from error
     values = {**query, **parsed.model_dump(exclude={"images"}, exclude_unset=True)}
-    return Asked([_from_base64(text) for text in parsed.images], [None] * len(parsed.images), _options(values))
+    return Asked([from_base64(text) for text in parsed.images], [None] * len(parsed.images), _options(values))
 
 
 def _options(values: dict[str, Any]) -> Options:
@@ -188,7 +180,7 @@ def _options(values: dict[str, Any]) -> Options:
     try:
         return Options.model_validate(values)
     except ValidationError as error:
-        raise _invalid(error) from error
+        raise invalid_body(error) from error
 
 
 def _labels(options: Options, services: Services) -> tuple[list[str] | None, list[str]]:
@@ -210,17 +202,3 @@ def _labels(options: Options, services: Services) -> tuple[list[str] | None, lis
         raise InvalidRequestError("labels have no visual prototypes; use path=text, or leave labels out")
     template = DEFAULT_TEMPLATE if options.template is None else options.template
     return words, [as_prompt(template, word) for word in words]
-
-
-def _from_base64(text: str) -> bytes | KeepsightError:
-    payload = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        return base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError) as error:
-        return ImageDecodeError(f"Expected an image in base64: {error}.")
-
-
-def _invalid(error: ValidationError) -> RequestValidationError:
-    return RequestValidationError(
-        [{**item, "loc": ("body", *item["loc"])} for item in error.errors(include_url=False, include_input=False)]
-    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +13,15 @@ from torch import Tensor
 from app.errors import ImageTooLargeError
 from segp_cl.errors import ImageDecodeError, KeepsightError
 from segp_cl.images import Preprocessing, decode_image, to_pixels
+
+
+def from_base64(text: str) -> bytes | KeepsightError:
+    """The bytes of base64 text or of a data URI; the error that belongs in the image's slot if it is neither."""
+    payload = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError) as error:
+        return ImageDecodeError(f"Expected an image in base64: {error}.")
 
 
 class Decoder:

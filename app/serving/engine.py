@@ -134,6 +134,23 @@ class Engine:
 
         return [scored(answer) for answer in answers]
 
+    async def image_embeddings(self, served: Served, pixels: Sequence[Tensor]) -> list[Tensor | Exception]:
+        """Every image's vector in the joint space [d], of unit norm; or why it has none.
+
+        Raises:
+            StoppingError: the server is stopping.
+        """
+        answers = await self._images.run(served, pixels)
+        return [answer.image if isinstance(answer, _Answer) else answer for answer in answers]
+
+    async def text_embeddings(self, served: Served, texts: Sequence[str]) -> list[Tensor | Exception]:
+        """Every text's vector in the joint space [d], of unit norm, as it stands: no template is put around it.
+
+        Raises:
+            StoppingError: the server is stopping.
+        """
+        return await self._prompts.run(served, texts)
+
     async def probe(self, served: Served, *, timeout_s: float, fresh_s: float = 5.0) -> None:
         """Return once an inference was answered within the last `fresh_s` seconds; make one if there was none.
 

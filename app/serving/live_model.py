@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -13,7 +14,7 @@ from model_store.store import Store
 from model_store.types import VersionId
 from segp_cl.backbone import Backbone
 from segp_cl.images import Preprocessing
-from segp_cl.inference import Classifier
+from segp_cl.inference import Classifier, embedding_space
 from segp_cl.types import LearnedClass
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,11 @@ class Served:
     def classes(self) -> tuple[LearnedClass, ...]:
         """The version's classes, in the order of its scores."""
         return self.classifier.state.classes
+
+    @cached_property
+    def space(self) -> str:
+        """The name of the space that its embeddings lie in."""
+        return embedding_space(self.classifier.state)
 
 
 def load(version_id: VersionId, store: Store, base: Backbone) -> Served:

@@ -15,7 +15,7 @@ from app import deps, schemas
 from app.errors import TABLE
 from app.intake.submission import TaskForm
 from app.main import create_app
-from app.routes import admin, classify, health, jobs, tasks, versions
+from app.routes import admin, classify, embeddings, health, jobs, tasks, versions
 from app.settings import Settings
 from keepsight.keys import SCOPES
 from model_store.contracts import JobState, UpdateOutcome
@@ -24,7 +24,7 @@ from segp_cl.learner import DEFAULT_TEMPLATE
 from tests.docs.markdown import DOCS, PAGES, Block, blocks, code, command_lines, read, rows, section
 
 PAGE = DOCS / "api.md"
-ROUTERS = (admin.router, classify.router, health.router, jobs.router, tasks.router, versions.router)
+ROUTERS = (admin.router, classify.router, embeddings.router, health.router, jobs.router, tasks.router, versions.router)
 MODELS: dict[str, type[BaseModel]] = {
     **{
         name: value for name, value in vars(schemas).items() if isinstance(value, type) and issubclass(value, BaseModel)
@@ -135,7 +135,8 @@ def test_examples_are_valid(block: Block) -> None:
 def test_the_page_has_an_example_of_every_answer_that_is_not_trivial() -> None:
     shown = {block.tag for block in blocks(PAGE) if block.language == "json"}
     expected = {"ClassifyAnswer", "ClassifyBody", "TaskAccepted", "JobList", "VersionList", "Manifest", "ClassList"}
-    assert expected | {"Moved", "PromoteBody", "RollbackBody", "Problem", "Ready", "UpdateOutcome"} == shown
+    expected |= {"Moved", "PromoteBody", "RollbackBody", "Problem", "Ready", "UpdateOutcome"}
+    assert expected | {"EmbeddingsBody", "Embeddings"} == shown
 
 
 def test_every_curl_asks_for_a_route_that_exists(routes: set[str]) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -72,6 +75,29 @@ def serve() -> Iterator[Callable[[Settings], TestClient]]:
     yield start
     for client in started:
         client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[[Settings], str]]:
+    """Starts servers on sockets of their own, for clients that bring their own transport; they end with the test."""
+    started: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(settings: Settings) -> str:
+        server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_config=None))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        started.append((server, thread))
+        deadline = time.monotonic() + 30
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            assert time.monotonic() < deadline, "the server did not start in time"
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+    yield start
+    for server, thread in started:
+        server.should_exit = True
+        thread.join(20)
 
 
 @pytest.fixture

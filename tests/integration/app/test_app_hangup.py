@@ -5,14 +5,12 @@ from __future__ import annotations
 import http.client
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import httpx
 import pytest
-import uvicorn
 from torch import Tensor
 
-from app.main import create_app
 from app.settings import Settings
 from segp_cl.inference import Classifier, Features
 
@@ -37,18 +35,6 @@ class Held:
         monkeypatch.setattr(Classifier, "features", held)
 
 
-@pytest.fixture
-def url(configure: Callable[..., Settings]) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(create_app(configure()), port=0, log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    until(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(20)
-
-
 def until(happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not happened():
@@ -62,8 +48,12 @@ def metric(url: str, name: str) -> float:
 
 
 def test_a_client_that_hung_up_costs_no_forward_pass(
-    url: str, picture: Picture, monkeypatch: pytest.MonkeyPatch
+    configure: Callable[..., Settings],
+    listen: Callable[[Settings], str],
+    picture: Picture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    url = listen(configure())
     httpx.get(f"{url}/readyz").raise_for_status()
     held = Held(monkeypatch)
     labels = ["cat", "dog"]

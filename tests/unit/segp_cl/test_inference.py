@@ -19,6 +19,7 @@ from segp_cl.inference import (
     NoClassesError,
     Whitening,
     dual_path_scores,
+    embedding_space,
     fused_scores,
     predict,
     probabilities,
@@ -256,3 +257,23 @@ def test_without_variance_the_plain_cosine_is_taken() -> None:
     prototypes = torch.eye(3)
     assert visual_space(prototypes, torch.zeros(3, 3)) == (None, prototypes)
     assert visual_space(prototypes, None) == (None, prototypes)
+
+
+def test_the_space_is_named_after_what_vectors_depend_on_and_nothing_else() -> None:
+    blank = state_of()
+    factors = LoraFactors(a=torch.ones(1, 3), b=torch.ones(2, 1))
+    lora = LoraState(1, 1.0, {"image.x": factors, "text.x": factors})
+    adapted = replace(blank, lora=lora)
+    moved = {**lora.factors, "text.x": replace(factors, b=2 * factors.b)}
+    others = [
+        blank,
+        replace(blank, weights_digest="other"),
+        replace(adapted, lora=replace(lora, scale=0.5)),
+        replace(adapted, lora=replace(lora, factors=moved)),
+        replace(adapted, lora=replace(lora, factors={"image.x": factors})),
+        replace(adapted, lora=replace(lora, factors={"image.x": factors, "text.y": factors})),
+    ]
+    assert len({embedding_space(state) for state in (adapted, *others)}) == 7
+    backwards = replace(lora, factors=dict(reversed(list(lora.factors.items()))))
+    assert embedding_space(replace(adapted, lora=backwards)) == embedding_space(adapted)
+    assert embedding_space(replace(state_of(1), fusion_weight=9.0)) == embedding_space(blank)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
-from app.hangup import unless_gone
+from app.waiting import unless_gone
 
 
 def request(*messages: str, after_s: float = 0.0) -> Request:
