@@ -64,6 +64,10 @@ class BusyError(AppError):
     """As many requests as are allowed are in hand."""
 
 
+class ModelNotFoundError(AppError):
+    """The protocol's route names a model or version that this server does not serve."""
+
+
 class StoppingError(AppError):
     """The server is being stopped and takes nothing new."""
 
@@ -150,6 +154,7 @@ TABLE: Mapping[type[Exception], Answer] = {
     UnauthorizedError: Answer(401, "unauthorized", "A valid API key is needed"),
     ForbiddenError: Answer(403, "forbidden", "Not allowed"),
     BusyError: Answer(429, "busy", "Too many requests in hand", 1),
+    ModelNotFoundError: Answer(404, "model-not-found", "That model is not served here"),
     StoppingError: Answer(503, "stopping", "The server is stopping", 2),
     DeadlineError: Answer(504, "deadline-exceeded", "The answer was not there in time", 1),
     InferenceError: Answer(500, "inference-failed", "The model could not answer"),
@@ -215,31 +220,37 @@ def problem_response(document: Mapping[str, Any], headers: Mapping[str, str] | N
     )
 
 
-def response_for(error: Exception) -> JSONResponse:
-    """The whole answer to an exception, with the headers its status calls for."""
+def response_for(error: Exception, path: str = "") -> JSONResponse:
+    """The whole answer to an exception on a route's path, with the headers its status calls for."""
     answer = answer_for(error)
     headers = {}
     if answer.retry_after_s is not None:
         headers["Retry-After"] = str(answer.retry_after_s)
     if answer.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="keepsight"'
-    return problem_response(problem_of(error), headers)
+    return problem_response(_spoken(problem_of(error), path), headers)
+
+
+def _spoken(document: dict[str, Any], path: str) -> dict[str, Any]:
+    """Clients of the Open Inference Protocol look for `error`, and show nothing else."""
+    return {**document, "error": document.get("detail", document["title"])} if path.startswith("/v2") else document
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of `app` leave as problem details."""
+    """Make every error of `app` leave as problem details; under /v2 with the protocol's `error` among them."""
 
     async def known(request: Request, error: Exception) -> JSONResponse:
         if answer_for(error).status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             logger.warning("%s %s: %s", request.method, request.url.path, error)
-        return response_for(error)
+        return response_for(error, request.url.path)
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         phrase = HTTPStatus(error.status_code).phrase
         slug = phrase.lower().replace(" ", "-").replace("'", "")
         detail = None if error.detail == phrase else str(error.detail)
-        return problem_response(problem(error.status_code, slug, phrase, detail), error.headers)
+        document = problem(error.status_code, slug, phrase, detail)
+        return problem_response(_spoken(document, request.url.path), error.headers)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -247,10 +258,11 @@ def install(app: FastAPI) -> None:
         errors = [{"where": [str(part) for part in e["loc"]], "message": e["msg"]} for e in error.errors()]
         detail = "; ".join(f"{'.'.join(e['where'][1:]) or e['where'][0]}: {e['message']}" for e in errors[:5])
         answer = TABLE[InvalidRequestError]
-        return problem_response(problem(answer.status, answer.slug, answer.title, detail, errors=errors))
+        document = problem(answer.status, answer.slug, answer.title, detail, errors=errors)
+        return problem_response(_spoken(document, request.url.path))
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return response_for(error)  # the server's own error log holds the traceback
+        return response_for(error, request.url.path)  # the server's own error log holds the traceback
 
     app.add_exception_handler(KeepsightError, known)
     app.add_exception_handler(KeyFileError, known)

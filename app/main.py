@@ -13,7 +13,7 @@ from app import errors
 from app.metrics import Metrics
 from app.middleware import BodyLimit, Observe
 from app.openapi import DESCRIPTION, TAGS
-from app.routes import admin, classify, embeddings, health, jobs, tasks, versions
+from app.routes import admin, classify, embeddings, health, jobs, open_inference, tasks, versions
 from app.services import running
 from app.serving.live_model import LiveModel
 from app.settings import MIB, Settings
@@ -46,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.startup_error = None
     errors.install(app)
-    for resource in (classify, embeddings, tasks, jobs, versions, admin, health):
+    for resource in (classify, embeddings, open_inference, tasks, jobs, versions, admin, health):
         app.include_router(resource.router)
 
     @app.get("/", include_in_schema=False)
@@ -61,6 +61,6 @@ def create_app(settings: Settings) -> FastAPI:
 def _body_limit(path: str, settings: Settings) -> int:
     if path == "/v1/tasks":
         return settings.max_upload_bytes
-    if path in ("/v1/classify", "/v1/embeddings"):
+    if path in ("/v1/classify", "/v1/embeddings") or path.startswith("/v2/models/"):
         return settings.max_classify_bytes
     return OTHER_BODY_BYTES

@@ -10,6 +10,7 @@ from app.errors import PROBLEM_JSON
 TAGS = [
     {"name": "classify", "description": "Ask what is on images."},
     {"name": "embeddings", "description": "Vectors of images and texts, for search and comparison."},
+    {"name": "open inference", "description": "The Open Inference Protocol (v2), for its clients."},
     {"name": "tasks", "description": "Teach new classes from labelled images."},
     {"name": "jobs", "description": "Follow and cancel the learning of a task."},
     {"name": "versions", "description": "What was learned when, and what is served."},

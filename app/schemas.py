@@ -82,6 +82,39 @@ class Embeddings(BaseModel):
     usage: Usage = Usage()
 
 
+class ServerMetadata(BaseModel):
+    """What the Open Inference Protocol asks of a server."""
+
+    name: str = "keepsight"
+    version: str
+    extensions: list[str] = ["binary_tensor_data", "classification"]
+
+
+class Health(BaseModel):
+    """Alive, and ready where that was asked: an answer with another status says that it is not."""
+
+    live: bool = True
+    ready: bool | None = None
+
+
+class TensorMetadata(BaseModel):
+    """A tensor's name and type; -1 is any number."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """The model as the Open Inference Protocol describes it: the version that is served, and its tensors."""
+
+    name: str
+    versions: list[str]
+    platform: str = "keepsight"
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
 class Prediction(BaseModel):
     """One label for one image. `score` is that of the path that ranks; scores of paths that cannot be are null."""
 

@@ -12,6 +12,8 @@ from app.errors import NotReadyError
 from app.metrics import CONTENT_TYPE
 from app.openapi import problems
 from app.schemas import Alive, Ready
+from app.services import Services
+from app.serving.live_model import Served
 from model_store.broker import BrokerUnavailableError
 
 router = APIRouter(tags=["health"])
@@ -30,18 +32,7 @@ async def readyz(services: ServicesDep) -> Ready:
 
     Redis is not needed to answer classify requests, so `broker: unreachable` is still ready.
     """
-    failure = services.watcher.failure
-    behind = f"{failure.version_id or 'CURRENT'} cannot be served: {failure.reason}" if failure else None
-    try:
-        served = services.live.get()
-        await services.engine.probe(served, timeout_s=services.settings.probe_timeout_s)
-    except NotReadyError as error:
-        raise NotReadyError(behind or str(error)) from error
-    except TimeoutError as error:
-        raise NotReadyError(
-            f"no inference was answered within {services.settings.probe_timeout_s:g} s",
-            extensions={"serving": services.live.version_id},
-        ) from error
+    served = await require_ready(services)
     try:
         await asyncio.to_thread(services.broker.ping)
         reachable = True
@@ -50,7 +41,7 @@ async def readyz(services: ServicesDep) -> Ready:
     return Ready(
         serving=served.version_id,
         classes=len(served.classes),
-        behind=behind,
+        behind=_behind(services),
         broker="reachable" if reachable else "unreachable",
     )
 
@@ -58,3 +49,27 @@ async def readyz(services: ServicesDep) -> Ready:
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(services: ServicesDep) -> Response:
     return Response(services.metrics.render(), media_type=CONTENT_TYPE)
+
+
+async def require_ready(services: Services) -> Served:
+    """The version that is served, once it has answered a real inference.
+
+    Raises:
+        NotReadyError: there is none, or it does not answer.
+    """
+    try:
+        served = services.live.get()
+        await services.engine.probe(served, timeout_s=services.settings.probe_timeout_s)
+    except NotReadyError as error:
+        raise NotReadyError(_behind(services) or str(error)) from error
+    except TimeoutError as error:
+        raise NotReadyError(
+            f"no inference was answered within {services.settings.probe_timeout_s:g} s",
+            extensions={"serving": services.live.version_id},
+        ) from error
+    return served
+
+
+def _behind(services: Services) -> str | None:
+    failure = services.watcher.failure
+    return f"{failure.version_id or 'CURRENT'} cannot be served: {failure.reason}" if failure else None

@@ -15,7 +15,8 @@ from app import deps, schemas
 from app.errors import TABLE
 from app.intake.submission import TaskForm
 from app.main import create_app
-from app.routes import admin, classify, embeddings, health, jobs, tasks, versions
+from app.open_inference import OUTPUTS, InferAnswer
+from app.routes import admin, classify, embeddings, health, jobs, open_inference, tasks, versions
 from app.settings import Settings
 from keepsight.keys import SCOPES
 from model_store.contracts import JobState, UpdateOutcome
@@ -24,11 +25,21 @@ from segp_cl.learner import DEFAULT_TEMPLATE
 from tests.docs.markdown import DOCS, PAGES, Block, blocks, code, command_lines, read, rows, section
 
 PAGE = DOCS / "api.md"
-ROUTERS = (admin.router, classify.router, embeddings.router, health.router, jobs.router, tasks.router, versions.router)
+ROUTERS = (
+    admin.router,
+    classify.router,
+    embeddings.router,
+    open_inference.router,
+    health.router,
+    jobs.router,
+    tasks.router,
+    versions.router,
+)
 MODELS: dict[str, type[BaseModel]] = {
     **{
         name: value for name, value in vars(schemas).items() if isinstance(value, type) and issubclass(value, BaseModel)
     },
+    "InferAnswer": InferAnswer,
     "Manifest": Manifest,
     "UpdateOutcome": UpdateOutcome,
 }
@@ -79,9 +90,16 @@ def test_every_route_is_in_the_overview_and_nothing_else_is(routes: set[str]) ->
 
 
 def test_every_route_has_a_section(routes: set[str]) -> None:
-    text, health_section = read(PAGE), section(PAGE, "## Health")
-    missing = {route for route in routes if f"## `{route}`\n" not in text and f"`{route}`" not in health_section}
-    assert missing == set()
+    text, together = read(PAGE), section(PAGE, "## Health") + section(PAGE, "## Open Inference Protocol")
+    once = {re.sub(r"/versions/\{version_id\}(?=/|$)", "", route) if "/v2/" in route else route for route in routes}
+    once -= {"GET /v2/models/{name}/ready"}  # "and its `/ready`"
+    assert {route for route in once if f"## `{route}`\n" not in text and f"`{route}`" not in together} == set()
+
+
+def test_every_output_of_the_open_inference_protocol_is_listed() -> None:
+    table = rows(section(PAGE, "## Open Inference Protocol"))
+    listed = {code(name): cells[1].split()[0] for cells in table for name in cells[0].split(", ")}
+    assert listed == OUTPUTS
 
 
 def test_the_overview_names_the_scope_that_each_route_asks_for() -> None:
@@ -136,7 +154,7 @@ def test_the_page_has_an_example_of_every_answer_that_is_not_trivial() -> None:
     shown = {block.tag for block in blocks(PAGE) if block.language == "json"}
     expected = {"ClassifyAnswer", "ClassifyBody", "TaskAccepted", "JobList", "VersionList", "Manifest", "ClassList"}
     expected |= {"Moved", "PromoteBody", "RollbackBody", "Problem", "Ready", "UpdateOutcome"}
-    assert expected | {"EmbeddingsBody", "Embeddings"} == shown
+    assert expected | {"EmbeddingsBody", "Embeddings", "InferAnswer"} == shown
 
 
 def test_every_curl_asks_for_a_route_that_exists(routes: set[str]) -> None:

@@ -1,0 +1,151 @@
+"""The Open Inference Protocol (v2), for clients that speak it: Triton's, KServe's and those made for them."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.metadata import version
+from typing import TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.deps import AnyCaller, ClassifyCaller, ServicesDep
+from app.errors import InvalidRequestError, ModelNotFoundError
+from app.open_inference import HEADER_LENGTH, IMAGES, OUTPUTS, InferAnswer, read_request, write_answer
+from app.openapi import problems
+from app.routes.health import require_ready
+from app.schemas import Health, ModelMetadata, ServerMetadata, TensorMetadata
+from app.services import Services
+from app.serving.engine import Scored
+from app.serving.live_model import Served
+from app.waiting import while_wanted
+from segp_cl.errors import KeepsightError
+from segp_cl.inference import NoClassesError
+
+T = TypeVar("T")
+router = APIRouter(prefix="/v2", tags=["open inference"])
+NAME = "keepsight"
+_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "example": {"inputs": [{"name": IMAGES, "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo…"]}]}
+        },
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+
+@router.get("", summary="The server", responses=problems())
+async def server(caller: AnyCaller) -> ServerMetadata:
+    """Name, version, and the extensions of the protocol that are spoken."""
+    return ServerMetadata(version=version("keepsight"))
+
+
+@router.get("/health/live", summary="The process answers", response_model_exclude_none=True)
+async def live() -> Health:
+    return Health()
+
+
+@router.get(
+    "/health/ready",
+    summary="A version is loaded and answers",
+    responses=problems(503, keyed=False),
+)
+async def ready(services: ServicesDep) -> Health:
+    """As `/readyz`."""
+    await require_ready(services)
+    return Health(ready=True)
+
+
+@router.get(
+    "/models/{name}/versions/{version_id}/ready", summary="This version is served", responses=problems(404, 503)
+)
+@router.get("/models/{name}/ready", summary="The model is served", responses=problems(404, 503))
+async def model_ready(services: ServicesDep, caller: AnyCaller, name: str, version_id: str | None = None) -> Health:
+    """200 only while this is what is served, and a real inference was answered within the last seconds."""
+    _served(services, name, version_id)
+    await require_ready(services)
+    return Health(ready=True)
+
+
+@router.get("/models/{name}/versions/{version_id}", summary="This version's tensors", responses=problems(404, 503))
+@router.get("/models/{name}", summary="The model's tensors", responses=problems(404, 503))
+async def model(services: ServicesDep, caller: AnyCaller, name: str, version_id: str | None = None) -> ModelMetadata:
+    """What goes in and comes out. The one version that is listed is the one that is served."""
+    served = _served(services, name, version_id)
+    shapes = {"BYTES": [-1], "FP32": [-1, len(served.classes)]}
+    return ModelMetadata(
+        name=name,
+        versions=[served.version_id],
+        inputs=[TensorMetadata(name=IMAGES, datatype="BYTES", shape=[-1])],
+        outputs=[
+            TensorMetadata(name=output, datatype=datatype, shape=shapes[datatype])
+            for output, datatype in OUTPUTS.items()
+        ],
+    )
+
+
+@router.post(
+    "/models/{name}/versions/{version_id}/infer",
+    summary="Classify images by this version",
+    response_model=InferAnswer,
+    responses=problems(400, 404, 409, 413, 422, 429, 503, 504),
+    openapi_extra={"requestBody": _BODY},
+)
+@router.post(
+    "/models/{name}/infer",
+    summary="Classify images",
+    response_model=InferAnswer,
+    responses=problems(400, 404, 409, 413, 422, 429, 503, 504),
+    openapi_extra={"requestBody": _BODY},
+)
+async def infer(
+    request: Request, services: ServicesDep, caller: ClassifyCaller, name: str, version_id: str | None = None
+) -> Response:
+    """Scores of images by the fused path, as tensors. One image that cannot be decoded refuses the request.
+
+    Images are one BYTES tensor, in binary behind the JSON or in base64 within it. `labels` are the best ones, `scores`
+    and `probabilities` are fused. An FP32 output with `classification: k` is answered as k texts `value:index:label`.
+    """
+    served = _served(services, name, version_id)
+    request.state.model_version = served.version_id
+    if not served.classes:
+        raise NoClassesError(f"version {served.version_id} has learned no classes yet: teach it some")
+    announced = request.headers.get(HEADER_LENGTH)
+    if announced is not None and not announced.isdigit():
+        raise InvalidRequestError(f"{HEADER_LENGTH} is {announced!r}; expected a number of bytes")
+    body = await request.body()
+    asked = await asyncio.to_thread(read_request, body, None if announced is None else int(announced))
+    if not 1 <= len(asked.images) <= services.settings.max_images:
+        raise InvalidRequestError(f"{len(asked.images)} images; expected 1 to {services.settings.max_images}")
+    scored = await while_wanted(request, services, _scored(asked.images, served, services), timeout_ms=asked.timeout_ms)
+    content, head = write_answer(scored, asked, model_name=name, model_version=served.version_id)
+    if head is None:
+        return Response(content, media_type="application/json")
+    return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(head)})
+
+
+def _served(services: Services, name: str, version_id: str | None) -> Served:
+    served = services.live.get()
+    if name not in (NAME, services.settings.model):
+        raise ModelNotFoundError(f"there is no model {name!r}; this server has {NAME!r}")
+    if version_id not in (None, served.version_id):
+        raise ModelNotFoundError(f"version {version_id!r} is not served; {served.version_id} is")
+    return served
+
+
+async def _scored(images: list[bytes | KeepsightError], served: Served, services: Services) -> list[Scored]:
+    slots = await services.decoder.decode(images, served.preprocessing)
+    pixels = [_or_raise(slot, index) for index, slot in enumerate(slots)]
+    services.metrics.images.labels("classified").inc(len(pixels))
+    answers = await services.engine.scores(served, pixels, "fused")
+    return [_or_raise(answer, index) for index, answer in enumerate(answers)]
+
+
+def _or_raise(slot: T | Exception, index: int) -> T:
+    if isinstance(slot, KeepsightError):
+        raise type(slot)(f"image {index}: {slot}")
+    if isinstance(slot, Exception):
+        raise slot
+    return slot
