@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,9 @@ Picture = Callable[..., bytes]
 
 PROTECTED = [
     ("POST", "/v1/classify", "classify"),
+    ("POST", "/v1/embeddings", "classify"),
+    ("POST", "/v2/models/m/infer", "classify"),
+    ("POST", "/v2/models/m/versions/x/infer", "classify"),
     ("POST", "/v1/tasks", "train"),
     ("GET", "/v1/jobs", "train"),
     ("GET", "/v1/jobs/x", "train"),
@@ -34,8 +38,17 @@ PROTECTED = [
     ("POST", "/v1/admin/promote", "admin"),
     ("POST", "/v1/admin/rollback", "admin"),
 ]
-ANY_KEY = [("GET", "/v1/versions"), ("GET", "/v1/versions/x"), ("GET", "/v1/classes")]
-OPEN = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"]
+ANY_KEY = [
+    ("GET", "/v1/versions"),
+    ("GET", "/v1/versions/x"),
+    ("GET", "/v1/classes"),
+    ("GET", "/v2"),
+    ("GET", "/v2/models/m"),
+    ("GET", "/v2/models/m/ready"),
+    ("GET", "/v2/models/m/versions/x"),
+    ("GET", "/v2/models/m/versions/x/ready"),
+]
+OPEN = ["/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/openapi.json", "/docs"]
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -45,10 +58,13 @@ def bearer(token: str) -> dict[str, str]:
 def test_every_route_is_either_protected_or_known_to_be_open(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     documented = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    known = {(m, p.replace("/x", "/{job_id}")) for m, p, _ in PROTECTED if "jobs" in p}
-    known |= {(m, p) for m, p, _ in PROTECTED if "jobs" not in p}
-    known |= {(m, p.replace("/x", "/{version_id}")) for m, p in ANY_KEY} | {("GET", p) for p in OPEN[:3]}
-    assert documented == known
+    known = [*((m, p) for m, p, _ in PROTECTED), *ANY_KEY, *(("GET", p) for p in OPEN[:5])]
+    assert documented == {(method, templated(path)) for method, path in known}
+
+
+def templated(path: str) -> str:
+    path = re.sub("/x(?=/|$)", "/{job_id}" if "/jobs/" in path else "/{version_id}", path)
+    return path.replace("/models/m", "/models/{name}")
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), PROTECTED)
