@@ -16,7 +16,7 @@ from anyio import CapacityLimiter
 from app.metrics import Metrics
 from app.serving.decode import Decoder
 from app.serving.engine import Engine
-from app.serving.live_model import LiveModel, load
+from app.serving.live_model import LiveModel, Loader
 from app.serving.watcher import Watcher
 from app.settings import Settings
 from app.signals import Signals
@@ -82,7 +82,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
     )
     watcher = Watcher(
         current=store.current,
-        load=functools.partial(load, store=store, base=base),
+        load=Loader(store, base, warm=settings.warm_versions),
         live=live,
         poll_s=settings.poll_interval_s,
         backoff_s=settings.reload_backoff_s,

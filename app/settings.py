@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     poll_interval_s: float = Field(1.0, gt=0, description="Seconds between looks at CURRENT, beside the announcements.")
     reload_backoff_s: float = Field(10.0, gt=0, description="Seconds before a version that failed to load is retried.")
     swap_timeout_s: float = Field(60.0, gt=0, description="Seconds promote and rollback wait for this server to swap.")
+    warm_versions: int = Field(2, ge=1, description="Versions in memory, the served one among them.")
     probe_timeout_s: float = Field(10.0, gt=0, description="Seconds the inference behind /readyz may take.")
 
     # Events

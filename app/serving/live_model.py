@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,22 +40,46 @@ class Served:
         return embedding_space(self.classifier.state)
 
 
-def load(version_id: VersionId, store: Store, base: Backbone) -> Served:
-    """Open and verify a version, put it on the base model, and let it answer once.
+class Loader:
+    """Brings versions into memory, and keeps the last `warm` of them there: going back to one of these loads nothing.
 
-    Raises:
-        VersionNotFoundError: there is none.
-        CorruptVersionError: its bytes are not what was published.
-        IncompatibleStateError: it belongs to another base model.
+    A warm version shares all but its adapted weights with the base model. Used by one thread at a time.
     """
-    served = Served(version_id, Classifier(base, store.open(version_id, verify=True)), base.preprocessing)
-    size = base.preprocessing.size
-    pixels = torch.full((1, 3, size, size), 127, dtype=torch.uint8)
-    if served.classes:
-        served.classifier.scores(pixels)
-    else:
-        served.classifier.features(pixels)
-    return served
+
+    def __init__(self, store: Store, base: Backbone, *, warm: int) -> None:
+        self._store = store
+        self._base = base
+        self._warm = warm
+        self._kept: OrderedDict[VersionId, Served] = OrderedDict()
+
+    def __call__(self, version_id: VersionId) -> Served:
+        """A version, verified against what was published, on the base model, that has answered once.
+
+        Raises:
+            VersionNotFoundError: there is none.
+            CorruptVersionError: its bytes are not what was published.
+            IncompatibleStateError: it belongs to another base model.
+        """
+        served = self._kept.pop(version_id, None)
+        if served is None:
+            served = self._load(version_id)
+        else:
+            self._store.verify(version_id)  # where its files are damaged, no other server could follow
+        self._kept[version_id] = served
+        while len(self._kept) > self._warm:
+            self._kept.popitem(last=False)
+        return served
+
+    def _load(self, version_id: VersionId) -> Served:
+        state = self._store.open(version_id, verify=True)
+        served = Served(version_id, Classifier(self._base, state), self._base.preprocessing)
+        size = self._base.preprocessing.size
+        pixels = torch.full((1, 3, size, size), 127, dtype=torch.uint8)
+        if served.classes:
+            served.classifier.scores(pixels)
+        else:
+            served.classifier.features(pixels)
+        return served
 
 
 class LiveModel:

@@ -1,0 +1,86 @@
+"""Versions in memory: which are loaded, which are kept, and that a kept one is checked all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.serving import live_model
+from app.serving.live_model import Loader
+from model_store.store import Store
+from model_store.types import CorruptVersionError, Provenance, VersionId, VersionNotFoundError
+from segp_cl.backbone import Backbone
+from segp_cl.inference import Classifier
+from segp_cl.learner import initial_state
+from segp_cl.types import LearnerState
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def publish(store: Store, tiny_backbone: Backbone) -> Callable[[float], VersionId]:
+    def make(fusion_weight: float) -> VersionId:
+        state = replace(initial_state(tiny_backbone), fusion_weight=float(fusion_weight))
+        return store.publish(state, parent=None, provenance=Provenance(who="test")).version_id
+
+    return make
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The fusion weight of every classifier that is made."""
+    weights: list[float] = []
+
+    def counted(base: Backbone, state: LearnerState) -> Classifier:
+        weights.append(state.fusion_weight)
+        return Classifier(base, state)
+
+    monkeypatch.setattr(live_model, "Classifier", counted)
+    return weights
+
+
+def test_the_last_versions_stay_and_the_one_before_them_is_loaded_again(
+    store: Store, tiny_backbone: Backbone, publish: Callable[[float], VersionId], made: list[float]
+) -> None:
+    one, two, three = publish(1), publish(2), publish(3)
+    load = Loader(store, tiny_backbone, warm=2)
+    first = load(one)
+    load(two)
+    assert load(one) is first
+    load(three)  # two was used longest ago
+    assert load(one) is first
+    load(two)
+    assert made == [1, 2, 3, 2]
+
+
+def test_a_kept_version_whose_files_are_damaged_is_refused_and_forgotten(
+    store: Store, tiny_backbone: Backbone, publish: Callable[[float], VersionId]
+) -> None:
+    one = publish(1)
+    load = Loader(store, tiny_backbone, warm=2)
+    load(one)
+    tensors = store.root / "versions" / one / "tensors.safetensors"
+    sound = tensors.read_bytes()
+    tensors.chmod(0o644)
+    tensors.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    for _ in range(2):
+        with pytest.raises(CorruptVersionError):
+            load(one)
+
+
+def test_a_version_that_is_not_there_is_refused(store: Store, tiny_backbone: Backbone) -> None:
+    with pytest.raises(VersionNotFoundError):
+        Loader(store, tiny_backbone, warm=1)("000009-0123456789ab")
+
+
+def test_what_is_loaded_answers(store: Store, tiny_backbone: Backbone, publish: Callable[[float], VersionId]) -> None:
+    served = Loader(store, tiny_backbone, warm=1)(publish(1))
+    size = served.preprocessing.size
+    assert served.classifier.features(torch.zeros(1, 3, size, size)).image.shape[0] == 1
