@@ -1,4 +1,4 @@
-"""What the demo measures: accuracy by path, the exact answers of a version, and a client that never pauses."""
+"""What the demo measures: accuracy by path, the answers of a version, and a client that never pauses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import isclose
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,7 @@ from keepsight.errors import CommandError
 
 STEADY_INTERVAL_S = 0.25
 MAX_TOP_K = 1000
+SAME = 1e-4  # relative and absolute; another version's numbers are off by far more
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Measured:
-    """A version's accuracy on every task, and its complete answers, to be compared exactly later."""
+    """A version's accuracy on every task, and its complete answers, to be compared later."""
 
     version_id: str
     accuracy: dict[str, Accuracy]
@@ -76,6 +78,32 @@ def measure(client: Client, data: DemoData, *, taught: int) -> Measured:
     if len(versions) != 1:
         raise CommandError(f"The service moved between {', '.join(sorted(versions))} while it was being measured.")
     return Measured(versions.pop(), accuracy, answers)
+
+
+def same_answer(was: ImageResult, is_now: ImageResult) -> bool:
+    """Whether one version gave both: the same labels, and every number of each but for rounding.
+
+    Which images share a forward pass decides the last bits of a score, and so the order of labels that are as good.
+    """
+
+    def by_label(result: ImageResult) -> dict[str, Prediction]:
+        return {prediction["label"]: prediction for prediction in result["predictions"]}
+
+    def close(one: Prediction, other: Prediction) -> bool:
+        return all(
+            a == b or (a is not None and b is not None and isclose(a, b, rel_tol=SAME, abs_tol=SAME))
+            for a, b in (
+                (one["score"], other["score"]),
+                (one["text_score"], other["text_score"]),
+                (one["visual_score"], other["visual_score"]),
+                (one["fused_score"], other["fused_score"]),
+                (one["probability"], other["probability"]),
+            )
+        )
+
+    before, now = by_label(was), by_label(is_now)
+    same_rest = was["error"] == is_now["error"] and before.keys() == now.keys()
+    return same_rest and all(close(before[label], now[label]) for label in before)
 
 
 def accuracy_of(results: Sequence[ImageResult], task: DemoTask, *, among: int, taught: bool) -> Accuracy:

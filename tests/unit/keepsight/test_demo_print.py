@@ -49,10 +49,10 @@ def test_many_tasks_are_printed_without_cutting_a_number(screen: io.StringIO) ->
 
 
 def test_each_check_says_whether_it_held_and_by_what_figures(screen: io.StringIO) -> None:
-    checks = [Check("rollback exact", True, "2 of 2"), Check("task 1 kept", False, "1.3 % [of 10]")]
+    checks = [Check("rollback: the same answers", True, "2 of 2"), Check("task 1 kept", False, "1.3 % [of 10]")]
     print_checks(Console(file=screen, width=200), checks, {"learning": 61.0, "whole tour": 65.0})
     lines = screen.getvalue().splitlines()
-    assert "held   rollback exact (2 of 2)" in lines
+    assert "held   rollback: the same answers (2 of 2)" in lines
     assert "FAILED task 1 kept (1.3 % [of 10])" in lines
     assert "The tour took 1 min 05 s (learning 1 min 01 s)." in lines
 
