@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def while_wanted(
-    request: Request, services: Services, work: Coroutine[Any, Any, T], *, timeout_ms: int | None
+    request: Request, services: Services, work: Callable[[], Coroutine[Any, Any, T]], *, timeout_ms: int | None
 ) -> T:
     """The result of `work`, done in one of the engine's places: at most for `timeout_ms`, or what the server allows.
 
@@ -30,11 +30,9 @@ async def while_wanted(
     try:
         with services.engine.admit():
             async with asyncio.timeout(seconds):
-                return await unless_gone(request, work)
+                return await unless_gone(request, work())
     except TimeoutError:
         raise DeadlineError(f"there was no answer within {seconds:g} s") from None
-    finally:
-        work.close()  # where there was no place for it, it has not begun
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -108,7 +108,7 @@ async def classify(
             f"version {served.version_id} has learned no classes yet: teach it some, or ask with labels"
         )
     slots = await while_wanted(
-        request, services, _scored(asked, served, words, prompts, services), timeout_ms=asked.options.timeout_ms
+        request, services, lambda: _scored(asked, served, words, prompts, services), timeout_ms=asked.options.timeout_ms
     )
     return ClassifyAnswer(
         model_version=served.version_id,

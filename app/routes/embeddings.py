@@ -57,7 +57,9 @@ async def embeddings(request: Request, services: ServicesDep, caller: ClassifyCa
     matches = None
     if body.stored_version is not None:
         matches = served.space == await asyncio.to_thread(_space, body.stored_version, services)
-    vectors = await while_wanted(request, services, _vectors(inputs, served, services), timeout_ms=body.timeout_ms)
+    vectors = await while_wanted(
+        request, services, lambda: _vectors(inputs, served, services), timeout_ms=body.timeout_ms
+    )
     return Embeddings(
         data=[
             Embedding(index=index, embedding=_encoded(vector, body.encoding_format))

@@ -119,7 +119,9 @@ async def infer(
     asked = await asyncio.to_thread(read_request, body, None if announced is None else int(announced))
     if not 1 <= len(asked.images) <= services.settings.max_images:
         raise InvalidRequestError(f"{len(asked.images)} images; expected 1 to {services.settings.max_images}")
-    scored = await while_wanted(request, services, _scored(asked.images, served, services), timeout_ms=asked.timeout_ms)
+    scored = await while_wanted(
+        request, services, lambda: _scored(asked.images, served, services), timeout_ms=asked.timeout_ms
+    )
     content, head = write_answer(scored, asked, model_name=name, model_version=served.version_id)
     if head is None:
         return Response(content, media_type="application/json")

@@ -100,7 +100,7 @@ class Batcher(Generic[K, T, R]):
             self._changed.notify()
         try:
             await request.done
-        except asyncio.CancelledError:
+        except BaseException:
             with self._changed:
                 if request in self._waiting:
                     self._waiting.remove(request)

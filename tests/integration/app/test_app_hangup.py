@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 from torch import Tensor
 
 from app.settings import Settings
+from model_store.types import VersionId
 from segp_cl.inference import Classifier, Features
 
 Picture = Callable[..., bytes]
@@ -47,16 +49,21 @@ def metric(url: str, name: str) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
+@pytest.mark.parametrize("labels", [[], ["cat", "dog"]], ids=["classes", "labels"])
 def test_a_client_that_hung_up_costs_no_forward_pass(
+    labels: list[str],
+    client: TestClient,
+    teach: Callable[..., VersionId],
+    caplog: pytest.LogCaptureFixture,
     configure: Callable[..., Settings],
     listen: Callable[[Settings], str],
     picture: Picture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    teach("cat", "dog")
     url = listen(configure())
     httpx.get(f"{url}/readyz").raise_for_status()
     held = Held(monkeypatch)
-    labels = ["cat", "dog"]
 
     def ask(*images: bytes) -> httpx.Response:
         files = [("images", image) for image in images]
@@ -81,3 +88,4 @@ def test_a_client_that_hung_up_costs_no_forward_pass(
     assert ask(picture(9)).status_code == 200
     assert held.images == [1, 1]
     assert metric(url, "keepsight_requests_in_hand") == 0
+    assert "Task" not in caplog.text  # no task was left to complain of an exception that nobody took
