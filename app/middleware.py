@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BodyTooLargeError, problem_of, problem_response
+from app.errors import BodyTooLargeError, response_for
 from app.metrics import Metrics
 
 logger = logging.getLogger("app.access")
@@ -34,7 +34,9 @@ class BodyLimit:
         if announced.isdigit() and int(announced) > limit:
             refusal = BodyTooLargeError(f"the body has {int(announced)} bytes; at most {limit} are allowed here")
             # the body is not read, so the connection cannot be used again
-            await problem_response(problem_of(refusal), {"Connection": "close"})(scope, receive, send)
+            response = response_for(refusal, scope["path"])
+            response.headers["Connection"] = "close"
+            await response(scope, receive, send)
             return
         seen = 0
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from fastapi import APIRouter, Request
+from fastapi.responses import Response
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -43,7 +44,7 @@ _SPACE = re.compile("[0-9a-f]{16}")
     openapi_extra={"requestBody": _BODY},
     responses=problems(400, 404, 409, 413, 422, 429, 503, 504),
 )
-async def embeddings(request: Request, services: ServicesDep, caller: ClassifyCaller) -> Embeddings:
+async def embeddings(request: Request, services: ServicesDep, caller: ClassifyCaller) -> Response:
     """Unit vectors in the space that images and texts share, from the version that is served at this moment.
 
     An image is a data URI in base64; anything else is a text, and no address is ever fetched. An image that cannot be
@@ -60,16 +61,24 @@ async def embeddings(request: Request, services: ServicesDep, caller: ClassifyCa
     vectors = await while_wanted(
         request, services, lambda: _vectors(inputs, served, services), timeout_ms=body.timeout_ms
     )
-    return Embeddings(
-        data=[
-            Embedding(index=index, embedding=_encoded(vector, body.encoding_format))
-            for index, vector in enumerate(vectors)
-        ],
-        model=services.settings.model,
-        model_version=served.version_id,
-        space=served.space,
-        matches_stored=matches,
-    )
+
+    def answer() -> bytes:
+        return (
+            Embeddings(
+                data=[
+                    Embedding(index=index, embedding=_encoded(vector, body.encoding_format))
+                    for index, vector in enumerate(vectors)
+                ],
+                model=services.settings.model,
+                model_version=served.version_id,
+                space=served.space,
+                matches_stored=matches,
+            )
+            .model_dump_json()
+            .encode()
+        )
+
+    return Response(await asyncio.to_thread(answer), media_type="application/json")
 
 
 def _parsed(body: bytes) -> EmbeddingsBody:
@@ -109,7 +118,8 @@ def _space(stored: str, services: Services) -> str:
 async def _vectors(inputs: list[str], served: Served, services: Services) -> list[Tensor]:
     at_image = [index for index, item in enumerate(inputs) if item.startswith(_IMAGE)]
     at_text = [index for index, item in enumerate(inputs) if not item.startswith(_IMAGE)]
-    slots = await services.decoder.decode([from_base64(inputs[index]) for index in at_image], served.preprocessing)
+    data = await asyncio.to_thread(lambda: [from_base64(inputs[index]) for index in at_image])
+    slots = await services.decoder.decode(data, served.preprocessing)
     good = [slot for slot in slots if isinstance(slot, Tensor)]
     if len(good) < len(slots):
         services.metrics.images.labels("refused").inc(len(slots) - len(good))

@@ -1,10 +1,10 @@
-"""The Open Inference Protocol (v2), for clients that speak it: Triton's, KServe's and those made for them."""
+"""The Open Inference Protocol (v2), for clients that speak it, such as Triton's."""
 
 from __future__ import annotations
 
 import asyncio
 from importlib.metadata import version
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -33,6 +33,12 @@ _BODY = {
         },
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     },
+}
+
+_INFER: dict[str, Any] = {
+    "response_model": InferAnswer,
+    "responses": problems(400, 404, 409, 413, 422, 429, 503, 504),
+    "openapi_extra": {"requestBody": _BODY},
 }
 
 
@@ -86,20 +92,8 @@ async def model(services: ServicesDep, caller: AnyCaller, name: str, version_id:
     )
 
 
-@router.post(
-    "/models/{name}/versions/{version_id}/infer",
-    summary="Classify images by this version",
-    response_model=InferAnswer,
-    responses=problems(400, 404, 409, 413, 422, 429, 503, 504),
-    openapi_extra={"requestBody": _BODY},
-)
-@router.post(
-    "/models/{name}/infer",
-    summary="Classify images",
-    response_model=InferAnswer,
-    responses=problems(400, 404, 409, 413, 422, 429, 503, 504),
-    openapi_extra={"requestBody": _BODY},
-)
+@router.post("/models/{name}/versions/{version_id}/infer", summary="Classify images by this version", **_INFER)
+@router.post("/models/{name}/infer", summary="Classify images", **_INFER)
 async def infer(
     request: Request, services: ServicesDep, caller: ClassifyCaller, name: str, version_id: str | None = None
 ) -> Response:
@@ -113,7 +107,7 @@ async def infer(
     if not served.classes:
         raise NoClassesError(f"version {served.version_id} has learned no classes yet: teach it some")
     announced = request.headers.get(HEADER_LENGTH)
-    if announced is not None and not announced.isdigit():
+    if announced is not None and not announced.isdecimal():
         raise InvalidRequestError(f"{HEADER_LENGTH} is {announced!r}; expected a number of bytes")
     body = await request.body()
     asked = await asyncio.to_thread(read_request, body, None if announced is None else int(announced))
@@ -122,7 +116,9 @@ async def infer(
     scored = await while_wanted(
         request, services, lambda: _scored(asked.images, served, services), timeout_ms=asked.timeout_ms
     )
-    content, head = write_answer(scored, asked, model_name=name, model_version=served.version_id)
+    content, head = await asyncio.to_thread(
+        write_answer, scored, asked, model_name=name, model_version=served.version_id
+    )
     if head is None:
         return Response(content, media_type="application/json")
     return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(head)})

@@ -79,6 +79,7 @@ class Loader:
             served.classifier.scores(pixels)
         else:
             served.classifier.features(pixels)
+        _ = served.space  # hashes megabytes, so not when the first request asks
         return served
 
 

@@ -142,7 +142,7 @@ def taught(version: VersionId, configure: Callable[..., Settings], serve: Callab
     return serve(configure())
 
 
-def infer(client: TestClient, content: bytes, **headers: str) -> Any:
+def infer(client: TestClient, content: bytes, **headers: Any) -> Any:
     return client.post("/v2/models/keepsight/infer", content=content, headers=headers)
 
 
@@ -163,7 +163,7 @@ def test_broken_bodies_are_refused_with_a_reason(taught: TestClient, picture: Pi
         tensor = {"name": "images", "shape": shape, "datatype": "BYTES", "parameters": parameters}
         return json.dumps({"inputs": [tensor], **more}).encode()
 
-    def refused(head: bytes, raw: bytes = b"", length: str | None = None) -> str:
+    def refused(head: bytes, raw: bytes = b"", length: str | bytes | None = None) -> str:
         answer = infer(taught, head + raw, **{"Inference-Header-Content-Length": length or str(len(head))})
         assert answer.status_code == 422, answer.text
         assert answer.json()["error"] == answer.json()["detail"]
@@ -173,12 +173,21 @@ def test_broken_bodies_are_refused_with_a_reason(taught: TestClient, picture: Pi
     assert "goes beyond the end" in refused(body(5, [1]), b"\xff\xff\xff\xff1")
     assert "shape [3] has 3 elements; got 1" in refused(body(5, [3]), b"\x01\0\0\0x")
     assert "the body has" in refused(body(None, [1]), length="100000")
-    assert "expected a number" in refused(body(None, [1]), length="-1")
+    for length in ("-1", b"\xb2"):
+        assert "expected a number" in refused(body(None, [1]), length=length)
     assert "65 images" in refused(body(65 * 4, [65]), bytes(65 * 4))
     assert "timeout is" in refused(body(0, [0], parameters={"timeout": -1}))
     assert "inputs" in refused(b"{}")
     assert "JSON" in refused(b"{not json")
     assert infer(taught, b"{}", Authorization="Bearer ks_unknown").status_code == 422  # no keys: anybody from here
+
+
+def test_a_body_that_is_too_large_is_refused_in_the_protocols_words(
+    version: VersionId, configure: Callable[..., Settings], serve: Callable[..., TestClient]
+) -> None:
+    answer = infer(serve(configure(max_classify_bytes=10)), b"x" * 11)
+    assert (answer.status_code, answer.headers["connection"]) == (413, "close")
+    assert answer.json()["error"] == answer.json()["detail"]
 
 
 def test_before_the_first_task_there_is_nothing_to_infer(client: TestClient, picture: Picture) -> None:
