@@ -1,0 +1,126 @@
+"""`python -m benchmarks.serving`: measure part after part, and write the record, the plots and the page."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.cost.record import load_json
+from benchmarks.serving import record
+from benchmarks.serving.figures import AIMS
+from benchmarks.serving.foreign import Gate
+from benchmarks.serving.parts import abuse, bare, commit, peers, swaps
+from benchmarks.serving.plan import QUICK, Part, Plan
+from benchmarks.serving.report import write_report
+from benchmarks.serving.workplace import Workplace
+
+OUT = Path("docs/results/serving")
+WORK = Path("var/serving")
+MEASURE: dict[Part, Callable[[Workplace], dict[str, Any]]] = {
+    Part.BARE: bare.measure,
+    Part.PEERS: peers.measure,
+    Part.SWAPS: swaps.measure,
+    Part.COMMIT: commit.measure,
+    Part.ABUSE: abuse.measure,
+}
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    only: Annotated[
+        list[Part] | None, typer.Option(help="Measure this part alone; may be given more than once.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the record is; other parts' figures in it stay.")] = OUT,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small sizes, to see that it works; the record says so.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is finished already.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Your own JPEG files [default: crops of photographs that packages ship]")
+    ] = None,
+    api_processes: Annotated[int, typer.Option(min=1, help="Server processes that versions are changed on.")] = 2,
+    work: Annotated[Path, typer.Option(help="Where weights, stores, photographs and logs are made.")] = WORK,
+    peers_dir: Annotated[
+        Path | None, typer.Option(help="Virtual environments of the other servers [default: in --work]")
+    ] = None,
+) -> None:
+    """Measure what serving costs: beside the bare model, beside other servers, and while versions change.
+
+    Use a quiet machine with 20 GB of free disk: the other servers are installed into environments of their own, once.
+    A finished part is not measured again; the full plan takes about forty minutes on two cores.
+    """
+    console = Console(stderr=True)
+    plan = (QUICK if quick else Plan()).model_copy(update={"api_processes": api_processes})
+    place = Workplace(work=work.resolve(), plan=plan, peers=(peers_dir or work / "peers").resolve(), data=data)
+    place.work.mkdir(parents=True, exist_ok=True)
+    place.peers.mkdir(parents=True, exist_ok=True)
+    done = {} if fresh else record.finished(out, plan)
+    asked = only or list(Part)
+    failed: list[str] = []
+    with _bar(console, len(asked)) as (tell, step):
+        for part in asked:
+            place.tell = lambda what, part=part: tell(f"{part}: {what}")  # type: ignore[misc]
+            if part in done:
+                console.print(f"{part}: finished already")
+            else:
+                failed += _one(place, part, out, console)
+            step()
+    _conclude(console, out, failed)
+
+
+def _one(place: Workplace, part: Part, out: Path, console: Console) -> list[str]:
+    """Measure and keep one part; sentences about what could not be measured."""
+    place.gate = Gate()
+    begun = time.monotonic()
+    try:
+        measured = MEASURE[part](place)
+    except Exception as error:  # the loop's edge: other parts are measured all the same, and the end says what failed
+        measured = {"figures": {}, "missing": {str(part): f"{type(error).__name__}: {error}"}}
+        console.print(f"[red]{part}: {type(error).__name__}: {error}[/red]", highlight=False)
+        return [f"{part}: {error}"]
+    record.keep(out, part, measured, place.plan, seconds=time.monotonic() - begun)
+    write_report(out)
+    console.print(f"{part}: written to {out}")
+    return [f"{name}: {why}" for name, why in measured.get("missing", {}).items()]
+
+
+def _conclude(console: Console, out: Path, failed: list[str]) -> None:
+    found = load_json(out / record.SUMMARY)
+    for aim in AIMS:
+        value = found.get(aim.name)
+        word = {True: "met", False: "not met", None: "not measured"}[aim.met(value)]
+        console.print(
+            f"{aim.name:26} {'–' if value is None else f'{value:g}':>10}  aim {aim.kind} {aim.bound:g}: {word}"
+        )
+    if failed:
+        for sentence in failed:
+            console.print(f"[red]Not measured: {sentence}[/red]", highlight=False)
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _bar(console: Console, parts: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    # drawn once a second: a lively bar would be load on the machine that is measured
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        refresh_per_second=1,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("", total=parts)
+        yield (lambda what: progress.update(task, description=what)), (lambda: progress.update(task, advance=1))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,118 @@
+"""`python -m benchmarks.serving.bare`: the model without a server, as fast as a good loop over files makes it.
+
+The same decoding, preparation, forward pass and scores as the server's; no HTTP, no JSON. JSON lines tell it what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.serving.child import say
+from model_store.store import Store
+from segp_cl.backbone import load_backbone
+from segp_cl.images import decode_image, to_pixels
+from segp_cl.inference import Classifier
+from segp_cl.types import ModelSpec
+
+TOP_K = 5
+BATCHES_AHEAD = 2
+
+
+class Bare:
+    """A store's live version on its base model, and the images in memory."""
+
+    def __init__(self, spec: ModelSpec, store: Path, photos: Path, *, threads: int) -> None:
+        torch.set_num_threads(threads)
+        base = load_backbone(spec)
+        opened = Store(store)
+        current = opened.current()
+        assert current is not None, f"{store} has a version"
+        self._classifier = Classifier(base, opened.open(current))
+        self._preprocessing = base.preprocessing
+        self._photos = [path.read_bytes() for path in sorted(photos.glob("*.jpg"))]
+
+    def single(self, *, seconds: float) -> dict[str, Any]:
+        """One image after another, alone: decoded, prepared, run, scored."""
+        latencies: list[float] = []
+        deadline = time.monotonic() + seconds
+        for photo in cycle(self._photos):
+            begun = time.perf_counter()
+            self._answer([self._pixels(photo)])
+            latencies.append(1000 * (time.perf_counter() - begun))
+            if time.monotonic() > deadline:
+                break
+        return {
+            "answered": len(latencies),
+            "p50_ms": median(latencies),
+            "latencies_ms": [round(x, 2) for x in latencies],
+        }
+
+    def loop(self, *, seconds: float, batch: int, decoders: int) -> dict[str, Any]:
+        """Whole batches, decoded by a pool of threads while the batch before runs, until `seconds` have passed.
+
+        The clock starts when the first batch is done, so that filling the pool is not counted.
+        """
+        with ThreadPoolExecutor(decoders) as pool:
+            ahead: deque[Future[Tensor]] = deque()
+            order: Iterator[bytes] = cycle(self._photos)
+
+            def next_batch() -> list[Tensor]:
+                while len(ahead) < (BATCHES_AHEAD + 1) * batch:
+                    ahead.append(pool.submit(self._pixels, next(order)))
+                return [ahead.popleft().result() for _ in range(batch)]
+
+            self._answer(next_batch())
+            begun, cpu = time.monotonic(), time.process_time()
+            answered = 0
+            while time.monotonic() < begun + seconds:
+                self._answer(next_batch())
+                answered += batch
+            wall, cpu_s = time.monotonic() - begun, time.process_time() - cpu
+            for waiting in ahead:
+                waiting.cancel()
+        return {"seconds": wall, "answered": answered, "per_s": answered / wall, "cpu_ms": 1000 * cpu_s / answered}
+
+    def _pixels(self, photo: bytes) -> Tensor:
+        return to_pixels(decode_image(photo), self._preprocessing)
+
+    def _answer(self, pixels: Sequence[Tensor]) -> list[list[tuple[str, float]]]:
+        """The best labels of every image, with probabilities."""
+        scores = self._classifier.scores(torch.stack(list(pixels)))
+        likely = self._classifier.fused_probabilities(scores.fused)
+        order = torch.sort(scores.fused, descending=True, stable=True).indices[:, :TOP_K]
+        names = self._classifier.state.class_names
+        return [
+            [(names[i], value) for i, value in zip(best, row[best].tolist(), strict=True)]
+            for best, row in zip(order.tolist(), likely, strict=True)
+        ]
+
+
+def main() -> None:
+    """Read commands from stdin until it ends."""
+    settings = json.loads(sys.argv[1])
+    spec = ModelSpec(settings["model"], settings["pretrained"])
+    bare = Bare(spec, Path(settings["store"]), Path(settings["photos"]), threads=settings["threads"])
+    say(done={})
+    for line in sys.stdin:
+        command = json.loads(line)
+        kind = command.pop("op")
+        try:
+            say(done=bare.single(**command) if kind == "single" else bare.loop(**command))
+        except Exception as error:  # the loop's edge: whoever gave the command is told
+            say(error=f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

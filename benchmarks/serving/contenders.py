@@ -1,0 +1,212 @@
+"""The other servers: where they are installed, which settings each is tried with, how each wants its images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from benchmarks.serving.servers import Launch
+from benchmarks.serving.weights_files import CHECKPOINT, HF_FOLDERS, LABELS, MODEL
+from benchmarks.serving.wire import Shape
+
+FOLDER: Final = Path(__file__).with_name("peers")
+_STAMP: Final = "requirements.sha256"
+CLASSIFY: Final = Shape(path="/v1/classify", style="multipart")
+EMBED: Final = Shape(path="/v1/embeddings", style="openai", extra={"encoding_format": "base64"})
+Settings = dict[str, Any]
+Asked = Literal["classify", "embed"]
+
+
+class PeerError(RuntimeError):
+    """Another server could not be installed. The message names it."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another server.
+
+    Attributes:
+        name: Also that of its requirements file and its virtual environment.
+        asked: Which of our routes it is compared with.
+        shape: How it wants its images: the form that costs it least.
+        tries: The settings that the calibration chooses among; the first are those tried in a quick run.
+        launch: From its environment's folder, settings, the weights' folder and the number of threads.
+    """
+
+    name: str
+    asked: Asked
+    shape: Shape
+    tries: tuple[Settings, ...]
+    launch: Callable[[Path, Settings, Path, int], Launch]
+
+
+def install(peer: str, folder: Path) -> None:
+    """Make the peer's virtual environment in `folder`, or bring it up to date with its requirements file.
+
+    Raises:
+        PeerError: it cannot be installed.
+    """
+    requirements = FOLDER / f"{peer}.txt"
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    target = folder / peer
+    if (target / _STAMP).is_file() and (target / _STAMP).read_text() == digest:
+        return
+    python = target / "bin" / "python"
+    commands = [] if python.exists() else [[sys.executable, "-m", "venv", str(target)]]
+    commands.append([str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)])
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise PeerError(f"{peer} cannot be installed: {(done.stderr or done.stdout).strip()[-800:]}")
+    (target / _STAMP).write_text(digest)
+
+
+def versions(peer: str, folder: Path) -> dict[str, str]:
+    """What counts of the packages in the peer's environment."""
+    command = [str(folder / peer / "bin" / "python"), "-m", "pip", "list", "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    wanted = {
+        "infinity-emb",
+        "litserve",
+        "bentoml",
+        "torch",
+        "torchvision",
+        "transformers",
+        "open-clip-torch",
+        "pillow",
+    }
+    found = {entry["name"].lower().replace("_", "-"): entry["version"] for entry in json.loads(done.stdout)}
+    return {name: version for name, version in found.items() if name in wanted}
+
+
+def _common(weights: Path, threads: int) -> Settings:
+    return {
+        "threads": threads,
+        "model": MODEL,
+        "checkpoint": str(weights / CHECKPOINT),
+        "labels": str(weights / LABELS),
+    }
+
+
+def _threads(threads: int) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+
+
+def _litserve(venv: Path, settings: Settings, weights: Path, threads: int) -> Launch:
+    # the port is put in by name: braces of JSON stay as they are
+    text = json.dumps({**_common(weights, threads), **settings, "port": "{port}"}).replace('"{port}"', "{port}")
+    command = [str(venv / "bin" / "python"), str(FOLDER / "litserve_server.py"), text]
+    return Launch("litserve", command, "/health", _threads(threads), weights)
+
+
+def _bentoml(venv: Path, settings: Settings, weights: Path, threads: int) -> Launch:
+    command = [
+        str(venv / "bin" / "bentoml"),
+        "serve",
+        "bentoml_service:Clip",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "{port}",
+    ]
+    environment = {
+        **_threads(threads),
+        "PEER_SETTINGS": json.dumps({**_common(weights, threads), **settings}),
+        "BENTOML_HOME": str(weights / "bentoml-home"),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+    return Launch("bentoml", [*command, "--working-dir", str(FOLDER)], "/readyz", environment, FOLDER)
+
+
+def _infinity(venv: Path, settings: Settings, weights: Path, threads: int) -> Launch:
+    command = [
+        str(venv / "bin" / "infinity_emb"),
+        "v2",
+        *("--model-id", str(weights / HF_FOLDERS[settings["processor"]])),
+        *("--served-model-name", "clip", "--host", "127.0.0.1", "--port", "{port}"),
+        *("--engine", "torch", "--device", "cpu", "--dtype", "float32", "--no-bettertransformer", "--no-model-warmup"),
+        *("--batch-size", str(settings["batch_size"]), "--log-level", "warning"),
+        "--compile" if settings["compile"] else "--no-compile",
+    ]
+    return Launch("infinity", command, "/health", _threads(threads), weights)
+
+
+def _lit(batch: int, wait_s: float, workers: int, decode: str, api_servers: int = 1, fast: bool = False) -> Settings:
+    return {
+        "max_batch_size": batch,
+        "batch_timeout": wait_s,
+        "workers": workers,
+        "decode": decode,
+        "api_servers": api_servers,
+        "fast_queue": fast,
+    }
+
+
+def _bento(batch: int, latency_ms: int, workers: int, decode: str) -> Settings:
+    return {
+        "max_batch_size": batch,
+        "max_latency_ms": latency_ms,
+        "workers": workers,
+        "decode": decode,
+        "metrics": False,
+    }
+
+
+def _inf(batch: int, processor: str) -> Settings:
+    return {"batch_size": batch, "processor": processor, "compile": False}
+
+
+PEERS: Final = (
+    Peer(
+        "infinity",
+        "embed",
+        Shape(
+            path="/embeddings",
+            style="openai",
+            extra={"model": "clip", "encoding_format": "base64", "modality": "image"},
+        ),
+        (
+            _inf(16, "CLIPImageProcessorFast"),
+            _inf(16, "CLIPImageProcessor"),
+            _inf(32, "CLIPImageProcessorFast"),
+            _inf(8, "CLIPImageProcessorFast"),
+        ),
+        _infinity,
+    ),
+    Peer(
+        "litserve",
+        "classify",
+        Shape(path="/predict", style="raw"),
+        (
+            _lit(16, 0.005, 1, "pool"),
+            _lit(1, 0.0, 1, "inline"),
+            _lit(16, 0.0, 1, "pool"),
+            _lit(16, 0.01, 1, "pool"),
+            _lit(32, 0.005, 1, "pool"),
+            _lit(16, 0.005, 1, "inline"),
+            _lit(16, 0.005, 2, "inline"),
+            _lit(16, 0.005, 1, "pool", api_servers=2),
+            _lit(16, 0.005, 1, "pool", fast=True),
+        ),
+        _litserve,
+    ),
+    Peer(
+        "bentoml",
+        "classify",
+        Shape(path="/classify", style="multipart", field="images"),
+        (
+            _bento(16, 30_000, 1, "pool"),
+            _bento(16, 30_000, 1, "inline"),
+            _bento(32, 30_000, 1, "pool"),
+            _bento(16, 1_000, 1, "pool"),
+            _bento(16, 30_000, 2, "inline"),
+        ),
+        _bentoml,
+    ),
+)

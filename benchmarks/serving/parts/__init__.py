@@ -1,0 +1,1 @@
+"""The questions, one module each: what is run, and the figures that follow from it."""

@@ -1,0 +1,74 @@
+"""How long and how often: the full plan takes about forty minutes on two cores, the quick one shows that it works."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Part(StrEnum):
+    """One of the questions; each is kept on its own."""
+
+    BARE = "bare"
+    PEERS = "peers"
+    SWAPS = "swaps"
+    COMMIT = "commit"
+    ABUSE = "abuse"
+
+
+class Plan(BaseModel):
+    """Sizes of everything. Seconds where a name ends in `_s`.
+
+    `swaps` also gives the memory figures: they are taken during the same run.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    quick: bool = False
+    threads: int = 2
+    api_processes: int = 2
+    photos: int = 200
+    models: tuple[str, ...] = ("compact", "vit_b32")
+    bare_clients: int = 16
+    bare_rounds: int = 5
+    bare_window_s: float = 8.0
+    single_window_s: float = 5.0
+    warm_s: float = 1.5
+    tries_per_peer: int | None = None
+    calibration_s: float = 5.0
+    clients: tuple[int, ...] = (1, 4, 16, 64)
+    peer_rounds: int = 3
+    peer_window_s: float = 6.0
+    swaps: int = 50
+    early_swaps: int = 5
+    swap_clients: int = 16
+    swap_photos: int = 40
+    steady_s: float = 2.0
+    prepared_moves: int = 20
+    cold_versions: int = 7
+    abuse_requests: int = 10_000
+    abuse_share: float = 0.05
+    abuse_clients: int = 32
+    abuse_longest_px: int = 200
+
+
+QUICK: Final = Plan(
+    quick=True,
+    photos=40,
+    bare_rounds=1,
+    bare_window_s=3.0,
+    single_window_s=2.0,
+    tries_per_peer=1,
+    calibration_s=2.0,
+    peer_rounds=1,
+    peer_window_s=2.5,
+    swaps=6,
+    early_swaps=2,
+    swap_photos=10,
+    steady_s=1.0,
+    prepared_moves=3,
+    cold_versions=4,
+    abuse_requests=600,
+)

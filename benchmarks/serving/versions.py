@@ -1,0 +1,101 @@
+"""Keepsight's own routes as the benchmark uses them: moving the pointer, and which process serves what."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from benchmarks.serving.proc import all_stats, members
+from benchmarks.serving.servers import Server, ServerError
+
+_ALL_S: Final = 60.0
+_POLL_S: Final = 0.02
+
+
+@dataclass(frozen=True)
+class Move:
+    """One promote or rollback, in seconds of the monotonic clock; `commit_s` and `prepare_s` are the server's words."""
+
+    kind: str
+    to: str
+    begin: float
+    answered: float
+    all_serving: float
+    prepare_s: float | None
+    commit_s: float | None
+
+    @property
+    def wall_s(self) -> float:
+        """From the call until all processes served it."""
+        return self.all_serving - self.begin
+
+    def as_record(self) -> dict[str, Any]:
+        """For the record, as JSON."""
+        return {**asdict(self), "wall_s": self.wall_s}
+
+
+def rollout(server: Server) -> dict[str, Any] | None:
+    """Which process serves what; None where the server does not have the route."""
+    status, body = server.get("/v1/admin/rollout")
+    if status == 404:
+        return None
+    if status != 200:
+        raise ServerError(f"{server.name}: /v1/admin/rollout answered {status}: {body[:300].decode(errors='replace')}")
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+def serving(server: Server) -> list[str | None]:
+    """What each process serves."""
+    found = rollout(server)
+    if found is not None:
+        return [process["serving"] for process in found["processes"]]
+    version: str | None = json.loads(server.get("/v1/versions")[1])["serving"]
+    return [version]
+
+
+def move(server: Server, kind: str, to: str) -> Move:
+    """Promote or roll back to a version, and wait until every process serves it.
+
+    Raises:
+        ServerError: it is refused, or not all processes follow in time.
+    """
+    begin = time.monotonic()
+    status, answer = server.post(f"/v1/admin/{kind}", {"version_id": to, "reason": "measured"})
+    answered = time.monotonic()
+    if status != 200:
+        raise ServerError(f"{kind} to {to} was answered {status}: {answer}")
+    done = answered  # if the first look finds all of them there, they were there when the answer came
+    while set(serving(server)) != {to}:
+        time.sleep(_POLL_S)
+        done = time.monotonic()
+        if done - answered > _ALL_S:
+            raise ServerError(f"{to} is not served by all processes {_ALL_S:g} s after the answer: {serving(server)}")
+    return Move(kind, to, begin, answered, done, answer.get("prepare_s"), answer.get("commit_s"))
+
+
+def api_pids(server: Server, expected: int) -> list[int]:
+    """The server processes: those that the rollout names, or the one that runs `python -m app`.
+
+    Raises:
+        ServerError: they are not as many as expected.
+    """
+    found = rollout(server)
+    if found is not None:
+        pids = [int(process["pid"]) for process in found["processes"]]
+    else:
+        pids = [pid for pid in members(server.root, all_stats()) if _is_app(pid)]
+    if len(pids) != expected:
+        raise ServerError(f"expected {expected} server processes, found {len(pids)}")
+    return pids
+
+
+def _is_app(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return False
+    return b"-m" in words and words[words.index(b"-m") + 1] == b"app" and b"keepsight" not in words[0]
