@@ -83,9 +83,7 @@ def _one(place: Workplace, part: Part, out: Path, console: Console) -> list[str]
     try:
         measured = MEASURE[part](place)
     except Exception as error:  # the loop's edge: other parts are measured all the same, and the end says what failed
-        measured = {"figures": {}, "missing": {str(part): f"{type(error).__name__}: {error}"}}
-        console.print(f"[red]{part}: {type(error).__name__}: {error}[/red]", highlight=False)
-        return [f"{part}: {error}"]
+        measured = {"figures": {}, "missing": {str(part): f"{type(error).__name__}: {error}"}, "failed": True}
     record.keep(out, part, measured, place.plan, seconds=time.monotonic() - begun)
     write_report(out)
     console.print(f"{part}: written to {out}")

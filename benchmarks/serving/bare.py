@@ -1,6 +1,6 @@
 """`python -m benchmarks.serving.bare`: the model without a server, as fast as a good loop over files makes it.
 
-The same decoding, preparation, forward pass and scores as the server's; no HTTP, no JSON. JSON lines tell it what to do.
+The same decoding, preparation, forward pass and scores as the server's; no HTTP. JSON lines tell it what to do.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Bare:
             self._answer(next_batch())
             begun, cpu = time.monotonic(), time.process_time()
             answered = 0
-            while time.monotonic() < begun + seconds:
+            while not answered or time.monotonic() < begun + seconds:
                 self._answer(next_batch())
                 answered += batch
             wall, cpu_s = time.monotonic() - begun, time.process_time() - cpu

@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.serving.abuse_client import abuse
 from benchmarks.serving.child import say
+from benchmarks.serving.counting import evenly
 from benchmarks.serving.wire import Connection, Shape
 
 OK = 200
@@ -73,6 +74,7 @@ async def window(load: Load, *, warm_s: float, measure_s: float) -> dict[str, An
     return {
         "seconds": end - begin,
         "answered": len(answered),
+        "evenly": evenly([entry[1] for entry in load.log if entry[2] == OK], begin, end),
         "failed": len(failed),
         "first_failure": f"{failed[0][2]}: {failed[0][4][:300].decode(errors='replace')}" if failed else None,
         "latencies_ms": [round(1000 * (entry[1] - entry[0]), 2) for entry in answered],

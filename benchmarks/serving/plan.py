@@ -33,7 +33,7 @@ class Plan(BaseModel):
     models: tuple[str, ...] = ("compact", "vit_b32")
     bare_clients: int = 16
     bare_rounds: int = 5
-    bare_window_s: float = 8.0
+    bare_window_s: float = 10.0
     single_window_s: float = 5.0
     warm_s: float = 1.5
     tries_per_peer: int | None = None

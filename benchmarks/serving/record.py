@@ -16,9 +16,10 @@ Parts = dict[str, dict[str, Any]]
 
 
 def finished(out: Path, plan: Plan) -> Parts:
-    """The parts that were finished with this very plan. Others would have to be measured again."""
+    """The parts that were finished with this very plan; others, and those that failed, are to be measured again."""
     samples: Parts = load_json(out / SUMMARY).get("samples", {})
-    return {name: part for name, part in samples.items() if part.get("plan") == plan.model_dump(mode="json")}
+    wanted = plan.model_dump(mode="json")
+    return {name: part for name, part in samples.items() if part["plan"] == wanted and not part.get("failed")}
 
 
 def keep(out: Path, part: Part, measured: Mapping[str, Any], plan: Plan, *, seconds: float) -> dict[str, Any]:
@@ -29,7 +30,9 @@ def keep(out: Path, part: Part, measured: Mapping[str, Any], plan: Plan, *, seco
     parts: Parts = load_json(out / SUMMARY).get("samples", {})
     environment = machine(plan.threads)
     conditions = {"plan": plan.model_dump(mode="json"), "environment": environment, "seconds": round(seconds)}
-    parts[str(part)] = {**measured, **conditions}
+    before = parts.get(str(part))
+    if before is None or before.get("failed") or not measured.get("failed"):  # a failure does not erase what was found
+        parts[str(part)] = {**measured, **conditions}
     found = summary(parts, environment)
     save_bytes(out / SUMMARY, as_text(found).encode())
     return found

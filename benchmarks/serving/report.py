@@ -57,7 +57,7 @@ def page(found: Record, drawn: Sequence[str]) -> str:
     parts += ["## Figures and aims", _table(("figure", "what", "aim", "measured", "met"), rows)]
     parts += _missing(found.get("missing", {}))
     for name, write in (("bare", _bare), ("peers", _peers), ("swaps", _swaps), ("commit", _commit), ("abuse", _abuse)):
-        if name in samples:
+        if name in samples and not samples[name].get("failed"):
             parts += write(found, samples[name])
     parts += [f"![{_CAPTIONS[name]}]({name})" for name in drawn]
     parts += ["## Conditions", NOISE_RULE, _loads(samples)]
@@ -193,6 +193,7 @@ def _loads(samples: Mapping[str, Record]) -> str:
             f"{part['seconds']} s",
         )
         for name, part in samples.items()
+        if not part.get("failed")
     ]
     return _table(("part", "windows", "thrown away", "noisy", "foreign cores: median, most", "took"), rows)
 

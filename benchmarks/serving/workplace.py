@@ -143,8 +143,8 @@ def measure_load(
             measure_s=measure_s,
             on_event=lambda _: clocks.append(server.cpu_s()),
         )
-    answered = found["answered"]
-    per = 1000 / answered if answered else float("nan")
+    answered = found["evenly"]
+    per = 1000 / answered if answered else 0.0
     return {
         **found,
         "clients": clients,

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 import benchmarks.accuracy.cli
 import benchmarks.cost.__main__
 import benchmarks.gpu
+import benchmarks.serving.__main__
 from keepsight.cli import app
 from tests.docs.markdown import PAGES, ROOT, blocks, command_lines, read, section
 
@@ -27,6 +28,7 @@ PROGRAMS = {
     "benchmarks.accuracy": benchmarks.accuracy.cli.app,
     "benchmarks.cost": benchmarks.cost.__main__.app,
     "benchmarks.gpu": GPU,
+    "benchmarks.serving": benchmarks.serving.__main__.app,
 }
 SCRIPTS = [(page, words) for page, words in COMMANDS if words[0].startswith("scripts/")]
 KNOWN_PROGRAMS = {"keepsight", "curl", "docker", "python", "torchrun", "scripts/demo", "scripts/test", "scripts/check"}
