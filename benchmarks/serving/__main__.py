@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,10 +85,16 @@ def _one(place: Workplace, part: Part, out: Path, console: Console) -> list[str]
         measured = MEASURE[part](place)
     except Exception as error:  # the loop's edge: other parts are measured all the same, and the end says what failed
         measured = {"figures": {}, "missing": {str(part): f"{type(error).__name__}: {error}"}, "failed": True}
+    measured["missing"] = {name: without_places(why) for name, why in measured.get("missing", {}).items()}
     record.keep(out, part, measured, place.plan, seconds=time.monotonic() - begun)
     write_report(out)
     console.print(f"{part}: written to {out}")
-    return [f"{name}: {why}" for name, why in measured.get("missing", {}).items()]
+    return [f"{name}: {why}" for name, why in measured["missing"].items()]
+
+
+def without_places(text: str) -> str:
+    """A message without addresses and absolute paths: the record tells of servers, not of somebody's machine."""
+    return re.sub(r"https?://\S+|(?<![\w.])/[\w.+-]+(/[\w.+-]+)+", "…", text)
 
 
 def _conclude(console: Console, out: Path, failed: list[str]) -> None:

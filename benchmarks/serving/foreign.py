@@ -67,7 +67,7 @@ class Gate:
 
     limit_cores: float = FOREIGN_LIMIT_CORES
     retries: int = 2
-    budget: int = 60
+    budget: int = 30
     spent: int = field(default=0, init=False)
     meter: Callable[[], Callable[[], float]] = field(default=lambda: ForeignMeter().read)
 

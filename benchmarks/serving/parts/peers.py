@@ -88,12 +88,12 @@ def _calibrated(place: Workplace, peer: Peer, generator: Child) -> tuple[Setting
                 window = place.gate.measure(peer.name, 1, run)
         except ServerError as error:
             last = str(error)
-            tried.append({"settings": settings, "per_s": None, "failure": last})
+            tried.append({"settings": settings, "per_s": None, "failure": "it did not start"})
             continue
         values = window.values
         if values["failed"] or not values["answered"]:
             last = f"{peer.name} does not answer: {values['first_failure']}"
-            tried.append({"settings": settings, "per_s": None, "failure": last})
+            tried.append({"settings": settings, "per_s": None, "failure": "not all requests were answered"})
         else:
             tried.append({"settings": settings, "per_s": values["per_s"], "noisy": window.noisy})
     good = [entry for entry in tried if entry["per_s"] is not None]

@@ -162,6 +162,12 @@ class TestReport:
 
 
 class TestProgram:
+    def test_messages_are_kept_without_addresses_and_paths(self) -> None:
+        text = program.without_places(
+            "no litserve at https://packages.example/simple, see /home/ada/var/log/x.log: 1/2"
+        )
+        assert text == "no litserve at … see …: 1/2"
+
     def run(self, out: Path, work: Path, *options: str) -> Any:
         return CliRunner().invoke(program.app, ["--quick", "--out", str(out), "--work", str(work), *options])
 
