@@ -47,11 +47,16 @@ def rollout(server: Server) -> dict[str, Any] | None:
     return found
 
 
+def living(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The processes of a rollout's answer that have not been given up."""
+    return [process for process in found["processes"] if process.get("state") != "dead"]
+
+
 def serving(server: Server) -> list[str | None]:
     """What each process serves."""
     found = rollout(server)
     if found is not None:
-        return [process["serving"] for process in found["processes"]]
+        return [process["serving"] for process in living(found)]
     version: str | None = json.loads(server.get("/v1/versions")[1])["serving"]
     return [version]
 
@@ -84,7 +89,7 @@ def api_pids(server: Server, expected: int) -> list[int]:
     """
     found = rollout(server)
     if found is not None:
-        pids = [int(process["pid"]) for process in found["processes"]]
+        pids = [int(process["pid"]) for process in living(found)]
     else:
         pids = [pid for pid in members(server.root, all_stats()) if _is_app(pid)]
     if len(pids) != expected:

@@ -72,9 +72,9 @@ class Workplace:
 
     def store(self, model: str, *, versions: int, name: str, first_adapted: bool = True) -> tuple[Path, list[str]]:
         """A fresh store with so many versions of which the first is live, and their ids."""
-        root = self.work / "stores" / f"{name}-{model}"
-        for stale in root.parent.glob(f"{root.name}*"):
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        folder = self.work / "stores" / f"{name}-{model}"  # one each: the broker's data lies beside a store
+        shutil.rmtree(folder, ignore_errors=True)
+        root = folder / "store"
         self.tell(f"{versions} versions of {model}")
         known, pretrained = self.spec(model)
         settings = {

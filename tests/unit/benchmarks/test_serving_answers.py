@@ -120,6 +120,13 @@ class TestMoves:
         with pytest.raises(ServerError, match="expected 3"):
             api_pids(server, 3)
 
+    def test_processes_that_were_given_up_do_not_count(self) -> None:
+        found = processes("v1", "v2")
+        found["processes"][1]["state"] = "dead"
+        server = FakeServer({"/v1/admin/rollout": [(200, found)]})
+        assert serving(server) == ["v1"]
+        assert api_pids(server, 1) == [100]
+
     def test_rollbacks_alone_count_for_the_commit(self) -> None:
         def moved(side: str, commit_s: float | None, wall_s: float) -> Window:
             return Window(side, 1, {"commit_s": commit_s, "wall_s": wall_s}, 0.0, noisy=False)
