@@ -70,7 +70,8 @@ class Settings(BaseSettings):
     # Versions
     poll_interval_s: float = Field(1.0, gt=0, description="Seconds between looks at CURRENT, beside the announcements.")
     reload_backoff_s: float = Field(10.0, gt=0, description="Seconds before a version that failed to load is retried.")
-    swap_timeout_s: float = Field(60.0, gt=0, description="Seconds promote and rollback wait for this server to swap.")
+    swap_timeout_s: float = Field(60.0, gt=0, description="Seconds a move waits for servers to be ready, and to swap.")
+    server_lost_after_s: float = Field(5.0, gt=0, description="Silence after which a server counts as dead.")
     warm_versions: int = Field(2, ge=1, description="Versions in memory, the served one among them.")
     probe_timeout_s: float = Field(10.0, gt=0, description="Seconds the inference behind /readyz may take.")
 

@@ -36,6 +36,8 @@ class WorkerSettings(BaseSettings):
         ge=60,
         description="Seconds until Redis delivers an unacknowledged message again; longer than any job.",
     )
+    swap_timeout_s: float = Field(60.0, gt=0, description="Seconds a move waits for servers to be ready, and to swap.")
+    server_lost_after_s: float = Field(5.0, gt=0, description="Silence after which a server counts as dead.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the worker's log.")
 
     @model_validator(mode="after")
