@@ -148,8 +148,14 @@ def device_of(settings: Settings) -> str:
     """
     if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise StartupError("KEEPSIGHT_DEVICE=cuda, but PyTorch finds no GPU here; set KEEPSIGHT_DEVICE=cpu or auto")
+    if settings.device != "cpu":
+        number = int(settings.device.partition(":")[2] or 0)
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if number >= found:
+            raise StartupError(
+                f"KEEPSIGHT_DEVICE={settings.device}, but PyTorch finds {found or 'no'} GPU{'s' * (found > 1)} here; "
+                "set KEEPSIGHT_DEVICE=cpu or auto"
+            )
     return settings.device
 
 

@@ -342,9 +342,10 @@ def test_devices_and_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_version_that_a_server_cannot_serve_is_kept_and_not_promoted(
-    settings: WorkerSettings, store: Store, first: VersionId
+    settings: WorkerSettings, store: Store, first: VersionId, redis_url: str
 ) -> None:
-    roster = Roster(settings.redis_url, store.identity())
+    settings = settings.model_copy(update={"redis_url": redis_url})
+    roster = Roster(redis_url, store.identity())
     over = threading.Event()
 
     def serve_badly() -> None:
