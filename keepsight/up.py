@@ -184,8 +184,7 @@ def probe(url: str) -> Callable[[], bool]:
     """A question: is the service at `url` ready?"""
     from keepsight.client import Client
 
-    client = Client(url, attempts=1)
-    return client.ready
+    return Client(url).ready
 
 
 def without_password(url: str) -> str:
