@@ -218,14 +218,14 @@ Moved = TypedDict(
     {
         "from": str | None,
         "to": str,
-        "serving": str | None,
-        "prepare_s": NotRequired[float],
-        "commit_s": NotRequired[float],
+        "serving": str,
+        "prepare_s": float,
+        "commit_s": float,
     },
 )
-"""`POST /v1/admin/rollback` and `/promote`: answered once the server serves `to`.
+"""`POST /v1/admin/rollback` and `/promote`: answered once every process serves `to`.
 
-`prepare_s` is what loading took before the pointer moved, `commit_s` what came after.
+`prepare_s` is how long it took until each had it ready, `commit_s` how long from there until each served it.
 """
 
 

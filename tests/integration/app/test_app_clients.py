@@ -48,6 +48,8 @@ TYPES = [
     (api.Dataset, DatasetRecord),
     (api.Manifest, Manifest),
     (api.Moved, schemas.Moved),
+    (api.ServingProcess, schemas.ServerProcess),
+    (api.Rollout, schemas.Rollout),
 ]
 
 
@@ -96,6 +98,7 @@ def test_the_client_teaches_classifies_embeds_and_moves(
         assert (caught.value.status, caught.value.problem["type"]) == (409, "urn:keepsight:problem:pointer-moved")
         assert client.promote(second, expected=first)["serving"] == second
         assert client.ready()
+        assert [process["serving"] for process in client.rollout()["processes"]] == [second]
         assert client.version(second)["parent"] == first
         assert [version["version_id"] for version in client.versions()["versions"]][1:] == [first, second]
         assert [found["name"] for found in client.classes()["classes"]] == ["cat", "dog"]
