@@ -94,15 +94,17 @@ def _common(weights: Path, threads: int) -> Settings:
     }
 
 
-def _threads(threads: int) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+def _threads(threads: int, settings: Settings) -> dict[str, str]:
+    """As many threads for all; whether they sleep or spin while they wait for each other is a setting like others."""
+    environment = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    return environment | ({"OMP_WAIT_POLICY": "PASSIVE"} if settings["sleeping_threads"] else {})
 
 
 def _litserve(venv: Path, settings: Settings, weights: Path, threads: int) -> Launch:
     # the port is put in by name: braces of JSON stay as they are
     text = json.dumps({**_common(weights, threads), **settings, "port": "{port}"}).replace('"{port}"', "{port}")
     command = [str(venv / "bin" / "python"), str(FOLDER / "litserve_server.py"), text]
-    return Launch("litserve", command, "/health", _threads(threads), weights)
+    return Launch("litserve", command, "/health", _threads(threads, settings), weights)
 
 
 def _bentoml(venv: Path, settings: Settings, weights: Path, threads: int) -> Launch:
@@ -116,7 +118,7 @@ def _bentoml(venv: Path, settings: Settings, weights: Path, threads: int) -> Lau
         "{port}",
     ]
     environment = {
-        **_threads(threads),
+        **_threads(threads, settings),
         "PEER_SETTINGS": json.dumps({**_common(weights, threads), **settings}),
         "BENTOML_HOME": str(weights / "bentoml-home"),
         "BENTOML_DO_NOT_TRACK": "True",
@@ -134,10 +136,12 @@ def _infinity(venv: Path, settings: Settings, weights: Path, threads: int) -> La
         *("--batch-size", str(settings["batch_size"]), "--log-level", "warning"),
         "--compile" if settings["compile"] else "--no-compile",
     ]
-    return Launch("infinity", command, "/health", _threads(threads), weights)
+    return Launch("infinity", command, "/health", _threads(threads, settings), weights)
 
 
-def _lit(batch: int, wait_s: float, workers: int, decode: str, api_servers: int = 1, fast: bool = False) -> Settings:
+def _lit(
+    batch: int, wait_s: float, workers: int, decode: str, api_servers: int = 1, fast: bool = False, sleep: bool = True
+) -> Settings:
     return {
         "max_batch_size": batch,
         "batch_timeout": wait_s,
@@ -145,21 +149,23 @@ def _lit(batch: int, wait_s: float, workers: int, decode: str, api_servers: int 
         "decode": decode,
         "api_servers": api_servers,
         "fast_queue": fast,
+        "sleeping_threads": sleep,
     }
 
 
-def _bento(batch: int, latency_ms: int, workers: int, decode: str) -> Settings:
+def _bento(batch: int, latency_ms: int, workers: int, decode: str, sleep: bool = True) -> Settings:
     return {
         "max_batch_size": batch,
         "max_latency_ms": latency_ms,
         "workers": workers,
         "decode": decode,
         "metrics": False,
+        "sleeping_threads": sleep,
     }
 
 
-def _inf(batch: int, processor: str) -> Settings:
-    return {"batch_size": batch, "processor": processor, "compile": False}
+def _inf(batch: int, processor: str, sleep: bool = True) -> Settings:
+    return {"batch_size": batch, "processor": processor, "compile": False, "sleeping_threads": sleep}
 
 
 PEERS: Final = (
@@ -176,6 +182,8 @@ PEERS: Final = (
             _inf(16, "CLIPImageProcessor"),
             _inf(32, "CLIPImageProcessorFast"),
             _inf(8, "CLIPImageProcessorFast"),
+            _inf(16, "CLIPImageProcessorFast", sleep=False),
+            _inf(16, "CLIPImageProcessor", sleep=False),
         ),
         _infinity,
     ),
@@ -193,6 +201,7 @@ PEERS: Final = (
             _lit(16, 0.005, 2, "inline"),
             _lit(16, 0.005, 1, "pool", api_servers=2),
             _lit(16, 0.005, 1, "pool", fast=True),
+            _lit(16, 0.005, 1, "pool", sleep=False),
         ),
         _litserve,
     ),
@@ -206,6 +215,7 @@ PEERS: Final = (
             _bento(32, 30_000, 1, "pool"),
             _bento(16, 1_000, 1, "pool"),
             _bento(16, 30_000, 2, "inline"),
+            _bento(16, 30_000, 1, "pool", sleep=False),
         ),
         _bentoml,
     ),

@@ -106,7 +106,7 @@ def _calibrated(place: Workplace, peer: Peer, generator: Child) -> tuple[Setting
 def _load(
     place: Workplace, generator: Child, server: Server, shape: Shape, clients: int, seconds: float
 ) -> Callable[[], Mapping[str, Any]]:
-    warm_s = place.plan.warm_s
+    warm_s = place.plan.warm_s + clients / 32  # with more clients it takes longer until all of them are in step
     return lambda: measure_load(generator, server, shape, clients=clients, warm_s=warm_s, measure_s=seconds)
 
 
