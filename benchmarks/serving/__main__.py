@@ -88,7 +88,7 @@ def _one(place: Workplace, part: Part, out: Path, console: Console) -> list[str]
     measured["missing"] = {name: without_places(why) for name, why in measured.get("missing", {}).items()}
     record.keep(out, part, measured, place.plan, seconds=time.monotonic() - begun)
     write_report(out)
-    console.print(f"{part}: written to {out}")
+    console.print(f"{part}: {'failed, as is ' if measured.get('failed') else ''}written to {out}")
     return [f"{name}: {why}" for name, why in measured["missing"].items()]
 
 

@@ -81,20 +81,26 @@ def move(server: Server, kind: str, to: str) -> Move:
     return Move(kind, to, begin, answered, done, answer.get("prepare_s"), answer.get("commit_s"))
 
 
-def api_pids(server: Server, expected: int) -> list[int]:
-    """The server processes: those that the rollout names, or the one that runs `python -m app`.
+def api_pids(server: Server, expected: int, *, timeout_s: float = _ALL_S) -> list[int]:
+    """The server processes, once all of them serve: those that the rollout names, or the one that runs `app`.
+
+    The port is answered as soon as the first of several is ready, so the others are waited for.
 
     Raises:
-        ServerError: they are not as many as expected.
+        ServerError: after `timeout_s` they are not as many as expected.
     """
-    found = rollout(server)
-    if found is not None:
-        pids = [int(process["pid"]) for process in living(found)]
-    else:
-        pids = [pid for pid in members(server.root, all_stats()) if _is_app(pid)]
-    if len(pids) != expected:
-        raise ServerError(f"expected {expected} server processes, found {len(pids)}")
-    return pids
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = rollout(server)
+        if found is not None:
+            pids = [int(process["pid"]) for process in living(found) if process["serving"] is not None]
+        else:
+            pids = [pid for pid in members(server.root, all_stats()) if _is_app(pid)]
+        if len(pids) == expected:
+            return pids
+        if time.monotonic() > deadline:
+            raise ServerError(f"expected {expected} server processes, found {len(pids)}")
+        time.sleep(0.2)
 
 
 def _is_app(pid: int) -> bool:

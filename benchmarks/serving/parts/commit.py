@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.serving.foreign import Window, load_of
 from benchmarks.serving.servers import Server, running
-from benchmarks.serving.versions import move
+from benchmarks.serving.versions import api_pids, move
 from benchmarks.serving.workplace import Workplace
 
 
@@ -22,6 +22,7 @@ def measure(place: Workplace) -> dict[str, Any]:
         store, ids = place.store(model, versions=plan.cold_versions, name="commit")
         launch = place.ours(model, store, api_processes=plan.api_processes)
         with running(launch, place.log(f"commit-{model}")) as server:
+            api_pids(server, plan.api_processes)  # all of them are there
             cold = [
                 _moved(place, server, "promote", version, f"{model}, cold, {i} of {len(ids) - 1}")
                 for i, version in enumerate(ids[1:], start=1)

@@ -118,7 +118,13 @@ class TestMoves:
         server = FakeServer({"/v1/admin/rollout": [(200, processes("v1", "v1"))]})
         assert api_pids(server, 2) == [100, 101]
         with pytest.raises(ServerError, match="expected 3"):
-            api_pids(server, 3)
+            api_pids(server, 3, timeout_s=0.0)
+
+    def test_processes_that_are_still_starting_are_waited_for(self) -> None:
+        starting = processes("v1", "v1")
+        starting["processes"][1]["serving"] = None
+        server = FakeServer({"/v1/admin/rollout": [(200, starting), (200, processes("v1", "v1"))]})
+        assert api_pids(server, 2) == [100, 101]
 
     def test_processes_that_were_given_up_do_not_count(self) -> None:
         found = processes("v1", "v2")
