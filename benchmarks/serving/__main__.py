@@ -79,7 +79,7 @@ def main(
 
 def _one(place: Workplace, part: Part, out: Path, console: Console) -> list[str]:
     """Measure and keep one part; sentences about what could not be measured."""
-    place.gate = Gate()
+    place.gate = Gate(retries=place.plan.retries)
     begun = time.monotonic()
     try:
         measured = MEASURE[part](place)

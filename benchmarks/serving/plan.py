@@ -30,6 +30,7 @@ class Plan(BaseModel):
     threads: int = 2
     api_processes: int = 2
     photos: int = 200
+    retries: int = 2
     models: tuple[str, ...] = ("compact", "vit_b32")
     bare_clients: int = 16
     bare_rounds: int = 5
@@ -56,6 +57,7 @@ class Plan(BaseModel):
 
 QUICK: Final = Plan(
     quick=True,
+    retries=0,
     photos=40,
     bare_rounds=1,
     bare_window_s=3.0,
