@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,4 +129,5 @@ def _bar(console: Console, parts: int) -> Iterator[tuple[Callable[[str], None], 
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: servers in sessions of their own are ended
     app()

@@ -47,9 +47,7 @@ AIMS: Final = (
     Aim(
         "memory_ratio_50_5", "memory of the server processes after the last swap over that after the fifth", "<=", 1.05
     ),
-    Aim(
-        "prepared_commit_ms", "ms from the pointer's move until all serve it, in memory; slower model", "<=", 100.0
-    ),
+    Aim("prepared_commit_ms", "ms from the pointer's move until all serve it, in memory; slower model", "<=", 100.0),
     Aim("cold_commit_s_compact", "s of a promote that loads the version first, `compact`", "<=", 2.0),
     Aim("cold_commit_s_vit_b32", "the same, ViT-B-32", "<=", 5.0),
 )
