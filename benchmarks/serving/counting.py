@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
-_BURST: Final = 0.25
+_BURST: Final = 0.75
 """Answers closer together than this share of the mean distance are one burst."""
 
 

@@ -115,6 +115,10 @@ class TestCounting:
         bursts = [second + 0.001 * n for second in range(10) for n in range(16)]
         assert evenly(bursts, begin, begin + 6) == pytest.approx(96, rel=0.01)
 
+    def test_a_burst_that_takes_a_while_is_still_one(self) -> None:
+        bursts = [3.2 * n + 0.04 * i for n in range(4) for i in range(16)]
+        assert evenly(bursts, 2.0, 8.0) == pytest.approx(16 * 6 / 3.2, rel=0.01)
+
     def test_few_answers_are_counted(self) -> None:
         assert evenly([], 0, 1) == 0
         assert evenly([0.5], 0, 1) == 1
