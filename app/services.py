@@ -79,6 +79,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         threads=settings.decode_threads,
         max_image_bytes=settings.max_image_bytes,
         max_image_pixels=settings.max_image_pixels,
+        fast=settings.decode == "fast",
     )
     watcher = Watcher(
         current=store.current,

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     max_images: int = Field(64, ge=1, description="Most images of one classify request.")
     max_labels: int = Field(1000, ge=1, description="Most ad-hoc labels of one classify request.")
     label_cache_size: int = Field(4096, ge=0, description="Ad-hoc labels whose text features are kept.")
+    decode: Literal["exact", "fast"] = Field(
+        "exact", description="`exact`: the model's own preprocessing to the bit; `fast`: nearly that, sooner."
+    )
     decode_threads: int = Field(2, ge=1, description="Threads that decode images for classify.")
     queue_size: int = Field(128, ge=1, description="Classify requests in hand at once; one more is answered 429.")
     max_batch_size: int = Field(32, ge=1, description="Most images, or ad-hoc labels, of one forward pass.")
