@@ -8,6 +8,7 @@ import logging
 import logging.config
 import os
 import signal
+import socket
 import sys
 
 from pydantic import ValidationError
@@ -73,11 +74,14 @@ def _serve(settings: Settings) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # imported late: PyTorch takes seconds, and what is refused above should be told at once
     import uvicorn
+    from prometheus_client import start_http_server
 
     from app.main import create_app
+    from app.metrics import Metrics
     from segp_cl.errors import KeepsightError
 
-    app = create_app(settings)
+    metrics = Metrics()
+    app = create_app(settings, metrics=metrics)
 
     def refusal() -> str | None:
         error = app.state.startup_error
@@ -101,12 +105,28 @@ def _serve(settings: Settings) -> int:
             server_header=False,
         )
     )
+    if settings.metrics_port is not None:
+        start_http_server(settings.metrics_port, settings.host, registry=metrics.registry)
     with contextlib.suppress(SystemExit):  # it could not start, and has logged why
-        server.run()
+        server.run(sockets=[shared_socket(settings.host, settings.port)] if settings.share_port else None)
     reason = refusal()
     if reason is not None:
         return _refuse(reason)
     return 0 if server.started else 1
+
+
+def shared_socket(host: str, port: int) -> socket.socket:
+    """A socket on an address that other processes may bind too; the kernel spreads connections among those that listen.
+
+    uvicorn listens once the app has started, so a process that still loads its model is sent nobody.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind((host, port))
+    bound.set_inheritable(False)
+    return bound
 
 
 def _refuse(reason: str) -> int:

@@ -29,8 +29,8 @@ class Caller:
 LOCAL = Caller("local", "local")
 
 
-def get_services(request: Request) -> Services:
-    """The services of this app."""
+async def get_services(request: Request) -> Services:
+    """The services of this app. Asynchronous, because FastAPI sends any other dependency through a thread."""
     services: Services = request.app.state.services
     return services
 

@@ -16,7 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from keepsight.keys import KeyFileError
-from model_store.broker import BrokerUnavailableError, JobNotFoundError
+from model_store.broker import JobNotFoundError
+from model_store.redis_client import BrokerUnavailableError
+from model_store.rollout import (
+    RolloutBusyError,
+    RolloutRefusedError,
+    RolloutTimeoutError,
+    RolloutUnfinishedError,
+)
 from model_store.types import (
     ConflictError,
     CorruptVersionError,
@@ -26,6 +33,7 @@ from model_store.types import (
     StoreFullError,
     VersionNotFoundError,
 )
+from segp_cl.checks import CheckFailedError
 from segp_cl.errors import (
     ClassExistsError,
     ImageDecodeError,
@@ -82,6 +90,10 @@ class InferenceError(AppError):
 
 class NotReadyError(AppError):
     """No version is loaded."""
+
+
+class StaleError(NotReadyError):
+    """This server may be on another version than the others, and must catch up before it answers."""
 
 
 class BodyTooLargeError(AppError):
@@ -159,6 +171,7 @@ TABLE: Mapping[type[Exception], Answer] = {
     DeadlineError: Answer(504, "deadline-exceeded", "The answer was not there in time", 1),
     InferenceError: Answer(500, "inference-failed", "The model could not answer"),
     NotReadyError: Answer(503, "not-ready", "No version is being served yet", 2),
+    StaleError: Answer(503, "stale", "This server must catch up with the others first", 1),
     NoClassesError: Answer(409, "no-classes", "The served version knows no classes"),
     BodyTooLargeError: Answer(413, "body-too-large", "The body is too large"),
     ImageTooLargeError: Answer(413, "image-too-large", "The image is too large"),
@@ -180,7 +193,12 @@ TABLE: Mapping[type[Exception], Answer] = {
     IncompatibleStateError: Answer(409, "version-incompatible", "The version belongs to another base model"),
     ConflictError: Answer(409, "pointer-moved", "CURRENT is not what was expected"),
     NothingToRollBackToError: Answer(409, "nothing-to-roll-back-to", "There is no earlier version"),
-    SwapTimeoutError: Answer(504, "swap-timeout", "The version is not served here yet"),
+    SwapTimeoutError: Answer(504, "swap-timeout", "The version is not served everywhere yet"),
+    RolloutUnfinishedError: Answer(504, "swap-timeout", "The version is not served everywhere yet"),
+    RolloutTimeoutError: Answer(504, "rollout-timeout", "Not every server could be made ready", 5),
+    RolloutRefusedError: Answer(409, "rollout-refused", "A server cannot serve the version"),
+    RolloutBusyError: Answer(503, "rollout-busy", "Another version is being rolled out", 2),
+    CheckFailedError: Answer(409, "version-check-failed", "The version does not answer as when it was published"),
     StoreFullError: Answer(507, "store-full", "There is no room left in the store", 60),
     StoreBusyError: Answer(503, "store-busy", "Another process is changing the store", 2),
     StoreError: Answer(500, "store-error", "The store cannot do this"),

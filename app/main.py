@@ -21,10 +21,11 @@ from app.settings import MIB, Settings
 OTHER_BODY_BYTES = MIB
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI:
     """The server as an ASGI application. Model, store and followers live from its lifespan's start to its end."""
-    metrics = Metrics()
-    live = LiveModel(metrics)
+    metrics = metrics or Metrics()
+    lease_s = max(settings.server_lost_after_s, 3 * settings.poll_interval_s)
+    live = LiveModel(metrics, lease_s=lease_s)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

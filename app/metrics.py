@@ -14,7 +14,7 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
-        self._registry = registry
+        self.registry = registry
         self.requests = Counter(
             "keepsight_requests", "Requests answered.", ["method", "route", "status"], registry=registry
         )
@@ -45,4 +45,4 @@ class Metrics:
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)

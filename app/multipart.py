@@ -8,11 +8,11 @@ from typing import BinaryIO
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from app.errors import InvalidRequestError
+from app.waiting import off_loop
 
 _WRITE_BYTES = 1024 * 1024
 MAX_FIELD_BYTES = 256 * 1024
@@ -53,7 +53,7 @@ class Form:
 async def read_form(
     request: Request, open_file: Callable[[], BinaryIO], *, max_files: int, max_file_bytes: int | None = None
 ) -> Form:
-    """Read a whole multipart body. Writing happens in a thread, about a mebibyte at a time.
+    """Read a whole multipart body, about a mebibyte at a time; all but a little is written in a thread.
 
     Args:
         request: whose body is read.
@@ -88,9 +88,9 @@ async def read_form(
         async for chunk in request.stream():
             pending += chunk
             if len(pending) >= _WRITE_BYTES:
-                await run_in_threadpool(parser.write, bytes(pending))
+                await off_loop(len(pending), parser.write, bytes(pending))
                 pending.clear()
-        await run_in_threadpool(parser.write, bytes(pending))
+        await off_loop(len(pending), parser.write, bytes(pending))
         parser.finalize()
         if not receiver.complete:
             raise HTTPException(400, "the multipart body ends before its last boundary")

@@ -287,13 +287,37 @@ class RollbackBody(BaseModel):
 
 
 class Moved(BaseModel):
-    """Where CURRENT was and is, and what this server serves."""
+    """Where CURRENT was and is, and what all servers serve."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     from_: str | None = Field(alias="from")
     to: str
     serving: str
+    prepare_s: float = Field(description="Seconds until every server had the version ready.")
+    commit_s: float = Field(description="Seconds from there until every server served it.")
+
+
+class ServerProcess(BaseModel):
+    """A server process, as it last reported."""
+
+    id: str
+    host: str
+    pid: int
+    device: str
+    serving: str | None
+    prepared: str | None = Field(description="The version that is ready to be swapped in.")
+    state: Literal["starting", "serving", "loading", "ready", "refused", "behind", "dead"]
+    reason: str | None = Field(description="Why it refused a version, or cannot serve CURRENT.")
+    seen_s: float = Field(description="Seconds since its last report.")
+
+
+class Rollout(BaseModel):
+    """All server processes of the store."""
+
+    current: str | None = Field(description="What CURRENT names.")
+    target: str | None = Field(description="The version that is being prepared.")
+    processes: list[ServerProcess]
 
 
 class Alive(BaseModel):

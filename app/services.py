@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -17,18 +16,21 @@ from app.metrics import Metrics
 from app.serving.decode import Decoder
 from app.serving.engine import Engine
 from app.serving.live_model import LiveModel, Loader
+from app.serving.member import Member, new_server_id
 from app.serving.watcher import Watcher
 from app.settings import Settings
 from app.signals import Signals
 from keepsight.keys import KeyFile
 from model_store.broker import Broker
 from model_store.contracts import CURRENT_CHANNEL
+from model_store.roster import Roster
 from model_store.spool import Spool
 from model_store.store import Store, bootstrap
 from model_store.types import PreprocessingRecord, Provenance, StoreError, VersionId
 from segp_cl.backbone import Backbone, load_backbone
+from segp_cl.checks import record
 from segp_cl.errors import KeepsightError
-from segp_cl.inference import embedding_space
+from segp_cl.inference import Classifier, embedding_space
 from segp_cl.learner import initial_state
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class Services:
     engine: Engine
     decoder: Decoder
     watcher: Watcher
+    member: Member
+    roster: Roster
     space_of: Callable[[VersionId], str]
     intake: CapacityLimiter
 
@@ -67,6 +71,10 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         StoreError: the store cannot be used.
     """
     base, store, spool = await asyncio.to_thread(_open, settings)
+    device = str(base.device)
+    roster = Roster(settings.redis_url, store.identity())
+    beat_s = min(settings.poll_interval_s, settings.server_lost_after_s / 4)
+    member = Member(new_server_id(), roster=roster, live=live, device=device, beat_s=beat_s)
     broker, signals = Broker(settings.redis_url), Signals(settings.redis_url)
     engine = Engine(
         queue_size=settings.queue_size,
@@ -88,6 +96,8 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         poll_s=settings.poll_interval_s,
         backoff_s=settings.reload_backoff_s,
         metrics=metrics,
+        left_out=member.left_out,
+        swapped=member.wake,
     )
     services = Services(
         settings=settings,
@@ -101,21 +111,31 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         engine=engine,
         decoder=decoder,
         watcher=watcher,
+        member=member,
+        roster=roster,
         space_of=functools.lru_cache(1024)(lambda version_id: embedding_space(store.open(version_id))),
         intake=CapacityLimiter(settings.intake_threads),
     )
     try:
         await watcher.look()
-        async with signals.on(CURRENT_CHANNEL, watcher.wake):
-            following = asyncio.create_task(watcher.run())
+
+        def wake() -> None:
+            watcher.wake()
+            member.wake()
+
+        async with signals.on(CURRENT_CHANNEL, wake):
+            following = [asyncio.create_task(each) for each in (watcher.run(), member.run(watcher))]
             try:
                 yield services
             finally:
-                following.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await following
+                for task in following:
+                    task.cancel()
+                await asyncio.gather(*following, return_exceptions=True)
     finally:
+        await member.leave()
+        watcher.close()
         await signals.close()
+        roster.close()
         broker.close()
         engine.close()
         decoder.close()
@@ -129,8 +149,14 @@ def device_of(settings: Settings) -> str:
     """
     if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise StartupError("KEEPSIGHT_DEVICE=cuda, but PyTorch finds no GPU here; set KEEPSIGHT_DEVICE=cpu or auto")
+    if settings.device != "cpu":
+        number = int(settings.device.partition(":")[2] or 0)
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if number >= found:
+            raise StartupError(
+                f"KEEPSIGHT_DEVICE={settings.device}, but PyTorch finds {found or 'no'} GPU{'s' * (found > 1)} here; "
+                "set KEEPSIGHT_DEVICE=cpu or auto"
+            )
     return settings.device
 
 
@@ -145,7 +171,10 @@ def _open(settings: Settings) -> tuple[Backbone, Store, Spool]:
     store = Store(settings.store)
     preprocessing = PreprocessingRecord.model_validate(base.preprocessing)
     provenance = Provenance(who="server", reason="the base model, before any task", preprocessing=preprocessing)
-    bootstrap(store, initial_state(base), provenance=provenance)
+    if store.current() is None:
+        state = initial_state(base)
+        checks = record(Classifier(base, state), base.preprocessing.size)
+        bootstrap(store, state, provenance=provenance, checks=checks)
     _check_model(store, base, settings)
     return base, store, spool
 

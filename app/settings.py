@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a refused setting should
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 
 
 class Settings(BaseSettings):
@@ -34,7 +35,9 @@ class Settings(BaseSettings):
         description="Base model: `compact`, an open_clip name, `hf-hub:org/model` or `local-dir:/path`.",
     )
     pretrained: str | None = Field(None, description="open_clip tag (`openai`) or path of a checkpoint.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs; `auto` prefers a GPU.")
+    device: str = Field(
+        "auto", pattern=DEVICE, description="Where the model runs: `cpu`, `cuda`, `cuda:1`; `auto` prefers a GPU."
+    )
     threads: int = Field(
         default_factory=lambda: min(2, os.cpu_count() or 1), ge=1, description="CPU threads of one forward pass."
     )
@@ -42,6 +45,10 @@ class Settings(BaseSettings):
     # Address
     host: str = Field("127.0.0.1", description="Address to bind. Anything but loopback needs a key first.")
     port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 takes a free one.")
+    share_port: bool = Field(False, description="Let other server processes bind the same port (SO_REUSEPORT).")
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Serve this process's /metrics on a port of its own too."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 
     # Classify
@@ -73,7 +80,8 @@ class Settings(BaseSettings):
     # Versions
     poll_interval_s: float = Field(1.0, gt=0, description="Seconds between looks at CURRENT, beside the announcements.")
     reload_backoff_s: float = Field(10.0, gt=0, description="Seconds before a version that failed to load is retried.")
-    swap_timeout_s: float = Field(60.0, gt=0, description="Seconds promote and rollback wait for this server to swap.")
+    swap_timeout_s: float = Field(60.0, gt=0, description="Seconds a move waits for servers to be ready, and to swap.")
+    server_lost_after_s: float = Field(5.0, gt=0, description="Silence after which a server counts as dead.")
     warm_versions: int = Field(2, ge=1, description="Versions in memory, the served one among them.")
     probe_timeout_s: float = Field(10.0, gt=0, description="Seconds the inference behind /readyz may take.")
 

@@ -1,9 +1,10 @@
-"""The JSON of the REST API, as types: what `keepsight.client` returns and `--json` prints unchanged."""
+"""The JSON of the REST API, as types: what the clients return and `--json` prints unchanged."""
 
 from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
+PathName = Literal["fused", "text", "visual"]
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 TERMINAL_STATES: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -41,7 +42,35 @@ class Classification(TypedDict):
     """`POST /v1/classify`. All results come from the one version that is named."""
 
     model_version: str
+    path: PathName
     results: list[ImageResult]
+
+
+class Embedding(TypedDict):
+    """One vector of unit norm."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float]
+
+
+class Usage(TypedDict):
+    """Tokens are not counted: these are 0."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(TypedDict):
+    """`POST /v1/embeddings`. `matches_stored` is None where no stored version was named."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    model_version: str
+    space: str
+    matches_stored: bool | None
+    usage: Usage
 
 
 class Reject(TypedDict):
@@ -95,10 +124,12 @@ class Job(TypedDict):
     job_id: str
     name: str
     state: JobState
+    cancel_requested: bool
     progress: JobProgress | None
     result: JobResult | None
     error: Problem | None
     validation: Validation | None
+    submitted_by: str
     created_at: str
     started_at: str | None
     finished_at: str | None
@@ -144,5 +175,77 @@ class Classes(TypedDict):
     classes: list[LearnedClass]
 
 
-Moved = TypedDict("Moved", {"from": str | None, "to": str, "serving": str | None})
-"""`POST /v1/admin/rollback` and `/promote`: answered once the server serves `to`."""
+class Dataset(TypedDict):
+    """The data of an update, without any of it."""
+
+    name: str
+    digest: str
+    images_per_class: dict[str, int]
+    holdout_per_class: dict[str, int]
+
+
+class Manifest(TypedDict):
+    """`GET /v1/versions/{id}`: everything about a version except its tensors."""
+
+    format: str
+    version_id: str
+    number: int
+    parent: str | None
+    parent_content_digest: str | None
+    created_at: str
+    model: dict[str, object]
+    weights_digest: str
+    preprocessing: dict[str, object] | None
+    classes: list[LearnedClass]
+    tasks: int
+    fusion_weight: float
+    lora: dict[str, object] | None
+    strategy: str | None
+    settings: dict[str, object]
+    seed: int | None
+    job_id: str | None
+    dataset: Dataset | None
+    evaluation: dict[str, object] | None
+    report: dict[str, object] | None
+    libraries: dict[str, str]
+    tensors_sha256: str
+    content_digest: str
+    manifest_sha256: str
+
+
+Moved = TypedDict(
+    "Moved",
+    {
+        "from": str | None,
+        "to": str,
+        "serving": str,
+        "prepare_s": float,
+        "commit_s": float,
+    },
+)
+"""`POST /v1/admin/rollback` and `/promote`: answered once every process serves `to`.
+
+`prepare_s` is how long it took until each had it ready, `commit_s` how long from there until each served it.
+"""
+
+
+class ServingProcess(TypedDict):
+    """One process that serves, or was seen to. `reason` says why it is not where it should be."""
+
+    id: str
+    host: str
+    pid: int
+    device: str
+    serving: str | None
+    prepared: str | None
+    state: Literal["starting", "serving", "loading", "ready", "refused", "behind", "dead"]
+    reason: str | None
+    seen_s: float
+
+
+class Rollout(TypedDict):
+    """`GET /v1/admin/rollout`: what is current, what is being prepared, and how far every process is with it."""
+
+    current: str | None
+    target: str | None
+    processes: list[ServingProcess]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from keepsight.api import Classification, ImageResult
-from keepsight.client import MAX_BATCH, Client
+from keepsight.api import Classification, ImageResult, PathName
+from keepsight.client import Client
 from keepsight.errors import CommandError
+
+MAX_BATCH = 64
+"""Images that one request may carry."""
 
 
 def classify_files(
@@ -15,7 +18,7 @@ def classify_files(
     files: Sequence[Path],
     *,
     top_k: int = 5,
-    path: str = "fused",
+    path: PathName = "fused",
     labels: Sequence[str] = (),
     template: str | None = None,
 ) -> Classification:
@@ -30,15 +33,13 @@ def classify_files(
     if not files:
         raise CommandError("There is no image to classify.")
     results: list[ImageResult] = []
-    version = ""
     for start in range(0, len(files), MAX_BATCH):
         batch = files[start : start + MAX_BATCH]
         images = [(file.name, _read(file)) for file in batch]
         answer = client.classify(images, top_k=top_k, path=path, labels=labels, template=template)
-        version = answer["model_version"]
         for offset, (file, result) in enumerate(zip(batch, answer["results"], strict=True)):
             results.append({**result, "index": start + offset, "filename": str(file)})
-    return {"model_version": version, "results": results}
+    return {**answer, "results": results}
 
 
 def _read(path: Path) -> bytes:

@@ -33,6 +33,7 @@ app.add_typer(jobs.app, name="jobs")
 app.command()(versions.versions)
 app.command()(versions.rollback)
 app.command()(versions.promote)
+app.command()(versions.rollout)
 app.add_typer(keys.app, name="keys")
 
 

@@ -170,7 +170,7 @@ def teach(client: Client, data: DemoData, number: int, overrides: dict[str, obje
     label = f"Task {number}: {task.name}"
     with TarUpload(task.train) as body:
         accepted = client.teach(
-            body,  # type: ignore[arg-type]  # a raw stream is all that sending needs
+            body,
             "task.tar",
             name=task.name,
             template=data.template,

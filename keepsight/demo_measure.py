@@ -16,6 +16,7 @@ from keepsight.batches import classify_files
 from keepsight.client import Client
 from keepsight.demo_data import DemoData, DemoTask
 from keepsight.errors import CommandError
+from keepsight.retries import Retries
 
 STEADY_INTERVAL_S = 0.25
 MAX_TOP_K = 1000
@@ -156,7 +157,7 @@ class SteadyClient:
     def __init__(self, url: str, image: Path, labels: Sequence[str], template: str) -> None:
         self.report = SteadyReport()
         self.taught = threading.Event()
-        self._client = Client(url, attempts=1)
+        self._client = Client(url, retries=Retries(attempts=1))
         self._image = ("steady" + image.suffix, image.read_bytes())
         self._labels = labels
         self._template = template

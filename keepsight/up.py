@@ -36,6 +36,9 @@ class UpSettings:
         store: Root of the versions; spool, logs and broker data lie beside it.
         redis_url: A broker that runs already; None starts the embedded one.
         worker: Whether to start a worker.
+        api_processes: How many server processes share the port.
+        devices: Where their models run, in turn; empty: as KEEPSIGHT_DEVICE says.
+        metrics_port: Where the first serves its metrics by itself, the second one port further, and so on.
         ready_timeout_s: How long the service may take until /readyz says yes.
         verbose: Copy the parts' logs to the console.
         environment: `KEEPSIGHT_*` settings for the parts, from options.
@@ -46,6 +49,9 @@ class UpSettings:
     store: Path = Path("var/store")
     redis_url: str | None = None
     worker: bool = True
+    api_processes: int = 1
+    devices: tuple[str, ...] = ()
+    metrics_port: int | None = None
     ready_timeout_s: float = 300.0
     verbose: bool = False
     environment: dict[str, str] = field(default_factory=dict)
@@ -82,13 +88,30 @@ def parts(settings: UpSettings, *, port: int, broker_port: int) -> list[Part]:
     }
     logs = settings.log_folder
     python = (sys.executable, "-m")
-    started = [Part("server", (*python, "app"), logs / "server.log", environment, SERVER_GRACE_S)]
+    started = server_parts(settings, python, logs, environment)
     if settings.worker:
         started.insert(0, worker_part(python, logs, environment))
     if settings.redis_url is None:
         command = (*python, "keepsight.broker", "--data-dir", str(settings.base / "broker"), "--port", str(broker_port))
         started.insert(0, Part("broker", command, logs / "broker.log", {}, BROKER_GRACE_S, stop_last=True))
     return started
+
+
+def server_parts(settings: UpSettings, python: tuple[str, ...], logs: Path, environment: dict[str, str]) -> list[Part]:
+    """The server processes. Where there are several, the others go on if one ends, and it is started again."""
+    several = settings.api_processes > 1
+    made = []
+    for number in range(settings.api_processes):
+        name = "server" if number == 0 else f"server-{number + 1}"
+        own = dict(environment)
+        if several:
+            own["KEEPSIGHT_SHARE_PORT"] = "true"
+        if settings.devices:
+            own["KEEPSIGHT_DEVICE"] = settings.devices[number % len(settings.devices)]
+        if settings.metrics_port is not None:
+            own["KEEPSIGHT_METRICS_PORT"] = str(settings.metrics_port + number)
+        made.append(Part(name, (*python, "app"), logs / f"{name}.log", own, SERVER_GRACE_S, replaceable=several))
+    return made
 
 
 def worker_part(python: tuple[str, ...], logs: Path, environment: dict[str, str]) -> Part:
@@ -161,8 +184,7 @@ def probe(url: str) -> Callable[[], bool]:
     """A question: is the service at `url` ready?"""
     from keepsight.client import Client
 
-    client = Client(url, attempts=1)
-    return client.ready
+    return Client(url).ready
 
 
 def without_password(url: str) -> str:

@@ -7,9 +7,10 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from keepsight.errors import CommandError
 
@@ -22,6 +23,15 @@ _END = bytes(2 * _BLOCK)
 
 OnRead = Callable[[int], None]
 """Called with the number of bytes read so far."""
+
+
+class Archive(Protocol):
+    """A file that can be read again from its start: an open file, `io.BytesIO`, or an `Upload`."""
+
+    def read(self, size: int = ..., /) -> bytes: ...
+    def seek(self, offset: int, whence: int = ..., /) -> int: ...
+    def tell(self) -> int: ...
+    def seekable(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -149,6 +159,15 @@ def open_task(source: Path, on_read: OnRead | None = None) -> tuple[Upload, str]
         return FileUpload(source.open("rb"), on_read), source.name
     except OSError as error:
         raise CommandError(f"{source} cannot be read: {error.strerror}.") from error
+
+
+def open_archive(source: Path | Archive) -> AbstractContextManager[Archive]:
+    """A folder or an archive on disk, opened until the context ends; a file that is open already stays so.
+
+    Raises:
+        CommandError: as `open_task`.
+    """
+    return open_task(source)[0] if isinstance(source, Path) else nullcontext(source)
 
 
 def class_members(folder: Path) -> list[Member]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from keepsight.api import ImageResult, Job, Versions
+from keepsight.api import ImageResult, Job, Rollout, Versions
 from keepsight.console import moment, percent, table
 from keepsight.follow import eta_text, phase_text
 
@@ -110,6 +110,27 @@ def versions_table(versions: Versions) -> Table:
             "pinned" if version["pinned"] else "",
         )
     return made
+
+
+def rollout_table(rollout: Rollout) -> Table:
+    """One line per serving process; those that are not where they should be say why."""
+    made = table("process", "device", "serving", "state", "reason")
+    for process in rollout["processes"]:
+        wrong = process["state"] in ("refused", "behind", "dead")
+        made.add_row(
+            escape(process["id"]),
+            escape(process["device"]),
+            process["serving"] or "–",
+            f"[red]{process['state']}[/]" if wrong else process["state"],
+            escape(process["reason"] or ""),
+        )
+    return made
+
+
+def rollout_line(rollout: Rollout) -> str:
+    """What is current, and what is on its way."""
+    current = f"Current is {rollout['current'] or 'none'}"
+    return f"{current}; {rollout['target']} is being prepared." if rollout["target"] else f"{current}."
 
 
 def headline_accuracy(evaluation: Mapping[str, object] | None) -> float | None:

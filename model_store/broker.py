@@ -7,16 +7,11 @@ costs time and never work: `claim` hands a job to one worker, and a finished job
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final, cast
 
-import redis
 from celery import Celery
-from kombu.exceptions import OperationalError
 from pydantic import BaseModel, ConfigDict, ValidationError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from model_store import scripts
 from model_store.contracts import (
@@ -36,17 +31,13 @@ from model_store.contracts import (
     record_to_hash,
     utc_now,
 )
+from model_store.redis_client import BrokerUnavailableError, RedisClient
 from segp_cl.errors import KeepsightError
 
 FINISHED_JOBS_KEPT_S: Final = 30 * 24 * 3600
 """Seconds for which a finished job can still be looked up."""
 IDEMPOTENCY_KEPT_S: Final = 24 * 3600
 """Seconds for which an Idempotency-Key is remembered."""
-_UNAVAILABLE: Final = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OperationalError)
-
-
-class BrokerUnavailableError(KeepsightError):
-    """Redis does not answer. Jobs cannot be read or changed until it does."""
 
 
 class JobNotFoundError(KeepsightError):
@@ -66,10 +57,10 @@ class IdempotencyEntry(BaseModel):
     fingerprint: str = ""
 
 
-class Broker:
+class Broker(RedisClient):
     """The one client of Redis that server and worker share. Thread safe.
 
-    Every method raises `BrokerUnavailableError` when Redis cannot be reached within `timeout_s`.
+    Every method raises `redis_client.BrokerUnavailableError` when Redis cannot be reached within `timeout_s`.
 
     Args:
         redis_url: `redis://host:port/db`, the same for jobs and for Celery's messages.
@@ -77,15 +68,7 @@ class Broker:
     """
 
     def __init__(self, redis_url: str, *, timeout_s: float = 3.0) -> None:
-        self.redis_url = redis_url
-        self._redis = redis.Redis.from_url(
-            redis_url,
-            decode_responses=True,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 1),  # one: a pooled connection may be older than the server
-        )
-        self._timeout_s = timeout_s
+        super().__init__(redis_url, timeout_s=timeout_s)
         self._celery = Celery("keepsight-client", broker=redis_url, set_as_current=False)
         self._celery.conf.update(
             task_serializer="json",
@@ -98,7 +81,7 @@ class Broker:
 
     def close(self) -> None:
         """Give the connections back."""
-        self._redis.close()
+        super().close()
         self._celery.close()
 
     def ping(self) -> None:
@@ -298,17 +281,6 @@ class Broker:
         with self._reaching():
             self._redis.delete(job_key(job_id))
             self._redis.zrem(JOBS_KEY, job_id)
-
-    def _script(self, script: str, keys: Sequence[str], arguments: Sequence[str]) -> str:
-        with self._reaching():
-            return cast("str", self._redis.eval(script, len(keys), *keys, *arguments))
-
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        try:
-            yield
-        except _UNAVAILABLE as error:
-            raise BrokerUnavailableError(f"Redis does not answer: {error}") from error
 
 
 def _beat() -> str:

@@ -14,13 +14,16 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from model_store.types import MANIFEST_FILE, TENSORS_FILE, CorruptVersionError, InvalidStateError, Manifest, VersionId
+from segp_cl.checks import Checks
 from segp_cl.types import HEAD, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
 PROTOTYPES = "prototypes"
 COVARIANCE = "covariance"
 TEXT_FEATURES = "text_features"
+CHECKS = "checks."
 
 _ZEROS = "0" * 64
+_CHECKED = ("raw", "image", "scores")
 # What says when, by which job, and how the version was judged; `dataset` is reduced to what was learned from.
 _NOT_LEARNED = frozenset(
     {
@@ -39,8 +42,10 @@ _NOT_LEARNED = frozenset(
 )
 
 
-def encode_state(state: LearnerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A state as named tensors (float32, CPU, contiguous, sharing no memory) and the manifest's fields about it.
+def encode_state(state: LearnerState, checks: Checks | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A state, and what it answered, as named tensors and the manifest's fields about it.
+
+    The tensors are float32, on the CPU, contiguous, and share no memory.
 
     The fields are `model`, `weights_digest`, `classes`, `tasks`, `fusion_weight` and `lora`.
 
@@ -51,6 +56,8 @@ def encode_state(state: LearnerState) -> tuple[dict[str, Tensor], dict[str, Any]
     tensors = {PROTOTYPES: state.prototypes, TEXT_FEATURES: state.text_features}
     if state.covariance is not None:
         tensors[COVARIANCE] = state.covariance
+    if checks is not None:
+        tensors |= {f"{CHECKS}{name}": getattr(checks, name) for name in _CHECKED}
     lora = None
     if state.lora is not None:
         for target, factors in state.lora.factors.items():
@@ -84,9 +91,10 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
     """
     adapted = manifest.lora.adapted if manifest.lora else ()
     expected = {PROTOTYPES, TEXT_FEATURES, *(f"lora.{target}.{factor}" for target in adapted for factor in "ab")}
+    found = tensors.keys() - {COVARIANCE, *(f"{CHECKS}{name}" for name in _CHECKED)}
     problem = (
-        f"holds other tensors than the manifest says: {sorted(expected ^ (tensors.keys() - {COVARIANCE}))[:4]}"
-        if expected != tensors.keys() - {COVARIANCE}
+        f"holds other tensors than the manifest says: {sorted(expected ^ found)[:4]}"
+        if expected != found
         else _disagreement(tensors, classes=len(manifest.classes), rank=manifest.lora.rank if manifest.lora else 0)
     )
     if problem:
@@ -104,6 +112,12 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
         tasks=manifest.tasks,
         covariance=tensors.get(COVARIANCE),
     )
+
+
+def decode_checks(tensors: Mapping[str, Tensor]) -> Checks | None:
+    """What the version answered when it was published; None where that was not stored."""
+    stored = {name: tensors[f"{CHECKS}{name}"] for name in _CHECKED if f"{CHECKS}{name}" in tensors}
+    return Checks(**stored) if len(stored) == len(_CHECKED) else None
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
@@ -196,6 +210,14 @@ def _disagreement(tensors: Mapping[str, Tensor], *, classes: int, rank: int) -> 
         if name == COVARIANCE:
             if set(tensor.shape) != {tensors[PROTOTYPES].shape[1]}:
                 return f"{name} has shape {tuple(tensor.shape)}, expected {tensors[PROTOTYPES].shape[1]} squared"
+        elif name.startswith(CHECKS):
+            width = {
+                "raw": tensors[PROTOTYPES].shape[1],
+                "image": tensors[TEXT_FEATURES].shape[1],
+                "scores": classes,
+            }[name.removeprefix(CHECKS)]
+            if tensor.shape[1] != width:
+                return f"{name} has shape {tuple(tensor.shape)}, expected {width} columns"
         elif name in (PROTOTYPES, TEXT_FEATURES):
             if tensor.shape[0] != classes:
                 return f"{name} has {tensor.shape[0]} rows, expected one for each of {classes} classes"

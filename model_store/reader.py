@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from model_store import codec, policy
@@ -17,12 +18,21 @@ from model_store.types import (
     VersionId,
     VersionNotFoundError,
 )
+from segp_cl.checks import Checks
 from segp_cl.types import LearnerState
 
 logger = logging.getLogger(__name__)
 
 Manifests = list[Manifest]
 Entries = list[JournalEntry]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a version holds."""
+
+    state: LearnerState
+    checks: Checks | None
 
 
 class StoreReader:
@@ -36,6 +46,21 @@ class StoreReader:
         self._versions = root / "versions"
         self._pointer = root / "CURRENT"
         self._journal = root / "journal.jsonl"
+
+    def identity(self) -> str:
+        """Tells this store from others, wherever it is mounted: 16 hex digits over its journal's first line.
+
+        Raises:
+            StoreError: nothing was ever published here.
+        """
+        try:
+            with self._journal.open("rb") as journal:
+                first = journal.readline()
+        except FileNotFoundError:
+            first = b""
+        if not first.endswith(b"\n"):
+            raise StoreError(f"{self.root} is empty: it has no first version yet")
+        return codec.sha256(first)[:16]
 
     def current(self) -> VersionId | None:
         """What is served: the content of CURRENT, None where nothing was ever promoted.
@@ -86,7 +111,11 @@ class StoreReader:
         return chain
 
     def open(self, version_id: VersionId, verify: bool = True) -> LearnerState:
-        """The state in a version.
+        """The state in a version; see `read`."""
+        return self.read(version_id, verify).state
+
+    def read(self, version_id: VersionId, verify: bool = True) -> Content:
+        """The state in a version, and what it answered when it was published.
 
         Args:
             version_id: any version, promoted or not.
@@ -109,7 +138,7 @@ class StoreReader:
             if found != manifest.content_digest or version_id != policy.version_id_of(manifest.number, found):
                 problem = f"the content digest is {found}, it says {manifest.content_digest}"
                 raise CorruptVersionError(version_id, MANIFEST_FILE, problem)
-        return state
+        return Content(state, codec.decode_checks(tensors))
 
     def verify(self, version_id: VersionId) -> None:
         """Check every byte of a version.

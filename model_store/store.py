@@ -18,6 +18,7 @@ from model_store.disk import writing
 from model_store.libraries import installed_libraries
 from model_store.types import Manifest, Provenance, StoreError, VersionId
 from model_store.writer import LOCK_TIMEOUT_S, StoreWriter, parents_of
+from segp_cl.checks import Checks
 from segp_cl.types import LearnerState
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,10 @@ class Store(StoreWriter):
         clock: the time for manifests and journal.
     """
 
-    def publish(self, state: LearnerState, *, parent: VersionId | None, provenance: Provenance) -> Manifest:
-        """Write a new version. CURRENT does not move.
+    def publish(
+        self, state: LearnerState, *, parent: VersionId | None, provenance: Provenance, checks: Checks | None = None
+    ) -> Manifest:
+        """Write a new version. CURRENT does not move. `checks` are replayed before it is served.
 
         A job publishes once: if a version of `provenance.job_id` is there, its manifest is returned and nothing is
         written. A crash leaves no version or a whole one.
@@ -49,7 +52,7 @@ class Store(StoreWriter):
             VersionNotFoundError: there is no version `parent`.
             CorruptVersionError: the parent's manifest is missing or altered.
         """
-        tensors, fields = codec.encode_state(state)
+        tensors, fields = codec.encode_state(state, checks)
         data = codec.pack(tensors)
         with self._locked("publishing"):
             journal = self._reconcile()
@@ -205,6 +208,7 @@ def bootstrap(
     state: LearnerState,
     *,
     provenance: Provenance | None = None,
+    checks: Checks | None = None,
     timeout_s: float = LOCK_TIMEOUT_S,
 ) -> VersionId:
     """Publish and promote `state` as the first version, unless the store has a CURRENT. Any number may race.
@@ -227,6 +231,6 @@ def bootstrap(
         if any(manifest.parent or manifest.tasks != state.tasks for manifest in present):
             raise StoreError(f"{store.root} has versions and no CURRENT; roll back to the one that is to be served")
         same = [manifest for manifest in present if manifest.weights_digest == state.weights_digest]
-        first = same[-1] if same else store.publish(state, parent=None, provenance=provenance)
+        first = same[-1] if same else store.publish(state, parent=None, provenance=provenance, checks=checks)
         store.promote(first.version_id, expected=None, who=provenance.who, reason=provenance.reason)
     return first.version_id

@@ -197,6 +197,12 @@ class Classifier:
         return Features(raw=raw, image=self._model.project(raw))
 
     @torch.inference_mode()
+    def features_of(self, raw: Float[Tensor, "batch raw"]) -> Features:
+        """What follows from raw features that were computed before."""
+        raw = raw.to(self.device)
+        return Features(raw=raw, image=self._model.project(raw))
+
+    @torch.inference_mode()
     def scores_of(self, features: Features) -> Scores:
         """Scores over the state's classes, in their order.
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Final, TypeVar
 
-from model_store.broker import BrokerUnavailableError
 from model_store.contracts import JobError, JobProgress, JobRecord, JobState
+from model_store.redis_client import BrokerUnavailableError
 from worker.ledger import Ledger
 from worker.messages import NOT_PUBLISHED, Done, Failed, Order, ReadyToPublish, Step
 from worker.process import COMMAND, JobProcess, Lost

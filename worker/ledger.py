@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from model_store.broker import Broker, BrokerUnavailableError, JobNotFoundError
+from model_store.broker import Broker, JobNotFoundError
 from model_store.contracts import JobError, JobRecord, JobState, UpdateOutcome, utc_now
+from model_store.redis_client import BrokerUnavailableError
 from model_store.spool import Spool, SpoolError
 
 logger = logging.getLogger(__name__)

@@ -24,6 +24,7 @@ from model_store.types import (
     VersionId,
 )
 from segp_cl.backbone import Backbone, load_backbone
+from segp_cl.checks import record
 from segp_cl.errors import KeepsightError
 from segp_cl.images import FolderImages
 from segp_cl.inference import Classifier
@@ -74,7 +75,7 @@ def run_update(
         published = store.version_of_job(job.job_id)
         if published is not None:
             before_publish()
-            return resume(store, job, published)
+            return resume(store, job, published, settings)
         if resume_only:
             raise NotPublishedError("no earlier attempt of this job has published a version")
         return _Update(store, job, settings, on_progress, before_publish).run()
@@ -85,7 +86,10 @@ def _begin(store: Store, settings: WorkerSettings, on_progress: OnProgress) -> N
     on_progress(Progress("loading", 0, 0))
     base = load_backbone(ModelSpec(settings.model, settings.pretrained))
     preprocessing = PreprocessingRecord.model_validate(base.preprocessing)
-    bootstrap(store, initial_state(base), provenance=Provenance(reason="first version", preprocessing=preprocessing))
+    state = initial_state(base)
+    checks = record(Classifier(base, state), base.preprocessing.size)
+    provenance = Provenance(reason="first version", preprocessing=preprocessing)
+    bootstrap(store, state, provenance=provenance, checks=checks)
 
 
 @contextmanager
@@ -147,9 +151,11 @@ class _Update:
         self.before_publish()
         with self._phase("publishing"):
             provenance = self._provenance(learned, base, index, split, evaluation)
-            version = self.store.publish(learned.state, parent=parent, provenance=provenance).version_id
+            checks = record(Classifier(base, learned.state), base.preprocessing.size)
+            manifest = self.store.publish(learned.state, parent=parent, provenance=provenance, checks=checks)
+            version = manifest.version_id
         logger.info("published %s on %s", version, parent)
-        refused = promote(self.store, self.job, version, parent)
+        refused = promote(self.store, self.job, version, parent, self.settings)
         return UpdateOutcome(
             version_id=version,
             promoted=refused is None,

@@ -3,36 +3,69 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from model_store.contracts import Evaluation, UpdateJob, UpdateOutcome
+from model_store.redis_client import BrokerUnavailableError
+from model_store.rollout import Limits, RolloutError, RolloutUnfinishedError, roll_out
+from model_store.roster import Roster
 from model_store.store import Store
 from model_store.types import ConflictError, VersionId
+from worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
 
-def promote(store: Store, job: UpdateJob, version: VersionId, parent: VersionId | None) -> str | None:
-    """Make the version CURRENT if CURRENT is still what it was learned on. Returns why not, None if it is done."""
-    try:
+def promote(
+    store: Store, job: UpdateJob, version: VersionId, parent: VersionId | None, settings: WorkerSettings
+) -> str | None:
+    """Make the version CURRENT on all servers, if CURRENT is still what it was learned on. Returns why not, None if it
+    is done."""
+
+    def move_pointer() -> None:
         store.promote(version, expected=parent, who=job.submitted_by, reason=reason_of(job))
+
+    try:
+        _roll_out(store, version, move_pointer, settings)
     except ConflictError as error:
         logger.warning("published %s but did not promote it: %s", version, error)
         return (
             f"CURRENT was moved to {error.actual} while this was learned on {parent}; "
             f"the version is kept and can be promoted by hand"
         )
+    except RolloutUnfinishedError as error:  # it is CURRENT, and whoever is late follows by itself
+        logger.warning("%s", error)
+    except RolloutError as error:
+        logger.warning("published %s but did not promote it: %s", version, error)
+        return f"{error}; the version is kept and can be promoted by hand"
     logger.info("promoted %s", version)
     return None
 
 
-def resume(store: Store, job: UpdateJob, version: VersionId) -> UpdateOutcome:
+def _roll_out(store: Store, version: VersionId, move_pointer: Callable[[], None], settings: WorkerSettings) -> None:
+    """By agreement of all servers; where Redis does not answer, the pointer moves and each follows by itself."""
+    roster = Roster(settings.redis_url, store.identity())
+    limits = Limits(
+        prepare_s=settings.swap_timeout_s, serve_s=settings.swap_timeout_s, lost_after_s=settings.server_lost_after_s
+    )
+    try:
+        done = roll_out(roster, version, move_pointer, limits=limits)
+        logger.info("%d servers serve %s", len(done.members), version)
+    except BrokerUnavailableError as error:
+        logger.warning("promoting %s without asking the servers: %s", version, error)
+        move_pointer()
+    finally:
+        roster.close()
+
+
+def resume(store: Store, job: UpdateJob, version: VersionId, settings: WorkerSettings) -> UpdateOutcome:
     """The outcome of a job whose version is there already, promoted now if that was never done."""
     manifest = store.manifest(version)
     logger.info("this job has published %s already", version)
     refused = None
     # once promoted, it may have been rolled back since on purpose: that is not undone
     if not _was_current(store, version):
-        refused = promote(store, job, version, manifest.parent)
+        refused = promote(store, job, version, manifest.parent, settings)
     return UpdateOutcome(
         version_id=version,
         promoted=refused is None,

@@ -20,7 +20,11 @@ class WorkerSettings(BaseSettings):
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Jobs and Celery's messages.")
     model: str = Field("compact", description="Base model of version 1, if the worker is the first to need the store.")
     pretrained: str | None = Field(None, description="Weights of the base model: an open_clip tag or a checkpoint.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to learn; auto: cuda if there is one.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Where to learn: cpu, cuda, cuda:1; auto: cuda if there is one.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the update; auto: bfloat16 autocast on cuda, float32 on the CPU."
     )
@@ -36,6 +40,8 @@ class WorkerSettings(BaseSettings):
         ge=60,
         description="Seconds until Redis delivers an unacknowledged message again; longer than any job.",
     )
+    swap_timeout_s: float = Field(60.0, gt=0, description="Seconds a move waits for servers to be ready, and to swap.")
+    server_lost_after_s: float = Field(5.0, gt=0, description="Silence after which a server counts as dead.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the worker's log.")
 
     @model_validator(mode="after")

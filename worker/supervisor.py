@@ -9,8 +9,9 @@ import threading
 from collections.abc import Sequence
 from uuid import uuid4
 
-from model_store.broker import Broker, BrokerUnavailableError, JobNotFoundError
+from model_store.broker import Broker, JobNotFoundError
 from model_store.contracts import JobError, JobState
+from model_store.redis_client import BrokerUnavailableError
 from model_store.spool import Spool
 from worker.attempt import Attempt
 from worker.ledger import Ledger

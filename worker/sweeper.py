@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from model_store.broker import Broker, BrokerUnavailableError
+from model_store.broker import Broker
 from model_store.contracts import JobRecord, JobState
+from model_store.redis_client import BrokerUnavailableError
 from model_store.spool import Spool
 from worker.ledger import Ledger
 from worker.log import job_logging

@@ -16,8 +16,9 @@ from app.errors import IdempotencyInProgressError, IdempotencyMismatchError
 from app.intake.limits import IntakeLimits
 from app.intake.names import check_against_known
 from app.intake.take_in import Taken, take_in
-from model_store.broker import Broker, BrokerUnavailableError, JobNotFoundError
+from model_store.broker import Broker, JobNotFoundError
 from model_store.contracts import JobClass, JobRecord, UpdateJob, new_job_id, utc_now
+from model_store.redis_client import BrokerUnavailableError
 from model_store.spool import Spool
 from model_store.store import Store
 from segp_cl.config import LearnerConfig

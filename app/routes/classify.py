@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from torch import Tensor
@@ -24,7 +24,7 @@ from app.serving.answers import results
 from app.serving.decode import from_base64
 from app.serving.engine import Scored
 from app.serving.live_model import Served
-from app.waiting import while_wanted
+from app.waiting import off_loop, while_wanted
 from segp_cl.errors import KeepsightError
 from segp_cl.inference import NoClassesError
 from segp_cl.learner import DEFAULT_TEMPLATE, as_prompt
@@ -92,7 +92,7 @@ async def classify(
     labels: Annotated[list[str] | None, Query(description="Any words instead of the learned classes.")] = None,
     template: Annotated[str | None, Query(description="The sentence around a label, with {} in it.")] = None,
     timeout_ms: Annotated[int | None, Query(ge=1, description="Milliseconds the answer may take.")] = None,
-) -> ClassifyAnswer:
+) -> Response:
     """The best labels of 1 to 64 images, from the version that is served at this moment.
 
     An image that cannot be decoded is an error in its own slot, the others are answered. Options may stand in the
@@ -110,11 +110,12 @@ async def classify(
     slots = await while_wanted(
         request, services, lambda: _scored(asked, served, words, prompts, services), timeout_ms=asked.options.timeout_ms
     )
-    return ClassifyAnswer(
+    answer = ClassifyAnswer(
         model_version=served.version_id,
         path=asked.options.path if words is None else "text",
         results=results(asked.filenames, slots, asked.options.top_k),
     )
+    return Response(answer.model_dump_json(), media_type="application/json")  # FastAPI would validate it once more
 
 
 async def _scored(
@@ -142,7 +143,8 @@ async def _read(request: Request, query: Mapping[str, Any], services: Services) 
         form = await read_form(request, io.BytesIO, max_files=limit, max_file_bytes=services.settings.max_image_bytes)
         asked = _of_form(form, query)
     elif kind == "application/json":
-        asked = await asyncio.to_thread(_of_json, await request.body(), query)
+        body = await request.body()
+        asked = await off_loop(len(body), _of_json, body, query)
     else:
         raise HTTPException(415, "send images as multipart/form-data, or base64 in application/json")
     if not 1 <= len(asked.images) <= limit:

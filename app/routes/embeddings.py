@@ -20,10 +20,11 @@ from app.schemas import Embedding, Embeddings, EmbeddingsBody
 from app.services import Services
 from app.serving.decode import from_base64
 from app.serving.live_model import Served
-from app.waiting import while_wanted
+from app.waiting import off_loop, while_wanted
 
 router = APIRouter(prefix="/v1", tags=["embeddings"])
 MAX_TEXT_LENGTH = 10_000
+_DIGITS = 20  # characters of one number of an answer
 _IMAGE = "data:image/"
 _BODY = {
     "required": True,
@@ -51,7 +52,8 @@ async def embeddings(request: Request, services: ServicesDep, caller: ClassifyCa
     decoded refuses the request. Vectors of different `space` must not be compared: name the version that yours were
     stored with as `stored_version`, and `matches_stored` tells whether they can be compared with these.
     """
-    body = await asyncio.to_thread(_parsed, await request.body())  # megabytes of base64: not on the event loop
+    raw = await request.body()
+    body = await off_loop(len(raw), _parsed, raw)
     served = services.live.get()
     request.state.model_version = served.version_id
     inputs = _inputs(body, services, served)
@@ -78,7 +80,8 @@ async def embeddings(request: Request, services: ServicesDep, caller: ClassifyCa
             .encode()
         )
 
-    return Response(await asyncio.to_thread(answer), media_type="application/json")
+    digits = sum(_DIGITS * len(vector) for vector in vectors)
+    return Response(await off_loop(digits, answer), media_type="application/json")
 
 
 def _parsed(body: bytes) -> EmbeddingsBody:
@@ -118,7 +121,8 @@ def _space(stored: str, services: Services) -> str:
 async def _vectors(inputs: list[str], served: Served, services: Services) -> list[Tensor]:
     at_image = [index for index, item in enumerate(inputs) if item.startswith(_IMAGE)]
     at_text = [index for index, item in enumerate(inputs) if not item.startswith(_IMAGE)]
-    data = await asyncio.to_thread(lambda: [from_base64(inputs[index]) for index in at_image])
+    text = [inputs[index] for index in at_image]
+    data = await off_loop(sum(map(len, text)), lambda: [from_base64(each) for each in text])
     slots = await services.decoder.decode(data, served.preprocessing)
     good = [slot for slot in slots if isinstance(slot, Tensor)]
     if len(good) < len(slots):

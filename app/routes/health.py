@@ -14,7 +14,7 @@ from app.openapi import problems
 from app.schemas import Alive, Ready
 from app.services import Services
 from app.serving.live_model import Served
-from model_store.broker import BrokerUnavailableError
+from model_store.redis_client import BrokerUnavailableError
 
 router = APIRouter(tags=["health"])
 

@@ -14,8 +14,9 @@ from app.errors import JobFinishedError
 from app.openapi import problems
 from app.schemas import JobList, JobView
 from app.services import Services
-from model_store.broker import BrokerUnavailableError, JobNotFoundError
+from model_store.broker import JobNotFoundError
 from model_store.contracts import JobRecord, JobState, events_channel
+from model_store.redis_client import BrokerUnavailableError
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

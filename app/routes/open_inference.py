@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -18,11 +17,12 @@ from app.schemas import Health, ModelMetadata, ServerMetadata, TensorMetadata
 from app.services import Services
 from app.serving.engine import Scored
 from app.serving.live_model import Served
-from app.waiting import while_wanted
+from app.waiting import off_loop, while_wanted
 from segp_cl.errors import KeepsightError
 from segp_cl.inference import NoClassesError
 
 T = TypeVar("T")
+_BYTES_PER_SCORE = 64  # of an answer, with all its outputs
 router = APIRouter(prefix="/v2", tags=["open inference"])
 NAME = "keepsight"
 _BODY = {
@@ -110,14 +110,15 @@ async def infer(
     if announced is not None and not announced.isdecimal():
         raise InvalidRequestError(f"{HEADER_LENGTH} is {announced!r}; expected a number of bytes")
     body = await request.body()
-    asked = await asyncio.to_thread(read_request, body, None if announced is None else int(announced))
+    asked = await off_loop(len(body), read_request, body, None if announced is None else int(announced))
     if not 1 <= len(asked.images) <= services.settings.max_images:
         raise InvalidRequestError(f"{len(asked.images)} images; expected 1 to {services.settings.max_images}")
     scored = await while_wanted(
         request, services, lambda: _scored(asked.images, served, services), timeout_ms=asked.timeout_ms
     )
-    content, head = await asyncio.to_thread(
-        write_answer, scored, asked, model_name=name, model_version=served.version_id
+    numbers = sum(len(each.labels) for each in scored)
+    content, head = await off_loop(
+        _BYTES_PER_SCORE * numbers, write_answer, scored, asked, model_name=name, model_version=served.version_id
     )
     if head is None:
         return Response(content, media_type="application/json")

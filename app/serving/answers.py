@@ -13,17 +13,19 @@ from app.serving.engine import Scored
 
 def predictions(scored: Scored, top_k: int) -> list[Prediction]:
     """The `top_k` best labels of an image by the path that was asked for; equal scores keep the labels' order."""
-    order = torch.sort(scored.ranking, descending=True, stable=True).indices[:top_k]
+    best = torch.sort(scored.ranking, descending=True, stable=True).indices[:top_k]
+    columns = (scored.ranking, scored.text, scored.visual, scored.fused, scored.probabilities)
+    numbers = [[None] * len(best) if scores is None else scores[best].tolist() for scores in columns]
     return [
         Prediction(
-            label=scored.labels[i],
-            score=float(scored.ranking[i]),
-            text_score=float(scored.text[i]),
-            visual_score=None if scored.visual is None else float(scored.visual[i]),
-            fused_score=None if scored.fused is None else float(scored.fused[i]),
-            probability=float(scored.probabilities[i]),
+            label=scored.labels[place],
+            score=score,
+            text_score=text,
+            visual_score=visual,
+            fused_score=fused,
+            probability=probability,
         )
-        for i in order.tolist()
+        for place, score, text, visual, fused, probability in zip(best.tolist(), *numbers, strict=True)
     ]
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
-from app.errors import NotReadyError
+from app.errors import NotReadyError, StaleError
 from app.metrics import Metrics
 from model_store.store import Store
 from model_store.types import VersionId
 from segp_cl.backbone import Backbone
+from segp_cl.checks import Checks, pictures, replay, replay_features
 from segp_cl.images import Preprocessing
 from segp_cl.inference import Classifier, embedding_space
 from segp_cl.types import LearnedClass
@@ -50,44 +51,64 @@ class Loader:
         self._store = store
         self._base = base
         self._warm = warm
-        self._kept: OrderedDict[VersionId, Served] = OrderedDict()
+        self._kept: OrderedDict[VersionId, tuple[Served, Checks | None]] = OrderedDict()
 
     def __call__(self, version_id: VersionId) -> Served:
-        """A version, verified against what was published, on the base model, that has answered once.
+        """A version on the base model, verified against what was published, that answers as it did then.
+
+        One that is kept is not read again: who moves CURRENT to it verifies its files.
 
         Raises:
             VersionNotFoundError: there is none.
             CorruptVersionError: its bytes are not what was published.
             IncompatibleStateError: it belongs to another base model.
+            CheckFailedError: it answers otherwise than when it was published.
         """
-        served = self._kept.pop(version_id, None)
-        if served is None:
-            served = self._load(version_id)
-        else:
-            self._store.verify(version_id)  # where its files are damaged, no other server could follow
-        self._kept[version_id] = served
+        kept = self._kept.pop(version_id, None)
+        if kept is None:
+            kept = self._load(version_id)
+        elif kept[1] is not None:
+            replay_features(kept[0].classifier, kept[1])
+        self._kept[version_id] = kept
         while len(self._kept) > self._warm:
             self._kept.popitem(last=False)
-        return served
+        return kept[0]
 
-    def _load(self, version_id: VersionId) -> Served:
-        state = self._store.open(version_id, verify=True)
-        served = Served(version_id, Classifier(self._base, state), self._base.preprocessing)
+    def _load(self, version_id: VersionId) -> tuple[Served, Checks | None]:
+        content = self._store.read(version_id)
+        served = Served(version_id, Classifier(self._base, content.state), self._base.preprocessing)
         size = self._base.preprocessing.size
-        pixels = torch.full((1, 3, size, size), 127, dtype=torch.uint8)
-        if served.classes:
-            served.classifier.scores(pixels)
-        else:
-            served.classifier.features(pixels)
+        if content.checks is not None:
+            replay(served.classifier, content.checks, size)
+        else:  # published by an older release: let it answer something
+            served.classifier.features(pictures(size))
         _ = served.space  # hashes megabytes, so not when the first request asks
-        return served
+        return served, content.checks
+
+
+def uptime_s() -> float:
+    """Seconds that go on while this process is stopped or the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class LiveModel:
-    """Holds what is served. Reading and replacing one reference is atomic, so there is no lock."""
+    """Holds what is served. Reading and replacing one reference is atomic, so there is no lock.
 
-    def __init__(self, metrics: Metrics) -> None:
+    Args:
+        metrics: where swaps are counted.
+        lease_s: seconds after the last look at CURRENT for which it may be answered; a process that was stopped for
+            longer may be on a version that the other servers have left.
+        clock: seconds; it must go on while this process does not.
+    """
+
+    def __init__(
+        self, metrics: Metrics, *, lease_s: float = float("inf"), clock: Callable[[], float] = uptime_s
+    ) -> None:
         self._metrics = metrics
+        self._lease_s = lease_s
+        self._clock = clock
+        self._confirmed_at = clock()
+        self._refusal: str | None = None
         self._served: Served | None = None
 
     @property
@@ -100,10 +121,24 @@ class LiveModel:
 
         Raises:
             NotReadyError: none is loaded.
+            StaleError: it may not be what the other servers answer with.
         """
         if self._served is None:
             raise NotReadyError("no version is loaded yet")
+        if self._refusal is not None:
+            raise StaleError(self._refusal)
+        unseen_s = self._clock() - self._confirmed_at
+        if unseen_s > self._lease_s:
+            raise StaleError(f"this server has not looked for {unseen_s:.0f} s which version is to be served")
         return self._served
+
+    def confirm(self) -> None:
+        """CURRENT was looked at just now."""
+        self._confirmed_at = self._clock()
+
+    def refuse(self, why: str | None) -> None:
+        """Answer nobody from now on, for this reason; with None, answer again."""
+        self._refusal = why
 
     def swap(self, served: Served) -> None:
         """Serve another version from now on. Requests that hold the one before finish on it."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from keepsight import console, options
+from keepsight.api import PathName
 from keepsight.errors import CommandError
-
-Path_ = Literal["fused", "text", "visual"]
 
 
 def classify(
     images: Annotated[list[str], typer.Argument(metavar="IMG...", help="Image files, folders or globs.")],
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Predictions per image.")] = 1,
-    path: Annotated[Path_, typer.Option(help="Which scores decide: both paths fused, or one of them.")] = "fused",
+    path: Annotated[PathName, typer.Option(help="Which scores decide: both paths fused, or one of them.")] = "fused",
     labels: Annotated[
         str | None,
         typer.Option(help="Comma-separated words to choose among instead of the served classes (text path)."),

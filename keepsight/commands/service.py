@@ -23,7 +23,7 @@ Pretrained = Annotated[
     str | None,
     typer.Option(envvar="KEEPSIGHT_PRETRAINED", help="Its weights: an open_clip tag or a checkpoint's path."),
 ]
-Device = Annotated[str | None, typer.Option(envvar="KEEPSIGHT_DEVICE", help="cpu, cuda or auto.")]
+Device = Annotated[str | None, typer.Option(envvar="KEEPSIGHT_DEVICE", help="cpu, cuda, cuda:1 or auto.")]
 
 
 def up(
@@ -34,7 +34,18 @@ def up(
     pretrained: Pretrained = None,
     device: Device = None,
     threads: Annotated[
-        int | None, typer.Option(envvar="KEEPSIGHT_THREADS", min=1, help="CPU threads of server and worker each.")
+        int | None, typer.Option(envvar="KEEPSIGHT_THREADS", min=1, help="CPU threads of each server and worker.")
+    ] = None,
+    api_processes: Annotated[
+        int,
+        typer.Option(envvar="KEEPSIGHT_API_PROCESSES", min=1, help="Server processes that share the port."),
+    ] = 1,
+    devices: Annotated[
+        str | None, typer.Option(help="Devices of the server processes, in turn: cuda:0,cuda:1.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Serve each process's metrics on a port of its own, from this one on."),
     ] = None,
     redis_url: Annotated[
         str | None,
@@ -64,6 +75,9 @@ def up(
         store=store,
         redis_url=redis_url,
         worker=worker,
+        api_processes=api_processes,
+        devices=tuple(filter(None, (device.strip() for device in (devices or "").split(",")))),
+        metrics_port=metrics_port,
         ready_timeout_s=ready_timeout,
         verbose=verbose,
         environment={name: value for name, value in named.items() if value is not None},
@@ -73,6 +87,9 @@ def up(
 
         arguments = ["--host", host, "--port", str(port), "--store", str(store), f"--ready-timeout={ready_timeout}"]
         arguments += [] if worker else ["--no-worker"]
+        arguments += [f"--api-processes={api_processes}"]
+        arguments += [f"--devices={devices}"] if devices else []
+        arguments += [f"--metrics-port={metrics_port}"] if metrics_port else []
         environment = {**os.environ, **settings.environment}
         if redis_url:
             environment["KEEPSIGHT_REDIS_URL"] = redis_url

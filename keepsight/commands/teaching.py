@@ -112,7 +112,7 @@ def upload(
         body.on_read = show
         try:
             return client.teach(
-                body,  # type: ignore[arg-type]  # a raw stream is all that sending needs
+                body,
                 filename,
                 name=name or source.resolve().name.split(".")[0] or "task",
                 template=template,

@@ -1,4 +1,4 @@
-"""`keepsight versions`, `rollback` and `promote`."""
+"""`keepsight versions`, `rollback`, `promote` and `rollout`."""
 
 from __future__ import annotations
 
@@ -60,6 +60,19 @@ def promote(
     with options.connect(url, api_key) as client:
         moved = client.promote(version, reason=reason)
     report(moved, as_json=as_json)
+
+
+def rollout(url: options.Url = options.URL, api_key: options.ApiKey = None, as_json: options.Json = False) -> None:
+    """Show what every serving process serves and prepares."""
+    from keepsight.views import rollout_line, rollout_table
+
+    with options.connect(url, api_key) as client:
+        state = client.rollout()
+    if as_json:
+        console.print_json(state)
+    else:
+        console.print_table(rollout_table(state))
+        console.out().print(rollout_line(state), markup=False)
 
 
 def report(moved: Moved, *, as_json: bool) -> None:

@@ -111,6 +111,35 @@ def test_settings_that_cannot_work_end_it_with_one_sentence(
     assert "Traceback" not in err
 
 
+def test_two_processes_share_a_port_and_one_goes_on_when_the_other_is_killed(
+    environment: dict[str, str], start: Start
+) -> None:
+    shared = {**environment, "KEEPSIGHT_SHARE_PORT": "true"}
+    own_port = free_port()
+    first, second = start({**shared, "KEEPSIGHT_METRICS_PORT": str(own_port)}), start(shared)
+    url = f"http://127.0.0.1:{environment['KEEPSIGHT_PORT']}"
+    wait_ready(url, first)
+    deadline = time.monotonic() + 60
+    while len(shown := httpx.get(f"{url}/v1/admin/rollout").json()["processes"]) < 2 or not all(
+        process["state"] == "serving" for process in shown
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert {process["pid"] for process in shown} == {first.pid, second.pid}
+    assert "keepsight_serving_info" in httpx.get(f"http://127.0.0.1:{own_port}/metrics").text
+    first.kill()
+    first.wait()
+    for _ in range(20):
+        assert httpx.get(f"{url}/readyz").status_code == 200
+
+
+def test_a_device_that_is_not_there_is_refused(environment: dict[str, str], start: Start) -> None:
+    process = start({**environment, "KEEPSIGHT_DEVICE": "cuda:99"})
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "KEEPSIGHT_DEVICE=cuda:99, but PyTorch finds" in err.splitlines()[-1]
+
+
 def test_it_serves_refuses_what_is_too_large_at_once_and_stops_when_told(
     environment: dict[str, str], start: Start, redis_url: str, archive: Callable[[Mapping[str, int]], bytes]
 ) -> None:

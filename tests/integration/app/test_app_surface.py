@@ -37,6 +37,7 @@ PROTECTED = [
     ("DELETE", "/v1/jobs/x", "train"),
     ("POST", "/v1/admin/promote", "admin"),
     ("POST", "/v1/admin/rollback", "admin"),
+    ("GET", "/v1/admin/rollout", "admin"),
 ]
 ANY_KEY = [
     ("GET", "/v1/versions"),

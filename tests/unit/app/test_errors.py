@@ -11,8 +11,11 @@ from starlette.testclient import TestClient
 
 import app.errors
 import model_store.broker
+import model_store.redis_client
+import model_store.rollout
 import model_store.spool
 import model_store.types
+import segp_cl.checks
 import segp_cl.errors
 from app.errors import TABLE, AppError, answer_for, install, problem, problem_of, response_for
 from model_store.types import CorruptVersionError, VersionNotFoundError
@@ -21,7 +24,8 @@ from segp_cl.errors import ImageDecodeError, KeepsightError
 
 def family() -> Iterator[type[Exception]]:
     """Every public error of the packages that the server stands on."""
-    for module in (app.errors, model_store.broker, model_store.spool, model_store.types, segp_cl.errors):
+    store = (model_store.broker, model_store.redis_client, model_store.rollout, model_store.spool, model_store.types)
+    for module in (app.errors, *store, segp_cl.checks, segp_cl.errors):
         for _, kind in inspect.getmembers(module, inspect.isclass):
             if issubclass(kind, KeepsightError):
                 yield kind
@@ -37,7 +41,7 @@ def test_only_bugs_and_broken_stores_are_500() -> None:
     blamed = {kind.__name__ for kind in family() if answer_for(kind.__new__(kind)).status == 500}
     assert blamed <= {
         "AppError", "KeepsightError", "StoreError", "InvalidStateError", "SpoolError", "JobExistsError",
-        "InferenceError", "ModelLoadError", "UnsupportedArchitectureError",
+        "InferenceError", "ModelLoadError", "UnsupportedArchitectureError", "RolloutError",
     }  # fmt: skip
 
 
@@ -82,7 +86,7 @@ def test_extensions_never_displace_standard_members() -> None:
 def test_headers_follow_the_status() -> None:
     assert response_for(app.errors.UnauthorizedError("x")).headers["www-authenticate"].startswith("Bearer")
     assert response_for(app.errors.BusyError("x")).headers["retry-after"] == "1"
-    assert response_for(model_store.broker.BrokerUnavailableError("x")).headers["retry-after"] == "5"
+    assert response_for(model_store.redis_client.BrokerUnavailableError("x")).headers["retry-after"] == "5"
 
 
 def test_http_exceptions_keep_their_headers() -> None:

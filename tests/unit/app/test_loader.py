@@ -1,4 +1,4 @@
-"""Versions in memory: which are loaded, which are kept, and that a kept one is checked all the same."""
+"""Versions in memory: which are loaded, which are kept, and that each answers as it did when it was published."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from app.serving.live_model import Loader
 from model_store.store import Store
 from model_store.types import CorruptVersionError, Provenance, VersionId, VersionNotFoundError
 from segp_cl.backbone import Backbone
+from segp_cl.checks import CheckFailedError, record
 from segp_cl.inference import Classifier
 from segp_cl.learner import initial_state
 from segp_cl.types import LearnerState
+
+Publish = Callable[[float], VersionId]
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def publish(store: Store, tiny_backbone: Backbone) -> Callable[[float], VersionId]:
+def publish(store: Store, tiny_backbone: Backbone) -> Publish:
     def make(fusion_weight: float) -> VersionId:
         state = replace(initial_state(tiny_backbone), fusion_weight=float(fusion_weight))
         return store.publish(state, parent=None, provenance=Provenance(who="test")).version_id
@@ -47,7 +50,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_the_last_versions_stay_and_the_one_before_them_is_loaded_again(
-    store: Store, tiny_backbone: Backbone, publish: Callable[[float], VersionId], made: list[float]
+    store: Store, tiny_backbone: Backbone, publish: Publish, made: list[float]
 ) -> None:
     one, two, three = publish(1), publish(2), publish(3)
     load = Loader(store, tiny_backbone, warm=2)
@@ -60,19 +63,45 @@ def test_the_last_versions_stay_and_the_one_before_them_is_loaded_again(
     assert made == [1, 2, 3, 2]
 
 
-def test_a_kept_version_whose_files_are_damaged_is_refused_and_forgotten(
-    store: Store, tiny_backbone: Backbone, publish: Callable[[float], VersionId]
-) -> None:
+def test_damaged_files_are_refused(store: Store, tiny_backbone: Backbone, publish: Publish) -> None:
     one = publish(1)
-    load = Loader(store, tiny_backbone, warm=2)
-    load(one)
     tensors = store.root / "versions" / one / "tensors.safetensors"
     sound = tensors.read_bytes()
     tensors.chmod(0o644)
     tensors.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
-    for _ in range(2):
-        with pytest.raises(CorruptVersionError):
-            load(one)
+    with pytest.raises(CorruptVersionError):
+        Loader(store, tiny_backbone, warm=1)(one)
+
+
+def test_a_version_that_answers_otherwise_than_when_it_was_published_is_refused(
+    store: Store, tiny_backbone: Backbone
+) -> None:
+    state = initial_state(tiny_backbone)
+    checks = record(Classifier(tiny_backbone, state), tiny_backbone.preprocessing.size)
+    sound = store.publish(state, parent=None, provenance=Provenance(who="test"), checks=checks).version_id
+    wrong = replace(checks, raw=-checks.raw)
+    other = store.publish(state, parent=None, provenance=Provenance(who="test"), checks=wrong).version_id
+    load = Loader(store, tiny_backbone, warm=2)
+    assert load(sound).version_id == sound
+    with pytest.raises(CheckFailedError, match="image tower"):
+        load(other)
+
+
+def test_a_kept_version_is_asked_again_and_forgotten_if_it_answers_otherwise(
+    store: Store, tiny_backbone: Backbone, made: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = initial_state(tiny_backbone)
+    checks = record(Classifier(tiny_backbone, state), tiny_backbone.preprocessing.size)
+    version = store.publish(state, parent=None, provenance=Provenance(who="test"), checks=checks).version_id
+    load = Loader(store, tiny_backbone, warm=2)
+    kept = load(version)
+    head = kept.classifier._model.head  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        patch.setattr(head, "forward", lambda raw: torch.ones(len(raw), 16))
+        with pytest.raises(CheckFailedError, match="projection"):
+            load(version)
+    assert load(version) is not kept
+    assert len(made) == 2
 
 
 def test_a_version_that_is_not_there_is_refused(store: Store, tiny_backbone: Backbone) -> None:
@@ -80,7 +109,7 @@ def test_a_version_that_is_not_there_is_refused(store: Store, tiny_backbone: Bac
         Loader(store, tiny_backbone, warm=1)("000009-0123456789ab")
 
 
-def test_what_is_loaded_answers(store: Store, tiny_backbone: Backbone, publish: Callable[[float], VersionId]) -> None:
+def test_what_is_loaded_answers(store: Store, tiny_backbone: Backbone, publish: Publish) -> None:
     served = Loader(store, tiny_backbone, warm=1)(publish(1))
     size = served.preprocessing.size
     assert served.classifier.features(torch.zeros(1, 3, size, size)).image.shape[0] == 1

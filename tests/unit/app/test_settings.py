@@ -24,7 +24,9 @@ def test_the_limit_of_pixels_is_the_method_s_own() -> None:
     assert Settings().max_image_pixels == MAX_IMAGE_PIXELS
 
 
-@pytest.mark.parametrize("changed", [{"port": -1}, {"device": "tpu"}, {"threads": 0}, {"queue_size": 0}])
+@pytest.mark.parametrize(
+    "changed", [{"port": -1}, {"device": "tpu"}, {"device": "cuda:x"}, {"threads": 0}, {"queue_size": 0}]
+)
 def test_values_out_of_range_are_refused(changed: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Settings.model_validate(changed)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from app.errors import SwapTimeoutError
+from app.errors import StaleError, SwapTimeoutError
 from app.metrics import Metrics
 from app.serving.live_model import LiveModel, Served
 from app.serving.watcher import Watcher
@@ -23,17 +24,34 @@ class World:
         self.loaded: list[str] = []
         self.metrics = Metrics()
         self.live = LiveModel(self.metrics)
+        self.others_serve: bool | None = False
+        self.hold = threading.Event()
+        self.hold.set()
+        self.looks = 0
+        self.swaps: list[str | None] = []
         self.watcher = Watcher(
-            current=self.current, load=self.load, live=self.live, poll_s=0.01, backoff_s=backoff_s, metrics=self.metrics
+            current=self.current,
+            load=self.load,
+            live=self.live,
+            poll_s=0.01,
+            backoff_s=backoff_s,
+            metrics=self.metrics,
+            left_out=self.left_out,
+            swapped=lambda: self.swaps.append(self.live.version_id),
         )
 
+    async def left_out(self, version_id: str) -> bool | None:
+        return self.others_serve
+
     def current(self) -> str | None:
+        self.looks += 1
         if self.pointer == "unreadable":
             raise OSError("the disk is gone")
         return self.pointer
 
     def load(self, version_id: str) -> Served:
         self.loaded.append(version_id)
+        self.hold.wait(5)
         if version_id in self.broken:
             raise KeepsightError(f"{version_id} is broken")
         classifier = SimpleNamespace(state=SimpleNamespace(classes=()))
@@ -48,6 +66,8 @@ def run(body: Callable[[World], Awaitable[None]], **options: float) -> World:
         await body(world)
         assert not following.done(), "the watcher ended"
         following.cancel()
+        world.hold.set()
+        world.watcher.close()
 
     asyncio.run(main())
     return world
@@ -154,5 +174,103 @@ def test_many_may_wait_for_one_swap() -> None:
         waiting = [asyncio.create_task(world.watcher.until_serving("2", 5)) for _ in range(5)]
         world.pointer = "2"
         await asyncio.gather(*waiting)
+
+    run(body)
+
+
+def test_while_a_version_loads_that_others_serve_nobody_is_answered() -> None:
+    async def body(world: World) -> None:
+        world.others_serve = True
+        await until(lambda: world.live.version_id == "1")
+        world.hold.clear()
+        world.pointer = "2"
+        await until(lambda: "2" in world.loaded)
+        with pytest.raises(StaleError, match="moved on to 2"):
+            world.live.get()
+        world.hold.set()
+        await until(lambda: world.live.version_id == "2")
+        assert world.live.get().version_id == "2"
+
+    run(body)
+
+
+def test_a_version_that_others_serve_and_this_server_cannot_load_is_not_covered_up() -> None:
+    async def body(world: World) -> None:
+        world.others_serve = True
+        await until(lambda: world.live.version_id == "1")
+        world.broken.add("2")
+        world.pointer = "2"
+        await until(lambda: world.watcher.failure is not None)
+        with pytest.raises(StaleError):
+            world.live.get()
+        world.pointer = "1"  # an operator goes back
+        await until(lambda: world.watcher.failure is None)
+        assert world.live.get().version_id == "1"
+
+    run(body)
+
+
+@pytest.mark.parametrize("others_serve", [False, None])
+def test_where_nobody_is_known_to_serve_it_the_old_version_goes_on(others_serve: bool | None) -> None:
+    async def body(world: World) -> None:
+        world.others_serve = others_serve
+        await until(lambda: world.live.version_id == "1")
+        world.broken.add("2")
+        world.pointer = "2"
+        await until(lambda: world.watcher.failure is not None)
+        assert world.live.get().version_id == "1"
+
+    run(body)
+
+
+def test_what_was_prepared_is_swapped_in_without_a_pause() -> None:
+    async def body(world: World) -> None:
+        world.others_serve = True
+        await until(lambda: world.live.version_id == "1")
+        await world.watcher.prepare("2")
+        world.hold.clear()  # a load would never end
+        world.pointer = "2"
+        while world.live.version_id != "2":
+            world.live.get()
+            await asyncio.sleep(0)
+
+    run(body)
+
+
+def test_a_pointer_that_moves_on_while_a_version_loads_is_followed_to_its_end() -> None:
+    async def body(world: World) -> None:
+        await until(lambda: world.live.version_id == "1")
+        world.hold.clear()
+        world.pointer = "2"
+        await until(lambda: "2" in world.loaded)
+        world.pointer = "3"
+        world.hold.set()
+        await until(lambda: world.live.version_id == "3")
+
+    assert run(body).swaps == ["1", "3"]
+
+
+def test_a_server_that_did_not_look_for_long_answers_nobody_until_it_has() -> None:
+    now = 0.0
+    live = LiveModel(Metrics(), lease_s=5, clock=lambda: now)
+    live.swap(Served("1", cast(Any, SimpleNamespace(state=SimpleNamespace(classes=()))), cast(Any, None)))
+    now = 5.0
+    assert live.get().version_id == "1"
+    now = 5.1
+    with pytest.raises(StaleError, match="has not looked"):
+        live.get()
+    live.confirm()
+    assert live.get().version_id == "1"
+
+
+def test_looks_go_on_while_a_version_loads() -> None:
+    async def body(world: World) -> None:
+        await until(lambda: world.live.version_id == "1")
+        world.hold.clear()
+        world.pointer = "2"
+        await until(lambda: "2" in world.loaded)
+        looks = world.looks
+        await until(lambda: world.looks > looks + 3)
+        world.hold.set()
 
     run(body)

@@ -12,9 +12,13 @@ import httpx
 import pytest
 
 from keepsight import cli, options
+from keepsight.async_client import AsyncClient
 from keepsight.client import Client
+from keepsight.retries import Retries
 
 VALIDATION = {"classes": {"cat": 2, "dog": 1}, "accepted": 3, "rejected": [], "rejected_count": 0}
+STEADY = Retries(jitter=lambda: 0.0)
+"""The policy without chance: waits of 0.25, 0.5 and 1 second."""
 
 
 def a_job(**changes: Any) -> dict[str, Any]:
@@ -70,12 +74,24 @@ class FakeService:
                 answer = answer.pop(0) if len(answer) > 1 else answer[0]
             if isinstance(answer, Exception):
                 raise answer
-            return answer if isinstance(answer, httpx.Response) else httpx.Response(200, json=answer)
+            if isinstance(answer, httpx.Response):  # a new one every time, because a response can be read once
+                return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+            return httpx.Response(200, json=answer)
         return httpx.Response(404, json={"title": "Not Found", "status": 404, "detail": f"there is no {key}"})
 
-    def client(self, **changes: Any) -> Client:
-        """A client whose network is this service."""
-        return Client("http://fake", transport=httpx.MockTransport(self), sleep=self.slept.append, **changes)
+    def client(self, *, retries: Retries = STEADY, **changes: Any) -> Client:
+        """A client whose network is this service, and which never really waits."""
+        network = httpx.MockTransport(self)
+        return Client("http://fake", retries=retries, transport=network, sleep=self.slept.append, **changes)
+
+    def async_client(self, *, retries: Retries = STEADY, **changes: Any) -> AsyncClient:
+        """The same, to be awaited."""
+
+        async def sleep(seconds: float) -> None:
+            self.slept.append(seconds)
+
+        network = httpx.MockTransport(self)
+        return AsyncClient("http://fake", retries=retries, transport=network, sleep=sleep, **changes)
 
     def problem(self, status: int, detail: str, **headers: str) -> httpx.Response:
         """RFC 9457 problem details."""

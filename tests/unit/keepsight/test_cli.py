@@ -32,7 +32,7 @@ ACCEPTED = {
 }
 COMMANDS = (
     "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "rollback", "promote",
-    "keys", "keys create", "keys list", "keys revoke",
+    "rollout", "keys", "keys create", "keys list", "keys revoke",
 )  # fmt: skip
 
 
@@ -318,6 +318,30 @@ def test_rollback_and_promote_say_what_is_served(run_cli: RunCli, service: Any) 
     assert run_cli("rollback", "--reason", "worse").out == "Serving v1 (was v2).\n"
     assert json.loads(service.requests[0].content) == {"version_id": None, "reason": "worse"}
     assert run_cli("promote", "v2").out == "Current is v2; this server still answers with v1.\n"
+
+
+def process(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": "box-7", "host": "box", "pid": 7, "device": "cuda:0", "serving": "000002-bb", "prepared": None,
+        "state": "serving", "reason": None, "seen_s": 0.2, **changes,
+    }  # fmt: skip
+
+
+def test_rollout_shows_what_every_process_serves_and_why_one_does_not(run_cli: RunCli, service: Any) -> None:
+    refused = process(id="box-8", serving=None, state="refused", reason="[out] of memory")
+    state = {"current": "000002-bb", "target": "000003-cc", "processes": [process(), refused]}
+    service.script["GET /v1/admin/rollout"] = state
+    head, first, second, said = run_cli("rollout").out.splitlines()
+    assert head.split() == ["process", "device", "serving", "state", "reason"]
+    assert first.split() == ["box-7", "cuda:0", "000002-bb", "serving"]
+    assert second.split() == ["box-8", "cuda:0", "–", "refused", "[out]", "of", "memory"]
+    assert said == "Current is 000002-bb; 000003-cc is being prepared."
+    assert run_cli("rollout", "--json").json == state
+
+
+def test_a_rollout_that_is_over_prepares_nothing(run_cli: RunCli, service: Any) -> None:
+    service.script["GET /v1/admin/rollout"] = {"current": "000002-bb", "target": None, "processes": []}
+    assert run_cli("rollout").out.splitlines()[-1] == "Current is 000002-bb."
 
 
 def test_keys_live_in_their_file(run_cli: RunCli, tmp_path: Path) -> None:

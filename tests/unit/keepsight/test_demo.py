@@ -154,7 +154,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch, service: Any) -> None:
     monkeypatch.setattr(
         demo_measure,
         "Client",
-        lambda url, attempts: Client(url, attempts=attempts, transport=httpx.MockTransport(service)),
+        lambda url, retries: Client(url, retries=retries, transport=httpx.MockTransport(service)),
     )
 
 

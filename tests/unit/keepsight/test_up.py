@@ -57,6 +57,22 @@ def test_broker_worker_and_server_share_one_set_of_places(tmp_path: Path) -> Non
     assert str(tmp_path / "broker") in made[0].command
 
 
+def test_several_servers_share_the_port_and_take_devices_in_turn(tmp_path: Path) -> None:
+    settings = UpSettings(store=tmp_path / "s", api_processes=3, devices=("cuda:0", "cuda:1"), metrics_port=9100)
+    servers = [part for part in parts(settings, port=1, broker_port=2) if part.name.startswith("server")]
+    assert [part.name for part in servers] == ["server", "server-2", "server-3"]
+    assert len({part.log for part in servers}) == 3
+    assert [part.environment["KEEPSIGHT_DEVICE"] for part in servers] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [part.environment["KEEPSIGHT_METRICS_PORT"] for part in servers] == ["9100", "9101", "9102"]
+    assert all(part.environment["KEEPSIGHT_SHARE_PORT"] == "true" and part.replaceable for part in servers)
+
+
+def test_one_server_has_its_port_for_itself_and_is_not_replaced(tmp_path: Path) -> None:
+    server = parts(UpSettings(store=tmp_path / "s"), port=1, broker_port=2)[-1]
+    assert not server.environment.keys() & {"KEEPSIGHT_SHARE_PORT", "KEEPSIGHT_DEVICE", "KEEPSIGHT_METRICS_PORT"}
+    assert not server.replaceable
+
+
 def test_a_broker_that_runs_already_is_used(tmp_path: Path) -> None:
     made = parts(UpSettings(store=tmp_path / "s", redis_url="redis://there/1"), port=1, broker_port=2)
     assert [part.name for part in made] == ["worker", "server"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from model_store.broker import Broker, BrokerUnavailableError, JobExistsError, JobNotFoundError
+from model_store.broker import Broker, JobExistsError, JobNotFoundError
 from model_store.contracts import (
     JOBS_KEY,
     UPDATE_TASK,
@@ -25,6 +25,7 @@ from model_store.contracts import (
     new_job_id,
     utc_now,
 )
+from model_store.redis_client import BrokerUnavailableError
 
 OUTCOME = UpdateOutcome(version_id="000002-0123456789ab", promoted=True)
 

@@ -13,11 +13,14 @@ from PIL import Image
 
 from model_store.contracts import JobClass, UpdateJob, UpdateOutcome, new_job_id, utc_now
 from model_store.disk import Disk
+from model_store.roster import Roster, ServerReport
 from model_store.spool import Spool, SpoolError
 from model_store.store import Store, bootstrap
 from model_store.types import JournalEntry, StoreFullError, VersionId
 from segp_cl.backbone import Backbone
+from segp_cl.checks import replay
 from segp_cl.errors import ClassExistsError, ModelLoadError
+from segp_cl.inference import Classifier
 from segp_cl.learner import initial_state
 from segp_cl.types import ModelSpec, Progress
 from worker.hardware import choose_device, choose_dtype
@@ -336,3 +339,60 @@ def test_devices_and_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("auto") == choose_device("cuda") == "cuda"
     assert choose_dtype("auto", "cpu") == choose_dtype("float32", "cuda") == torch.float32
     assert choose_dtype("auto", "cuda") == choose_dtype("bfloat16", "cpu") == torch.bfloat16
+
+
+def test_a_version_that_a_server_cannot_serve_is_kept_and_not_promoted(
+    settings: WorkerSettings, store: Store, first: VersionId, redis_url: str
+) -> None:
+    settings = settings.model_copy(update={"redis_url": redis_url})
+    roster = Roster(redis_url, store.identity())
+    over = threading.Event()
+
+    def serve_badly() -> None:
+        answered = None
+        while not over.wait(0.01):
+            move = roster.report(
+                ServerReport(
+                    id="server",
+                    host="here",
+                    pid=1,
+                    device="cpu",
+                    serving=first,
+                    state="refused" if answered else "serving",
+                    answered=answered,
+                    reason="no memory is left",
+                )
+            )
+            answered = move.id if move and move.state == "preparing" else None
+
+    server = threading.Thread(target=serve_badly)
+    server.start()
+    try:
+        outcome = update(spooled(settings, PETS, strategy="prototypes"), settings)
+    finally:
+        over.set()
+        server.join()
+        roster.close()
+    assert not outcome.promoted
+    assert outcome.not_promoted_because is not None
+    assert "server: no memory is left" in outcome.not_promoted_because
+    assert store.current() == first
+    assert len(store.list()) == 2
+
+
+def test_without_redis_the_version_is_promoted_all_the_same(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    alone = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
+    outcome = update(spooled(alone, PETS, strategy="prototypes"), alone)
+    assert outcome.promoted
+    assert store.current() == outcome.version_id
+
+
+def test_what_is_published_can_be_asked_again(
+    settings: WorkerSettings, store: Store, first: VersionId, tiny_backbone: Backbone
+) -> None:
+    outcome = update(spooled(settings, PETS, strategy="prototypes"), settings)
+    content = store.read(outcome.version_id)
+    assert content.checks is not None
+    replay(Classifier(tiny_backbone, content.state), content.checks, tiny_backbone.preprocessing.size)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from model_store.broker import Broker, BrokerUnavailableError
+from model_store.broker import Broker
 from model_store.contracts import JobRecord, JobState, new_job_id
+from model_store.redis_client import BrokerUnavailableError
 from model_store.spool import Spool
 from worker.settings import WorkerSettings
 from worker.sweeper import Sweeper

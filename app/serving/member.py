@@ -1,0 +1,159 @@
+"""This server among all of its store: says how it is, and prepares what is about to be served.
+
+The protocol's other side is `model_store.rollout`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+from app.serving.live_model import LiveModel
+from app.serving.watcher import Watcher
+from model_store.redis_client import BrokerUnavailableError
+from model_store.roster import Move, Roster, ServerReport, ServerState
+from model_store.types import VersionId
+
+logger = logging.getLogger(__name__)
+
+
+def new_server_id() -> str:
+    """A name for this process that no other has, and that an operator can find it by."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+class Member:
+    """Reports to the roster every `beat_s` seconds and whenever something changes.
+
+    Args:
+        server_id: this server's name.
+        roster: of the store's servers; Redis need not answer.
+        live: what is served.
+        device: where the model runs, for people.
+        beat_s: seconds between two reports.
+
+    Attributes:
+        refusal: why the version asked for last cannot be served here.
+    """
+
+    def __init__(self, server_id: str, *, roster: Roster, live: LiveModel, device: str, beat_s: float) -> None:
+        self.id = server_id
+        self._roster = roster
+        self._live = live
+        self._device = device
+        self._beat_s = beat_s
+        self._woken = asyncio.Event()
+        self._asked: Move | None = None
+        self._answered: str | None = None
+        self.refusal: Exception | None = None
+        self._preparing: asyncio.Task[None] | None = None
+        self._watcher: Watcher | None = None
+        # its own thread: a report must not wait for uploads or a version that loads
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="roster")
+
+    async def run(self, watcher: Watcher) -> None:
+        """Take part until cancelled."""
+        self._watcher = watcher
+        try:
+            while True:
+                await self.beat()
+                try:
+                    await asyncio.wait_for(self._woken.wait(), self._beat_s)
+                except TimeoutError:
+                    continue
+                finally:
+                    self._woken.clear()
+        finally:
+            if self._preparing is not None:
+                self._preparing.cancel()
+
+    def wake(self) -> None:
+        """Report now."""
+        self._woken.set()
+
+    async def beat(self) -> None:
+        """Report once, and begin to prepare what the answer asks for. Without Redis nothing happens."""
+        loop = asyncio.get_running_loop()
+        try:
+            move = await loop.run_in_executor(self._pool, self._roster.report, self._report())
+        except BrokerUnavailableError as error:
+            logger.debug("no report: %s", error)
+            return
+        self._heed(move)
+
+    async def left_out(self, version_id: VersionId) -> bool | None:
+        """Whether the other servers went on to `version_id` without this one. None: nobody can say."""
+        loop = asyncio.get_running_loop()
+        try:
+            move = await loop.run_in_executor(self._pool, self._roster.move)
+        except BrokerUnavailableError:
+            return None
+        committed = move is not None and move.version_id == version_id and move.state == "committed"
+        return committed and move is not None and self.id not in move.members
+
+    async def leave(self) -> None:
+        """Take this server off the roster, because it stops."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._pool, self._roster.leave, self.id)
+        except BrokerUnavailableError as error:
+            logger.debug("left without a word: %s", error)
+        self._pool.shutdown()
+
+    def _heed(self, move: Move | None) -> None:
+        assert self._watcher is not None, "it runs"
+        if move is not None and move.state == "preparing":
+            if self._asked is None or self._asked.id != move.id:
+                self._asked = move
+                self._preparing = asyncio.create_task(self._prepare(move, self._watcher))
+        elif self._asked is not None:
+            if move is None or move.state == "abandoned":
+                self._watcher.discard()
+            self._asked = None
+
+    async def _prepare(self, move: Move, watcher: Watcher) -> None:
+        try:
+            await watcher.prepare(move.version_id)
+        except Exception as error:  # whatever is wrong with a version, the mover must hear of it
+            logger.error("cannot prepare %s: %s", move.version_id, error)
+            self.refusal = error
+        else:
+            self.refusal = None
+            if self._asked is not move:  # called off meanwhile
+                watcher.discard()
+        self._answered = move.id
+        self.wake()
+
+    def _report(self) -> ServerReport:
+        state, reason = self._state()
+        return ServerReport(
+            id=self.id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=self._device,
+            serving=self._live.version_id,
+            prepared=None if self._watcher is None else self._watcher.prepared,
+            state=state,
+            answered=self._answered,
+            reason=reason,
+        )
+
+    def _state(self) -> tuple[ServerState, str | None]:
+        watcher = self._watcher
+        if self._asked is not None:
+            if self._answered != self._asked.id:
+                return "loading", None
+            if self.refusal is not None:
+                return "refused", str(self.refusal) or type(self.refusal).__name__
+            if self._live.version_id != self._asked.version_id:
+                return "ready", None
+        if watcher is not None and watcher.failure is not None:
+            return "behind", watcher.failure.reason
+        if self._live.version_id is None:
+            return "starting", None
+        if watcher is not None and watcher.loading:
+            return "loading", None
+        return "serving", None
