@@ -41,6 +41,12 @@ class Settings(BaseSettings):
     threads: int = Field(
         default_factory=lambda: min(2, os.cpu_count() or 1), ge=1, description="CPU threads of one forward pass."
     )
+    serving_precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Arithmetic of the image tower when it answers; scores are float32 either way."
+    )
+    channels_last: bool = Field(False, description="Images in channels-last layout; `compact` has them so anyway.")
+    compile: bool = Field(False, description="Run the towers through torch.compile: slow to load, then faster.")
+    cuda_graphs: bool = Field(False, description="Replay recorded CUDA graphs of the image tower. GPU only.")
 
     # Address
     host: str = Field("127.0.0.1", description="Address to bind. Anything but loopback needs a key first.")

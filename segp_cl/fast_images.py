@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segp_cl.images import MAX_IMAGE_PIXELS, Box, Preprocessing, decode_image, to_pixels
 
-SPARE = 4  # a JPEG is decoded at no less than so many times the wanted size: with 2 or 3, features differ visibly
+SPARE = 8  # a JPEG is decoded at no less than so many times the wanted size; with less, features differ visibly
 
 
 def fast_pixels(

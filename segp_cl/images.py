@@ -81,7 +81,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS, at_least: i
     Args:
         data: the file's bytes.
         max_pixels: largest picture that is unpacked, in its own size.
-        at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as no side falls below so many pixels.
+        at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if that divides both sides without a rest (a
+            last column of less than a pixel would shift the picture) and leaves them so many pixels or more.
 
     Raises:
         ImageDecodeError: not such an image, truncated, or more than `max_pixels` pixels (refused before decoding).
@@ -97,7 +98,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS, at_least: i
             _check_size(image.size, max_pixels)
             _check_size(getattr(image, "_tile_size", image.size), max_pixels)  # TIFF: what would be allocated
             if at_least is not None:
-                image.draft(None, (at_least, at_least))  # only JPEGs have one
+                image.draft(None, _fraction(image.size, at_least))  # of these formats only JPEG does anything
             image.load()
             return _to_rgb(_upright(image))
     except ImageDecodeError:
@@ -229,6 +230,14 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageDecodeError(f"The image has {width} x {height} pixels; at most {max_pixels} are accepted.")
+
+
+def _fraction(size: tuple[int, int], at_least: int) -> tuple[int, int]:
+    """An eighth, a quarter or a half of `size`, the smallest that is whole and no side of which is below `at_least`."""
+    width, height = size
+    whole = (n for n in (8, 4, 2) if width % n == 0 and height % n == 0 and min(size) // n >= at_least)
+    n = next(whole, 1)
+    return width // n, height // n
 
 
 def _gif_size(data: bytes) -> tuple[int, int]:

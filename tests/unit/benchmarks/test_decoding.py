@@ -51,7 +51,7 @@ def test_crops_are_of_the_sizes_that_are_promised_and_repeat() -> None:
     assert all(300 <= max(size) <= 1400 for size in sizes)
     assert len(set(sizes)) > 3
     enlarged = [Image.open(io.BytesIO(data)).size for data in decoding.crops(photos, 2, enlarged=True)]
-    assert all(min(size) >= 1300 for size in enlarged)
+    assert all(min(size) >= 2556 and size[0] % 8 == size[1] % 8 == 0 for size in enlarged)
 
 
 def test_agreement_by_hand() -> None:
