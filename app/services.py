@@ -29,9 +29,10 @@ from model_store.store import Store, bootstrap
 from model_store.types import PreprocessingRecord, Provenance, StoreError, VersionId
 from segp_cl.backbone import Backbone, load_backbone
 from segp_cl.checks import record
-from segp_cl.errors import KeepsightError
+from segp_cl.errors import KeepsightError, ModelLoadError
 from segp_cl.inference import Classifier, embedding_space
 from segp_cl.learner import initial_state
+from segp_cl.passes import PassSettings
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +88,11 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         threads=settings.decode_threads,
         max_image_bytes=settings.max_image_bytes,
         max_image_pixels=settings.max_image_pixels,
+        fast=settings.decode == "fast",
     )
     watcher = Watcher(
         current=store.current,
-        load=Loader(store, base, warm=settings.warm_versions),
+        load=Loader(store, base, warm=settings.warm_versions, passes=passes_of(settings, base.device)),
         live=live,
         poll_s=settings.poll_interval_s,
         backoff_s=settings.reload_backoff_s,
@@ -159,9 +161,56 @@ def device_of(settings: Settings) -> str:
     return settings.device
 
 
+def passes_of(settings: Settings, device: torch.device) -> PassSettings:
+    """How the image tower is run.
+
+    Raises:
+        StartupError: CUDA graphs were asked for on a CPU.
+    """
+    if settings.cuda_graphs and device.type != "cuda":
+        raise StartupError(
+            f"KEEPSIGHT_CUDA_GRAPHS needs a GPU, but the model runs on {device}; "
+            "leave it unset, or set KEEPSIGHT_DEVICE=cuda"
+        )
+    return PassSettings.of(
+        device,
+        max_batch_size=settings.max_batch_size,
+        precision=getattr(torch, settings.serving_precision),
+        compiled=settings.compile,
+        graphs=settings.cuda_graphs,
+    )
+
+
+def prepare(base: Backbone, settings: Settings) -> None:
+    """Give the base model the layout and the compiler that its served copies are to have.
+
+    Raises:
+        StartupError: it cannot be compiled here.
+    """
+    if settings.channels_last:
+        base.use_channels_last()
+    if not settings.compile:
+        return
+    size = base.preprocessing.size
+    try:
+        base.compile_towers()
+        with torch.inference_mode():
+            base.raw_features(torch.zeros(1, 3, size, size, device=base.device))
+    except Exception as error:  # dynamo and its backends raise many kinds
+        if isinstance(error, ModelLoadError):
+            raise
+        raise StartupError(
+            f"KEEPSIGHT_COMPILE is set, but torch.compile does not work here ({type(error).__name__}); leave it unset, "
+            "or install a C++ compiler (CPU) or Triton (GPU)"
+        ) from error
+
+
 def _open(settings: Settings) -> tuple[Backbone, Store, Spool]:
     torch.set_num_threads(settings.threads)
-    base = load_backbone(settings.model_spec, device=device_of(settings))
+    device = device_of(settings)
+    passes_of(settings, torch.device(device))  # refused before a model is loaded
+    base = load_backbone(settings.model_spec, device=device)
+    prepare(base, settings)
     logger.info("loaded model=%s weights=%s device=%s", settings.model, base.weights_digest[:12], base.device)
     try:
         spool = Spool(settings.spool)

@@ -41,6 +41,12 @@ class Settings(BaseSettings):
     threads: int = Field(
         default_factory=lambda: min(2, os.cpu_count() or 1), ge=1, description="CPU threads of one forward pass."
     )
+    serving_precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Arithmetic of the image tower when it answers; scores are float32 either way."
+    )
+    channels_last: bool = Field(False, description="Images in channels-last layout; `compact` has them so anyway.")
+    compile: bool = Field(False, description="Run the towers through torch.compile: slow to load, then faster.")
+    cuda_graphs: bool = Field(False, description="Replay recorded CUDA graphs of the image tower. GPU only.")
 
     # Address
     host: str = Field("127.0.0.1", description="Address to bind. Anything but loopback needs a key first.")
@@ -58,6 +64,9 @@ class Settings(BaseSettings):
     max_images: int = Field(64, ge=1, description="Most images of one classify request.")
     max_labels: int = Field(1000, ge=1, description="Most ad-hoc labels of one classify request.")
     label_cache_size: int = Field(4096, ge=0, description="Ad-hoc labels whose text features are kept.")
+    decode: Literal["exact", "fast"] = Field(
+        "exact", description="`exact`: the model's own preprocessing to the bit; `fast`: nearly that, sooner."
+    )
     decode_threads: int = Field(2, ge=1, description="Threads that decode images for classify.")
     queue_size: int = Field(128, ge=1, description="Classify requests in hand at once; one more is answered 429.")
     max_batch_size: int = Field(32, ge=1, description="Most images, or ad-hoc labels, of one forward pass.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import (
     BmpImagePlugin,
+    ExifTags,
     GifImagePlugin,
     Image,
     ImageFile,
@@ -63,12 +64,25 @@ class Preprocessing:
     resize: Literal["shortest", "squash"] = "shortest"
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels; right and bottom are outside."""
+
+Resample = Callable[[Image.Image, tuple[int, int], Box, str], UInt8[Tensor, "3 size size"]]
+"""(RGB picture, width and height to scale it to, box to cut out then, interpolation) to pixels."""
+
+
+def decode_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS, at_least: int | None = None) -> Image.Image:
     """Decode one JPEG, PNG, GIF, WEBP, BMP or TIFF to 8-bit RGB; the format is taken from the bytes, never from a name.
 
     EXIF rotation is applied, of an animation the first frame is taken, transparency is laid on white, and grey
     values of more than 8 bits are scaled, not clipped (32 bits have no fixed white: from minimum to maximum).
     Safe to call from many threads: no state of Pillow's is changed.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: largest picture that is unpacked, in its own size.
+        at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if that divides both sides without a rest (a
+            last column of less than a pixel would shift the picture) and leaves them so many pixels or more.
 
     Raises:
         ImageDecodeError: not such an image, truncated, or more than `max_pixels` pixels (refused before decoding).
@@ -83,6 +97,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Im
         with plugin(io.BytesIO(data)) as image:
             _check_size(image.size, max_pixels)
             _check_size(getattr(image, "_tile_size", image.size), max_pixels)  # TIFF: what would be allocated
+            if at_least is not None:
+                image.draft(None, _fraction(image.size, at_least))  # of these formats only JPEG does anything
             image.load()
             return _to_rgb(_upright(image))
     except ImageDecodeError:
@@ -92,21 +108,27 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Im
         raise ImageDecodeError(f"The {name} image is truncated or damaged: {error or type(error).__name__}.") from error
 
 
-def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> UInt8[Tensor, "3 size size"]:
+def resample_exactly(
+    image: Image.Image, size: tuple[int, int], box: Box, interpolation: str
+) -> UInt8[Tensor, "3 size size"]:
+    """Pillow's own resampling: what the models' published preprocessing does, to the bit."""
+    if image.size != size:
+        image = image.resize(size, _RESAMPLING[interpolation])
+    return torch.from_numpy(np.array(image.crop(box))).permute(2, 0, 1).contiguous()
+
+
+def to_pixels(
+    image: Image.Image, preprocessing: Preprocessing, *, resample: Resample = resample_exactly
+) -> UInt8[Tensor, "3 size size"]:
     """Resize and crop one RGB picture as torchvision's `Resize` and `CenterCrop` do on PIL images."""
-    size, resampling = preprocessing.size, _RESAMPLING[preprocessing.interpolation]
+    size = preprocessing.size
     if preprocessing.resize == "squash":
-        image = image.resize((size, size), resampling)
-    else:
-        image = _without_far_ends(image)
-        width, height = image.size
-        shorter = min(width, height)
-        if shorter != size:
-            image = image.resize(_scaled(width, height, size), resampling)
-        # round() to even, as torchvision does
-        left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-        image = image.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return resample(image, (size, size), (0, 0, size, size), preprocessing.interpolation)
+    image = _without_far_ends(image)
+    width, height = _scaled(*image.size, size)
+    # round() to even, as torchvision does
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return resample(image, (width, height), (left, top, left + size, top + size), preprocessing.interpolation)
 
 
 def as_unit_pixels(
@@ -210,6 +232,14 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise ImageDecodeError(f"The image has {width} x {height} pixels; at most {max_pixels} are accepted.")
 
 
+def _fraction(size: tuple[int, int], at_least: int) -> tuple[int, int]:
+    """An eighth, a quarter or a half of `size`, the smallest that is whole and no side of which is below `at_least`."""
+    width, height = size
+    whole = (n for n in (8, 4, 2) if width % n == 0 and height % n == 0 and min(size) // n >= at_least)
+    n = next(whole, 1)
+    return width // n, height // n
+
+
 def _gif_size(data: bytes) -> tuple[int, int]:
     """The canvas that a GIF's screen and first frame need, read from their headers; (0, 0) if there is no frame."""
 
@@ -231,6 +261,8 @@ def _gif_size(data: bytes) -> tuple[int, int]:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image  # exif_transpose would copy it
         return ImageOps.exif_transpose(image)
     except Exception:  # a damaged EXIF block is no reason to refuse a picture that decoded
         return image
@@ -242,7 +274,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # converting RGB to RGB copies it
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from segp_cl.config import WHITENING_SHRINKAGE
 from segp_cl.errors import IncompatibleStateError, KeepsightError
-from segp_cl.images import as_unit_pixels
+from segp_cl.passes import ImagePass, PassSettings
 from segp_cl.types import LearnerState, LoraState, Scores
-
-CPU_CHUNK = 16  # images in one pass: as fast on a CPU as 64 at once, with a quarter of their activations in memory
 
 
 class NoClassesError(KeepsightError):
@@ -153,13 +151,14 @@ class Classifier:
     """A learned state made runnable: immutable, without gradients, safe to use from many threads.
 
     The state's adapters are merged into a copy of the base model, which itself stays as it was. Pixels may be 8-bit or
-    floats in [0, 1]; they are moved to the model's device, and results stay there.
+    floats in [0, 1]; they are moved to the model's device, and results stay there. `passes` says how the image tower is
+    run; features and scores are float32 whatever it says.
 
     Raises:
         IncompatibleStateError: the state was learned on other base weights, or its tensors do not fit its classes.
     """
 
-    def __init__(self, base: ServableModel, state: LearnerState) -> None:
+    def __init__(self, base: ServableModel, state: LearnerState, *, passes: PassSettings | None = None) -> None:
         if state.weights_digest != base.weights_digest:
             raise IncompatibleStateError(
                 f"The state was learned on base weights {state.weights_digest[:12]} ({state.model.name}), "
@@ -172,6 +171,7 @@ class Classifier:
             )
         self.state = state
         self._model = base.with_lora(state.lora)
+        self._pass = ImagePass(self._model, passes or PassSettings())
         covariance = None if state.covariance is None else state.covariance.to(base.device)
         self._whitening, self._prototypes = visual_space(state.prototypes.to(base.device), covariance)
         self._text_features = state.text_features.to(base.device)
@@ -191,9 +191,7 @@ class Classifier:
         self, pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
     ) -> Features:
         """One forward pass, from which the scores of every path follow without another."""
-        size = CPU_CHUNK if self.device.type == "cpu" else max(1, len(pixels))
-        chunks = torch.split(pixels, size)
-        raw = torch.cat([self._model.raw_features(as_unit_pixels(chunk.to(self.device))) for chunk in chunks])
+        raw = self._pass(pixels)
         return Features(raw=raw, image=self._model.project(raw))
 
     @torch.inference_mode()

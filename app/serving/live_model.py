@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from app.errors import NotReadyError, StaleError
 from app.metrics import Metrics
 from model_store.store import Store
@@ -17,6 +19,7 @@ from segp_cl.backbone import Backbone
 from segp_cl.checks import Checks, pictures, replay, replay_features
 from segp_cl.images import Preprocessing
 from segp_cl.inference import Classifier, embedding_space
+from segp_cl.passes import PassSettings
 from segp_cl.types import LearnedClass
 
 logger = logging.getLogger(__name__)
@@ -44,13 +47,15 @@ class Served:
 class Loader:
     """Brings versions into memory, and keeps the last `warm` of them there: going back to one of these loads nothing.
 
-    A warm version shares all but its adapted weights with the base model. Used by one thread at a time.
+    A warm version shares all but its adapted weights with the base model. `passes` says how versions are run. Used by
+    one thread at a time.
     """
 
-    def __init__(self, store: Store, base: Backbone, *, warm: int) -> None:
+    def __init__(self, store: Store, base: Backbone, *, warm: int, passes: PassSettings | None = None) -> None:
         self._store = store
         self._base = base
         self._warm = warm
+        self._passes = passes or PassSettings()
         self._kept: OrderedDict[VersionId, tuple[Served, Checks | None]] = OrderedDict()
 
     def __call__(self, version_id: VersionId) -> Served:
@@ -76,8 +81,11 @@ class Loader:
 
     def _load(self, version_id: VersionId) -> tuple[Served, Checks | None]:
         content = self._store.read(version_id)
-        served = Served(version_id, Classifier(self._base, content.state), self._base.preprocessing)
+        classifier = Classifier(self._base, content.state, passes=self._passes)
+        served = Served(version_id, classifier, self._base.preprocessing)
         size = self._base.preprocessing.size
+        for batch_size in self._passes.warm:
+            classifier.features(torch.zeros(batch_size, 3, size, size, dtype=torch.uint8))
         if content.checks is not None:
             replay(served.classifier, content.checks, size)
         else:  # published by an older release: let it answer something

@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 
 import benchmarks.accuracy.cli
 import benchmarks.cost.__main__
+import benchmarks.decoding
 import benchmarks.gpu
 import benchmarks.serving.__main__
 from keepsight.cli import app
@@ -22,11 +23,13 @@ COMMANDS = [(page, words) for page in PAGES for words in command_lines(page)]
 KEEPSIGHT = [(page, words[1:]) for page, words in COMMANDS if words[0] == "keepsight"]
 MODULES = [(page, words[words.index("-m") + 1 :]) for page, words in COMMANDS if words[0] in ("python", "torchrun")]
 MODULES += [(page, ["benchmarks.accuracy", *words[1:]]) for page, words in KEEPSIGHT if words[0] == "bench"]
-GPU = typer.Typer()
+GPU, DECODING = typer.Typer(), typer.Typer()
 GPU.command()(benchmarks.gpu.run)
+DECODING.command()(benchmarks.decoding.run)
 PROGRAMS = {
     "benchmarks.accuracy": benchmarks.accuracy.cli.app,
     "benchmarks.cost": benchmarks.cost.__main__.app,
+    "benchmarks.decoding": DECODING,
     "benchmarks.gpu": GPU,
     "benchmarks.serving": benchmarks.serving.__main__.app,
 }

@@ -17,6 +17,7 @@ from segp_cl.backbone import Backbone
 from segp_cl.checks import CheckFailedError, record
 from segp_cl.inference import Classifier
 from segp_cl.learner import initial_state
+from segp_cl.passes import PassSettings
 from segp_cl.types import LearnerState
 
 Publish = Callable[[float], VersionId]
@@ -41,9 +42,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The fusion weight of every classifier that is made."""
     weights: list[float] = []
 
-    def counted(base: Backbone, state: LearnerState) -> Classifier:
+    def counted(base: Backbone, state: LearnerState, *, passes: PassSettings) -> Classifier:
         weights.append(state.fusion_weight)
-        return Classifier(base, state)
+        return Classifier(base, state, passes=passes)
 
     monkeypatch.setattr(live_model, "Classifier", counted)
     return weights
@@ -113,3 +114,17 @@ def test_what_is_loaded_answers(store: Store, tiny_backbone: Backbone, publish: 
     served = Loader(store, tiny_backbone, warm=1)(publish(1))
     size = served.preprocessing.size
     assert served.classifier.features(torch.zeros(1, 3, size, size)).image.shape[0] == 1
+
+
+def test_a_version_is_run_with_every_batch_size_that_is_to_be_warm(
+    store: Store, tiny_backbone: Backbone, publish: Publish
+) -> None:
+    one, model = publish(1), tiny_backbone.shared_copy()
+    batches: list[int] = []
+    model.image_tower.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    load = Loader(store, model, warm=1, passes=PassSettings(warm=(1, 3)))
+    load(one)
+    assert batches[:2] == [1, 3]
+    loaded = len(batches)
+    load(one)
+    assert len(batches) == loaded

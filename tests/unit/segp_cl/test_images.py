@@ -17,7 +17,7 @@ import numpy as np
 import open_clip.transform
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from segp_cl.errors import ImageDecodeError
 from segp_cl.images import (
@@ -243,6 +243,17 @@ def test_exif_rotation_is_applied_once(kind: str) -> None:
     assert decoded.size == (16, 32)
     assert min(pixel(decoded, 8, 4)) > 240
     assert max(pixel(decoded, 8, 28)) < 15
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_decoding_gives_pillow_s_upright_picture_to_the_bit(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photo(), "JPEG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    decoded = decode_image(data)
+    assert decoded.mode == "RGB"
+    assert np.array_equal(np.asarray(decoded), np.asarray(expected))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
