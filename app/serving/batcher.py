@@ -46,9 +46,7 @@ class _Request(Generic[K, T, R]):
 class Batcher(Generic[K, T, R]):
     """Runs `work(key, items)` on a thread of its own, over as many of the waiting items as fit.
 
-    A request that comes alone leaves at once. Where several shared the batch before or waited for it, those who were just
-    answered tend to come again: a small batch then waits for them, for `linger` of the time that the batch before took
-    at most, counted from its end. All items of a batch have the same key, that of the request that has
+    A request that comes alone leaves at once. All items of a batch have the same key, that of the request that has
     waited longest; requests take turns, one item each, so that a large one does not hold up small ones. If `work`
     fails, the batch is halved until those items stand alone that it fails for, and only they get the error.
 
@@ -57,8 +55,6 @@ class Batcher(Generic[K, T, R]):
         name: of the thread.
         max_batch_size: most items of one batch.
         max_wait_s: how long a batch that is not full waits for more, from its first item's arrival on. 0: not at all.
-        linger: share of the last batch's seconds for which a small batch waits for as many as there were. 0: never.
-        enough: items that are not small any more: more of them are hardly cheaper together.
         observe: called with size and seconds of every batch.
     """
 
@@ -69,17 +65,11 @@ class Batcher(Generic[K, T, R]):
         name: str,
         max_batch_size: int,
         max_wait_s: float = 0.0,
-        linger: float = 0.0,
-        enough: int = 8,
         observe: Callable[[int, float], None] | None = None,
     ) -> None:
         self._work = work
         self._max_batch_size = max_batch_size
         self._max_wait_s = max_wait_s
-        self._linger = linger
-        self._enough = enough
-        self._expected = 0
-        self._linger_until = 0.0
         self._observe = observe
         self._waiting: deque[_Request[K, T, R]] = deque()
         self._changed = threading.Condition()
@@ -91,7 +81,7 @@ class Batcher(Generic[K, T, R]):
     def waiting(self) -> int:
         """Items that no batch has taken yet."""
         with self._changed:
-            return self._count()
+            return sum(len(request.items) - request.begun for request in self._waiting)
 
     async def run(self, key: K, items: Sequence[T]) -> list[R | Exception]:
         """The results of all items, in order. Whoever stops waiting (cancelled, out of time) costs nothing more:
@@ -129,12 +119,8 @@ class Batcher(Generic[K, T, R]):
             key = taken[0][0].key
             begun = time.perf_counter()
             results = self._results(key, [request.items[place] for request, place in taken])
-            took = time.perf_counter() - begun
             if self._observe is not None:
-                self._observe(len(taken), took)
-            with self._changed:
-                self._expected = min(len(taken) + self._count(), self._enough, self._max_batch_size)
-                self._linger_until = time.monotonic() + self._linger * took
+                self._observe(len(taken), time.perf_counter() - begun)
             for (request, place), result in zip(taken, results, strict=True):
                 request.results[place] = result
                 request.open -= 1
@@ -150,18 +136,10 @@ class Batcher(Generic[K, T, R]):
                         return []
                     self._changed.wait()
                     continue
-                left = self._patience() - time.monotonic()
+                left = self._waiting[0].since + self._max_wait_s - time.monotonic()
                 if left <= 0 or self._stopping or self._fillable() >= self._max_batch_size:
                     return self._fill()
                 self._changed.wait(left)
-
-    def _patience(self) -> float:
-        """Until when what waits may wait for more (monotonic seconds)."""
-        until = self._waiting[0].since + self._max_wait_s
-        return max(until, self._linger_until) if self._count() < self._expected else until
-
-    def _count(self) -> int:
-        return sum(len(request.items) - request.begun for request in self._waiting)
 
     def _fillable(self) -> int:
         key = self._waiting[0].key

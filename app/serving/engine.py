@@ -20,9 +20,6 @@ from app.serving.live_model import Served
 from model_store.types import VersionId
 from segp_cl.inference import text_scores
 
-LINGER = 0.2
-"""Share of a pass for which a small batch waits for those who were answered by the one before."""
-
 Path = Literal["fused", "text", "visual"]
 
 
@@ -79,12 +76,7 @@ class Engine:
         self._answered_at = float("-inf")
         self._metrics = metrics
         self._images = Batcher(
-            self._pass,
-            name="inference",
-            max_batch_size=max_batch_size,
-            max_wait_s=max_wait_s,
-            linger=LINGER,
-            observe=self._observe,
+            self._pass, name="inference", max_batch_size=max_batch_size, max_wait_s=max_wait_s, observe=self._observe
         )
         self._prompts = Batcher(_encode, name="labels", max_batch_size=max_batch_size)
         self._labels = _LabelCache(label_cache_size)
