@@ -64,7 +64,7 @@ def test_teach_classify_roll_back_and_stop(keepsight: Any, colours: Path, finish
 
     # Back, with the very answers of then.
     moved = keepsight("rollback", "--reason", "I liked the earlier one", "--json", url=url).json
-    assert moved == {"from": three, "to": two, "serving": two}
+    assert (moved["from"], moved["to"], moved["serving"]) == (three, two, two)
     assert keepsight("classify", *held_out, "--top-k", "4", "--json", url=url).json == after_first
     assert keepsight("promote", three, url=url).out == f"Serving {three} (was {two}).\n"
 
