@@ -127,6 +127,7 @@ class Server:
         """Let it run while the block lasts; before and after it is frozen."""
         freeze(self.root, frozen=False)
         try:
+            self.until_ready()  # one that was stopped for long must look first which version is served
             yield
         finally:
             freeze(self.root, frozen=True)
