@@ -86,4 +86,7 @@ def test_a_folder_without_photos_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(APP, ["--data", str(tmp_path), "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
     assert "0 photos" in result.stderr
+    missing = CliRunner().invoke(APP, ["--data", str(tmp_path / "photos"), "--out", str(tmp_path / "out")])
+    assert missing.exit_code == 2
+    assert "there is no folder" in missing.stderr
     assert not (tmp_path / "out").exists()
