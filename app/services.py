@@ -77,9 +77,11 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
     beat_s = min(settings.poll_interval_s, settings.server_lost_after_s / 4)
     member = Member(new_server_id(), roster=roster, live=live, device=device, beat_s=beat_s)
     broker, signals = Broker(settings.redis_url), Signals(settings.redis_url)
+    passes = passes_of(settings, base.device)
     engine = Engine(
         queue_size=settings.queue_size,
-        max_batch_size=settings.max_batch_size,
+        max_images=passes.most,
+        max_labels=settings.max_batch_size,
         max_wait_s=settings.max_wait_ms / 1000,
         label_cache_size=settings.label_cache_size,
         metrics=metrics,
@@ -92,7 +94,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
     )
     watcher = Watcher(
         current=store.current,
-        load=Loader(store, base, warm=settings.warm_versions, passes=passes_of(settings, base.device)),
+        load=Loader(store, base, warm=settings.warm_versions, passes=passes),
         live=live,
         poll_s=settings.poll_interval_s,
         backoff_s=settings.reload_backoff_s,

@@ -41,12 +41,14 @@ class PassSettings:
             batches are run as they come, on a CPU at most `CPU_CHUNK` images at once.
         graphs: record the pass of each size once as a CUDA graph, and replay it.
         warm: batch sizes that a version is run with before it is served.
+        most: images that are worth gathering for one pass.
     """
 
     precision: torch.dtype = torch.float32
     sizes: tuple[int, ...] = ()
     graphs: bool = False
     warm: tuple[int, ...] = ()
+    most: int = CPU_CHUNK
 
     @classmethod
     def of(
@@ -59,9 +61,9 @@ class PassSettings:
         """
         most = min(max_batch_size, CPU_CHUNK) if device.type == "cpu" else max_batch_size
         if not compiled and not graphs:
-            return cls(precision=precision, warm=tuple(sorted({1, most})))
+            return cls(precision=precision, warm=tuple(sorted({1, most})), most=most)
         sizes = (*(1 << power for power in range(most.bit_length()) if 1 << power < most), most)
-        return cls(precision=precision, sizes=sizes, graphs=graphs, warm=sizes)
+        return cls(precision=precision, sizes=sizes, graphs=graphs, warm=sizes, most=most)
 
 
 def cuda_graph(run: Run, example: Tensor) -> Run:

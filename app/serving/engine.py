@@ -62,23 +62,31 @@ class Engine:
 
     Args:
         queue_size: requests in hand at once, from decoding their images to their answers.
-        max_batch_size: most images, or ad-hoc labels, of one forward pass.
+        max_images: most images of one forward pass.
+        max_labels: most ad-hoc labels of one forward pass.
         max_wait_s: how long a batch that is not full waits for more.
         label_cache_size: ad-hoc prompts whose text features are kept, the least recently used leaves first.
         metrics: where passes are timed and the queue is shown.
     """
 
     def __init__(
-        self, *, queue_size: int, max_batch_size: int, max_wait_s: float, label_cache_size: int, metrics: Metrics
+        self,
+        *,
+        queue_size: int,
+        max_images: int,
+        max_labels: int,
+        max_wait_s: float,
+        label_cache_size: int,
+        metrics: Metrics,
     ) -> None:
         self._queue_size = queue_size
         self._in_hand = 0
         self._answered_at = float("-inf")
         self._metrics = metrics
         self._images = Batcher(
-            self._pass, name="inference", max_batch_size=max_batch_size, max_wait_s=max_wait_s, observe=self._observe
+            self._pass, name="inference", max_batch_size=max_images, max_wait_s=max_wait_s, observe=self._observe
         )
-        self._prompts = Batcher(_encode, name="labels", max_batch_size=max_batch_size)
+        self._prompts = Batcher(_encode, name="labels", max_batch_size=max_labels)
         self._labels = _LabelCache(label_cache_size)
         metrics.in_hand.set_function(lambda: self._in_hand)
         metrics.queue_depth.set_function(lambda: self._images.waiting)

@@ -33,14 +33,14 @@ class Plan(BaseModel):
     retries: int = 2
     models: tuple[str, ...] = ("compact", "vit_b32")
     bare_clients: int = 16
-    bare_rounds: int = 5
+    bare_rounds: int = 3
     bare_window_s: float = 10.0
     single_window_s: float = 5.0
     warm_s: float = 1.5
-    tries_per_peer: int | None = None
+    tries_per_peer: int | None = 4
     calibration_s: float = 5.0
     clients: tuple[int, ...] = (1, 4, 16, 64)
-    peer_rounds: int = 3
+    peer_rounds: int = 2
     peer_window_s: float = 6.0
     swaps: int = 50
     early_swaps: int = 5

@@ -68,7 +68,7 @@ def ask(engine: Engine, classifier: Means, *words: str, version: str = "v") -> S
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    engine = Engine(queue_size=2, max_batch_size=4, max_wait_s=0, label_cache_size=3, metrics=Metrics())
+    engine = Engine(queue_size=2, max_images=4, max_labels=4, max_wait_s=0, label_cache_size=3, metrics=Metrics())
     yield engine
     engine.close()
 

@@ -31,7 +31,13 @@ def test_by_default_passes_are_eager_and_float32() -> None:
 
 def test_settings_say_how_passes_are_made() -> None:
     settings = Settings(serving_precision="bfloat16", cuda_graphs=True, max_batch_size=3)
-    assert passes_of(settings, GPU) == PassSettings(torch.bfloat16, (1, 2, 3), True, (1, 2, 3))
+    assert passes_of(settings, GPU) == PassSettings(torch.bfloat16, (1, 2, 3), True, (1, 2, 3), most=3)
+
+
+def test_no_more_images_are_gathered_than_are_cheaper_together() -> None:
+    assert passes_of(Settings(), CPU).most == 8
+    assert passes_of(Settings(max_batch_size=4), CPU).most == 4
+    assert passes_of(Settings(), GPU).most == 32
 
 
 def test_cuda_graphs_are_refused_on_a_cpu() -> None:
