@@ -1,4 +1,4 @@
-"""How long and how often: the full plan takes about forty minutes on two cores, the quick one shows that it works."""
+"""How long and how often: the full plan takes about half an hour on two cores, the quick one shows that it works."""
 
 from __future__ import annotations
 
