@@ -105,10 +105,14 @@ def _serve(settings: Settings) -> int:
             server_header=False,
         )
     )
-    if settings.metrics_port is not None:
-        start_http_server(settings.metrics_port, settings.host, registry=metrics.registry)
+    try:
+        if settings.metrics_port is not None:
+            start_http_server(settings.metrics_port, settings.host, registry=metrics.registry)
+        sockets = [shared_socket(settings.host, settings.port)] if settings.share_port else None
+    except OSError as error:
+        return _refuse(f"{settings.host} cannot be listened on as the settings say: {error.strerror or error}")
     with contextlib.suppress(SystemExit):  # it could not start, and has logged why
-        server.run(sockets=[shared_socket(settings.host, settings.port)] if settings.share_port else None)
+        server.run(sockets=sockets)
     reason = refusal()
     if reason is not None:
         return _refuse(reason)
@@ -125,7 +129,6 @@ def shared_socket(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind((host, port))
-    bound.set_inheritable(False)
     return bound
 
 

@@ -74,7 +74,7 @@ class Roster(RedisClient):
         super().__init__(redis_url, timeout_s=timeout_s)
         prefix = f"keepsight:store:{store_id}"
         self._servers, self._beats = f"{prefix}:servers", f"{prefix}:beats"
-        self._move, self._turn = f"{prefix}:move", f"{prefix}:turn"
+        self._move, self._turn, self._members = f"{prefix}:move", f"{prefix}:turn", f"{prefix}:members"
 
     # --- a server's side ------------------------------------------------------------------------------------------
 
@@ -90,6 +90,12 @@ class Roster(RedisClient):
         with self._reaching():
             self._redis.hdel(self._servers, server_id)
             self._redis.hdel(self._beats, server_id)
+
+    def members(self, version_id: VersionId) -> tuple[str, ...] | None:
+        """Who was ready when CURRENT last moved to this version, whatever was tried since; None: nobody was asked."""
+        with self._reaching():
+            raw = self._redis.hget(self._members, version_id)
+        return None if raw is None else tuple(json.loads(str(raw)))
 
     def move(self) -> Move | None:
         """The last move, under way or over."""
@@ -127,7 +133,9 @@ class Roster(RedisClient):
 
     def _end(self, move: Move | None, *, last: bool, move_id: str = "") -> bool:
         arguments = [move.id if move else move_id, move.model_dump_json() if move else "", "1" if last else "0"]
-        return self._script(_SAY, [self._turn, self._move], [*arguments, CURRENT_CHANNEL]) == "said"
+        members = json.dumps(move.members) if move and move.state == "committed" else ""
+        arguments += [CURRENT_CHANNEL, move.version_id if move else "", members]
+        return self._script(_SAY, [self._turn, self._move, self._members], arguments) == "said"
 
 
 # KEYS: servers, beats, move. ARGV: id, report, milliseconds to keep
@@ -168,10 +176,11 @@ redis.call('PUBLISH', ARGV[4], ARGV[1])
 return 'begun'
 """
 
-# KEYS: turn, move. ARGV: move id, move or '', '1' if it is over, channel
+# KEYS: turn, move, members. ARGV: move id, move or '', '1' if it is over, channel, version, its members or ''
 _SAY: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'lost' end
 if ARGV[2] ~= '' then redis.call('SET', KEYS[2], ARGV[2]) end
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[3], ARGV[5], ARGV[6]) end
 if ARGV[3] == '1' then
   redis.call('DEL', KEYS[1])
   redis.call('PUBLISH', ARGV[4], ARGV[1])

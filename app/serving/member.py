@@ -89,11 +89,10 @@ class Member:
         """Whether the other servers went on to `version_id` without this one. None: nobody can say."""
         loop = asyncio.get_running_loop()
         try:
-            move = await loop.run_in_executor(self._pool, self._roster.move)
+            members = await loop.run_in_executor(self._pool, self._roster.members, version_id)
         except BrokerUnavailableError:
             return None
-        committed = move is not None and move.version_id == version_id and move.state == "committed"
-        return committed and move is not None and self.id not in move.members
+        return members is not None and self.id not in members
 
     async def leave(self) -> None:
         """Take this server off the roster, because it stops."""
