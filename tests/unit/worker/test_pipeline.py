@@ -335,10 +335,13 @@ def test_devices_and_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("auto") == choose_device("cpu") == "cpu"
     with pytest.raises(ModelLoadError, match="KEEPSIGHT_DEVICE"):
         choose_device("cuda")
+    with pytest.raises(ModelLoadError, match="cuda:1"):
+        choose_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto") == choose_device("cuda") == "cuda"
     assert choose_dtype("auto", "cpu") == choose_dtype("float32", "cuda") == torch.float32
     assert choose_dtype("auto", "cuda") == choose_dtype("bfloat16", "cpu") == torch.bfloat16
+    assert choose_dtype("auto", "cuda:1") == torch.bfloat16
 
 
 def test_a_version_that_a_server_cannot_serve_is_kept_and_not_promoted(
