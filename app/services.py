@@ -121,13 +121,14 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
     )
     try:
         await watcher.look()
+        await member.join(watcher)
 
         def wake() -> None:
             watcher.wake()
             member.wake()
 
         async with signals.on(CURRENT_CHANNEL, wake):
-            following = [asyncio.create_task(each) for each in (watcher.run(), member.run(watcher))]
+            following = [asyncio.create_task(each) for each in (watcher.run(), member.run())]
             try:
                 yield services
             finally:

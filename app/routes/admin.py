@@ -98,7 +98,7 @@ async def _move(
     except BrokerUnavailableError as error:
         logger.warning("moving to %s without asking the other servers: %s", target, error)
         done = await _alone(services, target, move_pointer)
-    if services.member.id not in done.members:  # it had not reported yet
+    if services.member.id not in done.members:  # its report did not reach Redis in time
         await services.watcher.until_serving(target, timeout_s)
     return Moved.model_validate(
         {"from": before, "to": target, "serving": target, "prepare_s": done.prepare_s, "commit_s": done.commit_s}

@@ -55,9 +55,13 @@ class Member:
         # its own thread: a report must not wait for uploads or a version that loads
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="roster")
 
-    async def run(self, watcher: Watcher) -> None:
-        """Take part until cancelled."""
+    async def join(self, watcher: Watcher) -> None:
+        """Be on the roster, before anybody is answered; without Redis, later."""
         self._watcher = watcher
+        await self.beat()
+
+    async def run(self) -> None:
+        """Take part until cancelled."""
         try:
             while True:
                 await self.beat()
