@@ -6,13 +6,13 @@ import argparse
 import contextlib
 import logging
 import logging.config
-import os
 import signal
 import socket
 import sys
 
 from pydantic import ValidationError
 
+from app.process import prepare_process
 from app.settings import Settings
 from keepsight.keys import KeyFile, KeyFileError
 
@@ -70,8 +70,7 @@ def log_config(level: str) -> dict[str, object]:
 
 
 def _serve(settings: Settings) -> int:
-    # read when PyTorch is loaded: threads that wait for each other sleep, because the worker may need the same cores
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_process()
     # imported late: PyTorch takes seconds, and what is refused above should be told at once
     import uvicorn
     from prometheus_client import start_http_server

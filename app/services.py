@@ -181,6 +181,7 @@ def passes_of(settings: Settings, device: torch.device) -> PassSettings:
         precision=getattr(torch, settings.serving_precision),
         compiled=settings.compile,
         graphs=settings.cuda_graphs,
+        threads=settings.threads,
     )
 
 

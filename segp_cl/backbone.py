@@ -22,6 +22,7 @@ from segp_cl.config import NO_SETTINGS, LearnerConfig, ModelSettings
 from segp_cl.errors import ModelLoadError
 from segp_cl.images import Preprocessing
 from segp_cl.lora import Adapters, bake, new_lora
+from segp_cl.packed import Packs, pack
 from segp_cl.types import HEAD, LoraState, ModelSpec
 
 Tokenizer = Callable[[Sequence[str]], Int[Tensor, "prompts length"]]
@@ -63,6 +64,7 @@ class Backbone(nn.Module):
         self.adapts_head = adapts_head
         self._image_layout = torch.preserve_format
         self._compiler: str | None = None
+        self._packs: Packs | None = None
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
@@ -169,6 +171,7 @@ class Backbone(nn.Module):
     def shared_copy(self) -> Backbone:
         """A second model over the very same tensors: its modules may be adapted without touching this one."""
         memo: dict[int, object] = {id(buffer): buffer for buffer in self.buffers()}
+        memo[id(self._packs)] = self._packs
         # new parameter objects over the same storage: pointing one elsewhere leaves the original alone
         memo |= {id(p): nn.Parameter(p.data, requires_grad=False) for p in self.parameters()}
         copied = copy.deepcopy(self, memo)
@@ -176,8 +179,11 @@ class Backbone(nn.Module):
             copied.compile_towers(backend=self._compiler)
         return copied
 
-    def with_lora(self, lora: LoraState | None) -> Backbone:
+    def with_lora(self, lora: LoraState | None, *, packed: bool = False) -> Backbone:
         """A copy for serving: adapted weights merged into new tensors, all others shared with this model.
+
+        With `packed` the towers' weights are laid out for the CPU's kernels (`segp_cl.packed`): such a copy runs
+        without gradients, in float32.
 
         Raises:
             IncompatibleStateError: the adapters belong to another architecture.
@@ -185,6 +191,10 @@ class Backbone(nn.Module):
         served = self.shared_copy()
         if lora is not None:
             bake(served.towers, lora)
+        if packed:
+            self._packs = self._packs or Packs(self.parameters())
+            for tower in (served.image_tower, served.text_tower):
+                pack(tower, self._packs)
         return served
 
     def adapt(self, config: LearnerConfig, lora: LoraState | None, *, generator: torch.Generator) -> Adapters:

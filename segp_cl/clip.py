@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from open_clip.hf_model import HFTextEncoder
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
 from segp_cl.backbone import Backbone
@@ -106,6 +106,40 @@ class TimmTrunk(nn.Module):
         return pooled
 
 
+class ClassTokenBlock(ResidualAttentionBlock):
+    """The last block of a tower of which only the class token is read: it is computed for this token alone.
+
+    Every token still gives its key and value, so the token is the same, at a sixth of a block's products.
+    """
+
+    @classmethod
+    def takes(cls, visual: VisionTransformer) -> bool:
+        """Whether nothing of the tower but the class token's last features is used."""
+        last = visual.transformer.resblocks[-1]
+        reads_one = visual.pool_type == "tok" and visual.attn_pool is None
+        return reads_one and visual.transformer.batch_first and type(last) is ResidualAttentionBlock
+
+    def forward(
+        self,
+        q_x: Float[Tensor, "batch length width"],
+        k_x: Tensor | None = None,
+        v_x: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+    ) -> Float[Tensor, "batch 1 width"]:
+        """The block's output at the class token.
+
+        Raises:
+            NotImplementedError: it is given other keys and values than its input's, or a mask.
+        """
+        if k_x is not None or v_x is not None or attn_mask is not None:
+            raise NotImplementedError("an image's class token attends to all tokens of the image")
+        normed = self.ln_1(q_x)
+        attended: Tensor = self.attn(normed[:, :1], normed, normed, need_weights=False)[0]
+        token = q_x[:, :1] + self.ls_1(attended)
+        out: Tensor = token + self.ls_2(self.mlp(self.ln_2(token)))
+        return out
+
+
 class MatrixHead(nn.Module):
     """open_clip's ViT projection: features @ matrix."""
 
@@ -127,6 +161,9 @@ def split_visual(visual: nn.Module) -> tuple[nn.Module, nn.Module]:
         projection = visual.proj
         visual.proj = None
         visual.output_tokens = False
+        if ClassTokenBlock.takes(visual):
+            # the same parts under the same names, run otherwise
+            visual.transformer.resblocks[-1].__class__ = ClassTokenBlock
         return visual, nn.Identity() if projection is None else MatrixHead(projection.data)
     if isinstance(visual, TimmModel):
         if len(visual.head) > 0:

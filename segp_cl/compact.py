@@ -26,6 +26,7 @@ from segp_cl.backbone import Backbone, Tokenizer
 from segp_cl.config import ModelSettings
 from segp_cl.errors import ModelLoadError
 from segp_cl.images import Preprocessing
+from segp_cl.packed import PLAIN, PackedPointwise, Packs, fusable, is_pointwise
 from segp_cl.types import ModelSpec
 
 IMAGE_SIZE = 160
@@ -126,6 +127,17 @@ class _ImageTower(nn.Module):
         parts: Any = self.network
         blocks = [block for stage in parts.blocks for block in stage]
         return (parts.conv_stem, parts.bn1, *blocks, parts.conv_head, parts.bn2, parts.global_pool)
+
+    def pack(self, packs: Packs) -> None:
+        """Lay out the 1x1 convolutions' weights. What follows a convolution is the activation of its folded norm."""
+        for block in self.network.modules():
+            for (name, convolution), (next_name, following) in pairwise([*block.named_children(), ("", None)]):
+                if not isinstance(convolution, nn.Conv2d) or not is_pointwise(convolution):
+                    continue
+                activation = None if following is None else fusable(following)
+                setattr(block, name, PackedPointwise(packs, convolution, activation or PLAIN))
+                if activation is not None:
+                    setattr(block, next_name, nn.Identity())
 
     def forward(self, pixels: Tensor) -> Tensor:
         features = pixels.contiguous(memory_format=torch.channels_last)

@@ -44,7 +44,7 @@ class ServableModel(Protocol):
     def raw_features(self, pixels: Tensor) -> Tensor: ...
     def project(self, raw: Tensor) -> Tensor: ...
     def text_features(self, prompts: Sequence[str]) -> Tensor: ...
-    def with_lora(self, lora: LoraState | None) -> ServableModel: ...
+    def with_lora(self, lora: LoraState | None, *, packed: bool = False) -> ServableModel: ...
 
 
 def text_scores(
@@ -170,8 +170,9 @@ class Classifier:
                 f"and {len(state.text_features)} text features."
             )
         self.state = state
-        self._model = base.with_lora(state.lora)
-        self._pass = ImagePass(self._model, passes or PassSettings())
+        passes = passes or PassSettings()
+        self._model = base.with_lora(state.lora, packed=passes.packed)
+        self._pass = ImagePass(self._model, passes)
         covariance = None if state.covariance is None else state.covariance.to(base.device)
         self._whitening, self._prototypes = visual_space(state.prototypes.to(base.device), covariance)
         self._text_features = state.text_features.to(base.device)

@@ -1,10 +1,12 @@
-"""How a served image tower is run: in which arithmetic, on batches of which sizes, and from recorded CUDA graphs."""
+"""How a served image tower is run: in which arithmetic, on batches of which sizes, by which threads or CUDA graphs."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,6 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from segp_cl.images import as_unit_pixels
+from segp_cl.packed import can_pack
 
 CPU_CHUNK = 8  # images in one pass on a CPU: of compact faster than 16 or 64 at once, of a ViT as fast, in less memory
 
@@ -42,6 +45,8 @@ class PassSettings:
         graphs: record the pass of each size once as a CUDA graph, and replay it.
         warm: batch sizes that a version is run with before it is served.
         most: images that are worth gathering for one pass.
+        threads: CPU threads that share out the images of a pass; each computes its share alone.
+        packed: lay out the weights for the CPU's kernels (`segp_cl.packed`).
     """
 
     precision: torch.dtype = torch.float32
@@ -49,19 +54,35 @@ class PassSettings:
     graphs: bool = False
     warm: tuple[int, ...] = ()
     most: int = CPU_CHUNK
+    threads: int = 1
+    packed: bool = False
 
     @classmethod
     def of(
-        cls, device: torch.device, *, max_batch_size: int, precision: torch.dtype, compiled: bool, graphs: bool
+        cls,
+        device: torch.device,
+        *,
+        max_batch_size: int,
+        precision: torch.dtype = torch.float32,
+        compiled: bool = False,
+        graphs: bool = False,
+        threads: int = 1,
     ) -> PassSettings:
         """What suits a device and batches of up to `max_batch_size` images.
 
         Code that is made for a shape gets powers of two, each of which is warmed; eager code takes any size, and of
         it a single image and the largest pass are warmed.
         """
-        most = min(max_batch_size, CPU_CHUNK) if device.type == "cpu" else max_batch_size
+        on_cpu = device.type == "cpu"
+        most = min(max_batch_size, CPU_CHUNK) if on_cpu else max_batch_size
         if not compiled and not graphs:
-            return cls(precision=precision, warm=tuple(sorted({1, most})), most=most)
+            return cls(
+                precision=precision,
+                warm=tuple(sorted({1, most})),
+                most=most,
+                threads=threads if on_cpu else 1,
+                packed=on_cpu and precision == torch.float32 and can_pack(),
+            )
         sizes = (*(1 << power for power in range(most.bit_length()) if 1 << power < most), most)
         return cls(precision=precision, sizes=sizes, graphs=graphs, warm=sizes, most=most)
 
@@ -88,8 +109,30 @@ def cuda_graph(run: Run, example: Tensor) -> Run:
     return replay
 
 
+def compute_alone() -> None:
+    """From now on PyTorch computes what this thread asks for on this thread, and on no other."""
+    others = torch.get_num_threads()
+    if others == 1:
+        return
+    torch.set_num_threads(1)
+    # the call holds for this thread, but also for those that have computed nothing yet, so it is taken back for them
+    restorer = threading.Thread(target=torch.set_num_threads, args=(others,))
+    restorer.start()
+    restorer.join()
+
+
+@cache
+def _crew(threads: int) -> ThreadPoolExecutor:
+    """One for all versions: what the one that is served leaves idle, the one that is loaded may use."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="pass", initializer=compute_alone)
+
+
 class ImagePass:
-    """Raw features of pixels, by one tower. Safe to call from many threads."""
+    """Raw features of pixels, by one tower. Safe to call from many threads.
+
+    Threads that work on one product wait for each other at every layer, and for whoever else needs their cores; with
+    images enough each thread takes some of them through the whole tower instead. A single image is all threads' work.
+    """
 
     def __init__(self, tower: ImageTower, settings: PassSettings, *, capture: Capture = cuda_graph) -> None:
         self._tower = tower
@@ -104,7 +147,18 @@ class ImagePass:
         """float32 on the tower's device."""
         on_cpu = self._tower.device.type == "cpu"
         most = self._settings.sizes[-1] if self._settings.sizes else CPU_CHUNK if on_cpu else max(1, len(pixels))
-        return torch.cat([self._padded(chunk) for chunk in torch.split(pixels, most)])
+        return torch.cat([self._shared_out(chunk) for chunk in torch.split(pixels, most)])
+
+    def _shared_out(self, pixels: Tensor) -> Tensor:
+        threads, count = self._settings.threads, len(pixels)
+        # two threads with three images: one would idle for half of the time
+        if threads == 1 or self._settings.sizes or (count % threads and count < 2 * threads):
+            return self._padded(pixels)
+        return torch.cat(list(_crew(threads).map(self._alone, torch.tensor_split(pixels, threads))))
+
+    def _alone(self, pixels: Tensor) -> Tensor:
+        with torch.inference_mode():  # a thread's own state, like the number of its threads
+            return self._padded(pixels)
 
     def _padded(self, pixels: Tensor) -> Tensor:
         unit = as_unit_pixels(pixels.to(self._tower.device))

@@ -24,6 +24,7 @@ from model_store.store import Store
 from segp_cl.backbone import load_backbone
 from segp_cl.images import decode_image, to_pixels
 from segp_cl.inference import Classifier
+from segp_cl.passes import CPU_CHUNK, PassSettings
 from segp_cl.types import ModelSpec
 
 TOP_K = 5
@@ -39,7 +40,8 @@ class Bare:
         opened = Store(store)
         current = opened.current()
         assert current is not None, f"{store} has a version"
-        self._classifier = Classifier(base, opened.open(current))
+        passes = PassSettings.of(base.device, max_batch_size=CPU_CHUNK, threads=threads)  # the server's own
+        self._classifier = Classifier(base, opened.open(current), passes=passes)
         self._preprocessing = base.preprocessing
         self._photos = [path.read_bytes() for path in sorted(photos.glob("*.jpg"))]
 

@@ -52,7 +52,7 @@ class FakeModel(nn.Module):
         angles = torch.tensor([len(prompt) / 10 for prompt in prompts])
         return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
-    def with_lora(self, lora: LoraState | None) -> FakeModel:
+    def with_lora(self, lora: LoraState | None, *, packed: bool = False) -> FakeModel:
         matrix = self.matrix.detach().clone()
         if lora is not None:
             factors = lora.factors["matrix"]

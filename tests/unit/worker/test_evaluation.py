@@ -29,7 +29,7 @@ class MeanColour:
     def text_features(self, prompts: Sequence[str]) -> Tensor:
         return torch.zeros(len(prompts), 3)
 
-    def with_lora(self, lora: LoraState | None) -> MeanColour:
+    def with_lora(self, lora: LoraState | None, *, packed: bool = False) -> MeanColour:
         return self
 
 
