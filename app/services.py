@@ -182,6 +182,7 @@ def passes_of(settings: Settings, device: torch.device) -> PassSettings:
         compiled=settings.compile,
         graphs=settings.cuda_graphs,
         threads=settings.threads,
+        packed=settings.packed_weights,
     )
 
 

@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     serving_precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Arithmetic of the image tower when it answers; scores are float32 either way."
     )
+    packed_weights: bool = Field(
+        True, description="Lay out the weights for the CPU's kernels when a version is loaded. CPU and float32 only."
+    )
     channels_last: bool = Field(False, description="Images in channels-last layout; `compact` has them so anyway.")
     compile: bool = Field(False, description="Run the towers through torch.compile: slow to load, then faster.")
     cuda_graphs: bool = Field(False, description="Replay recorded CUDA graphs of the image tower. GPU only.")

@@ -67,6 +67,7 @@ class PassSettings:
         compiled: bool = False,
         graphs: bool = False,
         threads: int = 1,
+        packed: bool = True,
     ) -> PassSettings:
         """What suits a device and batches of up to `max_batch_size` images.
 
@@ -81,7 +82,7 @@ class PassSettings:
                 warm=tuple(sorted({1, most})),
                 most=most,
                 threads=threads if on_cpu else 1,
-                packed=on_cpu and precision == torch.float32 and can_pack(),
+                packed=packed and on_cpu and precision == torch.float32 and can_pack(),
             )
         sizes = (*(1 << power for power in range(most.bit_length()) if 1 << power < most), most)
         return cls(precision=precision, sizes=sizes, graphs=graphs, warm=sizes, most=most)

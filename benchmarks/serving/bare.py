@@ -5,7 +5,11 @@ The same decoding, preparation, forward pass and scores as the server's; no HTTP
 
 from __future__ import annotations
 
-import json
+from app.process import prepare_process
+
+prepare_process()  # what the server does, before PyTorch is loaded
+
+import json  # noqa: E402
 import sys
 import time
 from collections import deque

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from segp_cl.backbone import Backbone, load_backbone
-from segp_cl.clip import CausalText, PaddedText, split_visual
+from segp_cl.clip import CausalText, ClassTokenBlock, PaddedText, split_visual
 from segp_cl.config import LearnerConfig
 from segp_cl.errors import ModelLoadError, UnsupportedArchitectureError
 from segp_cl.types import ModelSpec
@@ -52,6 +52,48 @@ def test_no_prompts_give_no_rows(tiny_backbone: Backbone) -> None:
 def test_nothing_is_trainable_and_nothing_is_in_training_mode(tiny_backbone: Backbone) -> None:
     assert not any(p.requires_grad for p in tiny_backbone.parameters())
     assert not any(m.training for m in tiny_backbone.modules())
+
+
+def test_the_last_block_of_an_image_tower_is_run_for_its_class_token(tiny_backbone: Backbone) -> None:
+    blocks = tiny_backbone.image_tower.get_submodule("transformer.resblocks")
+    lengths: list[int] = []
+    handles = [block.register_forward_hook(lambda _, __, out: lengths.append(out.shape[1])) for block in blocks]
+    tiny_backbone.raw_features(torch.rand(1, 3, 32, 32))
+    for handle in handles:
+        handle.remove()
+    assert lengths[-1] == 1
+    assert min(lengths[:-1]) > 1
+
+
+def test_gradients_of_a_class_token_are_those_of_the_whole_block() -> None:
+    from open_clip.transformer import ResidualAttentionBlock
+
+    block = ResidualAttentionBlock(16, 2)
+    x = torch.randn(2, 5, 16)
+    grads = []
+    for kind in (ResidualAttentionBlock, ClassTokenBlock):
+        block.__class__ = kind
+        block.zero_grad()
+        block(x)[:, 0].square().sum().backward()
+        grads.append({name: value.grad.clone() for name, value in block.named_parameters() if value.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    assert all(torch.allclose(grads[0][name], grads[1][name], rtol=1e-4, atol=1e-5) for name in grads[0])
+
+
+@pytest.mark.parametrize("options", [{"pool_type": "avg"}, {"pool_type": "none"}, {"attentional_pool": True}])
+def test_a_tower_that_reads_every_token_keeps_its_last_block(options: dict[str, Any]) -> None:
+    from open_clip.transformer import VisionTransformer
+
+    tower = VisionTransformer(32, 16, 16, 2, 2, 2.0, output_dim=8, **options)
+    split_visual(tower)
+    assert not any(isinstance(part, ClassTokenBlock) for part in tower.modules())
+
+
+def test_a_class_token_block_refuses_what_it_does_not_compute(tiny_backbone: Backbone) -> None:
+    block = tiny_backbone.image_tower.get_submodule("transformer.resblocks")[-1]  # type: ignore[index]
+    x = torch.rand(1, 3, 32)
+    with pytest.raises(NotImplementedError):
+        block(x, attn_mask=torch.zeros(3, 3))
 
 
 @pytest.mark.parametrize("pooling", ["argmax", "eos"])

@@ -65,6 +65,58 @@ def test_eager_passes_on_a_cpu_are_cut_and_not_padded() -> None:
 
 
 @pytest.mark.parametrize(
+    ("threads", "count", "batches"),
+    [
+        (2, 1, [1]),
+        (2, 2, [1, 1]),
+        (2, 3, [3]),
+        (2, 5, [2, 3]),
+        (2, CPU_CHUNK + 2, [1, 1, 4, 4]),
+        (3, 3, [1, 1, 1]),
+        (3, 5, [5]),
+        (1, 8, [8]),
+    ],
+)
+def test_threads_share_out_the_images_of_a_pass(threads: int, count: int, batches: list[int]) -> None:
+    tower = Tower()
+    images = pixels(count)
+    raw = ImagePass(tower, PassSettings(threads=threads))(images)
+    assert torch.equal(raw, ImagePass(Tower(), PassSettings())(images))
+    assert sorted(tower.batches) == batches
+
+
+def test_a_thread_that_shares_computes_alone_and_the_others_as_before() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen: list[int] = []
+
+    class Asks(Tower):
+        def raw_features(self, pixels: Tensor) -> Tensor:
+            seen.append(torch.get_num_threads())
+            return super().raw_features(pixels)
+
+    try:
+        run = ImagePass(Asks(), PassSettings(threads=2))
+        run(pixels(4))
+        assert seen == [1, 1]
+        run(pixels(1))
+        assert seen[2:] == [2]
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_goes_wrong_in_a_thread_is_told() -> None:
+    class Breaks(Tower):
+        def raw_features(self, pixels: Tensor) -> Tensor:
+            raise ValueError("no such picture")
+
+    with pytest.raises(ValueError, match="no such picture"):
+        ImagePass(Breaks(), PassSettings(threads=2))(pixels(4))
+
+
+@pytest.mark.parametrize(
     ("count", "batches"), [(1, [1]), (2, [2]), (3, [4]), (5, [6]), (6, [6]), (7, [6, 1]), (15, [6, 6, 4])]
 )
 def test_batches_are_padded_to_the_next_size_and_cut_at_the_largest(count: int, batches: list[int]) -> None:
@@ -126,6 +178,10 @@ def test_the_largest_batch_is_always_a_size(most: int) -> None:
     ("passes", "tolerance"),
     [
         (PassSettings(sizes=(1, 4)), 1e-5),
+        (PassSettings(threads=2), 1e-5),
+        (PassSettings(packed=True), 1e-5),
+        (PassSettings(threads=2, packed=True), 1e-5),
+        (PassSettings(torch.bfloat16, threads=2), 2e-2),
         (PassSettings(torch.bfloat16), 2e-2),
         (PassSettings(torch.bfloat16, (4,)), 2e-2),
     ],
