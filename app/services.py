@@ -85,6 +85,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         max_wait_s=settings.max_wait_ms / 1000,
         label_cache_size=settings.label_cache_size,
         metrics=metrics,
+        passes_ahead=1 if passes.threads > 1 else 0,
     )
     decoder = Decoder(
         threads=settings.decode_threads,

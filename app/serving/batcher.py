@@ -33,6 +33,12 @@ class _Request(Generic[K, T, R]):
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self.loop.create_future()
 
+    def finish(self, place: int, result: R | Exception) -> bool:
+        """Keep an item's result; whether it was the last."""
+        self.results[place] = result
+        self.open -= 1
+        return self.open == 0
+
     def tell(self) -> None:
         """Wake the caller, from any thread."""
         with contextlib.suppress(RuntimeError):  # its loop has been closed, so nobody waits any more
@@ -46,15 +52,19 @@ class _Request(Generic[K, T, R]):
 class Batcher(Generic[K, T, R]):
     """Runs `work(key, items)` on a thread of its own, over as many of the waiting items as fit.
 
-    A request that comes alone leaves at once. All items of a batch have the same key, that of the request that has
-    waited longest; requests take turns, one item each, so that a large one does not hold up small ones. If `work`
-    fails, the batch is halved until those items stand alone that it fails for, and only they get the error.
+    A request that comes alone leaves at once. While a batch runs, the next one gathers; if `ahead` allows, it is handed
+    over as soon as it is full, so that `work` need not pause between the two.
+
+    All items of a batch have the same key, that of the request that has waited longest; requests take turns, one item
+    each, so that a large one does not hold up small ones. If `work` fails, the batch is halved until those items stand
+    alone that it fails for, and only they get the error.
 
     Args:
         work: a result for every item, in order; an exception in a place is that item's result.
         name: of the thread.
         max_batch_size: most items of one batch.
         max_wait_s: how long a batch that is not full waits for more, from its first item's arrival on. 0: not at all.
+        ahead: full batches that `work` is called with while it is at another, from as many more threads.
         observe: called with size and seconds of every batch.
     """
 
@@ -65,6 +75,7 @@ class Batcher(Generic[K, T, R]):
         name: str,
         max_batch_size: int,
         max_wait_s: float = 0.0,
+        ahead: int = 0,
         observe: Callable[[int, float], None] | None = None,
     ) -> None:
         self._work = work
@@ -73,9 +84,11 @@ class Batcher(Generic[K, T, R]):
         self._observe = observe
         self._waiting: deque[_Request[K, T, R]] = deque()
         self._changed = threading.Condition()
+        self._running = 0
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, name=name, daemon=True) for _ in range(1 + ahead)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -97,7 +110,7 @@ class Batcher(Generic[K, T, R]):
             if self._stopping:
                 raise StoppingError("the server is stopping")
             self._waiting.append(request)
-            self._changed.notify()
+            self._changed.notify_all()
         try:
             await request.done
         except BaseException:
@@ -108,11 +121,12 @@ class Batcher(Generic[K, T, R]):
         return [result for result in request.results if result is not None]
 
     def close(self) -> None:
-        """Run what waits, then end the thread. Whoever comes later is refused."""
+        """Run what waits, then end the threads. Whoever comes later is refused."""
         with self._changed:
             self._stopping = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while taken := self._take():
@@ -121,24 +135,31 @@ class Batcher(Generic[K, T, R]):
             results = self._results(key, [request.items[place] for request, place in taken])
             if self._observe is not None:
                 self._observe(len(taken), time.perf_counter() - begun)
-            for (request, place), result in zip(taken, results, strict=True):
-                request.results[place] = result
-                request.open -= 1
-                if request.open == 0:
-                    request.tell()
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+                done = [
+                    request
+                    for (request, place), result in zip(taken, results, strict=True)
+                    if request.finish(place, result)
+                ]
+            for request in done:
+                request.tell()
 
     def _take(self) -> list[tuple[_Request[K, T, R], int]]:
         """The next batch, as soon as there is one: (request, place among its items). Empty: it is time to stop."""
         with self._changed:
             while True:
-                if not self._waiting:
-                    if self._stopping:
-                        return []
-                    self._changed.wait()
-                    continue
-                left = self._waiting[0].since + self._max_wait_s - time.monotonic()
-                if left <= 0 or self._stopping or self._fillable() >= self._max_batch_size:
-                    return self._fill()
+                if not self._waiting and self._stopping:
+                    return []
+                left: float | None = None
+                if self._waiting:
+                    full = self._fillable() >= self._max_batch_size
+                    if self._running == 0:
+                        left = self._waiting[0].since + self._max_wait_s - time.monotonic()
+                    if full or (left is not None and (left <= 0 or self._stopping)):
+                        self._running += 1
+                        return self._fill()
                 self._changed.wait(left)
 
     def _fillable(self) -> int:

@@ -63,6 +63,7 @@ class Engine:
     Args:
         queue_size: requests in hand at once, from decoding their images to their answers.
         max_images: most images of one forward pass.
+        passes_ahead: full passes that are begun while another runs, for threads that would idle at its end.
         max_labels: most ad-hoc labels of one forward pass.
         max_wait_s: how long a batch that is not full waits for more.
         label_cache_size: ad-hoc prompts whose text features are kept, the least recently used leaves first.
@@ -78,13 +79,19 @@ class Engine:
         max_wait_s: float,
         label_cache_size: int,
         metrics: Metrics,
+        passes_ahead: int = 0,
     ) -> None:
         self._queue_size = queue_size
         self._in_hand = 0
         self._answered_at = float("-inf")
         self._metrics = metrics
         self._images = Batcher(
-            self._pass, name="inference", max_batch_size=max_images, max_wait_s=max_wait_s, observe=self._observe
+            self._pass,
+            name="inference",
+            max_batch_size=max_images,
+            max_wait_s=max_wait_s,
+            ahead=passes_ahead,
+            observe=self._observe,
         )
         self._prompts = Batcher(_encode, name="labels", max_batch_size=max_labels)
         self._labels = _LabelCache(label_cache_size)

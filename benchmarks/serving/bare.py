@@ -5,11 +5,7 @@ The same decoding, preparation, forward pass and scores as the server's; no HTTP
 
 from __future__ import annotations
 
-from app.process import prepare_process
-
-prepare_process()  # what the server does, before PyTorch is loaded
-
-import json  # noqa: E402
+import json
 import sys
 import time
 from collections import deque

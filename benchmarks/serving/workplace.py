@@ -20,6 +20,7 @@ from benchmarks.serving.plan import Plan
 from benchmarks.serving.servers import Launch, Server, keepsight
 from benchmarks.serving.weights_files import CHECKPOINT, HF_FOLDERS, LABELS, MODEL
 from benchmarks.serving.wire import Shape
+from worker.process import child_environment
 
 COMPACT = "compact"
 VIT = "vit_b32"
@@ -111,7 +112,8 @@ class Workplace:
             "photos": str(folder),
             "threads": self.plan.threads,
         }
-        environment = {"OMP_NUM_THREADS": str(self.plan.threads), "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+        # threads that wait for each other sleep, and freed memory is kept: what the server asks for in its own process
+        environment = {**child_environment({}), "OMP_NUM_THREADS": str(self.plan.threads), "HF_HUB_OFFLINE": "1"}
         child = Child("benchmarks.serving.bare", json.dumps(settings), environment=environment)
         child.wait()
         return child

@@ -205,3 +205,69 @@ def test_a_loop_that_was_closed_in_the_meantime_does_not_end_the_thread(model: M
     asyncio.run(leave())  # cancels the request, whose batch is running
     model.go.set()
     assert asyncio.run(under.run("v", [7])) == [14]
+
+
+def test_a_full_batch_is_handed_over_while_another_runs_and_no_other_is(model: Model) -> None:
+    async def scene() -> None:
+        under = batcher(model, 4, ahead=1)
+        first = await held(model, under)
+        others = await queued(under, *(("v", [n]) for n in range(1, 4)))
+        await asyncio.sleep(0.05)
+        assert under.waiting == 3  # not full yet
+        more = await queued(under, *(("v", [n]) for n in range(4, 10)))
+        for _ in range(100):
+            if len(model.batches) == 2:
+                break
+            await asyncio.sleep(0.01)
+        assert model.batches == [("v", [0]), ("v", [1, 2, 3, 4])]
+        assert under.waiting == 5  # full again, but no further thread
+        model.go.set()
+        assert [await task for task in (first, *others, *more)] == [[2 * n] for n in range(10)]
+
+    asyncio.run(scene())
+    assert sorted(n for _, items in model.batches for n in items) == list(range(10))
+    assert [len(items) for _, items in model.batches[2:]] in ([4, 1], [1, 4])
+
+
+def test_a_request_in_two_batches_at_once_gets_all_its_results_in_order(model: Model) -> None:
+    async def scene() -> list[int | Exception]:
+        under = batcher(model, 4, ahead=1)
+        first = await held(model, under)
+        (large,) = await queued(under, ("v", list(range(1, 20))))
+        for _ in range(100):
+            if len(model.batches) == 2:
+                break
+            await asyncio.sleep(0.01)
+        model.go.set()
+        await first
+        return list(await large)
+
+    assert asyncio.run(scene()) == [2 * n for n in range(1, 20)]
+
+
+def test_closing_ends_all_threads_and_runs_what_waits(model: Model) -> None:
+    async def scene() -> None:
+        under = batcher(model, 2, ahead=2)
+        first = await held(model, under)
+        others = await queued(under, ("v", [1, 2, 3]), ("w", [4]))
+        closing = asyncio.create_task(asyncio.to_thread(under.close))
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        model.go.set()
+        await closing
+        assert [await task for task in (first, *others)] == [[0], [2, 4, 6], [8]]
+
+    asyncio.run(scene())
+
+
+def test_ahead_a_batch_is_still_of_one_version(model: Model) -> None:
+    async def scene() -> None:
+        under = batcher(model, 2, ahead=1)
+        first = await held(model, under)
+        others = await queued(under, ("v", [1]), ("w", [2]), ("w", [3]), ("v", [4]))
+        model.go.set()
+        assert [await task for task in (first, *others)] == [[0], [2], [4], [6], [8]]
+
+    asyncio.run(scene())
+    assert {key for key, items in model.batches if set(items) & {2, 3}} == {"w"}
+    assert {key for key, items in model.batches if set(items) & {0, 1, 4}} == {"v"}
