@@ -106,7 +106,7 @@ class TimmTrunk(nn.Module):
         return pooled
 
 
-class ClassTokenBlock(ResidualAttentionBlock):
+class ClassTokenBlock(ResidualAttentionBlock):  # type: ignore[misc]  # open_clip is untyped
     """The last block of a tower of which only the class token is read: it is computed for this token alone.
 
     Every token still gives its key and value, so the token is the same, at a sixth of a block's products.

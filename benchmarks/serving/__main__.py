@@ -57,7 +57,7 @@ def main(
     """Measure what serving costs: beside the bare model, beside other servers, and while versions change.
 
     Use a quiet machine with 20 GB of free disk: the other servers are installed into environments of their own, once.
-    A finished part is not measured again; the full plan takes about half an hour on two cores.
+    A finished part is not measured again; the full plan takes about forty minutes on two cores.
     """
     console = Console(stderr=True)
     plan = (QUICK if quick else Plan()).model_copy(update={"api_processes": api_processes})

@@ -14,6 +14,7 @@ from app.serving.batcher import Batcher
 from app.settings import Settings
 from segp_cl.backbone import Backbone
 from segp_cl.errors import ModelLoadError
+from segp_cl.packed import can_pack
 from segp_cl.passes import PassSettings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:1")
@@ -26,7 +27,13 @@ def model(tiny_backbone: Backbone) -> Backbone:
 
 
 def test_by_default_passes_are_eager_and_float32() -> None:
-    assert passes_of(Settings(), CPU) == PassSettings(warm=(1, 8))
+    passes = passes_of(Settings(threads=3), CPU)
+    assert passes == PassSettings(warm=(1, 8), threads=3, packed=can_pack())
+    assert passes_of(Settings(threads=3), GPU) == PassSettings(warm=(1, 32), most=32)
+
+
+def test_weights_are_left_plain_where_the_settings_say_so() -> None:
+    assert not passes_of(Settings(packed_weights=False), CPU).packed
 
 
 def test_settings_say_how_passes_are_made() -> None:

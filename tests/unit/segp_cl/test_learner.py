@@ -95,7 +95,11 @@ def test_the_same_seed_gives_the_same_state(
     config = FAST.model_copy(update={"strategy": strategy})
     results = [learn(tiny_backbone, first, task_of(["blue", "black"]), config, seed=s).state for s in (3, 3, 4)]
     assert same(results[0], results[1])
-    assert same(results[0], results[2]) == (strategy == "prototypes")
+    if strategy == "prototypes":  # nothing is drawn; but where an image stands in a batch decides its last bits
+        assert torch.allclose(results[0].prototypes, results[2].prototypes, atol=1e-6)
+        assert torch.equal(results[0].text_features, results[2].text_features)
+    else:
+        assert not torch.allclose(results[0].text_features, results[2].text_features, atol=1e-6)
 
 
 def test_the_state_and_the_model_given_are_left_alone(tiny_backbone: Backbone, first: LearnerState) -> None:
