@@ -182,7 +182,7 @@ class Backbone(nn.Module):
     def with_lora(self, lora: LoraState | None, *, packed: bool = False) -> Backbone:
         """A copy for serving: adapted weights merged into new tensors, all others shared with this model.
 
-        With `packed` the towers' weights are laid out for the CPU's kernels (`segp_cl.packed`): such a copy runs
+        With `packed` weights are laid out for the CPU's kernels (`segp_cl.packed`): such a copy runs
         without gradients, in float32.
 
         Raises:
@@ -193,8 +193,8 @@ class Backbone(nn.Module):
             bake(served.towers, lora)
         if packed:
             self._packs = self._packs or Packs(self.parameters())
-            for tower in (served.image_tower, served.text_tower):
-                pack(tower, self._packs)
+            for part in (served.image_tower, served.head, served.text_tower):
+                pack(part, self._packs)
         return served
 
     def adapt(self, config: LearnerConfig, lora: LoraState | None, *, generator: torch.Generator) -> Adapters:

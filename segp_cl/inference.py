@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segp_cl.config import WHITENING_SHRINKAGE
 from segp_cl.errors import IncompatibleStateError, KeepsightError
+from segp_cl.packed import PackedLinear, Packs
 from segp_cl.passes import ImagePass, PassSettings
 from segp_cl.types import LearnerState, LoraState, Scores
 
@@ -63,6 +64,11 @@ class Whitening:
     """
 
     matrix: Float[Tensor, "raw raw"]
+    product: PackedLinear | None = None
+
+    def packed(self) -> Whitening:
+        """The same, with its matrix laid out for the CPU's kernels."""
+        return Whitening(self.matrix, PackedLinear(Packs([]), self.matrix, None))
 
     @classmethod
     def of(cls, covariance: Float[Tensor, "raw raw"], *, shrinkage: float) -> Whitening | None:
@@ -76,7 +82,7 @@ class Whitening:
 
     def __call__(self, unit: Float[Tensor, "batch raw"]) -> Float[Tensor, "batch raw"]:
         """Normalised features or prototypes, in this space and normalised there."""
-        return F.normalize(unit @ self.matrix.T, dim=-1)
+        return F.normalize(unit @ self.matrix.T if self.product is None else self.product(unit), dim=-1)
 
 
 def visual_scores(
@@ -174,7 +180,8 @@ class Classifier:
         self._model = base.with_lora(state.lora, packed=passes.packed)
         self._pass = ImagePass(self._model, passes)
         covariance = None if state.covariance is None else state.covariance.to(base.device)
-        self._whitening, self._prototypes = visual_space(state.prototypes.to(base.device), covariance)
+        whitening, self._prototypes = visual_space(state.prototypes.to(base.device), covariance)
+        self._whitening = whitening.packed() if whitening is not None and passes.packed else whitening
         self._text_features = state.text_features.to(base.device)
 
     @property

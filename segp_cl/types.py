@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, UInt8
@@ -77,8 +78,9 @@ class LearnerState:
     tasks: int = 0
     covariance: Float[Tensor, "raw raw"] | None = None
 
-    @property
+    @cached_property
     def class_names(self) -> tuple[str, ...]:
+        """Names of all classes, in their order."""
         return tuple(c.name for c in self.classes)
 
 

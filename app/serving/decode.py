@@ -49,6 +49,8 @@ class Decoder:
         A slot that comes in as an error (a base64 text that is none) stays one.
         """
         loop = asyncio.get_running_loop()
+        if len(images) == 1:  # most requests: no task to gather
+            return [await loop.run_in_executor(self._pool, self._one, images[0], preprocessing)]
         return await asyncio.gather(
             *(loop.run_in_executor(self._pool, self._one, image, preprocessing) for image in images)
         )

@@ -277,3 +277,13 @@ def test_the_space_is_named_after_what_vectors_depend_on_and_nothing_else() -> N
     backwards = replace(lora, factors=dict(reversed(list(lora.factors.items()))))
     assert embedding_space(replace(adapted, lora=backwards)) == embedding_space(adapted)
     assert embedding_space(replace(state_of(1), fusion_weight=9.0)) == embedding_space(blank)
+
+
+def test_a_packed_whitening_is_the_same_space() -> None:
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.randn(24, 24, generator=generator)
+    whitening = Whitening.of(spread @ spread.T, shrinkage=0.1)
+    assert whitening is not None
+    unit = F.normalize(torch.randn(7, 24, generator=generator), dim=-1)
+    with torch.inference_mode():
+        assert torch.allclose(whitening.packed()(unit), whitening(unit), atol=1e-6)
