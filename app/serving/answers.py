@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 
 from app.errors import problem_of
 from app.schemas import ClassifyResult, Prediction, Problem
@@ -13,9 +13,10 @@ from app.serving.engine import Scored
 
 def predictions(scored: Scored, top_k: int) -> list[Prediction]:
     """The `top_k` best labels of an image by the path that was asked for; equal scores keep the labels' order."""
-    best = torch.sort(scored.ranking, descending=True, stable=True).indices[:top_k]
+    # numpy: on the event loop, every operator of PyTorch would hand the interpreter over to a thread that waits for it
+    best = np.argsort(-scored.ranking.numpy(), kind="stable")[:top_k]
     columns = (scored.ranking, scored.text, scored.visual, scored.fused, scored.probabilities)
-    numbers = [[None] * len(best) if scores is None else scores[best].tolist() for scores in columns]
+    numbers = [[None] * len(best) if scores is None else scores.numpy()[best].tolist() for scores in columns]
     return [
         Prediction(
             label=scored.labels[place],

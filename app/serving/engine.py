@@ -198,23 +198,24 @@ class Engine:
     def _pass(self, served: Served, pixels: Sequence[Tensor]) -> Sequence[_Answer | Exception]:
         classifier = served.classifier
         features = classifier.features(torch.stack(list(pixels)))
-        scores: dict[str, Tensor] = {}
-        probabilities: dict[str, Tensor] = {}
+        # taken apart by one operator each: every one hands the interpreter over to a thread that waits for it
+        scores: dict[str, Sequence[Tensor]] = {}
+        probabilities: dict[str, Sequence[Tensor]] = {}
         if served.classes:
             of_path = classifier.scores_of(features)
-            scores = {path: getattr(of_path, path).cpu() for path in get_args(Path)}
-            probabilities = {
-                path: (classifier.fused_probabilities if path == "fused" else classifier.probabilities)(rows)
-                for path, rows in scores.items()
-            }
+            for path in get_args(Path):
+                rows = getattr(of_path, path).cpu()
+                scores[path] = rows.unbind()
+                of_rows = classifier.fused_probabilities if path == "fused" else classifier.probabilities
+                probabilities[path] = of_rows(rows).unbind()
         image = features.image.cpu()
         finite = image.isfinite().all(dim=1).tolist()
         self._answered_at = time.monotonic()
         return [
-            _Answer(image[row], _row(scores, row), _row(probabilities, row))
+            _Answer(vector, _row(scores, row), _row(probabilities, row))
             if finite[row]
             else InferenceError("the model's features of this image are not finite")
-            for row in range(len(image))
+            for row, vector in enumerate(image.unbind())
         ]
 
     def _observe(self, size: int, seconds: float) -> None:
@@ -222,7 +223,7 @@ class Engine:
         self._metrics.batch_size.observe(size)
 
 
-def _row(by_path: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
+def _row(by_path: Mapping[str, Sequence[Tensor]], row: int) -> dict[str, Tensor]:
     return {path: rows[row] for path, rows in by_path.items()}
 
 
