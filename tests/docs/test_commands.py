@@ -15,6 +15,7 @@ import benchmarks.accuracy.cli
 import benchmarks.cost.__main__
 import benchmarks.decoding
 import benchmarks.gpu
+import benchmarks.passes
 import benchmarks.serving.__main__
 from keepsight.cli import app
 from tests.docs.markdown import PAGES, ROOT, blocks, command_lines, read, section
@@ -23,14 +24,16 @@ COMMANDS = [(page, words) for page in PAGES for words in command_lines(page)]
 KEEPSIGHT = [(page, words[1:]) for page, words in COMMANDS if words[0] == "keepsight"]
 MODULES = [(page, words[words.index("-m") + 1 :]) for page, words in COMMANDS if words[0] in ("python", "torchrun")]
 MODULES += [(page, ["benchmarks.accuracy", *words[1:]]) for page, words in KEEPSIGHT if words[0] == "bench"]
-GPU, DECODING = typer.Typer(), typer.Typer()
+GPU, DECODING, PASSES = typer.Typer(), typer.Typer(), typer.Typer()
 GPU.command()(benchmarks.gpu.run)
+PASSES.command()(benchmarks.passes.run)
 DECODING.command()(benchmarks.decoding.run)
 PROGRAMS = {
     "benchmarks.accuracy": benchmarks.accuracy.cli.app,
     "benchmarks.cost": benchmarks.cost.__main__.app,
     "benchmarks.decoding": DECODING,
     "benchmarks.gpu": GPU,
+    "benchmarks.passes": PASSES,
     "benchmarks.serving": benchmarks.serving.__main__.app,
 }
 SCRIPTS = [(page, words) for page, words in COMMANDS if words[0].startswith("scripts/")]

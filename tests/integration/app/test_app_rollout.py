@@ -63,12 +63,16 @@ def test_every_process_is_shown_and_one_that_stops_is_gone(
 
 
 def test_a_process_that_falls_silent_is_shown_as_dead(configure: Configure, serve: Serve) -> None:
-    client = serve(configure(server_lost_after_s=0.5))
+    client = serve(configure(server_lost_after_s=1.5))
     services = services_of(client)
     roster = Roster(services.settings.redis_url, services.store.identity())
     ghost = roster.servers()[0].report.model_copy(update={"id": "ghost"})
-    roster.report(ghost)
-    assert processes(client)["ghost"]["state"] == "serving"
+
+    def seen_after_a_report() -> str:
+        roster.report(ghost)
+        return processes(client)["ghost"]["state"]
+
+    wait_until(lambda: seen_after_a_report() == "serving")  # a busy machine may pause for longer than it takes to die
     wait_until(lambda: processes(client)["ghost"]["state"] == "dead")
     assert processes(client)[services.member.id]["state"] == "serving"
     roster.close()
