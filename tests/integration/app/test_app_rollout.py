@@ -70,7 +70,7 @@ def test_a_process_that_falls_silent_is_shown_as_dead(configure: Configure, serv
 
     def seen_after_a_report() -> str:
         roster.report(ghost)
-        return processes(client)["ghost"]["state"]
+        return str(processes(client)["ghost"]["state"])
 
     wait_until(lambda: seen_after_a_report() == "serving")  # a busy machine may pause for longer than it takes to die
     wait_until(lambda: processes(client)["ghost"]["state"] == "dead")
