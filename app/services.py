@@ -85,7 +85,8 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         max_wait_s=settings.max_wait_ms / 1000,
         label_cache_size=settings.label_cache_size,
         metrics=metrics,
-        passes_ahead=1 if passes.threads > 1 else 0,
+        # two passes at once are for threads that compute alone: teams of threads would fight over the cores
+        passes_ahead=1 if passes.shares_out(passes.most) else 0,
     )
     decoder = Decoder(
         threads=settings.decode_threads,

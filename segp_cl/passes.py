@@ -87,6 +87,13 @@ class PassSettings:
         sizes = (*(1 << power for power in range(most.bit_length()) if 1 << power < most), most)
         return cls(precision=precision, sizes=sizes, graphs=graphs, warm=sizes, most=most)
 
+    def shares_out(self, count: int) -> bool:
+        """Whether each thread takes some of so many images; else all work on all of them."""
+        if self.threads == 1 or self.sizes:
+            return False
+        # two threads with three images: one would idle for half of the time
+        return count % self.threads == 0 or count >= 2 * self.threads
+
 
 def cuda_graph(run: Run, example: Tensor) -> Run:
     """Record `run` on `example`, whose shape and device later inputs must have. Not to be replayed by two threads."""
@@ -151,9 +158,8 @@ class ImagePass:
         return torch.cat([self._shared_out(chunk) for chunk in torch.split(pixels, most)])
 
     def _shared_out(self, pixels: Tensor) -> Tensor:
-        threads, count = self._settings.threads, len(pixels)
-        # two threads with three images: one would idle for half of the time
-        if threads == 1 or self._settings.sizes or (count % threads and count < 2 * threads):
+        threads = self._settings.threads
+        if not self._settings.shares_out(len(pixels)):
             return self._padded(pixels)
         return torch.cat(list(_crew(threads).map(self._alone, torch.tensor_split(pixels, threads))))
 

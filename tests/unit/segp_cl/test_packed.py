@@ -14,7 +14,6 @@ from segp_cl.backbone import Backbone
 from segp_cl.clip import ClassTokenBlock
 from segp_cl.config import LearnerConfig
 from segp_cl.packed import (
-    PLAIN,
     PackedAttention,
     PackedLinear,
     PackedPatches,
@@ -265,4 +264,3 @@ def test_only_float32_on_a_cpu_is_packed() -> None:
     assert not PassSettings.of(cpu, max_batch_size=8, precision=torch.bfloat16).packed
     assert not PassSettings.of(cpu, max_batch_size=8, compiled=True).packed
     assert not PassSettings.of(gpu, max_batch_size=8).packed
-    assert PLAIN[0] == "none"

@@ -85,6 +85,16 @@ def test_threads_share_out_the_images_of_a_pass(threads: int, count: int, batche
     assert sorted(tower.batches) == batches
 
 
+@pytest.mark.parametrize(("threads", "shared"), [(1, False), (2, True), (4, True), (5, False), (8, True), (16, False)])
+def test_a_full_pass_is_shared_out_if_that_keeps_all_threads_busy(threads: int, shared: bool) -> None:
+    assert PassSettings.of(CPU, max_batch_size=32, threads=threads).shares_out(CPU_CHUNK) is shared
+
+
+def test_what_is_made_for_its_sizes_is_not_shared_out() -> None:
+    assert not PassSettings(sizes=SIZES, threads=2).shares_out(4)
+    assert not PassSettings.of(GPU, max_batch_size=32, threads=2).shares_out(32)
+
+
 def test_a_thread_that_shares_computes_alone_and_the_others_as_before() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
