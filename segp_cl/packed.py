@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -176,7 +176,7 @@ def pack(module: nn.Module, packs: Packs) -> None:
             setattr(module, name, PackedLinear(packs, child.weight, child.bias, activation or PLAIN))
             if activation is not None:
                 setattr(module, in_order[place + 1][0], nn.Identity())
-        elif type(child) is nn.Conv2d and _is_patches(child):
+        elif isinstance(child, nn.Conv2d) and _tiles(child) and not is_pointwise(child):
             setattr(module, name, PackedPatches(packs, child))
         elif type(child) is nn.MultiheadAttention and _is_plain(child):
             setattr(module, name, PackedAttention(packs, child))
@@ -195,18 +195,16 @@ def fusable(activation: nn.Module) -> Activation | None:
     return None
 
 
-def is_pointwise(convolution: nn.Module) -> bool:
+def is_pointwise(module: nn.Module) -> bool:
     """Whether it is a 1x1 convolution of stride 1 without groups."""
-    return _is_patches(convolution, side=1)
+    return _tiles(module) and module.kernel_size == (1, 1)
 
 
-def _is_patches(convolution: Any, side: int | None = None) -> bool:
-    if type(convolution) is not nn.Conv2d:
+def _tiles(module: nn.Module) -> bool:
+    """Whether it is a convolution whose patches do not overlap, each over all channels."""
+    if type(module) is not nn.Conv2d or module.padding not in ((0, 0), "valid"):
         return False
-    kernel = convolution.kernel_size
-    unpadded = convolution.padding in ((0, 0), "valid")
-    simple = convolution.stride == kernel and unpadded and convolution.groups == 1 and convolution.dilation == (1, 1)
-    return simple and (kernel == (side, side) if side is not None else kernel != (1, 1))
+    return module.stride == module.kernel_size and module.groups == 1 and module.dilation == (1, 1)
 
 
 def _is_plain(attention: nn.MultiheadAttention) -> bool:
