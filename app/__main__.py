@@ -12,9 +12,9 @@ import sys
 
 from pydantic import ValidationError
 
-from app.process import prepare_process
 from app.settings import Settings
 from keepsight.keys import KeyFile, KeyFileError
+from segp_cl.runtime.process import prepare_process
 
 REFUSED = 2
 _OURS = ("app", "model_store", "segp_cl", "keepsight", "uvicorn")

@@ -9,14 +9,14 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from app import errors
+from app import problems
 from app.metrics import Metrics
 from app.middleware import BodyLimit, Observe
 from app.openapi import DESCRIPTION, TAGS
 from app.routes import admin, classify, embeddings, health, jobs, open_inference, tasks, versions
-from app.services import running
 from app.serving.live_model import LiveModel
 from app.settings import MIB, Settings
+from app.startup import running
 
 OTHER_BODY_BYTES = MIB
 
@@ -46,7 +46,7 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.startup_error = None
-    errors.install(app)
+    problems.install(app)
     for resource in (classify, embeddings, open_inference, tasks, jobs, versions, admin, health):
         app.include_router(resource.router)
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BodyTooLargeError, response_for
+from app.errors import BodyTooLargeError
 from app.metrics import Metrics
+from app.problems import response_for
 
 logger = logging.getLogger("app.access")
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from app.errors import InvalidRequestError
-from app.waiting import off_loop
+from app.offload import off_loop
 
 _WRITE_BYTES = 1024 * 1024
 MAX_FIELD_BYTES = 256 * 1024

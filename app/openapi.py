@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from app.errors import PROBLEM_JSON
+from app.problems import PROBLEM_JSON
 
 TAGS = [
     {"name": "classify", "description": "Ask what is on images."},

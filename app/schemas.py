@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from app.errors import problem
-from model_store.contracts import JobRecord, UpdateOutcome, ValidationReport
+from app.problems import problem
+from exchange.contracts import JobRecord, UpdateOutcome, ValidationReport
+from exchange.roster import SeenServer
 from model_store.types import ClassRecord, Manifest
 
 DEFAULT_TOP_K = 5
@@ -27,17 +28,24 @@ class Problem(BaseModel):
     detail: str | None = None
 
 
-class ClassifyBody(BaseModel):
+class ClassifyOptions(BaseModel):
+    """How a classify request wants to be answered, wherever its options stand: query, form or JSON body."""
+
+    top_k: int = Field(DEFAULT_TOP_K, ge=1, le=MAX_TOP_K, description="Labels per image.")
+    path: PathName = Field("fused", description="Which scores rank.")
+    labels: list[str] | None = Field(
+        None, description="Any words instead of the learned classes, answered by the text path."
+    )
+    template: str | None = Field(None, description="The sentence around a label, with {} in it.")
+    timeout_ms: int | None = Field(None, ge=1, description="Milliseconds after which no answer is wanted any more.")
+
+
+class ClassifyBody(ClassifyOptions):
     """A classify request as JSON."""
 
     model_config = ConfigDict(extra="forbid")
 
     images: list[str] = Field(description="Images in base64, 1 to 64.")
-    top_k: int = Field(DEFAULT_TOP_K, ge=1, le=MAX_TOP_K)
-    path: PathName = "fused"
-    labels: list[str] | None = Field(None, description="Any words, answered by the text path.")
-    template: str | None = Field(None, description="The sentence around a label, with {} in it.")
-    timeout_ms: int | None = Field(None, ge=1, description="Milliseconds after which no answer is wanted any more.")
 
 
 class EmbeddingsBody(BaseModel):
@@ -310,6 +318,16 @@ class ServerProcess(BaseModel):
     state: Literal["starting", "serving", "loading", "ready", "refused", "behind", "dead"]
     reason: str | None = Field(description="Why it refused a version, or cannot serve CURRENT.")
     seen_s: float = Field(description="Seconds since its last report.")
+
+    @classmethod
+    def of(cls, server: SeenServer, *, lost_after_s: float) -> ServerProcess:
+        """A server as the roster lists it."""
+        report = server.report
+        return cls(
+            **report.model_dump(include={"id", "host", "pid", "device", "serving", "prepared", "reason"}),
+            state="dead" if server.seen_s > lost_after_s else report.state,
+            seen_s=server.seen_s,
+        )
 
 
 class Rollout(BaseModel):

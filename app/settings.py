@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a refused setting should be told at once
-    from segp_cl.types import ModelSpec
+from exchange.settings import SharedSettings
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
-DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 
 
-class Settings(BaseSettings):
+class Settings(SharedSettings):
     """The server's settings. Pass one to `create_app`; nothing else reads the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="KEEPSIGHT_", env_ignore_empty=True, extra="ignore", frozen=True)
-
-    # Places
-    store: Path = Field(Path("var/store"), description="Root of the versions; every server and worker shares it.")
-    spool: Path = Field(Path("var/spool"), description="Where uploads wait for the worker; shared with it, purged.")
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Broker between server and worker.")
+    # Keys
     keys_file: Path = Field(Path("var/keys.json"), description="API keys, hashed. Without keys: loopback only.")
 
     # Model
-    model: str = Field(
-        "compact",
-        description="Base model: `compact`, an open_clip name, `hf-hub:org/model` or `local-dir:/path`.",
-    )
-    pretrained: str | None = Field(None, description="open_clip tag (`openai`) or path of a checkpoint.")
-    device: str = Field(
-        "auto", pattern=DEVICE, description="Where the model runs: `cpu`, `cuda`, `cuda:1`; `auto` prefers a GPU."
-    )
-    threads: int = Field(
-        default_factory=lambda: min(2, os.cpu_count() or 1), ge=1, description="CPU threads of one forward pass."
-    )
     serving_precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Arithmetic of the image tower when it answers; scores are float32 either way."
     )
@@ -58,12 +38,10 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Serve this process's /metrics on a port of its own too."
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 
     # Classify
     max_classify_bytes: int = Field(256 * MIB, ge=1, description="Largest body of one classify request, in bytes.")
     max_image_bytes: int = Field(32 * MIB, ge=1, description="Largest single image, in bytes, wherever it comes from.")
-    max_image_pixels: int = Field(50_000_000, ge=1, description="Largest single image, in pixels.")
     max_images: int = Field(64, ge=1, description="Most images of one classify request.")
     max_labels: int = Field(1000, ge=1, description="Most ad-hoc labels of one classify request.")
     label_cache_size: int = Field(4096, ge=0, description="Ad-hoc labels whose text features are kept.")
@@ -89,21 +67,12 @@ class Settings(BaseSettings):
     # Versions
     poll_interval_s: float = Field(1.0, gt=0, description="Seconds between looks at CURRENT, beside the announcements.")
     reload_backoff_s: float = Field(10.0, gt=0, description="Seconds before a version that failed to load is retried.")
-    swap_timeout_s: float = Field(60.0, gt=0, description="Seconds a move waits for servers to be ready, and to swap.")
-    server_lost_after_s: float = Field(5.0, gt=0, description="Silence after which a server counts as dead.")
     warm_versions: int = Field(2, ge=1, description="Versions in memory, the served one among them.")
     probe_timeout_s: float = Field(10.0, gt=0, description="Seconds the inference behind /readyz may take.")
 
     # Events
     events_poll_s: float = Field(1.0, gt=0, description="Seconds between looks at a job, beside its announcements.")
     events_heartbeat_s: float = Field(15.0, gt=0, description="Seconds between heartbeats on a quiet event stream.")
-
-    @property
-    def model_spec(self) -> ModelSpec:
-        """The base model as the method names it."""
-        from segp_cl.types import ModelSpec
-
-        return ModelSpec(self.model, self.pretrained)
 
     @property
     def is_loopback(self) -> bool:

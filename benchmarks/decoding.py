@@ -27,10 +27,13 @@ from rich.progress import Progress
 from torch import Tensor
 
 from benchmarks.cost.record import machine, save_bytes, save_json
-from segp_cl.backbone import Backbone, load_backbone
-from segp_cl.compact import imagenet_names
-from segp_cl.fast_images import SPARE, fast_pixels
-from segp_cl.images import Preprocessing, as_unit_pixels, decode_image, to_pixels
+from segp_cl.data.decoding import decode_image
+from segp_cl.data.preprocessing import Preprocessing, to_pixels
+from segp_cl.models.backbone import Backbone
+from segp_cl.models.compact import imagenet_names
+from segp_cl.models.load import load_backbone
+from segp_cl.pixels import as_unit_pixels
+from segp_cl.runtime.fast_decoding import SPARE, fast_pixels
 from segp_cl.types import ModelSpec
 
 Way = Callable[[bytes, Preprocessing], UInt8[Tensor, "3 size size"]]

@@ -25,11 +25,13 @@ from torch import Tensor
 
 from benchmarks.cost.models import write_open_clip, write_small_vit
 from benchmarks.cost.scenes import RandomImages, state_with, task_of
-from segp_cl.backbone import Backbone, load_backbone
 from segp_cl.config import LearnerConfig, StrategyName
-from segp_cl.images import TensorImages, as_unit_pixels
-from segp_cl.learner import learn_task
+from segp_cl.data.image_sets import TensorImages
+from segp_cl.learn.learner import learn_task
 from segp_cl.losses import task_cross_entropy
+from segp_cl.models.backbone import Backbone
+from segp_cl.models.load import load_backbone
+from segp_cl.pixels import as_unit_pixels
 from segp_cl.types import LearnerState, ModelSpec, Progress, Task
 
 MODELS = ("ViT-B-16", "ViT-L-14")

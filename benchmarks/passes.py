@@ -23,11 +23,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from app.process import prepare_process
 from benchmarks.cost.models import write_open_clip
 from benchmarks.cost.record import machine, save_bytes, save_json
-from segp_cl.backbone import load_backbone
-from segp_cl.passes import ImagePass, PassSettings
+from segp_cl.models.load import load_backbone
+from segp_cl.runtime.packed import pack_model
+from segp_cl.runtime.passes import ImagePass, PassSettings
+from segp_cl.runtime.process import prepare_process
 from segp_cl.types import ModelSpec
 
 MODELS = ("compact", "ViT-B-32")
@@ -48,7 +49,8 @@ def measure(spec: ModelSpec, *, threads: int, sizes: Sequence[int], rounds: int)
     """Milliseconds an image by batch size and way, of every round. The ways take turns, in changing order."""
     torch.set_num_threads(threads)
     base = load_backbone(spec)
-    plain, packed = base.with_lora(None), base.with_lora(None, packed=True)
+    plain, packed = base.with_lora(None), base.with_lora(None)
+    pack_model(packed, base)
     passes = {
         name: ImagePass(packed if settings.packed else plain, settings) for name, settings in ways(threads).items()
     }

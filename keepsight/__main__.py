@@ -1,5 +1,5 @@
 """`python -m keepsight` is the `keepsight` command."""
 
-from keepsight.cli import main
+from keepsight.cli.main import main
 
 main()

@@ -1,1 +1,1 @@
-"""Versions on disk, and what server and worker agree on: contracts, the broker, the spool."""
+"""Versions on disk. Begin with `store.Store`."""

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from model_store.types import MANIFEST_FILE, TENSORS_FILE, CorruptVersionError, InvalidStateError, Manifest, VersionId
-from segp_cl.checks import Checks
+from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.types import HEAD, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
 PROTOTYPES = "prototypes"
@@ -42,7 +42,7 @@ _NOT_LEARNED = frozenset(
 )
 
 
-def encode_state(state: LearnerState, checks: Checks | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A state, and what it answered, as named tensors and the manifest's fields about it.
 
     The tensors are float32, on the CPU, contiguous, and share no memory.
@@ -56,8 +56,8 @@ def encode_state(state: LearnerState, checks: Checks | None = None) -> tuple[dic
     tensors = {PROTOTYPES: state.prototypes, TEXT_FEATURES: state.text_features}
     if state.covariance is not None:
         tensors[COVARIANCE] = state.covariance
-    if checks is not None:
-        tensors |= {f"{CHECKS}{name}": getattr(checks, name) for name in _CHECKED}
+    if golden is not None:
+        tensors |= {f"{CHECKS}{name}": getattr(golden, name) for name in _CHECKED}
     lora = None
     if state.lora is not None:
         for target, factors in state.lora.factors.items():
@@ -114,10 +114,10 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
     )
 
 
-def decode_checks(tensors: Mapping[str, Tensor]) -> Checks | None:
+def decode_golden(tensors: Mapping[str, Tensor]) -> GoldenAnswers | None:
     """What the version answered when it was published; None where that was not stored."""
     stored = {name: tensors[f"{CHECKS}{name}"] for name in _CHECKED if f"{CHECKS}{name}" in tensors}
-    return Checks(**stored) if len(stored) == len(_CHECKED) else None
+    return GoldenAnswers(**stored) if len(stored) == len(_CHECKED) else None
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:

@@ -11,8 +11,8 @@ from model_store.types import (
     ConflictError,
     InvalidVersionIdError,
     JournalEntry,
+    NothingToRollBackToError,
     VersionId,
-    VersionNotFoundError,
 )
 
 DIGEST_DIGITS = 12
@@ -112,12 +112,12 @@ def rollback_target(current: VersionId | None, parent: VersionId | None) -> Vers
     """Where a rollback without a named version goes: to the parent of CURRENT.
 
     Raises:
-        VersionNotFoundError: nothing is current, or what is current has no parent.
+        NothingToRollBackToError: nothing is current, or what is current has no parent.
     """
     if current is None:
-        raise VersionNotFoundError(None, "there is nothing to roll back: CURRENT is not set")
+        raise NothingToRollBackToError("CURRENT is not set, so there is nothing to roll back")
     if parent is None:
-        raise VersionNotFoundError(None, f"version {current} has no parent to roll back to")
+        raise NothingToRollBackToError(f"version {current} is the first, so there is nothing before it")
     return parent
 
 

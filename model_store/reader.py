@@ -18,7 +18,7 @@ from model_store.types import (
     VersionId,
     VersionNotFoundError,
 )
-from segp_cl.checks import Checks
+from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.types import LearnerState
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Content:
     """What a version holds."""
 
     state: LearnerState
-    checks: Checks | None
+    golden: GoldenAnswers | None
 
 
 class StoreReader:
@@ -78,6 +78,13 @@ class StoreReader:
             )
         return text
 
+    def readable_current(self) -> VersionId | None:
+        """CURRENT, None too where it holds something else than a version id."""
+        try:
+            return self.current()
+        except StoreError:
+            return None
+
     def manifest(self, version_id: VersionId) -> Manifest:
         """A version's manifest, its own digest checked.
 
@@ -110,6 +117,16 @@ class StoreReader:
             here = chain[-1].parent
         return chain
 
+    def rollback_target(self) -> VersionId:
+        """Where a rollback without a named version goes: to the parent of CURRENT.
+
+        Raises:
+            NothingToRollBackToError: CURRENT is not set, or has no parent.
+            CorruptVersionError: CURRENT's manifest is missing or altered.
+        """
+        current = self.current()
+        return policy.rollback_target(current, self.manifest(current).parent if current else None)
+
     def open(self, version_id: VersionId, verify: bool = True) -> LearnerState:
         """The state in a version; see `read`."""
         return self.read(version_id, verify).state
@@ -138,7 +155,7 @@ class StoreReader:
             if found != manifest.content_digest or version_id != policy.version_id_of(manifest.number, found):
                 problem = f"the content digest is {found}, it says {manifest.content_digest}"
                 raise CorruptVersionError(version_id, MANIFEST_FILE, problem)
-        return Content(state, codec.decode_checks(tensors))
+        return Content(state, codec.decode_golden(tensors))
 
     def verify(self, version_id: VersionId) -> None:
         """Check every byte of a version.

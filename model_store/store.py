@@ -18,7 +18,7 @@ from model_store.disk import writing
 from model_store.libraries import installed_libraries
 from model_store.types import Manifest, Provenance, StoreError, VersionId
 from model_store.writer import LOCK_TIMEOUT_S, StoreWriter, parents_of
-from segp_cl.checks import Checks
+from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.types import LearnerState
 
 logger = logging.getLogger(__name__)
@@ -40,9 +40,14 @@ class Store(StoreWriter):
     """
 
     def publish(
-        self, state: LearnerState, *, parent: VersionId | None, provenance: Provenance, checks: Checks | None = None
+        self,
+        state: LearnerState,
+        *,
+        parent: VersionId | None,
+        provenance: Provenance,
+        golden: GoldenAnswers | None = None,
     ) -> Manifest:
-        """Write a new version. CURRENT does not move. `checks` are replayed before it is served.
+        """Write a new version. CURRENT does not move. `golden` are replayed before it is served.
 
         A job publishes once: if a version of `provenance.job_id` is there, its manifest is returned and nothing is
         written. A crash leaves no version or a whole one.
@@ -52,7 +57,7 @@ class Store(StoreWriter):
             VersionNotFoundError: there is no version `parent`.
             CorruptVersionError: the parent's manifest is missing or altered.
         """
-        tensors, fields = codec.encode_state(state, checks)
+        tensors, fields = codec.encode_state(state, golden)
         data = codec.pack(tensors)
         with self._locked("publishing"):
             journal = self._reconcile()
@@ -121,18 +126,19 @@ class Store(StoreWriter):
             What is CURRENT now.
 
         Raises:
-            VersionNotFoundError: there is no such version, or no parent.
+            VersionNotFoundError: there is no such version.
+            NothingToRollBackToError: none was named, and CURRENT has no parent.
             CorruptVersionError: it does not verify. Nothing moved.
             ConflictError: CURRENT is not `expected`.
         """
         if version_id is not None:
             policy.check_version_id(version_id)
         with self._locked("rolling back"):
-            actual = self.current() if version_id is None else self._readable_current()
+            actual = self.current() if version_id is None else self.readable_current()
             if expected is not None:
                 policy.check_expected(expected, actual)
             if version_id is None:
-                version_id = policy.rollback_target(actual, self.manifest(actual).parent if actual else None)
+                version_id = self.rollback_target()
             if version_id != actual:
                 self._move("rollback", actual, version_id, who, reason)
         return version_id
@@ -208,7 +214,7 @@ def bootstrap(
     state: LearnerState,
     *,
     provenance: Provenance | None = None,
-    checks: Checks | None = None,
+    golden: GoldenAnswers | None = None,
     timeout_s: float = LOCK_TIMEOUT_S,
 ) -> VersionId:
     """Publish and promote `state` as the first version, unless the store has a CURRENT. Any number may race.
@@ -231,6 +237,6 @@ def bootstrap(
         if any(manifest.parent or manifest.tasks != state.tasks for manifest in present):
             raise StoreError(f"{store.root} has versions and no CURRENT; roll back to the one that is to be served")
         same = [manifest for manifest in present if manifest.weights_digest == state.weights_digest]
-        first = same[-1] if same else store.publish(state, parent=None, provenance=provenance, checks=checks)
+        first = same[-1] if same else store.publish(state, parent=None, provenance=provenance, golden=golden)
         store.promote(first.version_id, expected=None, who=provenance.who, reason=provenance.reason)
     return first.version_id

@@ -45,11 +45,15 @@ class InvalidStateError(StoreError):
 
 
 class VersionNotFoundError(StoreError):
-    """There is no such version. `version_id` is None where nothing was named (a rollback without a parent)."""
+    """There is no such version."""
 
-    def __init__(self, version_id: VersionId | None, message: str | None = None) -> None:
+    def __init__(self, version_id: VersionId) -> None:
         self.version_id = version_id
-        super().__init__(message or f"there is no version {version_id} in the store")
+        super().__init__(f"there is no version {version_id} in the store")
+
+
+class NothingToRollBackToError(StoreError):
+    """CURRENT is not set, or is a version without a parent."""
 
 
 class CorruptVersionError(StoreError):

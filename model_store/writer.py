@@ -125,7 +125,7 @@ class StoreWriter(StoreReader):
         """The journal, after explaining what processes that ended half-way have left."""
         journal = read_journal(self._journal)
         parents = parents_of(self._manifests())
-        return self._append(journal, policy.unexplained(journal.entries, parents, self._readable_current()), "store")
+        return self._append(journal, policy.unexplained(journal.entries, parents, self.readable_current()), "store")
 
     def _append(self, journal: Journal, lines: Sequence[policy.Line], who: str) -> Journal:
         now = self._clock()
@@ -136,13 +136,6 @@ class StoreWriter(StoreReader):
         with writing("writing the journal"):
             size = append_journal(self._disk, self._journal, entries, at=journal.size)
         return Journal((*journal.entries, *entries), journal.damaged, size)
-
-    def _readable_current(self) -> VersionId | None:
-        """CURRENT, None too where it holds something else than a version id."""
-        try:
-            return self.current()
-        except StoreError:
-            return None
 
     def _locked(self, what: str) -> contextlib.AbstractContextManager[None]:
         return self._file_lock("store.lock", LOCK_TIMEOUT_S, f"{what} waited for another process on this store")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segp_cl.prototypes import FeatureSampler
+from segp_cl.statistics import FeatureSampler
 from segp_cl.types import OnProgress, Progress
 
 

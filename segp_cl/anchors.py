@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from segp_cl.config import LearnerConfig
-from segp_cl.images import as_unit_pixels
+from segp_cl.config import ResolvedConfig
+from segp_cl.pixels import as_unit_pixels
 from segp_cl.types import Anchors, ImageSource, OnProgress, Progress
 
 
 @runtime_checkable
 class ImageTower(Protocol):
-    """What DPGD needs of a model; `segp_cl.backbone.Backbone` is one."""
+    """What DPGD needs of a model; `segp_cl.models.backbone.Backbone` is one."""
 
     @property
     def device(self) -> torch.device: ...
@@ -96,7 +96,7 @@ def drive(
     *,
     old_text: Float[Tensor, "old joint"],
     prototypes: Float[Tensor, "old raw"],
-    config: LearnerConfig,
+    config: ResolvedConfig,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "anchor 3 height width"], float | None]:
     """Drive one batch of seeds towards their targets: K_adv sign steps (eq. 14) from δ = 0, clamped to [0, 1].
@@ -115,7 +115,7 @@ def drive(
                 raw = teacher.raw_features(seeds + delta)
                 image = teacher.project(raw)
             losses = anchor_loss(
-                adversarial_loss(image.float(), old_text, targets, tau=_tau(config)),
+                adversarial_loss(image.float(), old_text, targets, tau=config.tau_adv),
                 visual_adversarial_loss(raw.float(), prototypes, targets),
                 lambda_p=config.lambda_p,
             )
@@ -132,7 +132,7 @@ def generate_anchors(
     *,
     old_text: Float[Tensor, "old joint"],
     prototypes: Float[Tensor, "old raw"],
-    config: LearnerConfig,
+    config: ResolvedConfig,
     on_progress: OnProgress | None = None,
     dtype: torch.dtype = torch.float32,
     storage: torch.dtype = torch.float32,
@@ -149,7 +149,7 @@ def generate_anchors(
         images: the new task's images; at least one.
         old_text: the teacher's u_c of all old classes, unit norm, on the teacher's device.
         prototypes: μ_{t-1} of all old classes, unit norm, on the teacher's device.
-        config: resolved, so that `tau_adv` is a number.
+        config: the update's hyper-parameters.
         on_progress: called after every batch of both passes with phase `anchors`.
         dtype: of the forward passes (autocast unless float32); losses are always float32.
         storage: of the anchors' pixels, which lie on the CPU. float16 halves their memory and moves a pixel by less
@@ -194,14 +194,8 @@ def generate_anchors(
             pixels[batch] = driven.to("cpu", storage)
             report(batches + number + 1, loss)
     if pixels is None:
-        raise ValueError(f"Anchors need old classes and images: got {len(old_text)} and {len(images.labels)}.")
+        raise ValueError(f"anchors need old classes and images: got {len(old_text)} and {len(images.labels)}")
     return Anchors(pixels=pixels, classes=tuple(targets.tolist()))
-
-
-def _tau(config: LearnerConfig) -> float:
-    if config.tau_adv is None:
-        raise ValueError("DPGD needs a resolved configuration: tau_adv is None.")
-    return config.tau_adv
 
 
 def _of_pixels(teacher: ImageTower, images: ImageSource, dtype: torch.dtype) -> Callable[[Sequence[int]], Tensor]:
@@ -217,7 +211,7 @@ def _rank(
     image_features: Callable[[Sequence[int]], Tensor],
     images: int,
     old_text: Float[Tensor, "old joint"],
-    config: LearnerConfig,
+    config: ResolvedConfig,
     report: Callable[[int, float | None], None],
 ) -> tuple[Float[Tensor, "old seed"], Int64[Tensor, "old seed"]]:
     """`choose_seeds` over a stream, with their scores: after every batch only each class's best K_seed are kept."""

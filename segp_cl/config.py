@@ -123,7 +123,7 @@ class LearnerConfig(BaseModel):
     )
     feature_batch_size: int = Field(64, ge=1, description="Images per forward pass without training.")
 
-    def resolve(self, logit_scale: float, own: ModelSettings = NO_SETTINGS) -> LearnerConfig:
+    def resolve(self, logit_scale: float, own: ModelSettings = NO_SETTINGS) -> ResolvedConfig:
         """Fill in what follows from the model: its logit scale and its `own` settings (see docs/adr/0003).
 
         - learning rate: logits are logit_scale * cosine, so an equal step in logits needs lr ~ 1 / logit_scale;
@@ -137,4 +137,14 @@ class LearnerConfig(BaseModel):
             "tau_adv": 1 / logit_scale,
         }
         follows = ruled | {name: value for name, value in own._asdict().items() if value is not None}
-        return self.model_copy(update={name: value for name, value in follows.items() if getattr(self, name) is None})
+        asked = self.model_dump()
+        return ResolvedConfig(**asked | {name: value for name, value in follows.items() if asked[name] is None})
+
+
+class ResolvedConfig(LearnerConfig):
+    """Hyper-parameters of one update with nothing left open. Made by `LearnerConfig.resolve`."""
+
+    learning_rate: float = Field(gt=0)
+    image_rate: float = Field(ge=0)
+    fusion_weight: float = Field(ge=0)
+    tau_adv: float = Field(gt=0)

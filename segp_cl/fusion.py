@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from segp_cl.inference import fused_scores, predict
+from segp_cl.scores import fused_scores, predict
 
 OCTAVES = tuple(range(-6, 7))  # from 1/64 of the expected weight to 64 times
 STANDARD_ERRORS = 2.0  # by how many the kept-back images must speak against the expected weight
-
-
-def keep_back(
-    labels: Sequence[int], *, fraction: float, min_images: int, generator: torch.Generator
-) -> tuple[int, ...]:
-    """Positions of the images that are kept out of training, ascending: `fraction` of every class, at least one.
-
-    A class of fewer than `min_images` images gives none, and nobody does if `fraction` is 0.
-    """
-    by_class: dict[int, list[int]] = {}
-    for position, label in enumerate(labels):
-        by_class.setdefault(label, []).append(position)
-    kept: list[int] = []
-    for _, positions in sorted(by_class.items()):
-        if fraction > 0 and len(positions) >= min_images:
-            order = torch.randperm(len(positions), generator=generator).tolist()
-            kept += [positions[i] for i in order[: max(1, round(fraction * len(positions)))]]
-    return tuple(sorted(kept))
 
 
 def choose_fusion_weight(

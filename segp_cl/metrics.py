@@ -30,13 +30,13 @@ class AccuracyMatrix:
         tasks = len(self.test_images)
         rows = [len(row) for row in self.accuracies]
         if tasks == 0 or rows != [tasks] * tasks:
-            raise MetricsError(f"{tasks} tasks need {tasks or 'some'} rows of as many accuracies; got rows of {rows}.")
+            raise MetricsError(f"{tasks} tasks need {tasks or 'some'} rows of as many accuracies; got rows of {rows}")
         if min(self.test_images) < 1:
-            raise MetricsError(f"Every task needs at least one test image; got {list(self.test_images)}.")
+            raise MetricsError(f"every task needs at least one test image; got {list(self.test_images)}")
         for after, row in enumerate(self.accuracies):
             for task, accuracy in enumerate(row):
                 if not 0 <= accuracy <= 1:
-                    raise MetricsError(f"Accuracy on task {task} after task {after} must be in [0, 1]; got {accuracy}.")
+                    raise MetricsError(f"accuracy on task {task} after task {after} must be in [0, 1]; got {accuracy}")
 
     @classmethod
     def of(cls, accuracies: Sequence[Sequence[float]], test_images: Sequence[int]) -> AccuracyMatrix:
@@ -121,7 +121,7 @@ def summarise(matrix: AccuracyMatrix) -> Summary:
 
 def _earlier_tasks(matrix: AccuracyMatrix, metric: str) -> range:
     if matrix.tasks < 2:
-        raise MetricsError(f"{metric} compares tasks with each other: it needs at least two, got {matrix.tasks}.")
+        raise MetricsError(f"{metric} compares tasks with each other: it needs at least two, got {matrix.tasks}")
     return range(matrix.tasks - 1)
 
 

@@ -18,7 +18,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook("segp_cl", "beartype.beartype")
 
-from segp_cl.backbone import Backbone, load_backbone  # noqa: E402 - after the hook, so that shapes are checked
+from segp_cl.models.backbone import Backbone  # noqa: E402 - after the hook, so that shapes are checked
+from segp_cl.models.load import load_backbone  # noqa: E402 - after the hook, so that shapes are checked
 from segp_cl.types import ModelSpec  # noqa: E402
 
 torch.set_num_threads(1)

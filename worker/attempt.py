@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Final, TypeVar
 
-from model_store.contracts import JobError, JobProgress, JobRecord, JobState
-from model_store.redis_client import BrokerUnavailableError
+from exchange.contracts import JobError, JobProgress, JobRecord, JobState
+from exchange.redis_client import BrokerUnavailableError
 from worker.ledger import Ledger
 from worker.messages import NOT_PUBLISHED, Done, Failed, Order, ReadyToPublish, Step
 from worker.process import COMMAND, JobProcess, Lost
@@ -62,7 +62,7 @@ class Attempt:
         self._record = record
         self._settings = settings
         self._ledger = ledger
-        self._broker = ledger.broker
+        self._jobs = ledger.jobs
         self._owner = record.owner or ""
         self._stop = stop
         self._command = command
@@ -135,7 +135,7 @@ class Attempt:
         """Asked after every step, and while the process is silent; before publishing even if Redis was just gone."""
         if asked_before_publishing:
             self._redis_gone_until = float("-inf")
-        return self._try(lambda: self._broker.cancel_requested(self._record.job_id)) or False
+        return self._try(lambda: self._jobs.cancel_requested(self._record.job_id)) or False
 
     def _finished_elsewhere(self) -> bool:
         """Write what is due, and say whether another worker has ended the job meanwhile."""
@@ -154,8 +154,8 @@ class Attempt:
 
     def _write(self, progress: JobProgress | None) -> bool:
         if progress is None:
-            return self._broker.heartbeat(self._record.job_id, owner=self._owner)
-        return self._broker.save_progress(self._record.job_id, progress, owner=self._owner)
+            return self._jobs.heartbeat(self._record.job_id, owner=self._owner)
+        return self._jobs.save_progress(self._record.job_id, progress, owner=self._owner)
 
     def _standing(self) -> bool:
         return self._ledger.restore_if_lost(self._record).state.terminal

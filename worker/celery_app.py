@@ -8,9 +8,9 @@ import threading
 from celery import Celery
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
-from model_store.broker import Broker
-from model_store.contracts import UPDATES_QUEUE
-from model_store.spool import Spool
+from exchange.contracts import UPDATES_QUEUE
+from exchange.jobs import Jobs
+from exchange.spool import Spool
 from worker.log import configure_logging
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
@@ -47,9 +47,9 @@ def create_celery(settings: WorkerSettings) -> Celery:
         broker_transport_options={"visibility_timeout": settings.visibility_timeout_s},
     )
     stop = threading.Event()
-    broker = Broker(settings.redis_url)
+    jobs = Jobs(settings.redis_url)
     spool = Spool(settings.spool)
-    register(celery, Supervisor(settings, broker, spool, stop=stop))
+    register(celery, Supervisor(settings, jobs, spool, stop=stop))
 
     def log_as_configured(**_: object) -> None:
         configure_logging(settings.log_level)
@@ -59,7 +59,7 @@ def create_celery(settings: WorkerSettings) -> Celery:
 
     def start_sweeping(**_: object) -> None:
         logger.info("ready for updates; store %s, spool %s", settings.store.resolve(), settings.spool.resolve())
-        Sweeper(settings, broker, spool, stop=stop).start()
+        Sweeper(settings, jobs, spool, stop=stop).start()
 
     def stop_the_job(**_: object) -> None:
         stop.set()

@@ -14,13 +14,16 @@ import signal
 import sys
 import threading
 import time
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from model_store.contracts import JobError
+from exchange.contracts import JobError
 from segp_cl.errors import KeepsightError
-from segp_cl.types import Progress
+from segp_cl.runtime.process import prepare_process
 from worker.log import configure_logging, job_logging
 from worker.messages import GO, Done, Failed, Message, Order, ReadyToPublish, Step
+
+if TYPE_CHECKING:  # PyTorch is loaded once the worker has heard from this process, and memory is set up
+    from segp_cl.types import Progress
 
 logger = logging.getLogger("worker.child")  # by name: this module runs as __main__
 
@@ -80,6 +83,7 @@ def describe(error: Exception) -> JobError:
 
 def main() -> None:
     """Carry out the order on standard input."""
+    prepare_process()
     # the protocol keeps the real standard output to itself: a library that prints must not garble it
     outgoing = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from model_store.contracts import Evaluation, PathAccuracy
-from segp_cl.inference import Classifier
+from exchange.contracts import Evaluation, PathAccuracy
+from segp_cl.runtime.classifier import Classifier
 from segp_cl.types import ImageSource
 
 

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from model_store.broker import Broker, JobNotFoundError
-from model_store.contracts import JobError, JobRecord, JobState, UpdateOutcome, utc_now
-from model_store.redis_client import BrokerUnavailableError
-from model_store.spool import Spool, SpoolError
+from exchange.contracts import JobError, JobRecord, JobState, UpdateOutcome, utc_now
+from exchange.jobs import JobNotFoundError, Jobs
+from exchange.redis_client import BrokerUnavailableError
+from exchange.spool import Spool, SpoolError
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ class Ledger:
         stop: set when the worker is to stop.
     """
 
-    def __init__(self, broker: Broker, spool: Spool, *, stop: threading.Event) -> None:
-        self.broker = broker
+    def __init__(self, jobs: Jobs, spool: Spool, *, stop: threading.Event) -> None:
+        self.jobs = jobs
         self._spool = spool
         self._stop = stop
 
@@ -49,13 +49,11 @@ class Ledger:
         final = record.model_copy(update={**ended, "owner": None, "heartbeat": None})
 
         def finish() -> None:
-            if not self.broker.finish(record.job_id, state, outcome=outcome, error=error):
+            if not self.jobs.finish(record.job_id, state, outcome=outcome, error=error):
                 self.restore_if_lost(final)
 
         self.insist(finish)
         logger.info("the job is over: %s%s", state, f": {error.message}" if error else "")
-        if outcome is not None and outcome.promoted:
-            self.insist(lambda: self.broker.announce_current(outcome.version_id))
 
     def put_back(self, record: JobRecord, *, counts: bool = True) -> bool:
         """Queue the job again, if it is still as `record` says, and send its message.
@@ -64,18 +62,18 @@ class Ledger:
             BrokerUnavailableError: the worker was asked to stop while Redis was gone.
         """
         job_id, owner, heartbeat = record.job_id, record.owner, record.heartbeat
-        if not self.insist(lambda: self.broker.requeue(job_id, owner=owner, heartbeat=heartbeat, counts=counts)):
+        if not self.insist(lambda: self.jobs.requeue(job_id, owner=owner, heartbeat=heartbeat, counts=counts)):
             return False
-        self.insist(lambda: self.broker.send_update(job_id))
+        self.insist(lambda: self.jobs.send_update(job_id))
         return True
 
     def restore_if_lost(self, record: JobRecord) -> JobRecord:
         """The job's record, written anew as `record` if Redis came back without it."""
         try:
-            return self.broker.get(record.job_id)
+            return self.jobs.get(record.job_id)
         except JobNotFoundError:
             logger.warning("Redis has lost the job's record; it is written again")
-            self.broker.create(record)
+            self.jobs.create(record)
             return record
 
     def purge(self, job_id: str) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from model_store.contracts import JobError, UpdateJob, UpdateOutcome
+from exchange.contracts import JobError, UpdateJob, UpdateOutcome
 from worker.settings import WorkerSettings
 
 GO = "go"

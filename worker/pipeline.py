@@ -12,9 +12,10 @@ from typing import Final
 
 import torch
 
-from model_store.contracts import Evaluation, UpdateJob, UpdateOutcome
-from model_store.spool import Spool, SpoolError, SpoolIndex
-from model_store.store import Store, bootstrap
+from exchange.contracts import Evaluation, UpdateJob, UpdateOutcome
+from exchange.spool import Spool, SpoolError, SpoolIndex
+from model_store.first_version import make_first_version
+from model_store.store import Store
 from model_store.types import (
     DatasetRecord,
     JsonObject,
@@ -23,16 +24,18 @@ from model_store.types import (
     StoreBusyError,
     VersionId,
 )
-from segp_cl.backbone import Backbone, load_backbone
-from segp_cl.checks import record
+from segp_cl.data.held_out import Split, hold_out, named_by
+from segp_cl.data.image_sets import FolderImages
 from segp_cl.errors import KeepsightError
-from segp_cl.images import FolderImages
-from segp_cl.inference import Classifier
-from segp_cl.learner import initial_state, learn_task
-from segp_cl.types import Learned, LearnerState, ModelSpec, OnProgress, Progress, Task, TaskClass
+from segp_cl.learn.learner import learn_task
+from segp_cl.models.backbone import Backbone
+from segp_cl.models.load import load_backbone
+from segp_cl.runtime.classifier import Classifier
+from segp_cl.runtime.golden import record
+from segp_cl.runtime.hardware import choose_device, choose_dtype
+from segp_cl.runtime.process import peak_rss_bytes
+from segp_cl.types import Learned, LearnerState, OnProgress, Progress, Task, TaskClass
 from worker.evaluation import evaluate
-from worker.hardware import choose_device, choose_dtype, peak_rss_bytes
-from worker.holdout import Split, split_holdout
 from worker.promotion import promote, reason_of, resume
 from worker.settings import WorkerSettings
 
@@ -84,12 +87,7 @@ def run_update(
 def _begin(store: Store, settings: WorkerSettings, on_progress: OnProgress) -> None:
     """Give an empty store its version 1. Usually the server has done so; this takes the lineage's lock itself."""
     on_progress(Progress("loading", 0, 0))
-    base = load_backbone(ModelSpec(settings.model, settings.pretrained))
-    preprocessing = PreprocessingRecord.model_validate(base.preprocessing)
-    state = initial_state(base)
-    checks = record(Classifier(base, state), base.preprocessing.size)
-    provenance = Provenance(reason="first version", preprocessing=preprocessing)
-    bootstrap(store, state, provenance=provenance, checks=checks)
+    make_first_version(store, load_backbone(settings.model_spec))
 
 
 @contextmanager
@@ -135,24 +133,23 @@ class _Update:
             spool = Spool(self.settings.spool)
             index = self._read_spool(spool)
             parent, state, base = self._load()
-        split = split_holdout(
+        split = hold_out(
             index.labels,
-            digest=index.digest,
-            seed=self.job.seed,
             fraction=self.settings.holdout_fraction,
             min_images=self.settings.holdout_min_images,
+            shuffle=named_by(index.digest, self.job.seed),
         )
         with self._timed("learning"):
             learned = self._learn(state, base, index, split, spool.folder(self.job.job_id))
         evaluation = None
-        if split.holdout:
+        if split.held_out:
             with self._phase("evaluating"):
                 evaluation = self._evaluate(learned.state, base, index, split)
         self.before_publish()
         with self._phase("publishing"):
             provenance = self._provenance(learned, base, index, split, evaluation)
-            checks = record(Classifier(base, learned.state), base.preprocessing.size)
-            manifest = self.store.publish(learned.state, parent=parent, provenance=provenance, checks=checks)
+            golden = record(Classifier(base, learned.state), base.preprocessing.size)
+            manifest = self.store.publish(learned.state, parent=parent, provenance=provenance, golden=golden)
             version = manifest.version_id
         logger.info("published %s on %s", version, parent)
         refused = promote(self.store, self.job, version, parent, self.settings)
@@ -212,7 +209,7 @@ class _Update:
     def _evaluate(self, state: LearnerState, base: Backbone, index: SpoolIndex, split: Split) -> Evaluation:
         return evaluate(
             Classifier(base, state),
-            self._images(index, split.holdout, base, cache=None),
+            self._images(index, split.held_out, base, cache=None),
             classes=index.classes,
             batch_size=self.config.feature_batch_size,
             on_batch=lambda step, steps: self.on_progress(Progress("evaluating", step, steps)),
@@ -237,7 +234,7 @@ class _Update:
                 name=self.job.task_name,
                 digest=index.digest,
                 images_per_class=count(split.train),
-                holdout_per_class=count(split.holdout),
+                holdout_per_class=count(split.held_out),
             ),
             evaluation=evaluation.model_dump(mode="json") if evaluation else None,
             report=self._report(learned),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from pydantic import ValidationError
@@ -20,21 +19,7 @@ from worker.messages import GO, MESSAGE, Message, Order
 logger = logging.getLogger(__name__)
 
 COMMAND: Final = (sys.executable, "-m", "worker.child")
-"""A new interpreter, not a fork: CUDA does not survive forking, and glibc reads its tunables at the start only."""
-_THRESHOLD: Final = 1 << 32
-MALLOC_TUNABLES: Final = f"glibc.malloc.mmap_threshold={_THRESHOLD}:glibc.malloc.trim_threshold={_THRESHOLD}"
-"""Activations are kept by the allocator from step to step instead of being faulted in again each time."""
-
-
-def child_environment(base: Mapping[str, str]) -> dict[str, str]:
-    """`base` with the allocator's and the thread pool's settings added, where an operator has not set them already.
-
-    Threads that wait for each other sleep instead of spinning: a server beside the update needs the same cores.
-    """
-    tunables = base.get("GLIBC_TUNABLES", "")
-    if "glibc.malloc." not in tunables:
-        tunables = f"{tunables}:{MALLOC_TUNABLES}" if tunables else MALLOC_TUNABLES
-    return {"OMP_WAIT_POLICY": "PASSIVE", **base, "GLIBC_TUNABLES": tunables}
+"""A new interpreter, not a fork: CUDA does not survive forking, and memory settings are this process's own."""
 
 
 class Lost:
@@ -56,7 +41,6 @@ class JobProcess:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=child_environment(os.environ),
             text=True,
             encoding="utf-8",
             start_new_session=True,  # a Ctrl-C in the terminal is for the worker to deal with

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from model_store.contracts import JobProgress, utc_now
+from exchange.contracts import JobProgress, utc_now
 from worker.messages import Step
 
 

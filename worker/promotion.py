@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
-from model_store.contracts import Evaluation, UpdateJob, UpdateOutcome
-from model_store.redis_client import BrokerUnavailableError
-from model_store.rollout import Limits, RolloutError, RolloutUnfinishedError, roll_out
-from model_store.roster import Roster
+from exchange.contracts import Evaluation, UpdateJob, UpdateOutcome
+from exchange.rollout import Limits, RolloutError, RolloutUnfinishedError, move_current
+from exchange.roster import Roster
 from model_store.store import Store
 from model_store.types import ConflictError, VersionId
 from worker.settings import WorkerSettings
@@ -25,8 +23,12 @@ def promote(
     def move_pointer() -> None:
         store.promote(version, expected=parent, who=job.submitted_by, reason=reason_of(job))
 
+    roster = Roster(settings.redis_url, store.identity())
     try:
-        _roll_out(store, version, move_pointer, settings)
+        done = move_current(
+            roster, version, move_pointer, limits=Limits.of(settings), prepare_here=lambda: store.open(version)
+        )
+        logger.info("%d servers serve %s", len(done.members), version)
     except ConflictError as error:
         logger.warning("published %s but did not promote it: %s", version, error)
         return (
@@ -38,24 +40,10 @@ def promote(
     except RolloutError as error:
         logger.warning("published %s but did not promote it: %s", version, error)
         return f"{error}; the version is kept and can be promoted by hand"
-    logger.info("promoted %s", version)
-    return None
-
-
-def _roll_out(store: Store, version: VersionId, move_pointer: Callable[[], None], settings: WorkerSettings) -> None:
-    """By agreement of all servers; where Redis does not answer, the pointer moves and each follows by itself."""
-    roster = Roster(settings.redis_url, store.identity())
-    limits = Limits(
-        prepare_s=settings.swap_timeout_s, serve_s=settings.swap_timeout_s, lost_after_s=settings.server_lost_after_s
-    )
-    try:
-        done = roll_out(roster, version, move_pointer, limits=limits)
-        logger.info("%d servers serve %s", len(done.members), version)
-    except BrokerUnavailableError as error:
-        logger.warning("promoting %s without asking the servers: %s", version, error)
-        move_pointer()
     finally:
         roster.close()
+    logger.info("promoted %s", version)
+    return None
 
 
 def resume(store: Store, job: UpdateJob, version: VersionId, settings: WorkerSettings) -> UpdateOutcome:

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from exchange.settings import SharedSettings
 
 
-class WorkerSettings(BaseSettings):
-    """The worker's settings. Where the server has one of the same name, both must be given the same value."""
+class WorkerSettings(SharedSettings):
+    """The worker's settings."""
 
-    model_config = SettingsConfigDict(env_prefix="KEEPSIGHT_", env_ignore_empty=True, extra="ignore", frozen=True)
-
-    store: Path = Field(Path("var/store"), description="Root of the model store.")
-    spool: Path = Field(Path("var/spool"), description="Where accepted images wait for the worker.")
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Jobs and Celery's messages.")
-    model: str = Field("compact", description="Base model of version 1, if the worker is the first to need the store.")
-    pretrained: str | None = Field(None, description="Weights of the base model: an open_clip tag or a checkpoint.")
-    device: str = Field(
-        "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="Where to learn: cpu, cuda, cuda:1; auto: cuda if there is one.",
-    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the update; auto: bfloat16 autocast on cuda, float32 on the CPU."
     )
-    threads: int = Field(min(2, os.cpu_count() or 1), ge=1, description="Torch threads of an update, and decoders.")
-    max_image_pixels: int = Field(50_000_000, ge=1, description="Largest image that is decoded, as in the server.")
     holdout_fraction: float = Field(0.1, ge=0, le=0.5, description="Share of every class kept for the evaluation.")
     holdout_min_images: int = Field(5, ge=2, description="A class with fewer images is learned from whole.")
     max_attempts: int = Field(3, ge=1, description="How often an update whose process was killed is begun.")
@@ -40,9 +25,6 @@ class WorkerSettings(BaseSettings):
         ge=60,
         description="Seconds until Redis delivers an unacknowledged message again; longer than any job.",
     )
-    swap_timeout_s: float = Field(60.0, gt=0, description="Seconds a move waits for servers to be ready, and to swap.")
-    server_lost_after_s: float = Field(5.0, gt=0, description="Silence after which a server counts as dead.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the worker's log.")
 
     @model_validator(mode="after")
     def _heartbeats_outpace_staleness(self) -> Self:

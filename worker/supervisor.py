@@ -9,10 +9,10 @@ import threading
 from collections.abc import Sequence
 from uuid import uuid4
 
-from model_store.broker import Broker, JobNotFoundError
-from model_store.contracts import JobError, JobState
-from model_store.redis_client import BrokerUnavailableError
-from model_store.spool import Spool
+from exchange.contracts import JobError, JobState
+from exchange.jobs import JobNotFoundError, Jobs
+from exchange.redis_client import BrokerUnavailableError
+from exchange.spool import Spool
 from worker.attempt import Attempt
 from worker.ledger import Ledger
 from worker.log import job_logging
@@ -36,15 +36,15 @@ class Supervisor:
     def __init__(
         self,
         settings: WorkerSettings,
-        broker: Broker,
+        jobs: Jobs,
         spool: Spool,
         *,
         stop: threading.Event,
         command: Sequence[str] = COMMAND,
     ) -> None:
         self._settings = settings
-        self._broker = broker
-        self._ledger = Ledger(broker, spool, stop=stop)
+        self._jobs = jobs
+        self._ledger = Ledger(jobs, spool, stop=stop)
         self._stop = stop
         self._command = command
 
@@ -64,7 +64,7 @@ class Supervisor:
     def _run(self, job_id: str) -> None:
         owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         try:
-            obstacle = self._ledger.insist(lambda: self._broker.claim(job_id, owner=owner))
+            obstacle = self._ledger.insist(lambda: self._jobs.claim(job_id, owner=owner))
         except JobNotFoundError:
             logger.warning("a message came for a job that is not known")
             self._ledger.purge(job_id)
@@ -74,7 +74,7 @@ class Supervisor:
             if obstacle.terminal:
                 self._ledger.purge(job_id)
             return
-        record = self._ledger.insist(lambda: self._broker.get(job_id))
+        record = self._ledger.insist(lambda: self._jobs.get(job_id))
         try:
             Attempt(record, self._settings, self._ledger, stop=self._stop, command=self._command).run()
         except BrokerUnavailableError:

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from model_store.broker import Broker
-from model_store.contracts import JobRecord, JobState
-from model_store.redis_client import BrokerUnavailableError
-from model_store.spool import Spool
+from exchange.contracts import JobRecord, JobState
+from exchange.jobs import Jobs
+from exchange.redis_client import BrokerUnavailableError
+from exchange.spool import Spool
 from worker.ledger import Ledger
 from worker.log import job_logging
 from worker.settings import WorkerSettings
@@ -35,16 +35,16 @@ class Sweeper:
     def __init__(
         self,
         settings: WorkerSettings,
-        broker: Broker,
+        jobs: Jobs,
         spool: Spool,
         *,
         stop: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stale_after_s = settings.stale_after_s
-        self._broker = broker
+        self._jobs = jobs
         self._spool = spool
-        self._ledger = Ledger(broker, spool, stop=stop)
+        self._ledger = Ledger(jobs, spool, stop=stop)
         self._stop = stop
         self._clock = clock
         self._sightings: dict[str, _Sighting] = {}
@@ -72,7 +72,7 @@ class Sweeper:
         Raises:
             BrokerUnavailableError: Redis is gone.
         """
-        records = self._broker.list()
+        records = self._jobs.list()
         open_jobs = [record for record in records if not record.state.terminal]
         self._purge_orphans(records)
         silent = [record for record in open_jobs if self._silent_s(record) >= self._stale_after_s]
@@ -96,9 +96,9 @@ class Sweeper:
                 logger.warning(
                     "no sign of life from %s for %.0f s: the job is queued again", record.owner, self._stale_after_s
                 )
-        elif self._broker.waiting_messages() == 0:
+        elif self._jobs.waiting_messages() == 0:
             logger.warning("the job is queued but no message for it is: it is sent again")
-            self._broker.send_update(record.job_id)
+            self._jobs.send_update(record.job_id)
 
     def _purge_orphans(self, records: list[JobRecord]) -> None:
         finished = {record.job_id for record in records if record.state.terminal}

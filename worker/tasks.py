@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import Celery, Task
 
-from model_store.contracts import UPDATE_TASK
+from exchange.contracts import UPDATE_TASK
 from worker.supervisor import Supervisor
 
 

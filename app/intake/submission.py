@@ -16,13 +16,13 @@ from app.errors import IdempotencyInProgressError, IdempotencyMismatchError
 from app.intake.limits import IntakeLimits
 from app.intake.names import check_against_known
 from app.intake.take_in import Taken, take_in
-from model_store.broker import Broker, JobNotFoundError
-from model_store.contracts import JobClass, JobRecord, UpdateJob, new_job_id, utc_now
-from model_store.redis_client import BrokerUnavailableError
-from model_store.spool import Spool
+from exchange.contracts import JobClass, JobRecord, UpdateJob, new_job_id, utc_now
+from exchange.jobs import JobNotFoundError, Jobs
+from exchange.redis_client import BrokerUnavailableError
+from exchange.spool import Spool
 from model_store.store import Store
 from segp_cl.config import LearnerConfig
-from segp_cl.learner import DEFAULT_TEMPLATE, as_prompt
+from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +68,10 @@ class Submitted:
 class Submissions:
     """Makes jobs of uploads. Synchronous: run it in a thread."""
 
-    def __init__(self, store: Store, spool: Spool, broker: Broker, limits: IntakeLimits) -> None:
+    def __init__(self, store: Store, spool: Spool, jobs: Jobs, limits: IntakeLimits) -> None:
         self._store = store
         self._spool = spool
-        self._broker = broker
+        self._jobs = jobs
         self._limits = limits
 
     def submit(self, form: TaskForm, upload: Upload, *, submitted_by: str, idempotency_key: str | None) -> Submitted:
@@ -84,7 +84,7 @@ class Submissions:
             IdempotencyMismatchError: the key was used for something else.
             BrokerUnavailableError: Redis is gone; the job does not exist.
         """
-        self._broker.ping()  # before minutes of decoding
+        self._jobs.ping()  # before minutes of decoding
         as_prompt(form.template, "class")
         LearnerConfig.model_validate(form.config)
         fingerprint = _fingerprint(form, upload) if idempotency_key else ""
@@ -104,7 +104,7 @@ class Submissions:
                 )
             record = _record(job_id, form, taken, submitted_by)
             if idempotency_key:
-                entry = self._broker.remember(idempotency_key, job_id, fingerprint=fingerprint)
+                entry = self._jobs.remember(idempotency_key, job_id, fingerprint=fingerprint)
                 if entry.job_id != job_id:  # another request with this key was faster
                     return self._yield_to_first(job_id, idempotency_key, fingerprint)
             self._queue(record, idempotency_key)
@@ -124,11 +124,11 @@ class Submissions:
 
     def _queue(self, record: JobRecord, idempotency_key: str | None) -> None:
         try:
-            self._broker.submit(record)
+            self._jobs.submit(record)
         except BaseException:
             if idempotency_key:
                 with contextlib.suppress(BrokerUnavailableError):
-                    self._broker.forget(idempotency_key)
+                    self._jobs.forget(idempotency_key)
             raise
 
     def _check_known(self, names: Sequence[str], *, extend: bool) -> None:
@@ -138,7 +138,7 @@ class Submissions:
 
     def _earlier(self, key: str, fingerprint: str) -> JobRecord | None:
         """The job that an earlier request with this key made, None if there is none."""
-        entry = self._broker.recall(key)
+        entry = self._jobs.recall(key)
         if entry is None:
             return None
         if entry.fingerprint != fingerprint:
@@ -146,10 +146,10 @@ class Submissions:
         deadline = time.monotonic() + FIRST_WAIT_S
         while True:
             try:
-                return self._broker.get(entry.job_id)
+                return self._jobs.get(entry.job_id)
             except JobNotFoundError:
                 if time.monotonic() >= deadline:  # its server died between binding the key and queueing the job
-                    self._broker.forget(key)
+                    self._jobs.forget(key)
                     return None
                 time.sleep(0.05)
 

@@ -16,10 +16,10 @@ from app.intake.limits import IntakeLimits
 from app.intake.names import clean_names
 from app.intake.parquet import ParquetSource
 from app.intake.source import Source
-from model_store.contracts import RejectedImage, ValidationReport
-from model_store.spool import SpoolIndex, SpoolWriter
+from exchange.contracts import RejectedImage, ValidationReport
+from exchange.spool import SpoolIndex, SpoolWriter
+from segp_cl.data.decoding import decode_image
 from segp_cl.errors import ImageDecodeError
-from segp_cl.images import decode_image
 
 MAX_REJECTS_LISTED = 1000
 _NESTED = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf'\x1c", b"Rar!", b"PAR1")

@@ -10,24 +10,23 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
-from torch import Tensor
 
 from app.deps import ClassifyCaller, ServicesDep
-from app.errors import InvalidRequestError, invalid_body
+from app.errors import InvalidRequestError
 from app.multipart import Form, read_form
+from app.offload import off_loop
 from app.openapi import problems
-from app.schemas import DEFAULT_TOP_K, MAX_TOP_K, ClassifyAnswer, ClassifyBody, PathName
+from app.problems import invalid_body
+from app.schemas import ClassifyAnswer, ClassifyBody, ClassifyOptions
 from app.services import Services
+from app.serving.answer_images import Pixels, answer_images, check_image_count, take_served
 from app.serving.answers import results
 from app.serving.decode import from_base64
 from app.serving.engine import Scored
-from app.serving.live_model import Served
-from app.waiting import off_loop, while_wanted
 from segp_cl.errors import KeepsightError
-from segp_cl.inference import NoClassesError
-from segp_cl.learner import DEFAULT_TEMPLATE, as_prompt
+from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
 
 router = APIRouter(prefix="/v1", tags=["classify"])
 MAX_LABEL_LENGTH = 200
@@ -36,11 +35,7 @@ _MULTIPART = {
     "required": ["images"],
     "properties": {
         "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1, "maxItems": 64},
-        "top_k": {"type": "integer", "default": DEFAULT_TOP_K},
-        "path": {"type": "string", "enum": ["fused", "text", "visual"], "default": "fused"},
-        "labels": {"type": "array", "items": {"type": "string"}, "description": "Any words, or one JSON list of them."},
-        "template": {"type": "string", "default": DEFAULT_TEMPLATE},
-        "timeout_ms": {"type": "integer", "minimum": 1},
+        **ClassifyOptions.model_json_schema()["properties"],
     },
 }
 _BODY = {
@@ -55,25 +50,19 @@ _BODY = {
 }
 
 
-class Options(BaseModel):
-    """How to answer."""
+class _Options(ClassifyOptions):
+    """The options of a request, with nothing beside them."""
 
     model_config = ConfigDict(extra="forbid")
-
-    top_k: int = Field(DEFAULT_TOP_K, ge=1, le=MAX_TOP_K)
-    path: PathName = "fused"
-    labels: list[str] | None = None
-    template: str | None = None
-    timeout_ms: int | None = Field(None, ge=1)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, whatever form it came in. An image that is no image already is an error in its slot."""
+    """A request, whatever form it came in. An image that could not be read is an error in its slot."""
 
     images: Sequence[bytes | KeepsightError]
     filenames: Sequence[str | None]
-    options: Options
+    options: ClassifyOptions
 
 
 @router.post(
@@ -87,28 +76,28 @@ async def classify(
     request: Request,
     services: ServicesDep,
     caller: ClassifyCaller,
-    top_k: Annotated[int | None, Query(ge=1, le=MAX_TOP_K, description="Labels per image.")] = None,
-    path: Annotated[PathName | None, Query(description="Which scores rank.")] = None,
-    labels: Annotated[list[str] | None, Query(description="Any words instead of the learned classes.")] = None,
-    template: Annotated[str | None, Query(description="The sentence around a label, with {} in it.")] = None,
-    timeout_ms: Annotated[int | None, Query(ge=1, description="Milliseconds the answer may take.")] = None,
+    options: Annotated[ClassifyOptions, Query()],
 ) -> Response:
     """The best labels of 1 to 64 images, from the version that is served at this moment.
 
     An image that cannot be decoded is an error in its own slot, the others are answered. Options may stand in the
     query, the form, or the JSON body.
     """
-    query = {"top_k": top_k, "path": path, "labels": labels, "template": template, "timeout_ms": timeout_ms}
-    asked = await _read(request, {name: value for name, value in query.items() if value is not None}, services)
+    asked = await _read(request, options.model_dump(exclude_unset=True), services)
     words, prompts = _labels(asked.options, services)
-    served = services.live.get()
-    request.state.model_version = served.version_id
-    if words is None and not served.classes:
-        raise NoClassesError(
-            f"version {served.version_id} has learned no classes yet: teach it some, or ask with labels"
-        )
-    slots = await while_wanted(
-        request, services, lambda: _scored(asked, served, words, prompts, services), timeout_ms=asked.options.timeout_ms
+    served = take_served(services, request)
+    if words is None:
+        served.check_classes()
+
+    async def ask(pixels: Sequence[Pixels]) -> Sequence[Scored | Exception]:
+        if words is None:
+            return await services.engine.scores(served, pixels, asked.options.path)
+        return await services.engine.label_scores(served, pixels, words, prompts)
+
+    slots = await services.admission.while_wanted(
+        request,
+        lambda: answer_images(services, served, asked.images, ask, outcome="classified"),
+        timeout_ms=asked.options.timeout_ms,
     )
     answer = ClassifyAnswer(
         model_version=served.version_id,
@@ -116,24 +105,6 @@ async def classify(
         results=results(asked.filenames, slots, asked.options.top_k),
     )
     return Response(answer.model_dump_json(), media_type="application/json")  # FastAPI would validate it once more
-
-
-async def _scored(
-    asked: Asked, served: Served, words: list[str] | None, prompts: list[str], services: Services
-) -> list[Scored | Exception]:
-    """What every image gets, in its slot."""
-    slots = await services.decoder.decode(asked.images, served.preprocessing)
-    good = [slot for slot in slots if isinstance(slot, Tensor)]
-    services.metrics.images.labels("classified").inc(len(good))
-    services.metrics.images.labels("refused").inc(len(slots) - len(good))
-    if not good:
-        scored = []
-    elif words is None:
-        scored = await services.engine.scores(served, good, asked.options.path)
-    else:
-        scored = await services.engine.label_scores(served, good, words, prompts)
-    answers = iter(scored)
-    return [next(answers) if isinstance(slot, Tensor) else slot for slot in slots]
 
 
 async def _read(request: Request, query: Mapping[str, Any], services: Services) -> Asked:
@@ -147,8 +118,7 @@ async def _read(request: Request, query: Mapping[str, Any], services: Services) 
         asked = await off_loop(len(body), _of_json, body, query)
     else:
         raise HTTPException(415, "send images as multipart/form-data, or base64 in application/json")
-    if not 1 <= len(asked.images) <= limit:
-        raise InvalidRequestError(f"the request has {len(asked.images)} images; expected 1 to {limit}")
+    check_image_count(len(asked.images), services)
     return asked
 
 
@@ -172,7 +142,7 @@ def _of_json(body: bytes, query: Mapping[str, Any]) -> Asked:
     return Asked([from_base64(text) for text in parsed.images], [None] * len(parsed.images), _options(values))
 
 
-def _options(values: dict[str, Any]) -> Options:
+def _options(values: dict[str, Any]) -> ClassifyOptions:
     labels = values.get("labels")
     if isinstance(labels, list) and len(labels) == 1 and labels[0].lstrip().startswith("["):
         try:
@@ -180,12 +150,12 @@ def _options(values: dict[str, Any]) -> Options:
         except ValueError as error:
             raise InvalidRequestError(f"labels is not a JSON list: {error}") from error
     try:
-        return Options.model_validate(values)
+        return _Options.model_validate(values)
     except ValidationError as error:
         raise invalid_body(error) from error
 
 
-def _labels(options: Options, services: Services) -> tuple[list[str] | None, list[str]]:
+def _labels(options: ClassifyOptions, services: Services) -> tuple[list[str] | None, list[str]]:
     """The ad-hoc labels and their prompts; None where the version's classes are asked for."""
     if options.labels is None:
         if options.template is not None:

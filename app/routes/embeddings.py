@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import re
-from typing import Literal
+from collections.abc import Sequence
 
-import torch
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
-from torch import Tensor
 
 from app.deps import ClassifyCaller, ServicesDep
-from app.errors import InvalidRequestError, invalid_body
+from app.errors import InvalidRequestError
+from app.offload import off_loop
 from app.openapi import problems
+from app.problems import invalid_body
 from app.schemas import Embedding, Embeddings, EmbeddingsBody
 from app.services import Services
+from app.serving.answer_images import Pixels, all_or_nothing, answer_images, take_served
+from app.serving.answers import Vector, encoded
 from app.serving.decode import from_base64
 from app.serving.live_model import Served
-from app.waiting import off_loop, while_wanted
 
 router = APIRouter(prefix="/v1", tags=["embeddings"])
 MAX_TEXT_LENGTH = 10_000
@@ -54,21 +54,20 @@ async def embeddings(request: Request, services: ServicesDep, caller: ClassifyCa
     """
     raw = await request.body()
     body = await off_loop(len(raw), _parsed, raw)
-    served = services.live.get()
-    request.state.model_version = served.version_id
+    served = take_served(services, request)
     inputs = _inputs(body, services, served)
     matches = None
     if body.stored_version is not None:
         matches = served.space == await asyncio.to_thread(_space, body.stored_version, services)
-    vectors = await while_wanted(
-        request, services, lambda: _vectors(inputs, served, services), timeout_ms=body.timeout_ms
+    vectors = await services.admission.while_wanted(
+        request, lambda: _vectors(inputs, served, services), timeout_ms=body.timeout_ms
     )
 
     def answer() -> bytes:
         return (
             Embeddings(
                 data=[
-                    Embedding(index=index, embedding=_encoded(vector, body.encoding_format))
+                    Embedding(index=index, embedding=encoded(vector, body.encoding_format))
                     for index, vector in enumerate(vectors)
                 ],
                 model=services.settings.model,
@@ -118,29 +117,19 @@ def _space(stored: str, services: Services) -> str:
     return stored if _SPACE.fullmatch(stored) else services.space_of(stored)
 
 
-async def _vectors(inputs: list[str], served: Served, services: Services) -> list[Tensor]:
+async def _vectors(inputs: list[str], served: Served, services: Services) -> list[Vector]:
     at_image = [index for index, item in enumerate(inputs) if item.startswith(_IMAGE)]
     at_text = [index for index, item in enumerate(inputs) if not item.startswith(_IMAGE)]
-    text = [inputs[index] for index in at_image]
-    data = await off_loop(sum(map(len, text)), lambda: [from_base64(each) for each in text])
-    slots = await services.decoder.decode(data, served.preprocessing)
-    good = [slot for slot in slots if isinstance(slot, Tensor)]
-    if len(good) < len(slots):
-        services.metrics.images.labels("refused").inc(len(slots) - len(good))
-        index, error = next((i, s) for i, s in zip(at_image, slots, strict=True) if not isinstance(s, Tensor))
-        raise type(error)(f"input {index}: {error}")
-    services.metrics.images.labels("embedded").inc(len(good))
-    images, texts = await asyncio.gather(
-        services.engine.image_embeddings(served, good),
+    encoded_images = [inputs[index] for index in at_image]
+    images = await off_loop(sum(map(len, encoded_images)), lambda: [from_base64(each) for each in encoded_images])
+
+    async def ask(pixels: Sequence[Pixels]) -> Sequence[Vector | Exception]:
+        return await services.engine.image_embeddings(served, pixels)
+
+    of_images, of_texts = await asyncio.gather(
+        answer_images(services, served, images, ask, outcome="embedded"),
         services.engine.text_embeddings(served, [inputs[index] for index in at_text]),
     )
-    vectors = dict(zip(at_image + at_text, images + texts, strict=True))
-    for vector in vectors.values():
-        if isinstance(vector, Exception):
-            raise vector
-    return [vector for _, vector in sorted(vectors.items()) if isinstance(vector, Tensor)]
-
-
-def _encoded(vector: Tensor, encoding: Literal["float", "base64"]) -> list[float] | str:
-    values = vector.to(torch.float32)
-    return values.tolist() if encoding == "float" else base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()
+    by_index = dict(zip(at_image + at_text, [*of_images, *of_texts], strict=True))
+    slots = [by_index[index] for index in range(len(inputs))]
+    return all_or_nothing(slots, [f"input {index}" for index in range(len(inputs))])

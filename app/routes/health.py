@@ -14,7 +14,7 @@ from app.openapi import problems
 from app.schemas import Alive, Ready
 from app.services import Services
 from app.serving.live_model import Served
-from model_store.redis_client import BrokerUnavailableError
+from exchange.redis_client import BrokerUnavailableError
 
 router = APIRouter(tags=["health"])
 
@@ -34,7 +34,7 @@ async def readyz(services: ServicesDep) -> Ready:
     """
     served = await require_ready(services)
     try:
-        await asyncio.to_thread(services.broker.ping)
+        await asyncio.to_thread(services.jobs.ping)
         reachable = True
     except BrokerUnavailableError:
         reachable = False

@@ -14,9 +14,9 @@ from app.errors import JobFinishedError
 from app.openapi import problems
 from app.schemas import JobList, JobView
 from app.services import Services
-from model_store.broker import JobNotFoundError
-from model_store.contracts import JobRecord, JobState, events_channel
-from model_store.redis_client import BrokerUnavailableError
+from exchange.contracts import JobRecord, JobState, events_channel
+from exchange.jobs import JobNotFoundError
+from exchange.redis_client import BrokerUnavailableError
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -24,13 +24,13 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 @router.get("", summary="All jobs", responses=problems(503))
 def list_jobs(services: ServicesDep, caller: TrainCaller) -> JobList:
     """All jobs that are remembered, the newest first."""
-    return JobList(jobs=[JobView.of(record) for record in services.broker.list()])
+    return JobList(jobs=[JobView.of(record) for record in services.jobs.list()])
 
 
 @router.get("/{job_id}", summary="One job", responses=problems(404, 503))
 def get_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> JobView:
     """State, progress while it runs, result or error once it is over."""
-    return JobView.of(services.broker.get(job_id))
+    return JobView.of(services.jobs.get(job_id))
 
 
 @router.get(
@@ -41,7 +41,7 @@ def get_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> JobView:
 )
 async def follow_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> EventSourceResponse:
     """Server-sent events `state` and `progress`; the data is the job as JSON. Ends after the final state."""
-    first = await asyncio.to_thread(services.broker.get, job_id)
+    first = await asyncio.to_thread(services.jobs.get, job_id)
     return EventSourceResponse(_events(first, services), ping=services.settings.events_heartbeat_s)
 
 
@@ -51,7 +51,7 @@ def cancel_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> JobVi
 
     Cancelling a cancelled job again changes nothing.
     """
-    record = services.broker.request_cancel(job_id)
+    record = services.jobs.request_cancel(job_id)
     if record.state is JobState.CANCELLED:
         services.spool.purge(job_id)
     elif record.state.terminal:
@@ -62,7 +62,7 @@ def cancel_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> JobVi
 async def _events(record: JobRecord, services: Services) -> AsyncIterator[ServerSentEvent]:
     changed = asyncio.Event()
     last: JobView | None = None
-    async with services.signals.on(events_channel(record.job_id), changed.set):
+    async with services.announcements.on(events_channel(record.job_id), changed.set):
         while True:
             view = JobView.of(record)
             if view != last:
@@ -75,7 +75,7 @@ async def _events(record: JobRecord, services: Services) -> AsyncIterator[Server
                 await asyncio.wait_for(changed.wait(), services.settings.events_poll_s)
             changed.clear()
             try:
-                record = await asyncio.to_thread(services.broker.get, record.job_id)
+                record = await asyncio.to_thread(services.jobs.get, record.job_id)
             except BrokerUnavailableError:
                 continue  # the heartbeat goes on; the job may well, too
             except JobNotFoundError:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.deps import AnyCaller, ClassifyCaller, ServicesDep
 from app.errors import InvalidRequestError, ModelNotFoundError
-from app.open_inference import HEADER_LENGTH, IMAGES, OUTPUTS, InferAnswer, read_request, write_answer
+from app.offload import off_loop
 from app.openapi import problems
+from app.protocols.open_inference import HEADER_LENGTH, IMAGES, OUTPUTS, InferAnswer, read_request, write_answer
 from app.routes.health import require_ready
 from app.schemas import Health, ModelMetadata, ServerMetadata, TensorMetadata
 from app.services import Services
+from app.serving.answer_images import Pixels, all_or_nothing, answer_images, check_image_count
 from app.serving.engine import Scored
 from app.serving.live_model import Served
-from app.waiting import off_loop, while_wanted
-from segp_cl.errors import KeepsightError
-from segp_cl.inference import NoClassesError
 
-T = TypeVar("T")
 _BYTES_PER_SCORE = 64  # of an answer, with all its outputs
 router = APIRouter(prefix="/v2", tags=["open inference"])
 NAME = "keepsight"
@@ -104,18 +103,23 @@ async def infer(
     """
     served = _served(services, name, version_id)
     request.state.model_version = served.version_id
-    if not served.classes:
-        raise NoClassesError(f"version {served.version_id} has learned no classes yet: teach it some")
+    served.check_classes()
     announced = request.headers.get(HEADER_LENGTH)
     if announced is not None and not announced.isdecimal():
         raise InvalidRequestError(f"{HEADER_LENGTH} is {announced!r}; expected a number of bytes")
     body = await request.body()
     asked = await off_loop(len(body), read_request, body, None if announced is None else int(announced))
-    if not 1 <= len(asked.images) <= services.settings.max_images:
-        raise InvalidRequestError(f"{len(asked.images)} images; expected 1 to {services.settings.max_images}")
-    scored = await while_wanted(
-        request, services, lambda: _scored(asked.images, served, services), timeout_ms=asked.timeout_ms
+    check_image_count(len(asked.images), services)
+
+    async def ask(pixels: Sequence[Pixels]) -> Sequence[Scored | Exception]:
+        return await services.engine.scores(served, pixels, "fused")
+
+    slots = await services.admission.while_wanted(
+        request,
+        lambda: answer_images(services, served, asked.images, ask, outcome="classified"),
+        timeout_ms=asked.timeout_ms,
     )
+    scored = all_or_nothing(slots, [f"image {index}" for index in range(len(slots))])
     numbers = sum(len(each.labels) for each in scored)
     content, head = await off_loop(
         _BYTES_PER_SCORE * numbers, write_answer, scored, asked, model_name=name, model_version=served.version_id
@@ -132,19 +136,3 @@ def _served(services: Services, name: str, version_id: str | None) -> Served:
     if version_id not in (None, served.version_id):
         raise ModelNotFoundError(f"version {version_id!r} is not served; {served.version_id} is")
     return served
-
-
-async def _scored(images: list[bytes | KeepsightError], served: Served, services: Services) -> list[Scored]:
-    slots = await services.decoder.decode(images, served.preprocessing)
-    pixels = [_or_raise(slot, index) for index, slot in enumerate(slots)]
-    services.metrics.images.labels("classified").inc(len(pixels))
-    answers = await services.engine.scores(served, pixels, "fused")
-    return [_or_raise(answer, index) for index, answer in enumerate(answers)]
-
-
-def _or_raise(slot: T | Exception, index: int) -> T:
-    if isinstance(slot, KeepsightError):
-        raise type(slot)(f"image {index}: {slot}")
-    if isinstance(slot, Exception):
-        raise slot
-    return slot

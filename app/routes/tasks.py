@@ -73,7 +73,7 @@ async def submit_task(
         fields, upload = _parse(form)
         # keys of different callers never meet
         key = f"{caller.key_id}:{idempotency_key}" if idempotency_key else None
-        submissions = Submissions(services.store, services.spool, services.broker, IntakeLimits.of(services.settings))
+        submissions = Submissions(services.store, services.spool, services.jobs, IntakeLimits.of(services.settings))
 
         def work() -> Submitted:
             return submissions.submit(fields, upload, submitted_by=caller.name, idempotency_key=key)
@@ -99,7 +99,7 @@ async def _receive(request: Request, services: Services) -> Form:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         raise HTTPException(415, "send multipart/form-data with the fields archive and name")
-    await anyio.to_thread.run_sync(services.broker.ping)  # before the upload is read
+    await anyio.to_thread.run_sync(services.jobs.ping)  # before the upload is read
 
     def nameless() -> BinaryIO:
         # never has a name in the file system, so even a killed process leaves nothing of it

@@ -1,14 +1,27 @@
-"""From scores to what a person reads: the best labels of every image, errors in their own slots."""
+"""From what the model gives to what a client reads: the best labels, errors in their own slots, vectors."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from app.errors import problem_of
+from app.problems import problem_of
 from app.schemas import ClassifyResult, Prediction, Problem
 from app.serving.engine import Scored
+
+Vector = Tensor
+"""An embedding of unit norm, float32 [d]."""
+
+
+def encoded(vector: Vector, encoding: Literal["float", "base64"]) -> list[float] | str:
+    """A vector as numbers, or as little-endian float32 in base64."""
+    values = vector.to(torch.float32)
+    return values.tolist() if encoding == "float" else base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()
 
 
 def predictions(scored: Scored, top_k: int) -> list[Prediction]:

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from torch import Tensor
 
 from app.errors import ImageTooLargeError
+from segp_cl.data.decoding import decode_image
+from segp_cl.data.preprocessing import Preprocessing, to_pixels
 from segp_cl.errors import ImageDecodeError, KeepsightError
-from segp_cl.fast_images import fast_pixels
-from segp_cl.images import Preprocessing, decode_image, to_pixels
+from segp_cl.runtime.fast_decoding import fast_pixels
 
 
 def from_base64(text: str) -> bytes | KeepsightError:
@@ -22,7 +23,7 @@ def from_base64(text: str) -> bytes | KeepsightError:
     try:
         return base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as error:
-        return ImageDecodeError(f"Expected an image in base64: {error}.")
+        return ImageDecodeError(f"expected an image in base64: {error}")
 
 
 class Decoder:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from app.errors import BusyError, InferenceError
+from app.errors import InferenceError
 from app.metrics import Metrics
 from app.serving.batcher import Batcher
 from app.serving.live_model import Served
 from model_store.types import VersionId
-from segp_cl.inference import text_scores
+from segp_cl.scores import text_scores
 
 Path = Literal["fused", "text", "visual"]
 
@@ -61,7 +60,6 @@ class Engine:
     """Runs the model for requests.
 
     Args:
-        queue_size: requests in hand at once, from decoding their images to their answers.
         max_images: most images of one forward pass.
         passes_ahead: full passes that are begun while another runs, for threads that would idle at its end.
         max_labels: most ad-hoc labels of one forward pass.
@@ -73,7 +71,6 @@ class Engine:
     def __init__(
         self,
         *,
-        queue_size: int,
         max_images: int,
         max_labels: int,
         max_wait_s: float,
@@ -81,8 +78,6 @@ class Engine:
         metrics: Metrics,
         passes_ahead: int = 0,
     ) -> None:
-        self._queue_size = queue_size
-        self._in_hand = 0
         self._answered_at = float("-inf")
         self._metrics = metrics
         self._images = Batcher(
@@ -95,23 +90,7 @@ class Engine:
         )
         self._prompts = Batcher(_encode, name="labels", max_batch_size=max_labels)
         self._labels = _LabelCache(label_cache_size)
-        metrics.in_hand.set_function(lambda: self._in_hand)
         metrics.queue_depth.set_function(lambda: self._images.waiting)
-
-    @contextmanager
-    def admit(self) -> Iterator[None]:
-        """A place for one request, from decoding its images to its answer.
-
-        Raises:
-            BusyError: all places are taken.
-        """
-        if self._in_hand >= self._queue_size:
-            raise BusyError(f"{self._in_hand} requests are in hand already, as many as are allowed")
-        self._in_hand += 1
-        try:
-            yield
-        finally:
-            self._in_hand -= 1
 
     async def scores(self, served: Served, pixels: Sequence[Tensor], path: Path) -> list[Scored | Exception]:
         """Every image's scores over the version's classes, of which there must be some; or why it has none.

@@ -15,11 +15,11 @@ from app.errors import NotReadyError, StaleError
 from app.metrics import Metrics
 from model_store.store import Store
 from model_store.types import VersionId
-from segp_cl.backbone import Backbone
-from segp_cl.checks import Checks, pictures, replay, replay_features
-from segp_cl.images import Preprocessing
-from segp_cl.inference import Classifier, embedding_space
-from segp_cl.passes import PassSettings
+from segp_cl.data.preprocessing import Preprocessing
+from segp_cl.models.backbone import Backbone
+from segp_cl.runtime.classifier import Classifier, NoClassesError, embedding_space
+from segp_cl.runtime.golden import GoldenAnswers, pictures, replay, replay_features
+from segp_cl.runtime.passes import PassSettings
 from segp_cl.types import LearnedClass
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,17 @@ class Served:
     def classes(self) -> tuple[LearnedClass, ...]:
         """The version's classes, in the order of its scores."""
         return self.classifier.state.classes
+
+    def check_classes(self) -> None:
+        """Make sure that there is something to tell apart.
+
+        Raises:
+            NoClassesError: the version has learned no classes yet.
+        """
+        if not self.classes:
+            raise NoClassesError(
+                f"version {self.version_id} has learned no classes yet: teach it some, or ask with labels"
+            )
 
     @cached_property
     def space(self) -> str:
@@ -56,7 +67,7 @@ class Loader:
         self._base = base
         self._warm = warm
         self._passes = passes or PassSettings()
-        self._kept: OrderedDict[VersionId, tuple[Served, Checks | None]] = OrderedDict()
+        self._kept: OrderedDict[VersionId, tuple[Served, GoldenAnswers | None]] = OrderedDict()
 
     def __call__(self, version_id: VersionId) -> Served:
         """A version on the base model, verified against what was published, that answers as it did then.
@@ -67,7 +78,7 @@ class Loader:
             VersionNotFoundError: there is none.
             CorruptVersionError: its bytes are not what was published.
             IncompatibleStateError: it belongs to another base model.
-            CheckFailedError: it answers otherwise than when it was published.
+            GoldenAnswersError: it answers otherwise than when it was published.
         """
         kept = self._kept.pop(version_id, None)
         if kept is None:
@@ -79,19 +90,19 @@ class Loader:
             self._kept.popitem(last=False)
         return kept[0]
 
-    def _load(self, version_id: VersionId) -> tuple[Served, Checks | None]:
+    def _load(self, version_id: VersionId) -> tuple[Served, GoldenAnswers | None]:
         content = self._store.read(version_id)
         classifier = Classifier(self._base, content.state, passes=self._passes)
         served = Served(version_id, classifier, self._base.preprocessing)
         size = self._base.preprocessing.size
         for batch_size in self._passes.warm:
             classifier.features(torch.zeros(batch_size, 3, size, size, dtype=torch.uint8))
-        if content.checks is not None:
-            replay(served.classifier, content.checks, size)
+        if content.golden is not None:
+            replay(served.classifier, content.golden, size)
         else:  # published by an older release: let it answer something
             served.classifier.features(pictures(size))
         _ = served.space  # hashes megabytes, so not when the first request asks
-        return served, content.checks
+        return served, content.golden
 
 
 def uptime_s() -> float:

@@ -1,6 +1,6 @@
 """This server among all of its store: says how it is, and prepares what is about to be served.
 
-The protocol's other side is `model_store.rollout`.
+The protocol's other side is `exchange.rollout`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from app.serving.live_model import LiveModel
 from app.serving.watcher import Watcher
-from model_store.redis_client import BrokerUnavailableError
-from model_store.roster import Move, Roster, ServerReport, ServerState
+from exchange.redis_client import BrokerUnavailableError
+from exchange.roster import Move, Roster, ServerReport, ServerState
 from model_store.types import VersionId
 
 logger = logging.getLogger(__name__)

@@ -1,21 +1,14 @@
-"""`python -m benchmarks.accuracy`, which `keepsight bench` starts.
-
-It begins by starting itself again with the allocator settings of an update's process, which glibc reads only then.
-"""
+"""`python -m benchmarks.accuracy`, which `keepsight bench` starts."""
 
 from __future__ import annotations
 
-import os
-import sys
-
-from worker.process import child_environment
+from segp_cl.runtime.process import prepare_process
 
 
 def main() -> None:
-    """Run the command line in the environment of an update."""
-    environment = child_environment(os.environ)
-    if environment["GLIBC_TUNABLES"] != os.environ.get("GLIBC_TUNABLES"):
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.accuracy", *sys.argv[1:]], environment)  # noqa: S606
+    """Run the command line in a process that is set up as an update's."""
+    prepare_process()
+    # imported late: PyTorch must be loaded after that
     from benchmarks.accuracy import cli
 
     cli.main()

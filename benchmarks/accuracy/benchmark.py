@@ -15,8 +15,8 @@ from benchmarks.accuracy.protocol import make_bench
 from benchmarks.accuracy.record import BenchmarkRecord, Retention, RowRecord
 from benchmarks.accuracy.rows import NAIVE_GRID, Row, Training, settings_of, training_of
 from benchmarks.accuracy.study import Options, Study, library_versions
-from segp_cl.backbone import Backbone
 from segp_cl.metrics import last_accuracy
+from segp_cl.models.backbone import Backbone
 from segp_cl.types import LearnerState, OnProgress
 
 __all__ = ["Listener", "Options", "library_versions", "run_benchmark", "tasks_of"]

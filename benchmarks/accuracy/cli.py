@@ -20,12 +20,12 @@ from benchmarks.accuracy.datasets import DATASETS, load_dataset
 from benchmarks.accuracy.report import markdown_table, write_report
 from benchmarks.accuracy.rows import choose_rows
 from benchmarks.accuracy.sweep import sweep, write_sweep
-from segp_cl.backbone import load_backbone
-from segp_cl.distributed import Ranks
 from segp_cl.errors import KeepsightError
-from segp_cl.learner import DEFAULT_TEMPLATE
+from segp_cl.learn.distributed import Ranks
+from segp_cl.models.load import load_backbone
+from segp_cl.prompts import DEFAULT_TEMPLATE
+from segp_cl.runtime.hardware import choose_device
 from segp_cl.types import ModelSpec
-from worker.hardware import choose_device
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -16,10 +16,11 @@ from torch import Tensor
 from benchmarks.accuracy.protocol import Bench, PreparedImages
 from benchmarks.accuracy.record import Drift
 from benchmarks.accuracy.rows import Path
-from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
-from segp_cl.inference import Classifier, Features, fused_scores, text_scores
-from segp_cl.prefix import StemInputs
+from segp_cl.data.stem import StemInputs
+from segp_cl.models.backbone import Backbone
+from segp_cl.runtime.classifier import Classifier, Features
+from segp_cl.scores import fused_scores, text_scores
 from segp_cl.types import LearnerState
 
 BATCH = 64

@@ -14,9 +14,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from benchmarks.accuracy.datasets import Dataset, DatasetError, LabelledImages, subset, validation_slice
-from segp_cl.images import Preprocessing, to_pixels
-from segp_cl.learner import DEFAULT_TEMPLATE, as_prompt
-from segp_cl.rows import RowFile
+from segp_cl.data.preprocessing import Preprocessing, to_pixels
+from segp_cl.data.row_file import RowFile
+from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
 from segp_cl.types import ImageSource, Task, TaskClass
 
 VALIDATION_FRACTION = 0.1
@@ -62,7 +62,7 @@ class PreparedImages:
         except OSError as error:
             raise DatasetError(
                 f"{tempfile.gettempdir()} has no room for the prepared images, {len(self._chosen)} of {pixels.nbytes} "
-                "bytes here; set TMPDIR to a folder that has."
+                "bytes here; set TMPDIR to a folder that has"
             ) from error
 
 
@@ -156,10 +156,10 @@ def _check(
     """Refuse now what would otherwise fail after hours, when its task comes."""
     untaught = sorted(set(range(len(dataset.classes))) - set(train.labels))
     if untaught:
-        raise DatasetError(f"{dataset.name} has no training image of the class {dataset.classes[untaught[0]]!r}.")
+        raise DatasetError(f"{dataset.name} has no training image of the class {dataset.classes[untaught[0]]!r}")
     for number, images in enumerate(evaluation, start=1):
         if not images.labels:
-            raise DatasetError(f"{dataset.name} has no {evaluated_on} images of any class of task {number}.")
+            raise DatasetError(f"{dataset.name} has no {evaluated_on} images of any class of task {number}")
 
 
 def _prepared(images: LabelledImages, label_of: dict[int, int], preprocessing: Preprocessing) -> PreparedImages:

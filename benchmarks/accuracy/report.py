@@ -38,7 +38,7 @@ def write_report(record: BenchmarkRecord, folder: Path) -> None:
         ValueError: the record has no rows.
     """
     if not record.rows:
-        raise ValueError("A report needs at least one row; the record has none.")
+        raise ValueError("a report needs at least one row; the record has none")
     record = without_paths(record)
     plots = {
         "accuracy.png": accuracy_plot(record),

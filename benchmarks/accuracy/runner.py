@@ -17,10 +17,10 @@ from benchmarks.accuracy.protocol import Bench
 from benchmarks.accuracy.rows import Training
 from model_store.store import Store
 from model_store.types import Provenance, VersionId
-from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
-from segp_cl.distributed import Ranks
-from segp_cl.learner import initial_state, learn_task
+from segp_cl.learn.distributed import Ranks
+from segp_cl.learn.learner import initial_state, learn_task
+from segp_cl.models.backbone import Backbone
 from segp_cl.types import ImageSource, LearnerState, OnProgress, Task
 
 DECODED_AT_ONCE = 256
@@ -63,7 +63,7 @@ class Runner:
     ) -> Trained:
         """Learn every task, measuring after each; tasks that an earlier run finished are read, not learned again.
 
-        Of several processes (see `segp_cl.distributed`) the first one measures and writes; `work` is shared by all.
+        Of several processes (`segp_cl.learn.distributed`) the first one measures and writes; `work` is shared by all.
 
         Args:
             training: together, frozen or task by task.

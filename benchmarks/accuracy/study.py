@@ -23,9 +23,9 @@ from benchmarks.accuracy.protocol import Bench, EvaluatedOn, PreparedImages, mak
 from benchmarks.accuracy.record import Protocol, Retention, RowRecord
 from benchmarks.accuracy.rows import Row, Training, settings_of
 from benchmarks.accuracy.runner import Runner, Trained
-from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
-from segp_cl.learner import DEFAULT_TEMPLATE
+from segp_cl.models.backbone import Backbone
+from segp_cl.prompts import DEFAULT_TEMPLATE
 from segp_cl.types import OnProgress, Task
 
 LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "keepsight")

@@ -19,7 +19,7 @@ from benchmarks.accuracy.rows import Path as AnsweringPath
 from benchmarks.accuracy.rows import Row, choose_rows, settings_of, training_of
 from benchmarks.accuracy.spread import Spread, percent
 from benchmarks.accuracy.study import Study
-from segp_cl.backbone import Backbone
+from segp_cl.models.backbone import Backbone
 
 PATHS: tuple[AnsweringPath, ...] = get_args(AnsweringPath)
 

@@ -12,10 +12,11 @@ import torch
 from benchmarks.cost.jobs import Job, Sample, StepSample, StepsJob, UpdateJob, UpdateSample
 from benchmarks.cost.load import LoadMeter
 from benchmarks.cost.scenes import RandomImages, state_with, task_of
-from segp_cl.backbone import Backbone, load_backbone
 from segp_cl.config import LearnerConfig
-from segp_cl.images import TensorImages
-from segp_cl.learner import learn_task
+from segp_cl.data.image_sets import TensorImages
+from segp_cl.learn.learner import learn_task
+from segp_cl.models.backbone import Backbone
+from segp_cl.models.load import load_backbone
 from segp_cl.types import Learned, LearnerState, OnProgress, Progress, Task
 
 OnTick = Callable[[str], None]

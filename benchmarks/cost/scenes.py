@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from segp_cl.backbone import Backbone
-from segp_cl.learner import as_prompt, initial_state
+from segp_cl.learn.learner import initial_state
+from segp_cl.models.backbone import Backbone
+from segp_cl.prompts import as_prompt
 from segp_cl.types import ImageSource, LearnedClass, LearnerState, Task, TaskClass
 
 TEMPLATE = "a photo of a {}."

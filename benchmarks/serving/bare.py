@@ -21,10 +21,11 @@ from torch import Tensor
 
 from benchmarks.serving.child import say
 from model_store.store import Store
-from segp_cl.backbone import load_backbone
-from segp_cl.images import decode_image, to_pixels
-from segp_cl.inference import Classifier
-from segp_cl.passes import CPU_CHUNK, PassSettings
+from segp_cl.data.decoding import decode_image
+from segp_cl.data.preprocessing import to_pixels
+from segp_cl.models.load import load_backbone
+from segp_cl.runtime.classifier import Classifier
+from segp_cl.runtime.passes import CPU_CHUNK, PassSettings
 from segp_cl.types import ModelSpec
 
 TOP_K = 5

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from benchmarks.serving.stores_names import CLASSES, labels, prompts
 from model_store.store import Store
 from model_store.types import PreprocessingRecord, Provenance
-from segp_cl.backbone import Backbone, load_backbone
 from segp_cl.config import LearnerConfig
-from segp_cl.learner import initial_state
-from segp_cl.lora import new_lora
+from segp_cl.learn.learner import initial_state
+from segp_cl.models.backbone import Backbone
+from segp_cl.models.load import load_backbone
+from segp_cl.models.lora import new_lora
 from segp_cl.types import HEAD, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
 _ADAPTER_SCALE = 1e-3

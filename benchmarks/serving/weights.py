@@ -19,7 +19,8 @@ from torch import Tensor
 from benchmarks.cost.models import write_open_clip
 from benchmarks.serving.stores_names import labels, prompts
 from benchmarks.serving.weights_files import CHECKPOINT, HF_FOLDERS, LABELS, MODEL
-from segp_cl.backbone import Backbone, load_backbone
+from segp_cl.models.backbone import Backbone
+from segp_cl.models.load import load_backbone
 from segp_cl.types import ModelSpec
 
 LEAST_COSINE: Final = 0.9999

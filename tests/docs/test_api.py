@@ -12,16 +12,17 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from app import deps, schemas
-from app.errors import TABLE
 from app.intake.submission import TaskForm
 from app.main import create_app
-from app.open_inference import OUTPUTS, InferAnswer
+from app.problems import TABLE
+from app.protocols.open_inference import OUTPUTS, InferAnswer
 from app.routes import admin, classify, embeddings, health, jobs, open_inference, tasks, versions
+from app.schemas import ClassifyOptions
 from app.settings import Settings
+from exchange.contracts import JobState, UpdateOutcome
 from keepsight.keys import SCOPES
-from model_store.contracts import JobState, UpdateOutcome
 from model_store.types import Manifest
-from segp_cl.learner import DEFAULT_TEMPLATE
+from segp_cl.prompts import DEFAULT_TEMPLATE
 from tests.docs.markdown import DOCS, PAGES, Block, blocks, code, command_lines, read, rows, section
 
 PAGE = DOCS / "api.md"
@@ -122,7 +123,7 @@ def test_http_s_own_problems_are_named_as_the_server_names_them() -> None:
 
 def test_every_option_of_classify_is_listed_with_its_default() -> None:
     listed = {code(cells[0]): code(cells[1]) for cells in rows(section(PAGE, "## `POST /v1/classify`"))}
-    fields = classify.Options.model_fields
+    fields = ClassifyOptions.model_fields
     assert listed.keys() == fields.keys()
     assert listed["top_k"] == str(fields["top_k"].default)
     assert listed["path"] == fields["path"].default

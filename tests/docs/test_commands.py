@@ -17,7 +17,7 @@ import benchmarks.decoding
 import benchmarks.gpu
 import benchmarks.passes
 import benchmarks.serving.__main__
-from keepsight.cli import app
+from keepsight.cli.main import app
 from tests.docs.markdown import PAGES, ROOT, blocks, command_lines, read, section
 
 COMMANDS = [(page, words) for page in PAGES for words in command_lines(page)]

@@ -12,8 +12,8 @@ import typer.main
 from pydantic import BaseModel
 
 from app.settings import Settings
-from keepsight.cli import app as cli
-from keepsight.up import UpSettings
+from keepsight.cli.main import app as cli
+from keepsight.local.up import UpSettings
 from segp_cl.config import LearnerConfig
 from tests.docs.markdown import DOCS, code, read, rows, section
 from worker.settings import WorkerSettings

@@ -19,11 +19,11 @@ from starlette.testclient import TestClient
 from app.main import create_app
 from app.metrics import Metrics
 from app.settings import Settings
-from keepsight.demo_data import digits
+from keepsight.demo.data import digits
 from model_store.store import Store
 from model_store.types import Provenance, VersionId
-from segp_cl.backbone import Backbone
-from segp_cl.learner import initial_state
+from segp_cl.learn.learner import initial_state
+from segp_cl.models.backbone import Backbone
 from segp_cl.types import LearnedClass, ModelSpec
 from tests.docs.markdown import DOCS, ROOT, blocks, command_lines, read
 
@@ -64,7 +64,7 @@ def client(
     versions: list[VersionId], tiny_spec: ModelSpec, tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TestClient]:
     """A server on those versions. Nothing answers where its Redis should be."""
-    monkeypatch.setattr("app.services.load_backbone", lambda *_, **__: tiny_backbone)
+    monkeypatch.setattr("app.startup.load_backbone", lambda *_, **__: tiny_backbone)
     settings = Settings(model=tiny_spec.name, device="cpu", threads=1, redis_url="redis://127.0.0.1:1/0")
     with TestClient(create_app(settings), base_url=URL) as client:
         yield client

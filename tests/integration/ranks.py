@@ -12,11 +12,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from segp_cl.backbone import Backbone, load_backbone
 from segp_cl.config import LearnerConfig
+from segp_cl.data.image_sets import TensorImages
 from segp_cl.errors import InvalidTaskError
-from segp_cl.images import TensorImages
-from segp_cl.learner import initial_state, learn_task
+from segp_cl.learn.learner import initial_state, learn_task
+from segp_cl.models.backbone import Backbone
+from segp_cl.models.load import load_backbone
 from segp_cl.types import LearnerState, ModelSpec, Task, TaskClass
 
 BASE = LearnerConfig(

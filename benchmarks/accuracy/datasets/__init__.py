@@ -70,8 +70,8 @@ def load_dataset(name: str, root: Path, *, tasks: int | None = None, cache: Path
         dataset = load_folder(Path(name).expanduser())
     else:
         raise DatasetMissingError(
-            f"There is no data set {name!r}. Expected one of {', '.join(DATASETS)}; or folder:PATH, a directory with a "
-            "folder per class."
+            f"there is no data set {name!r}; expected one of {', '.join(DATASETS)}; or folder:PATH, a directory with a "
+            "folder per class"
         )
     return dataset if tasks is None else replace(dataset, tasks=tasks)
 

@@ -47,15 +47,13 @@ def load_caltech101(root: Path, cache: Path) -> Dataset:
         images = folder
     else:
         raise DatasetMissingError(
-            f"Data set caltech101: neither {archive} nor {folder} is there. Expected {archive} with {_LISTS[0]} and "
+            f"data set caltech101: neither {archive} nor {folder} is there; expected {archive} with {_LISTS[0]} and "
             f"{_LISTS[1]} beside it; or the published images (https://data.caltech.edu/records/mzrjq-6wc02) as "
-            f"{folder}/<class>/*.jpg."
+            f"{folder}/<class>/*.jpg"
         )
     folders = [name for name in class_folders(images) if name != _BACKGROUND][:CLASSES]
     if not folders:
-        raise DatasetMissingError(
-            f"Data set caltech101: {images} holds no class folders. Expected <class>/*.jpg in it."
-        )
+        raise DatasetMissingError(f"data set caltech101: {images} holds no class folders; expected <class>/*.jpg in it")
     lists = _lists(root, folder.parent)
     if lists is None:
         train, test = split_classes(images, folders, first=TRAIN_PER_CLASS)
@@ -92,7 +90,7 @@ def unpacked(archive: Path, cache: Path) -> Path:
             tar.extractall(unfinished, filter="data")
         os.replace(unfinished, target)
     except (tarfile.TarError, EOFError) as error:
-        raise DatasetMissingError(f"{archive} cannot be unpacked: {error} Expected an intact archive.") from error
+        raise DatasetMissingError(f"{archive} cannot be unpacked: {error}; expected an intact archive") from error
     except OSError:
         if not target.is_dir():  # unless another process was first, which is as good
             raise
@@ -108,7 +106,7 @@ def _lists(*places: Path) -> tuple[Path, Path] | None:
             return train, test
         if train.is_file() or test.is_file():
             raise DatasetMissingError(
-                f"Data set caltech101: {place} holds one of {' and '.join(_LISTS)}; expected both."
+                f"data set caltech101: {place} holds one of {' and '.join(_LISTS)}; expected both"
             )
     return None
 
@@ -119,10 +117,10 @@ def _listed(images: Path, folders: list[str], path: Path) -> FileImages:
         folder = name.partition("/")[0]
         # of classes that are not taken, too: without its first classes, a torn archive would pass for another data set
         if folder != _BACKGROUND and not (images / name).is_file():
-            raise DatasetMissingError(f"Data set caltech101: {path} names {name}, which is not in {images}.")
+            raise DatasetMissingError(f"data set caltech101: {path} names {name}, which is not in {images}")
         if folder in names:
             names[folder].append(name)
     empty = [folder for folder, listed in names.items() if not listed]
     if empty:
-        raise DatasetError(f"Data set caltech101: {path} names no image of {', '.join(empty)}.")
+        raise DatasetError(f"data set caltech101: {path} names no image of {', '.join(empty)}")
     return labelled(images, dict(enumerate(names.values())))

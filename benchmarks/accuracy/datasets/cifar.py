@@ -79,12 +79,12 @@ def _load_npz(path: Path, layout: str) -> Dataset:
                 arrays[key] for key in ("x_train", "y_train", "x_test", "y_test", "classes")
             )
     except KeyError as error:
-        raise DatasetMissingError(f"Data set cifar10: {path}: {error.args[0]}. Expected {layout}") from error
+        raise DatasetMissingError(f"data set cifar10: {path}: {error.args[0]}; expected {layout}") from error
     classes = tuple(shown(str(name)) for name in names)
     try:
         train, test = ArrayImages(x_train, y_train.tolist()), ArrayImages(x_test, y_test.tolist())
     except ValueError as error:
-        raise DatasetError(f"Data set cifar10: {path}: {error}") from error
+        raise DatasetError(f"data set cifar10: {path}: {error}") from error
     return Dataset(
         name="cifar10",
         classes=classes,

@@ -27,11 +27,11 @@ def load_cub200(root: Path, cache: Path) -> Dataset:
     folder = require(base / "images", "cub200", layout)
     if not images.keys() == labels.keys() == split.keys():
         odd = sorted((images.keys() | labels.keys() | split.keys()) - (images.keys() & labels.keys() & split.keys()))
-        raise DatasetError(f"Data set cub200: image {odd[0]} is not in all of the index files in {base}.")
+        raise DatasetError(f"data set cub200: image {odd[0]} is not in all of the index files in {base}")
     position = {identifier: index for index, identifier in enumerate(sorted(published, key=int))}
     unnamed = sorted(set(labels.values()) - position.keys())
     if unnamed:
-        raise DatasetError(f"Data set cub200: {base / 'classes.txt'} does not name class {unnamed[0]}.")
+        raise DatasetError(f"data set cub200: {base / 'classes.txt'} does not name class {unnamed[0]}")
 
     def part(flag: str) -> FileImages:
         chosen = sorted((image for image in images if split[image] == flag), key=int)

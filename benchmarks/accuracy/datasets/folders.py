@@ -35,7 +35,7 @@ def load_folder(path: Path) -> Dataset:
     )
     name = path.resolve().name
     if not path.is_dir():
-        raise DatasetMissingError(f"{path} is not a directory. Expected {layout}")
+        raise DatasetMissingError(f"{path} is not a directory; expected {layout}")
     # a class may be called `train`: it then holds images, not folders
     if (path / "train").is_dir() and class_folders(path / "train"):
         test = next((path / part for part in ("test", "val") if (path / part).is_dir()), path / "test")
@@ -43,15 +43,13 @@ def load_folder(path: Path) -> Dataset:
         folders = class_folders(path / "train")
         if class_folders(test) != folders:
             different = sorted(set(folders) ^ set(class_folders(test)))
-            raise DatasetError(
-                f"{path}: train and {test.name} must hold the same classes; {different} are in one only."
-            )
+            raise DatasetError(f"{path}: train and {test.name} must hold the same classes; {different} are in one only")
         splits = (of_classes(path, folders, "train"), of_classes(path, folders, test.name))
     else:
         folders = class_folders(path)
         splits = split_classes(path, folders)
     if not folders:
-        raise DatasetMissingError(f"{path} holds no class folders. Expected {layout}")
+        raise DatasetMissingError(f"{path} holds no class folders; expected {layout}")
     return Dataset(
         name=name,
         classes=tuple(shown(folder) for folder in folders),
@@ -82,11 +80,9 @@ def image_files(root: Path, folder: str) -> list[str]:
                 if not entry.name.startswith(".") and entry.name.lower().endswith(_SUFFIXES)
             )
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DatasetMissingError(f"{root / folder} is missing. Expected a folder of images.") from error
+        raise DatasetMissingError(f"{root / folder} is missing; expected a folder of images") from error
     if not names:
-        raise DatasetMissingError(
-            f"{root / folder} holds no images. Expected files that end in {', '.join(_SUFFIXES)}."
-        )
+        raise DatasetMissingError(f"{root / folder} holds no images; expected files that end in {', '.join(_SUFFIXES)}")
     return names
 
 
@@ -106,7 +102,7 @@ def split_classes(root: Path, folders: Sequence[str], *, first: int | None = Non
     for label, folder in enumerate(folders):
         names = image_files(root, folder)
         if len(names) < 2:
-            raise DatasetMissingError(f"{root / folder} holds one image; training and test need one each.")
+            raise DatasetMissingError(f"{root / folder} holds one image; training and test need one each")
         train[label], test[label] = split_by_hash(names, round(TRAIN_SHARE * len(names)) if first is None else first)
     return labelled(root, train), labelled(root, test)
 

@@ -72,8 +72,8 @@ def load_imagenet_sub(root: Path, cache: Path) -> Dataset:
         classes = [_named(wnid, names, base / "classnames.txt").replace("_", " ") for wnid in wnids]
     else:
         raise DatasetMissingError(
-            f"Data set imagenet-sub: {base / 'train'} holds {len(wnids)} classes and there is no "
-            f"{base / 'classnames.txt'}. Expected {layout}"
+            f"data set imagenet-sub: {base / 'train'} holds {len(wnids)} classes and there is no "
+            f"{base / 'classnames.txt'}; expected {layout}"
         )
     train, test = of_classes(base, wnids, "train"), of_classes(base, wnids, "val")
     return Dataset("imagenet-sub", tuple(classes), train, test, usual_tasks(10, len(wnids)), peer_order(len(wnids)))
@@ -82,7 +82,7 @@ def load_imagenet_sub(root: Path, cache: Path) -> Dataset:
 def _wnids(folder: Path, dataset: str, layout: str) -> Sequence[str]:
     wnids = [name for name in class_folders(folder) if _WNID.fullmatch(name)]
     if not wnids:
-        raise DatasetMissingError(f"Data set {dataset}: {folder} holds no <wnid> folders. Expected {layout}")
+        raise DatasetMissingError(f"data set {dataset}: {folder} holds no <wnid> folders; expected {layout}")
     return wnids
 
 
@@ -94,6 +94,6 @@ def _names(path: Path) -> dict[str, str]:
 def _named(wnid: str, names: dict[str, str], path: Path) -> str:
     if wnid not in names:
         raise DatasetMissingError(
-            f"{path} does not name {wnid}. Expected a line '{wnid} <name>' for every class folder."
+            f"{path} does not name {wnid}; expected a line '{wnid} <name>' for every class folder"
         )
     return names[wnid]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.accuracy.datasets.types import DatasetMissingError, LabelledImages
+from segp_cl.data.decoding import decode_image
 from segp_cl.errors import ImageDecodeError
-from segp_cl.images import decode_image
 
 
 @runtime_checkable
@@ -67,7 +67,7 @@ class FileImages:
         try:
             size = path.stat().st_size
         except FileNotFoundError as error:
-            raise DatasetMissingError(f"{path} is missing, though the data set's lists name it.") from error
+            raise DatasetMissingError(f"{path} is missing, though the data set's lists name it") from error
         return struct.pack("<q", size) + self._names[index].encode()
 
 
@@ -77,7 +77,7 @@ class ArrayImages:
     def __init__(self, pixels: NDArray[np.uint8], labels: Sequence[int]) -> None:
         _check_lengths(len(pixels), len(labels))
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
-            raise ValueError(f"Expected 8-bit pixels [N, height, width, 3], got {pixels.dtype} {list(pixels.shape)}.")
+            raise ValueError(f"expected 8-bit pixels [N, height, width, 3], got {pixels.dtype} {list(pixels.shape)}")
         self._pixels, self._labels = pixels, tuple(int(label) for label in labels)
 
     @property
@@ -118,4 +118,4 @@ class SelectedImages:
 
 def _check_lengths(images: int, labels: int) -> None:
     if images != labels:
-        raise ValueError(f"Every image needs one label: got {images} images and {labels} labels.")
+        raise ValueError(f"every image needs one label: got {images} images and {labels} labels")

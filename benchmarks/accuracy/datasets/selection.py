@@ -23,7 +23,7 @@ def subset(images: LabelledImages, per_class: int | None, *, seed: int) -> Label
     if per_class is None:
         return images
     if per_class < 1:
-        raise ValueError(f"At least one image of each class is needed, got per_class={per_class}.")
+        raise ValueError(f"at least one image of each class is needed, got per_class={per_class}")
     chosen = [index for order in _shuffled(images, seed, _SUBSET) for index in order[:per_class]]
     return SelectedImages(images, sorted(chosen))
 
@@ -34,7 +34,7 @@ def validation_slice(images: LabelledImages, fraction: float, *, seed: int) -> t
     Both hold at least one image of every class that has two; a class of a single image stays in the rest.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"A fraction between 0 and 1 is needed, got {fraction}.")
+        raise ValueError(f"a fraction between 0 and 1 is needed, got {fraction}")
     rest: list[int] = []
     held_out: list[int] = []
     for order in _shuffled(images, seed, _VALIDATION):

@@ -62,13 +62,11 @@ class Dataset:
     def __post_init__(self) -> None:
         twice = sorted(name for name, count in Counter(self.classes).items() if count > 1)
         if twice:
-            raise DatasetError(
-                f"Every class of {self.name} needs its own name, but some share one: {', '.join(twice)}."
-            )
+            raise DatasetError(f"every class of {self.name} needs its own name, but some share one: {', '.join(twice)}")
         if sorted(self.class_order) != list(range(len(self.classes))):
-            raise DatasetError(f"The class order of {self.name} must hold each of 0..{len(self.classes) - 1} once.")
+            raise DatasetError(f"the class order of {self.name} must hold each of 0..{len(self.classes) - 1} once")
         if not 1 <= self.tasks <= len(self.classes):
-            raise DatasetError(f"{self.name} has {len(self.classes)} classes; they cannot make {self.tasks} tasks.")
+            raise DatasetError(f"{self.name} has {len(self.classes)} classes; they cannot make {self.tasks} tasks")
 
 
 def peer_order(classes: int) -> tuple[int, ...]:
@@ -93,5 +91,5 @@ def require(path: Path, dataset: str, layout: str) -> Path:
         DatasetMissingError: it does not; the message names it and gives the whole `layout`.
     """
     if not path.exists():
-        raise DatasetMissingError(f"Data set {dataset}: {path} is missing. Expected {layout}")
+        raise DatasetMissingError(f"data set {dataset}: {path} is missing; expected {layout}")
     return path

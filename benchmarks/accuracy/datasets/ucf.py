@@ -35,7 +35,7 @@ def load_ucf101(root: Path, cache: Path) -> Dataset:
                 continue
             action, _, clip = line.split()[0].partition("/")
             if action not in position:
-                raise DatasetError(f"Data set ucf101: {path.name} names {action!r}, which classInd.txt does not.")
+                raise DatasetError(f"data set ucf101: {path.name} names {action!r}, which classInd.txt does not")
             files.append(f"{'_'.join(_words(action))}/{clip.removesuffix('.avi')}.jpg")
             labels.append(position[action])
         return FileImages(frames, files, labels)

@@ -19,8 +19,9 @@ from app.main import create_app
 from app.settings import Settings
 from model_store.store import Store
 from model_store.types import Provenance, VersionId
-from segp_cl.backbone import Backbone, load_backbone
-from segp_cl.learner import initial_state
+from segp_cl.learn.learner import initial_state
+from segp_cl.models.backbone import Backbone
+from segp_cl.models.load import load_backbone
 from segp_cl.types import LearnedClass, LearnerState, ModelSpec
 
 LOCAL = "http://127.0.0.1:8000"
@@ -34,7 +35,7 @@ def _load_the_tiny_model_once(tiny_spec: ModelSpec, tiny_backbone: Backbone, mon
     def cached(spec: ModelSpec, *, device: str = "cpu") -> Backbone:
         return tiny_backbone if spec == tiny_spec else load_backbone(spec, device=device)
 
-    monkeypatch.setattr("app.services.load_backbone", cached)
+    monkeypatch.setattr("app.startup.load_backbone", cached)
 
 
 @pytest.fixture

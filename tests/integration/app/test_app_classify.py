@@ -18,9 +18,10 @@ from torch import Tensor
 from app.settings import Settings
 from model_store.store import Store
 from model_store.types import VersionId
-from segp_cl.backbone import Backbone
-from segp_cl.images import decode_image, to_pixels
-from segp_cl.inference import Classifier, Features
+from segp_cl.data.decoding import decode_image
+from segp_cl.data.preprocessing import to_pixels
+from segp_cl.models.backbone import Backbone
+from segp_cl.runtime.classifier import Classifier, Features
 
 Teach = Callable[..., VersionId]
 Picture = Callable[..., bytes]
@@ -211,7 +212,7 @@ def refused(client: TestClient, status: int, **request: Any) -> Any:
 def test_requests_that_make_no_sense_are_refused_and_the_service_goes_on(taught: TestClient, picture: Picture) -> None:
     image = {"images": picture(1)}
     many = [("images", picture(1))] * 65
-    assert "0 images" in refused(taught, 422, json={"images": []})["detail"]
+    assert "no image" in refused(taught, 422, json={"images": []})["detail"]
     assert "64" in refused(taught, 422, files=many)["detail"]
     assert "65 images" in refused(taught, 422, json={"images": ["aGk="] * 65})["detail"]
     assert "path" in refused(taught, 422, files=image, data={"path": "psychic"})["detail"]

@@ -16,9 +16,10 @@ from pydantic import BaseModel
 
 from app import schemas
 from app.settings import Settings
-from keepsight import ApiError, AsyncClient, Client, api
-from model_store.broker import Broker
-from model_store.contracts import JobProgress, JobState, UpdateOutcome, ValidationReport, utc_now
+from exchange.contracts import JobProgress, JobState, UpdateOutcome, ValidationReport, utc_now
+from exchange.jobs import Jobs
+from keepsight import ApiError, AsyncClient, Client
+from keepsight.client import api
 from model_store.store import Store
 from model_store.types import ClassRecord, DatasetRecord, Manifest, VersionId
 from tests.docs.markdown import DOCS, blocks, section
@@ -66,12 +67,12 @@ def store(configure: Callable[..., Settings]) -> Store:
 
 def work(redis_url: str, job_id: str) -> None:
     """Do a job as a worker would, as far as anybody can see from outside."""
-    broker = Broker(redis_url)
-    assert broker.claim(job_id, owner="w") is None
+    jobs = Jobs(redis_url)
+    assert jobs.claim(job_id, owner="w") is None
     progress = JobProgress(phase="train", step=1, steps=2, losses={}, eta_s=1.0, elapsed_s=1, updated_at=utc_now())
-    assert broker.save_progress(job_id, progress, owner="w")
+    assert jobs.save_progress(job_id, progress, owner="w")
     outcome = UpdateOutcome(version_id="000002-0123456789ab", promoted=True)
-    broker.finish(job_id, JobState.SUCCEEDED, outcome=outcome)
+    jobs.finish(job_id, JobState.SUCCEEDED, outcome=outcome)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), TYPES, ids=[ours.__name__ for ours, _ in TYPES])

@@ -16,11 +16,12 @@ from torch import Tensor
 from app.settings import Settings
 from model_store.store import Store
 from model_store.types import Provenance, VersionId
-from segp_cl.backbone import Backbone
-from segp_cl.images import decode_image, to_pixels
-from segp_cl.inference import Classifier, Features
-from segp_cl.learner import initial_state
-from segp_cl.lora import find_targets
+from segp_cl.data.decoding import decode_image
+from segp_cl.data.preprocessing import to_pixels
+from segp_cl.learn.learner import initial_state
+from segp_cl.models.backbone import Backbone
+from segp_cl.models.lora import find_targets
+from segp_cl.runtime.classifier import Classifier, Features
 from segp_cl.types import LoraFactors, LoraState
 
 Teach = Callable[..., VersionId]

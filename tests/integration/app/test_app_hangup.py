@@ -14,7 +14,7 @@ from torch import Tensor
 
 from app.settings import Settings
 from model_store.types import VersionId
-from segp_cl.inference import Classifier, Features
+from segp_cl.runtime.classifier import Classifier, Features
 
 Picture = Callable[..., bytes]
 

@@ -10,14 +10,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.settings import Settings
-from model_store.broker import Broker
-from model_store.contracts import JobError, JobProgress, JobState, UpdateOutcome, utc_now
-from model_store.spool import Spool
+from exchange.contracts import JobError, JobProgress, JobState, UpdateOutcome, utc_now
+from exchange.jobs import Jobs
+from exchange.spool import Spool
 
 
 @pytest.fixture
-def broker(redis_url: str) -> Broker:
-    return Broker(redis_url)
+def jobs(redis_url: str) -> Jobs:
+    return Jobs(redis_url)
 
 
 @pytest.fixture
@@ -40,17 +40,17 @@ def events_of(text: str) -> list[tuple[str, Any]]:
 
 
 def test_a_running_job_shows_its_progress_and_a_finished_one_its_result(
-    client: TestClient, broker: Broker, job_id: str
+    client: TestClient, jobs: Jobs, job_id: str
 ) -> None:
-    assert broker.claim(job_id, owner="w") is None
-    assert broker.save_progress(job_id, progress(1), owner="w")
+    assert jobs.claim(job_id, owner="w") is None
+    assert jobs.save_progress(job_id, progress(1), owner="w")
     view = client.get(f"/v1/jobs/{job_id}").json()
     assert (view["state"], view["attempts"]) == ("running", 1)
     assert view["progress"] == {
         "phase": "train", "step": 1, "steps": 3, "losses": {"ce": 0.5}, "eta_s": 1.5, "elapsed_s": 2.0,
     }  # fmt: skip
     outcome = UpdateOutcome(version_id="000002-0123456789ab", promoted=False, not_promoted_because="someone moved it")
-    broker.finish(job_id, JobState.SUCCEEDED, outcome=outcome)
+    jobs.finish(job_id, JobState.SUCCEEDED, outcome=outcome)
     view = client.get(f"/v1/jobs/{job_id}").json()
     assert view["state"] == "succeeded"
     assert view["result"]["version_id"] == "000002-0123456789ab"
@@ -58,9 +58,9 @@ def test_a_running_job_shows_its_progress_and_a_finished_one_its_result(
     assert view["finished_at"]
 
 
-def test_a_failed_job_carries_its_error_as_a_problem(client: TestClient, broker: Broker, job_id: str) -> None:
-    broker.claim(job_id, owner="w")
-    broker.finish(job_id, JobState.FAILED, error=JobError(kind="ClassExistsError", message="the class is known"))
+def test_a_failed_job_carries_its_error_as_a_problem(client: TestClient, jobs: Jobs, job_id: str) -> None:
+    jobs.claim(job_id, owner="w")
+    jobs.finish(job_id, JobState.FAILED, error=JobError(kind="ClassExistsError", message="the class is known"))
     error = client.get(f"/v1/jobs/{job_id}").json()["error"]
     assert (error["detail"], error["kind"]) == ("the class is known", "ClassExistsError")
     assert error["type"] == "urn:keepsight:problem:job-failed"
@@ -74,15 +74,15 @@ def test_an_unknown_job_is_not_found(client: TestClient, job: str, path: str) ->
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_events_follow_a_job_to_its_end(client: TestClient, broker: Broker, job_id: str) -> None:
+def test_events_follow_a_job_to_its_end(client: TestClient, jobs: Jobs, job_id: str) -> None:
     def work() -> None:
         time.sleep(0.2)
-        broker.claim(job_id, owner="w")
+        jobs.claim(job_id, owner="w")
         for step in (1, 2, 3):
             time.sleep(0.1)
-            broker.save_progress(job_id, progress(step), owner="w")
+            jobs.save_progress(job_id, progress(step), owner="w")
         time.sleep(0.1)
-        broker.finish(job_id, JobState.CANCELLED)
+        jobs.finish(job_id, JobState.CANCELLED)
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -95,8 +95,8 @@ def test_events_follow_a_job_to_its_end(client: TestClient, broker: Broker, job_
     assert events[-1][1] == client.get(f"/v1/jobs/{job_id}").json()
 
 
-def test_events_of_a_finished_job_are_its_final_state_alone(client: TestClient, broker: Broker, job_id: str) -> None:
-    broker.finish(job_id, JobState.CANCELLED)
+def test_events_of_a_finished_job_are_its_final_state_alone(client: TestClient, jobs: Jobs, job_id: str) -> None:
+    jobs.finish(job_id, JobState.CANCELLED)
     assert [(kind, view["state"]) for kind, view in events_of(client.get(f"/v1/jobs/{job_id}/events").text)] == [
         ("state", "cancelled")
     ]
@@ -106,16 +106,16 @@ def test_a_quiet_stream_has_heartbeats(
     configure: Callable[..., Settings],
     serve: Callable[..., TestClient],
     client: TestClient,
-    broker: Broker,
+    jobs: Jobs,
     job_id: str,
 ) -> None:
     quiet = serve(configure(events_heartbeat_s=0.1))
-    threading.Timer(0.6, lambda: broker.finish(job_id, JobState.CANCELLED)).start()
+    threading.Timer(0.6, lambda: jobs.finish(job_id, JobState.CANCELLED)).start()
     assert quiet.get(f"/v1/jobs/{job_id}/events").text.count(": ping") >= 2
 
 
 def test_cancelling_a_queued_job_ends_it_and_purges_its_images(
-    client: TestClient, configure: Callable[..., Settings], broker: Broker, job_id: str
+    client: TestClient, configure: Callable[..., Settings], jobs: Jobs, job_id: str
 ) -> None:
     spool = Spool(configure().spool)
     assert len(list(spool.root.iterdir())) == 1
@@ -125,17 +125,17 @@ def test_cancelling_a_queued_job_ends_it_and_purges_its_images(
     assert client.delete(f"/v1/jobs/{job_id}").status_code == 202
 
 
-def test_cancelling_a_running_job_asks_its_worker_to_stop(client: TestClient, broker: Broker, job_id: str) -> None:
-    broker.claim(job_id, owner="w")
+def test_cancelling_a_running_job_asks_its_worker_to_stop(client: TestClient, jobs: Jobs, job_id: str) -> None:
+    jobs.claim(job_id, owner="w")
     response = client.delete(f"/v1/jobs/{job_id}")
     assert (response.status_code, response.json()["state"]) == (202, "running")
     assert response.json()["cancel_requested"] is True
-    assert broker.cancel_requested(job_id)
+    assert jobs.cancel_requested(job_id)
 
 
-def test_a_job_that_is_over_cannot_be_cancelled(client: TestClient, broker: Broker, job_id: str) -> None:
-    broker.claim(job_id, owner="w")
-    broker.finish(job_id, JobState.FAILED, error=JobError(kind="X", message="y"))
+def test_a_job_that_is_over_cannot_be_cancelled(client: TestClient, jobs: Jobs, job_id: str) -> None:
+    jobs.claim(job_id, owner="w")
+    jobs.finish(job_id, JobState.FAILED, error=JobError(kind="X", message="y"))
     response = client.delete(f"/v1/jobs/{job_id}")
     assert (response.status_code, response.json()["state"]) == (409, "failed")
     assert client.delete("/v1/jobs/" + "0" * 32).status_code == 404

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from app.settings import Settings
+from exchange.jobs import Jobs
 from keepsight.keys import KeyFile
-from model_store.broker import Broker
 
 Start = Callable[[Mapping[str, str]], "subprocess.Popen[str]"]
 
@@ -137,7 +137,7 @@ def test_a_device_that_is_not_there_is_refused(environment: dict[str, str], star
     process = start({**environment, "KEEPSIGHT_DEVICE": "cuda:99"})
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "KEEPSIGHT_DEVICE=cuda:99, but PyTorch finds" in err.splitlines()[-1]
+    assert "the device cuda:99 was asked for, but PyTorch finds" in err.splitlines()[-1]
 
 
 def test_it_serves_refuses_what_is_too_large_at_once_and_stops_when_told(
@@ -166,7 +166,7 @@ def test_it_serves_refuses_what_is_too_large_at_once_and_stops_when_told(
         with client.stream("GET", f"/v1/jobs/{job_id}/events") as events:
             lines = events.iter_lines()
             assert next(line for line in lines if line.startswith("event")) == "event: state"
-            Broker(redis_url).request_cancel(job_id)
+            Jobs(redis_url).request_cancel(job_id)
             assert any('"state":"cancelled"' in line for line in lines)
         # a stream that is still open does not keep the server from stopping
         second = client.post("/v1/tasks", files={"archive": archive({"cat": 3})}, data={"name": "animals"}).json()

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from app.services import Services
 from app.settings import Settings
-from model_store.roster import Roster
+from exchange.roster import Roster
 from model_store.store import Store
 from model_store.types import VersionId
 from segp_cl.errors import KeepsightError

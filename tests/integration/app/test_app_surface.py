@@ -13,12 +13,13 @@ from starlette.testclient import TestClient
 from torch import Tensor
 
 from app.main import create_app
-from app.services import StartupError
 from app.settings import Settings
+from app.startup import StartupError
 from keepsight.keys import KeyFile
 from model_store.store import Store
 from model_store.types import VersionId
-from segp_cl.inference import Classifier, Features
+from segp_cl.runtime.classifier import Classifier, Features
+from segp_cl.runtime.hardware import DeviceNotFoundError
 from segp_cl.types import ModelSpec
 
 Configure = Callable[..., Settings]
@@ -263,7 +264,7 @@ def test_a_gpu_that_is_not_there_and_an_unusable_spool_are_refused(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(StartupError, match="KEEPSIGHT_DEVICE"):
+    with pytest.raises(DeviceNotFoundError, match="KEEPSIGHT_DEVICE"):
         start(configure(device="cuda"))
     (tmp_path / "file").write_text("")
     with pytest.raises(StartupError, match="spool"):

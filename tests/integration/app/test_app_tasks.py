@@ -13,9 +13,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.settings import Settings
-from model_store.broker import Broker
-from model_store.contracts import JobState
-from model_store.spool import Spool
+from exchange.contracts import JobState
+from exchange.jobs import Jobs
+from exchange.spool import Spool
 from model_store.types import VersionId
 
 Archive = Callable[[Mapping[str, int]], bytes]
@@ -28,8 +28,8 @@ def spool(configure: Callable[..., Settings]) -> Spool:
 
 
 @pytest.fixture
-def broker(redis_url: str) -> Broker:
-    return Broker(redis_url)
+def jobs(redis_url: str) -> Jobs:
+    return Jobs(redis_url)
 
 
 def teach_task(client: TestClient, data: bytes, *, headers: Mapping[str, str] | None = None, **fields: str) -> Any:
@@ -56,7 +56,7 @@ def zip_of(members: Mapping[str, bytes]) -> bytes:
 
 
 def test_an_upload_becomes_a_job_with_its_images_in_the_spool(
-    client: TestClient, archive: Archive, spool: Spool, broker: Broker
+    client: TestClient, archive: Archive, spool: Spool, jobs: Jobs
 ) -> None:
     response = teach_task(
         client, archive({"cat": 3, "dog": 2}), template="a sketch of a {}.", config='{"epochs": 2}', seed="7"
@@ -67,7 +67,7 @@ def test_an_upload_becomes_a_job_with_its_images_in_the_spool(
     assert body["validation"] == {"classes": {"cat": 3, "dog": 2}, "accepted": 5, "rejected": [], "rejected_count": 0}
     index = spool.read(body["job_id"])
     assert (index.classes, len(index.files)) == (("cat", "dog"), 5)
-    record = broker.get(body["job_id"])
+    record = jobs.get(body["job_id"])
     assert record.state is JobState.QUEUED
     assert record.job.dataset_digest == index.digest  # the worker refuses anything else
     assert [(c.name, c.prompt, c.images) for c in record.job.classes] == [
@@ -75,7 +75,7 @@ def test_an_upload_becomes_a_job_with_its_images_in_the_spool(
         ("dog", "a sketch of a dog.", 2),
     ]
     assert (record.job.config, record.job.seed, record.job.submitted_by) == ({"epochs": 2}, 7, "local")
-    assert broker.waiting_messages() > 0
+    assert jobs.waiting_messages() > 0
     view = client.get(body["location"]).json()
     assert (view["state"], view["name"], view["progress"]) == ("queued", "animals", None)
     assert view["validation"] == body["validation"]
@@ -230,12 +230,12 @@ def test_the_same_key_at_the_same_time_makes_one_job(
 
 
 def test_a_key_left_by_a_server_that_died_is_taken_over(
-    client: TestClient, archive: Archive, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, archive: Archive, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.intake.submission.FIRST_WAIT_S", 0.1)
     key, data = f"dead-{tmp_path}", archive({"cat": 1})
     first = teach_task(client, data, headers={"Idempotency-Key": key}).json()["job_id"]
-    broker._forget_job(first)
+    jobs._forget_job(first)
     second = teach_task(client, data, headers={"Idempotency-Key": key})
     assert second.status_code == 202
     assert second.json()["job_id"] != first
@@ -284,7 +284,7 @@ def test_without_redis_uploads_are_told_to_come_back_and_leave_nothing(
     assert (ready.status_code, ready.json()["broker"]) == (200, "unreachable")
 
 
-class GoneHalfway(Broker):
+class GoneHalfway(Jobs):
     """A broker whose Redis goes away while an upload is validated."""
 
     def ping(self) -> None:
@@ -295,11 +295,11 @@ def test_redis_that_goes_during_the_upload_leaves_nothing(
     client: TestClient, spool: Spool, picture: Picture, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app: Any = client.app
-    broker = app.state.services.broker
+    jobs = app.state.services.jobs
     gone = GoneHalfway("redis://127.0.0.1:1/0", timeout_s=0.2)
-    object.__setattr__(app.state.services, "broker", gone)
+    object.__setattr__(app.state.services, "jobs", gone)
     response = teach_task(client, archive({"cat": 1}))
-    object.__setattr__(app.state.services, "broker", broker)
+    object.__setattr__(app.state.services, "jobs", jobs)
     refused(client, spool, picture, 503, response)
     assert teach_task(client, archive({"cat": 1})).status_code == 202
 

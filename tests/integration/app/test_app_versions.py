@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 from app.settings import Settings
 from model_store.store import Store
 from model_store.types import Provenance, StoreFullError, VersionId
-from segp_cl.backbone import Backbone
-from segp_cl.learner import initial_state
+from segp_cl.learn.learner import initial_state
+from segp_cl.models.backbone import Backbone
 
 Teach = Callable[..., VersionId]
 Picture = Callable[..., bytes]
@@ -309,7 +309,7 @@ def test_an_announcement_is_noticed_before_the_poll(
     time.sleep(0.3)
     assert serving(slow) != version
     app: Any = slow.app
-    app.state.services.broker.announce_current(version)
+    app.state.services.roster.wake(version)
     wait_until(lambda: serving(slow) == version, timeout_s=5)
 
 

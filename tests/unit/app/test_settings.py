@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import Settings, is_loopback
-from segp_cl.images import MAX_IMAGE_PIXELS
+from segp_cl.data.decoding import MAX_IMAGE_PIXELS
 from segp_cl.types import ModelSpec
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from keepsight.cli import app
+from keepsight.cli.main import app
 
 
 class ReplacedError(Exception):

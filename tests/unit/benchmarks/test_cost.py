@@ -32,8 +32,8 @@ from benchmarks.cost.plan import (
 from benchmarks.cost.record import Part, load_json, machine, merge_part, save_json
 from benchmarks.cost.runner import Answer, run_point
 from benchmarks.cost.scenes import RandomImages, state_with, task_of
-from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
+from segp_cl.models.backbone import Backbone
 from segp_cl.types import ImageSource, ModelSpec
 
 TINY: Overrides = {"rank": 2, "k_seed": 2, "k_adv": 1, "anchor_batch_size": 2, "epochs": 1}

@@ -82,7 +82,7 @@ class TestEveryPublishedLayout:
             load_dataset(name, root, tasks=99)
 
     def test_an_empty_root_is_answered_with_what_to_put_where(self, name: str, root: Path) -> None:
-        with pytest.raises(DatasetMissingError, match=rf"Data set {name}: .*{root}.* Expected .*{root}"):
+        with pytest.raises(DatasetMissingError, match=rf"data set {name}: .*{root}.* expected .*{root}"):
             load_dataset(name, root)
 
     def test_the_root_is_only_read(self, name: str, root: Path) -> None:
@@ -105,7 +105,7 @@ class TestEveryPublishedLayout:
 def test_a_missing_file_is_named(name: str, gone: str, root: Path) -> None:
     MINIATURES[name](root)
     (root / gone).unlink()
-    with pytest.raises(DatasetMissingError, match=f"{root / gone} is missing. Expected"):
+    with pytest.raises(DatasetMissingError, match=f"{root / gone} is missing; expected"):
         load_dataset(name, root)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from benchmarks import decoding
-from segp_cl.backbone import Backbone
+from segp_cl.models.backbone import Backbone
 
 APP = typer.Typer()
 APP.command()(decoding.run)

@@ -23,10 +23,11 @@ from benchmarks.accuracy.evaluate import (
     jensen_shannon,
 )
 from benchmarks.accuracy.protocol import make_bench
-from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
-from segp_cl.inference import Classifier
-from segp_cl.learner import initial_state, learn_task
+from segp_cl.learn.learner import initial_state, learn_task
+from segp_cl.models.backbone import Backbone
+from segp_cl.runtime.classifier import Classifier
+from segp_cl.scores import text_scores
 from segp_cl.types import LearnerState, LoraFactors
 
 CONFIG = LearnerConfig(epochs=1, batch_size=4, k_adv=1)
@@ -202,7 +203,8 @@ def test_scores_are_those_of_the_classifier_that_is_served(
 
     classifier = Classifier(backbone, learned)
     served = classifier.scores(pixels)
-    asked = classifier.label_scores(pixels, classifier.encode_prompts([c.prompt for c in bench.classes[2:]]))
+    prompts = classifier.encode_prompts([c.prompt for c in bench.classes[2:]])
+    asked = text_scores(classifier.features(pixels).image, prompts)
     torch.testing.assert_close(measured.text[:, :2], served.text.clone(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(measured.text[:, 2:], asked.clone(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(measured.visual, served.visual.clone(), atol=1e-5, rtol=1e-4)

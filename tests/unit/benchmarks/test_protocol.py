@@ -13,8 +13,8 @@ from PIL import Image
 
 from benchmarks.accuracy.datasets import Dataset, DatasetError
 from benchmarks.accuracy.protocol import Bench, PreparedImages, make_bench
+from segp_cl.data.preprocessing import Preprocessing, to_pixels
 from segp_cl.errors import InvalidTaskError
-from segp_cl.images import Preprocessing, to_pixels
 from segp_cl.types import ImageSource
 
 SMALL = Preprocessing(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -14,9 +14,9 @@ from benchmarks.accuracy.evaluate import Evaluator, TaskScores
 from benchmarks.accuracy.protocol import Bench, make_bench
 from benchmarks.accuracy.rows import Training
 from benchmarks.accuracy.runner import Runner, Trained
-from segp_cl import learner
-from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
+from segp_cl.learn import learner
+from segp_cl.models.backbone import Backbone
 from segp_cl.types import Learned, LearnerState, Progress
 
 CONFIG = LearnerConfig(epochs=1, batch_size=8, k_adv=1, learning_rate=0.01)

@@ -17,8 +17,8 @@ from benchmarks.serving.servers import keepsight
 from benchmarks.serving.stores import build, made_up_state
 from benchmarks.serving.weights import centred_cosines, converted
 from model_store.store import Store
-from segp_cl.backbone import Backbone
-from segp_cl.inference import Classifier
+from segp_cl.models.backbone import Backbone
+from segp_cl.runtime.classifier import Classifier
 from segp_cl.types import ModelSpec
 
 

@@ -13,9 +13,9 @@ from benchmarks.accuracy.datasets import Dataset
 from benchmarks.accuracy.rows import InvalidSettingError, UnknownRowError
 from benchmarks.accuracy.spread import Spread
 from benchmarks.accuracy.sweep import PATHS, Sweep, SweepPoint, sweep, table, write_sweep
-from segp_cl import learner
-from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
+from segp_cl.learn import learner
+from segp_cl.models.backbone import Backbone
 from segp_cl.types import Learned, LearnerState, Task
 
 DEFAULT = LearnerConfig()

@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from keepsight import cli, options
-from keepsight.async_client import AsyncClient
+from keepsight.cli import main as cli
+from keepsight.cli import options
 from keepsight.client import Client
-from keepsight.retries import Retries
+from keepsight.client.async_client import AsyncClient
+from keepsight.client.retries import Retries
 
 VALIDATION = {"classes": {"cat": 2, "dog": 1}, "accepted": 3, "rejected": [], "rejected_count": 0}
 STEADY = Retries(jitter=lambda: 0.0)

@@ -14,8 +14,8 @@ from model_store.types import (
     ConflictError,
     InvalidVersionIdError,
     JournalEntry,
+    NothingToRollBackToError,
     VersionId,
-    VersionNotFoundError,
 )
 
 Parents = dict[VersionId, VersionId | None]
@@ -132,9 +132,9 @@ def test_compare_and_swap_compares(expected: VersionId | None, actual: VersionId
 
 def test_rollback_goes_to_the_parent() -> None:
     assert policy.rollback_target(vid(2), vid(1)) == vid(1)
-    with pytest.raises(VersionNotFoundError, match="nothing to roll back"):
+    with pytest.raises(NothingToRollBackToError, match="nothing to roll back"):
         policy.rollback_target(None, None)
-    with pytest.raises(VersionNotFoundError, match=f"{vid(1)} has no parent"):
+    with pytest.raises(NothingToRollBackToError, match=f"{vid(1)} is the first"):
         policy.rollback_target(vid(1), None)
 
 

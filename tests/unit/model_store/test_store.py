@@ -26,6 +26,7 @@ from model_store.types import (
     DatasetRecord,
     InvalidStateError,
     InvalidVersionIdError,
+    NothingToRollBackToError,
     PreprocessingRecord,
     Provenance,
     StoreBusyError,
@@ -237,7 +238,7 @@ def test_rollback_goes_to_the_parent_and_on_to_its_parent(store: Store) -> None:
     assert store.rollback(None, who="ann", reason="worse") == two
     assert store.rollback(None, who="ann", reason="worse still") == one
     assert store.current() == one
-    with pytest.raises(VersionNotFoundError, match="no parent"):
+    with pytest.raises(NothingToRollBackToError, match="is the first"):
         store.rollback(None, who="ann", reason="no more")
     assert [(entry.action, entry.reason) for entry in store.journal()[-2:]] == [
         ("rollback", "worse"),
@@ -255,7 +256,7 @@ def test_rollback_to_a_named_version_and_forward_again(store: Store) -> None:
 
 
 def test_rollback_of_an_empty_store_says_that_there_is_nothing(store: Store) -> None:
-    with pytest.raises(VersionNotFoundError, match="CURRENT is not set"):
+    with pytest.raises(NothingToRollBackToError, match="CURRENT is not set"):
         store.rollback(None, who="ann", reason="r")
 
 

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segp_cl.alignment import align_head
-from segp_cl.backbone import Backbone
 from segp_cl.config import LearnerConfig
+from segp_cl.data.image_sets import TensorImages
 from segp_cl.errors import InvalidTaskError
-from segp_cl.images import TensorImages
-from segp_cl.learner import initial_state, learn_task
-from segp_cl.prototypes import FeatureSampler
+from segp_cl.learn.learner import initial_state, learn_task
+from segp_cl.models.backbone import Backbone
+from segp_cl.statistics import FeatureSampler
 from segp_cl.types import LearnerState, Progress, Task, TaskClass
 
 CLASSES, RAW, JOINT = 6, 12, 4

@@ -21,8 +21,9 @@ from segp_cl.anchors import (
     sign_step,
     visual_adversarial_loss,
 )
-from segp_cl.config import LearnerConfig
-from segp_cl.images import TensorImages, as_unit_pixels
+from segp_cl.config import LearnerConfig, ResolvedConfig
+from segp_cl.data.image_sets import TensorImages
+from segp_cl.pixels import as_unit_pixels
 from segp_cl.types import Progress
 
 OLD, RAW, JOINT, SIZE = 3, 12, 8, 16
@@ -88,7 +89,7 @@ def prototypes() -> Tensor:
     return F.normalize(random(OLD, RAW, seed=3), dim=-1)
 
 
-def settings(**changes: object) -> LearnerConfig:
+def settings(**changes: object) -> ResolvedConfig:
     return LearnerConfig.model_validate(
         {"k_seed": 2, "k_adv": 10, "step_size_pixels": 1.5e-3, "feature_batch_size": 4, "dpgd_batch_size": 4, **changes}
     ).resolve(20.0)
@@ -376,13 +377,6 @@ def test_half_precision_storage_is_within_a_fraction_of_a_step(
     ).pixels
     assert half.dtype == torch.float16
     assert (half.float() - full).abs().max() < 2.5e-4
-
-
-def test_an_unresolved_configuration_is_refused(
-    tower: TinyTower, images: TensorImages, old_text: Tensor, prototypes: Tensor
-) -> None:
-    with pytest.raises(ValueError, match="resolved"):
-        generate_anchors(tower, images, old_text=old_text, prototypes=prototypes, config=LearnerConfig())
 
 
 def test_no_old_classes_is_refused(tower: TinyTower, images: TensorImages) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import Tensor
 
-from segp_cl.fusion import choose_fusion_weight, keep_back
+from segp_cl.fusion import choose_fusion_weight
 
 LABELS = torch.arange(40) % 4
 
@@ -67,20 +66,3 @@ def test_equal_paths_leave_the_expected_weight() -> None:
 def test_without_images_or_without_a_visual_path_nothing_is_chosen() -> None:
     assert choose(torch.zeros(0, 4), torch.zeros(0, 4), expected=2.0) == 2.0
     assert choose(knowing(HALF), knowing(ALL), expected=0.0) == 0.0
-
-
-def test_every_class_with_enough_images_gives_its_share() -> None:
-    labels = [0] * 20 + [1] * 5 + [2] * 4
-    kept = keep_back(labels, fraction=0.1, min_images=5, generator=generator())
-    assert [labels[position] for position in kept] == [0, 0, 1]
-    assert list(kept) == sorted(set(kept))
-    assert kept == keep_back(labels, fraction=0.1, min_images=5, generator=generator())
-
-
-@pytest.mark.parametrize("labels", [[], [0, 1, 2]])
-def test_nothing_is_kept_of_too_few(labels: list[int]) -> None:
-    assert keep_back(labels, fraction=0.5, min_images=5, generator=generator()) == ()
-
-
-def test_nothing_is_kept_at_fraction_zero() -> None:
-    assert keep_back([0] * 50, fraction=0.0, min_images=5, generator=generator()) == ()

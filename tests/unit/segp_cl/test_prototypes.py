@@ -12,18 +12,15 @@ from torch import Tensor
 
 from segp_cl.errors import InvalidTaskError
 from segp_cl.prototypes import (
-    FeatureSampler,
-    MomentSums,
     anchor_affinity,
     class_drift,
     class_means,
     drift,
     drift_gate,
     drift_weights,
-    merge_covariances,
-    merge_prototypes,
     transfer_prototypes,
 )
+from segp_cl.statistics import FeatureSampler, MomentSums, merge_covariances, merge_prototypes
 
 
 def random(*shape: int, seed: int) -> Tensor:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from model_store.broker import Broker
-from model_store.contracts import JobClass, JobRecord, UpdateJob, new_job_id, utc_now
-from model_store.spool import Spool
+from exchange.contracts import JobClass, JobRecord, UpdateJob, new_job_id, utc_now
+from exchange.jobs import Jobs
+from exchange.spool import Spool
 from worker.settings import WorkerSettings
 
 Submit = Callable[[], JobRecord]
@@ -29,10 +29,10 @@ def own_redis(redis_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def broker(own_redis: str) -> Iterator[Broker]:
-    broker = Broker(own_redis)
-    yield broker
-    broker.close()
+def jobs(own_redis: str) -> Iterator[Jobs]:
+    jobs = Jobs(own_redis)
+    yield jobs
+    jobs.close()
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def stop() -> threading.Event:
 
 
 @pytest.fixture
-def submit(broker: Broker, spool: Spool) -> Submit:
+def submit(jobs: Jobs, spool: Spool) -> Submit:
     """Spool two images and queue the job that learns them."""
 
     def submit_one() -> JobRecord:
@@ -76,7 +76,7 @@ def submit(broker: Broker, spool: Spool) -> Submit:
             submitted_at=utc_now(),
         )
         record = JobRecord(job=job, created_at=utc_now())
-        broker.submit(record)
+        jobs.submit(record)
         return record
 
     return submit_one

@@ -5,7 +5,7 @@ import sys
 
 from celery.app.utils import find_app
 
-from model_store.contracts import UPDATE_TASK, UPDATES_QUEUE
+from exchange.contracts import UPDATE_TASK, UPDATES_QUEUE
 from worker.celery_app import create_celery
 from worker.settings import WorkerSettings
 
@@ -33,5 +33,5 @@ def test_celerys_own_command_finds_the_application() -> None:
 
 def test_neither_the_worker_nor_the_broker_loads_torch() -> None:
     """Only a job's process needs it; so a worker is small, and starts and answers at once."""
-    code = "import sys, worker.celery_app, worker.__main__, model_store.broker; sys.exit('torch' in sys.modules)"
+    code = "import sys, worker.celery_app, worker.__main__, exchange.jobs; sys.exit('torch' in sys.modules)"
     assert subprocess.run((sys.executable, "-c", code), check=False).returncode == 0

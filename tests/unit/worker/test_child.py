@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from model_store.contracts import JobRecord
+from exchange.contracts import JobRecord
 from model_store.types import StoreFullError
 from segp_cl.types import Progress
 from worker import pipeline

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model_store.contracts import PathAccuracy
-from segp_cl.images import TensorImages
-from segp_cl.inference import Classifier
+from exchange.contracts import PathAccuracy
+from segp_cl.data.image_sets import TensorImages
+from segp_cl.runtime.classifier import Classifier
 from segp_cl.types import LearnedClass, LearnerState, LoraState, ModelSpec
 from worker.evaluation import evaluate
 
@@ -29,7 +29,7 @@ class MeanColour:
     def text_features(self, prompts: Sequence[str]) -> Tensor:
         return torch.zeros(len(prompts), 3)
 
-    def with_lora(self, lora: LoraState | None, *, packed: bool = False) -> MeanColour:
+    def with_lora(self, lora: LoraState | None) -> MeanColour:
         return self
 
 

@@ -8,22 +8,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
-from model_store.contracts import JobClass, UpdateJob, UpdateOutcome, new_job_id, utc_now
+from exchange.contracts import JobClass, UpdateJob, UpdateOutcome, new_job_id, utc_now
+from exchange.roster import Roster, ServerReport
+from exchange.spool import Spool, SpoolError
 from model_store.disk import Disk
-from model_store.roster import Roster, ServerReport
-from model_store.spool import Spool, SpoolError
 from model_store.store import Store, bootstrap
 from model_store.types import JournalEntry, StoreFullError, VersionId
-from segp_cl.backbone import Backbone
-from segp_cl.checks import replay
-from segp_cl.errors import ClassExistsError, ModelLoadError
-from segp_cl.inference import Classifier
-from segp_cl.learner import initial_state
+from segp_cl.errors import ClassExistsError
+from segp_cl.learn.learner import initial_state
+from segp_cl.models.backbone import Backbone
+from segp_cl.runtime.classifier import Classifier
+from segp_cl.runtime.golden import replay
 from segp_cl.types import ModelSpec, Progress
-from worker.hardware import choose_device, choose_dtype
 from worker.pipeline import NotPublishedError, run_update
 from worker.settings import WorkerSettings
 
@@ -330,20 +328,6 @@ def test_a_full_disk_while_publishing_leaves_the_old_version(
     assert update(job, settings).promoted
 
 
-def test_devices_and_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == choose_device("cpu") == "cpu"
-    with pytest.raises(ModelLoadError, match="KEEPSIGHT_DEVICE"):
-        choose_device("cuda")
-    with pytest.raises(ModelLoadError, match="cuda:1"):
-        choose_device("cuda:1")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto") == choose_device("cuda") == "cuda"
-    assert choose_dtype("auto", "cpu") == choose_dtype("float32", "cuda") == torch.float32
-    assert choose_dtype("auto", "cuda") == choose_dtype("bfloat16", "cpu") == torch.bfloat16
-    assert choose_dtype("auto", "cuda:1") == torch.bfloat16
-
-
 def test_a_version_that_a_server_cannot_serve_is_kept_and_not_promoted(
     settings: WorkerSettings, store: Store, first: VersionId, redis_url: str
 ) -> None:
@@ -397,5 +381,5 @@ def test_what_is_published_can_be_asked_again(
 ) -> None:
     outcome = update(spooled(settings, PETS, strategy="prototypes"), settings)
     content = store.read(outcome.version_id)
-    assert content.checks is not None
-    replay(Classifier(tiny_backbone, content.state), content.checks, tiny_backbone.preprocessing.size)
+    assert content.golden is not None
+    replay(Classifier(tiny_backbone, content.state), content.golden, tiny_backbone.preprocessing.size)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from model_store.contracts import JobRecord
+from exchange.contracts import JobRecord
 from worker.messages import Order, Step
-from worker.process import JobProcess, Lost, child_environment
+from worker.process import JobProcess, Lost
 from worker.settings import WorkerSettings
 
 ProcessThat = Callable[[str], Sequence[str]]
@@ -108,17 +108,3 @@ def test_the_process_ends_itself_when_its_worker_is_killed(order: Order) -> None
         while not gone(pid) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert gone(pid)
-
-
-def test_threads_that_wait_sleep_unless_an_operator_wants_them_to_spin() -> None:
-    assert child_environment({})["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert child_environment({"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE"
-
-
-def test_an_operators_allocator_settings_are_kept() -> None:
-    assert "glibc.malloc.mmap_threshold" in child_environment({})["GLIBC_TUNABLES"]
-    added = child_environment({"GLIBC_TUNABLES": "glibc.pthread.rseq=0", "A": "b"})
-    assert added["GLIBC_TUNABLES"].startswith("glibc.pthread.rseq=0:glibc.malloc.mmap_threshold=")
-    assert added["A"] == "b"
-    own = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
-    assert child_environment(own)["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"

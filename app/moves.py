@@ -1,0 +1,98 @@
+"""Moving CURRENT on request: where to, over all servers, and until this one serves it too."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.services import Services
+from exchange.rollout import Limits, RolloutRefusedError, move_current
+from model_store.types import VersionId
+
+
+@dataclass(frozen=True)
+class Move:
+    """A move that is done: all servers serve `after`. Seconds as in `exchange.rollout.RolledOut`."""
+
+    before: VersionId | None
+    after: VersionId
+    prepare_s: float
+    commit_s: float
+
+
+async def promote(
+    services: Services, version_id: VersionId, *, who: str, reason: str, expected: VersionId | None
+) -> Move:
+    """Move CURRENT to a version.
+
+    Args:
+        services: the server's.
+        version_id: where CURRENT goes.
+        who: recorded in the journal.
+        reason: recorded in the journal.
+        expected: what CURRENT must be; None: what it is now.
+
+    Raises:
+        StoreError: there is no such version, it is damaged, or CURRENT is not `expected`. Nothing moved.
+        RolloutError: see its kinds.
+        SwapTimeoutError: CURRENT moved, and this server does not serve it yet.
+    """
+    before = await asyncio.to_thread(services.store.current)
+
+    def move_pointer() -> None:
+        services.store.promote(version_id, expected=expected or before, who=who, reason=reason)
+
+    return await _move(services, before, version_id, move_pointer)
+
+
+async def roll_back(
+    services: Services, version_id: VersionId | None, *, who: str, reason: str, expected: VersionId | None
+) -> Move:
+    """Move CURRENT to a version, None: to its parent. With a named version this works while CURRENT is damaged.
+
+    Arguments and errors as in `promote`.
+
+    Raises:
+        NothingToRollBackToError: none was named, and CURRENT has no parent.
+    """
+    before = await asyncio.to_thread(services.store.readable_current)
+    target = version_id if version_id is not None else await asyncio.to_thread(services.store.rollback_target)
+
+    def move_pointer() -> None:
+        services.store.rollback(target, who=who, reason=reason, expected=expected or before)
+
+    return await _move(services, before, target, move_pointer)
+
+
+async def _move(
+    services: Services, before: VersionId | None, target: VersionId, move_pointer: Callable[[], None]
+) -> Move:
+    await asyncio.to_thread(services.store.manifest, target)  # there is such a version, or no server need be asked
+    loop = asyncio.get_running_loop()
+
+    def prepare_here() -> None:
+        asyncio.run_coroutine_threadsafe(services.watcher.prepare(target), loop).result()
+
+    try:
+        done = await asyncio.to_thread(
+            move_current,
+            services.roster,
+            target,
+            move_pointer,
+            limits=Limits.of(services.settings),
+            prepare_here=prepare_here,
+        )
+    except RolloutRefusedError:
+        if services.member.refusal is not None:  # this server's own reason says more than a report of it
+            raise services.member.refusal from None
+        raise
+    except BaseException:
+        if services.watcher.prepared == target:  # CURRENT did not move to it after all
+            services.watcher.discard()
+        raise
+    moved_at = time.monotonic()
+    if services.member.id not in done.members:  # nobody was asked, or its report did not reach Redis in time
+        await services.watcher.until_serving(target, services.settings.swap_timeout_s)
+    return Move(before, target, done.prepare_s, done.commit_s + time.monotonic() - moved_at)

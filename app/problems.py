@@ -1,0 +1,213 @@
+"""One table from exceptions to answers: every refusal leaves the server as RFC 9457 problem details."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from app.errors import (
+    ArchiveError,
+    ArchiveTooLargeError,
+    BodyTooLargeError,
+    BusyError,
+    DeadlineError,
+    ForbiddenError,
+    IdempotencyInProgressError,
+    IdempotencyMismatchError,
+    ImageTooLargeError,
+    InferenceError,
+    InvalidRequestError,
+    JobFinishedError,
+    ModelNotFoundError,
+    NotReadyError,
+    SpoolFullError,
+    StaleError,
+    StoppingError,
+    SwapTimeoutError,
+    TaskRefusedError,
+    UnauthorizedError,
+    UnknownArchiveError,
+)
+from exchange.jobs import JobNotFoundError
+from exchange.redis_client import BrokerUnavailableError
+from exchange.rollout import RolloutBusyError, RolloutRefusedError, RolloutTimeoutError, RolloutUnfinishedError
+from keepsight.keys import KeyFileError
+from model_store.types import (
+    ConflictError,
+    CorruptVersionError,
+    InvalidVersionIdError,
+    NothingToRollBackToError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    VersionNotFoundError,
+)
+from segp_cl.errors import (
+    ClassExistsError,
+    ImageDecodeError,
+    IncompatibleStateError,
+    InvalidTaskError,
+    KeepsightError,
+)
+from segp_cl.runtime.classifier import NoClassesError
+from segp_cl.runtime.golden import GoldenAnswersError
+
+logger = logging.getLogger(__name__)
+
+PROBLEM_JSON = "application/problem+json"
+
+
+def invalid_body(error: ValidationError) -> RequestValidationError:
+    """What is wrong with a body that a route reads by itself, as FastAPI would have said it."""
+    return RequestValidationError(
+        [{**item, "loc": ("body", *item["loc"])} for item in error.errors(include_url=False, include_input=False)]
+    )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How one kind of exception is answered."""
+
+    status: int
+    slug: str
+    title: str
+    retry_after_s: int | None = None
+
+
+TABLE: Mapping[type[Exception], Answer] = {
+    InvalidRequestError: Answer(422, "invalid-request", "The request asks for something that makes no sense"),
+    UnauthorizedError: Answer(401, "unauthorized", "A valid API key is needed"),
+    ForbiddenError: Answer(403, "forbidden", "Not allowed"),
+    BusyError: Answer(429, "busy", "Too many requests in hand", 1),
+    ModelNotFoundError: Answer(404, "model-not-found", "That model is not served here"),
+    StoppingError: Answer(503, "stopping", "The server is stopping", 2),
+    DeadlineError: Answer(504, "deadline-exceeded", "The answer was not there in time", 1),
+    InferenceError: Answer(500, "inference-failed", "The model could not answer"),
+    NotReadyError: Answer(503, "not-ready", "No version is being served yet", 2),
+    StaleError: Answer(503, "stale", "This server must catch up with the others first", 1),
+    NoClassesError: Answer(409, "no-classes", "The served version knows no classes"),
+    BodyTooLargeError: Answer(413, "body-too-large", "The body is too large"),
+    ImageTooLargeError: Answer(413, "image-too-large", "The image is too large"),
+    ImageDecodeError: Answer(422, "undecodable-image", "The image cannot be decoded"),
+    ArchiveError: Answer(422, "archive-refused", "The archive is refused"),
+    ArchiveTooLargeError: Answer(413, "archive-too-large", "The archive unpacks to more than is allowed"),
+    UnknownArchiveError: Answer(415, "unknown-archive", "The archive is of no kind that is read"),
+    TaskRefusedError: Answer(422, "invalid-task", "The task cannot be learned"),
+    SpoolFullError: Answer(507, "spool-full", "There is no room for the upload", 60),
+    InvalidTaskError: Answer(422, "invalid-task", "The task cannot be learned"),
+    ClassExistsError: Answer(409, "class-exists", "A class is already known"),
+    IdempotencyMismatchError: Answer(422, "idempotency-mismatch", "The Idempotency-Key was used for something else"),
+    IdempotencyInProgressError: Answer(409, "idempotency-in-progress", "The first such request is being taken in", 2),
+    JobNotFoundError: Answer(404, "job-not-found", "No such job"),
+    JobFinishedError: Answer(409, "job-finished", "The job is already over"),
+    VersionNotFoundError: Answer(404, "version-not-found", "No such version"),
+    InvalidVersionIdError: Answer(404, "version-not-found", "No such version"),
+    CorruptVersionError: Answer(409, "version-corrupt", "The version's files are damaged"),
+    IncompatibleStateError: Answer(409, "version-incompatible", "The version belongs to another base model"),
+    ConflictError: Answer(409, "pointer-moved", "CURRENT is not what was expected"),
+    NothingToRollBackToError: Answer(409, "nothing-to-roll-back-to", "There is no earlier version"),
+    SwapTimeoutError: Answer(504, "swap-timeout", "The version is not served everywhere yet"),
+    RolloutUnfinishedError: Answer(504, "swap-timeout", "The version is not served everywhere yet"),
+    RolloutTimeoutError: Answer(504, "rollout-timeout", "Not every server could be made ready", 5),
+    RolloutRefusedError: Answer(409, "rollout-refused", "A server cannot serve the version"),
+    RolloutBusyError: Answer(503, "rollout-busy", "Another version is being rolled out", 2),
+    GoldenAnswersError: Answer(409, "version-check-failed", "The version does not answer as when it was published"),
+    StoreFullError: Answer(507, "store-full", "There is no room left in the store", 60),
+    StoreBusyError: Answer(503, "store-busy", "Another process is changing the store", 2),
+    StoreError: Answer(500, "store-error", "The store cannot do this"),
+    BrokerUnavailableError: Answer(503, "broker-unavailable", "The job queue cannot be reached", 5),
+    KeyFileError: Answer(503, "keys-unreadable", "The API keys cannot be read", 60),
+    ClientDisconnect: Answer(400, "client-disconnected", "The client hung up before its body was complete"),
+    KeepsightError: Answer(500, "internal-error", "Keepsight could not do this"),
+}
+
+
+def answer_for(error: Exception) -> Answer:
+    """The row of `TABLE` for an exception: its own class's, else that of the nearest class it derives from."""
+    for kind in type(error).__mro__:
+        if kind in TABLE:
+            return TABLE[kind]
+    return Answer(500, "internal-error", "Something went wrong inside the server")
+
+
+def problem(status: int, slug: str, title: str, detail: str | None, /, **extensions: Any) -> dict[str, Any]:
+    """A problem document (RFC 9457, section 3). Extension members never displace the standard ones."""
+    standard = {"type": f"urn:keepsight:problem:{slug}", "title": title, "status": status, "detail": detail}
+    return {**extensions, **{name: value for name, value in standard.items() if value is not None}}
+
+
+def problem_of(error: Exception) -> dict[str, Any]:
+    """The problem document of an exception. What is not ours to say in public is not said."""
+    answer = answer_for(error)
+    public = isinstance(error, KeepsightError | KeyFileError)
+    extensions = getattr(error, "extensions", {}) if public else {}
+    return problem(answer.status, answer.slug, answer.title, str(error) if public else None, **extensions)
+
+
+def problem_response(document: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An HTTP response from a problem document."""
+    return JSONResponse(
+        dict(document), status_code=int(document["status"]), headers=dict(headers or {}), media_type=PROBLEM_JSON
+    )
+
+
+def response_for(error: Exception, path: str = "") -> JSONResponse:
+    """The whole answer to an exception on a route's path, with the headers its status calls for."""
+    answer = answer_for(error)
+    headers = {}
+    if answer.retry_after_s is not None:
+        headers["Retry-After"] = str(answer.retry_after_s)
+    if answer.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="keepsight"'
+    return problem_response(_spoken(problem_of(error), path), headers)
+
+
+def _spoken(document: dict[str, Any], path: str) -> dict[str, Any]:
+    """Clients of the Open Inference Protocol look for `error`, and show nothing else."""
+    return {**document, "error": document.get("detail", document["title"])} if path.startswith("/v2") else document
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` leave as problem details; under /v2 with the protocol's `error` among them."""
+
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        if answer_for(error).status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            logger.warning("%s %s: %s", request.method, request.url.path, error)
+        return response_for(error, request.url.path)
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        phrase = HTTPStatus(error.status_code).phrase
+        slug = phrase.lower().replace(" ", "-").replace("'", "")
+        detail = None if error.detail == phrase else str(error.detail)
+        document = problem(error.status_code, slug, phrase, detail)
+        return problem_response(_spoken(document, request.url.path), error.headers)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        # The input is left out: it may be an image.
+        errors = [{"where": [str(part) for part in e["loc"]], "message": e["msg"]} for e in error.errors()]
+        detail = "; ".join(f"{'.'.join(e['where'][1:]) or e['where'][0]}: {e['message']}" for e in errors[:5])
+        answer = TABLE[InvalidRequestError]
+        document = problem(answer.status, answer.slug, answer.title, detail, errors=errors)
+        return problem_response(_spoken(document, request.url.path))
+
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return response_for(error, request.url.path)  # the server's own error log holds the traceback
+
+    app.add_exception_handler(KeepsightError, known)
+    app.add_exception_handler(KeyFileError, known)
+    app.add_exception_handler(ClientDisconnect, known)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Exception, unexpected)

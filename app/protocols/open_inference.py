@@ -1,0 +1,214 @@
+"""The wire format of the Open Inference Protocol (v2), with its binary tensor and classification extensions.
+
+https://github.com/kserve/open-inference-protocol, and Triton's extensions to it. Images come in as one BYTES tensor;
+what is known of them goes out as FP32 and BYTES tensors, within the JSON or behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from app.errors import InvalidRequestError
+from app.problems import invalid_body
+from app.serving.decode import from_base64
+from app.serving.engine import Scored
+from segp_cl.errors import KeepsightError
+
+IMAGES = "images"
+HEADER_LENGTH = "Inference-Header-Content-Length"
+OutputName = Literal["labels", "probabilities", "scores", "text_scores", "visual_scores"]
+OUTPUTS: dict[OutputName, Literal["BYTES", "FP32"]] = {
+    "labels": "BYTES",
+    "probabilities": "FP32",
+    "scores": "FP32",
+    "text_scores": "FP32",
+    "visual_scores": "FP32",
+}
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class _Output(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    name: OutputName
+    parameters: dict[str, Any] = {}
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+    inputs: list[_Input]
+    outputs: list[_Output] = []
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One output that was asked for. `classes`: that many best classes as text instead of all numbers; 0: numbers."""
+
+    name: OutputName
+    classes: int
+    binary: bool
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """What an `/infer` request asks for. An image that is no image already is an error in its slot."""
+
+    id: str | None
+    images: list[bytes | KeepsightError]
+    wanted: list[Wanted]
+    timeout_ms: int | None
+
+
+class InferAnswer(BaseModel):
+    """An answer without binary tensors; with them, their `data` follows the JSON."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[dict[str, Any]] = Field(description="name, datatype, shape, and data or parameters")
+
+
+def read_request(body: bytes, header_length: int | None) -> InferRequest:
+    """A request's body; `header_length` bytes of it are JSON, all if None.
+
+    Raises:
+        InvalidRequestError: it is not one that this model can answer; the message says what is wrong.
+        RequestValidationError: its JSON is not of the protocol's shape.
+    """
+    if header_length is not None and not 0 <= header_length <= len(body):
+        raise InvalidRequestError(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes")
+    try:
+        parsed = _Body.model_validate_json(body[:header_length])
+    except ValidationError as error:
+        raise invalid_body(error) from error
+    if len(parsed.inputs) != 1 or parsed.inputs[0].name != IMAGES or parsed.inputs[0].datatype != "BYTES":
+        found = ", ".join(f"{tensor.name!r} ({tensor.datatype})" for tensor in parsed.inputs) or "nothing"
+        raise InvalidRequestError(f"inputs are {found}; expected one, {IMAGES!r} (BYTES)")
+    images = _images(parsed.inputs[0], b"" if header_length is None else body[header_length:])
+    all_binary = parsed.parameters.get("binary_data_output") is True
+    wanted = [_wanted(output, all_binary) for output in parsed.outputs]
+    timeout_us = parsed.parameters.get("timeout")
+    if timeout_us is not None and not (isinstance(timeout_us, int) and timeout_us > 0):
+        raise InvalidRequestError(f"timeout is {timeout_us!r}; expected microseconds")
+    return InferRequest(
+        id=parsed.id,
+        images=images,
+        wanted=wanted or [Wanted(name, 0, all_binary) for name in OUTPUTS],
+        timeout_ms=None if timeout_us is None else math.ceil(timeout_us / 1000),
+    )
+
+
+def write_answer(
+    scored: Sequence[Scored], request: InferRequest, *, model_name: str, model_version: str
+) -> tuple[bytes, int | None]:
+    """The body of an answer, and how many bytes of it are JSON (None: all)."""
+    outputs: list[dict[str, Any]] = []
+    behind: list[bytes] = []
+    for wanted in request.wanted:
+        datatype, shape, values, raw = _tensor(scored, wanted)
+        output: dict[str, Any] = {"name": wanted.name, "datatype": datatype, "shape": shape}
+        if wanted.binary:
+            output["parameters"] = {"binary_data_size": len(raw)}
+            behind.append(raw)
+        else:
+            output["data"] = values
+        outputs.append(output)
+    answer = InferAnswer(model_name=model_name, model_version=model_version, id=request.id, outputs=outputs)
+    head = json.dumps(answer.model_dump(exclude_none=True), ensure_ascii=False).encode()
+    return b"".join((head, *behind)), len(head) if behind else None
+
+
+def _images(tensor: _Input, behind: bytes) -> list[bytes | KeepsightError]:
+    size = tensor.parameters.get("binary_data_size")
+    if size is not None:
+        if size != len(behind):
+            raise InvalidRequestError(f"binary_data_size is {size!r}, but {len(behind)} bytes follow the JSON")
+        images: list[bytes | KeepsightError] = [*_elements(behind)]
+    else:
+        texts = list(_flat(tensor.data or []))
+        if not all(isinstance(text, str) for text in texts):
+            raise InvalidRequestError("data must be images in base64; better send them as binary tensor")
+        images = [from_base64(text) for text in texts]
+    if math.prod(tensor.shape) != len(images):
+        raise InvalidRequestError(f"shape {tensor.shape} has {math.prod(tensor.shape)} elements; got {len(images)}")
+    return images
+
+
+def _elements(raw: bytes) -> list[bytes]:
+    """A binary BYTES tensor: of every element its length in four bytes (little-endian), then itself."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(raw):
+        length = int.from_bytes(raw[at : at + 4], "little")
+        if at + 4 + length > len(raw):
+            raise InvalidRequestError(f"element {len(found)} of {IMAGES!r} goes beyond the end of the body")
+        found.append(raw[at + 4 : at + 4 + length])
+        at += 4 + length
+    return found
+
+
+def _flat(data: list[Any]) -> list[Any]:
+    return [item for each in data for item in (_flat(each) if isinstance(each, list) else [each])]
+
+
+def _wanted(output: _Output, all_binary: bool) -> Wanted:
+    classes = output.parameters.get("classification", 0)
+    if not isinstance(classes, int) or classes < 0 or (classes and OUTPUTS[output.name] != "FP32"):
+        raise InvalidRequestError(
+            f"classification is {classes!r} for {output.name!r}; expected a number, of FP32 outputs"
+        )
+    return Wanted(output.name, classes, output.parameters.get("binary_data", all_binary) is True)
+
+
+def _tensor(scored: Sequence[Scored], wanted: Wanted) -> tuple[str, list[int], list[Any], bytes]:
+    """Datatype, shape, values in a flat list, and as they lie in a binary tensor."""
+    if wanted.name == "labels":
+        best = [image.labels[int(image.ranking.argmax())] for image in scored]
+        return "BYTES", [len(best)], best, _bytes(best)
+    rows = torch.stack([_row(image, wanted.name) for image in scored])
+    if wanted.classes:
+        values, places = rows.sort(descending=True, stable=True)
+        texts = [
+            f"{value:f}:{place}:{image.labels[place]}"
+            for image, of_image, at_image in zip(scored, values.tolist(), places.tolist(), strict=True)
+            for value, place in zip(of_image[: wanted.classes], at_image[: wanted.classes], strict=True)
+        ]
+        return "BYTES", [len(rows), min(wanted.classes, rows.shape[1])], texts, _bytes(texts)
+    numbers = rows.to(torch.float32)
+    return "FP32", list(rows.shape), numbers.flatten().tolist(), numbers.numpy().astype("<f4").tobytes()
+
+
+def _row(image: Scored, name: OutputName) -> Tensor:
+    row = {
+        "probabilities": image.probabilities,
+        "scores": image.ranking,
+        "text_scores": image.text,
+        "visual_scores": image.visual,
+    }[name]
+    assert row is not None, "learned classes have prototypes"
+    return row
+
+
+def _bytes(texts: Sequence[str]) -> bytes:
+    return b"".join(struct.pack("<I", len(data)) + data for data in (text.encode() for text in texts))

@@ -1,0 +1,210 @@
+"""Builds the services when the server starts, and closes them when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import torch
+from anyio import CapacityLimiter
+
+from app.metrics import Metrics
+from app.services import Services
+from app.serving.admission import Admission
+from app.serving.decode import Decoder
+from app.serving.engine import Engine
+from app.serving.live_model import LiveModel, Loader
+from app.serving.member import Member, new_server_id
+from app.serving.watcher import Watcher
+from app.settings import Settings
+from exchange.announcements import Announcements
+from exchange.contracts import CURRENT_CHANNEL
+from exchange.jobs import Jobs
+from exchange.roster import Roster
+from exchange.spool import Spool
+from keepsight.keys import KeyFile
+from model_store.first_version import make_first_version
+from model_store.store import Store
+from model_store.types import StoreError
+from segp_cl.errors import KeepsightError, ModelLoadError
+from segp_cl.models.backbone import Backbone
+from segp_cl.models.load import load_backbone
+from segp_cl.runtime.classifier import embedding_space
+from segp_cl.runtime.hardware import choose_device
+from segp_cl.runtime.passes import PassSettings
+
+logger = logging.getLogger(__name__)
+
+
+class StartupError(KeepsightError):
+    """The server must not start with these settings. The message says what to set."""
+
+
+@asynccontextmanager
+async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> AsyncIterator[Services]:
+    """Load the base model, make version 1 in an empty store, serve CURRENT and follow it while the block lasts.
+
+    Raises:
+        StartupError: the settings and the store do not fit together.
+        ModelLoadError: there is no such base model.
+        StoreError: the store cannot be used.
+    """
+    base, store, spool = await asyncio.to_thread(_open, settings)
+    device = str(base.device)
+    roster = Roster(settings.redis_url, store.identity())
+    beat_s = min(settings.poll_interval_s, settings.server_lost_after_s / 4)
+    member = Member(new_server_id(), roster=roster, live=live, device=device, beat_s=beat_s)
+    jobs, announcements = Jobs(settings.redis_url), Announcements(settings.redis_url)
+    passes = passes_of(settings, base.device)
+    engine = Engine(
+        max_images=passes.most,
+        max_labels=settings.max_batch_size,
+        max_wait_s=settings.max_wait_ms / 1000,
+        label_cache_size=settings.label_cache_size,
+        metrics=metrics,
+        # two passes at once are for threads that compute alone: teams of threads would fight over the cores
+        passes_ahead=1 if passes.shares_out(passes.most) else 0,
+    )
+    decoder = Decoder(
+        threads=settings.decode_threads,
+        max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
+        fast=settings.decode == "fast",
+    )
+    watcher = Watcher(
+        current=store.current,
+        load=Loader(store, base, warm=settings.warm_versions, passes=passes),
+        live=live,
+        poll_s=settings.poll_interval_s,
+        backoff_s=settings.reload_backoff_s,
+        metrics=metrics,
+        left_out=member.left_out,
+        swapped=member.wake,
+    )
+    services = Services(
+        settings=settings,
+        metrics=metrics,
+        keys=KeyFile(settings.keys_file),
+        store=store,
+        spool=spool,
+        jobs=jobs,
+        announcements=announcements,
+        live=live,
+        admission=Admission(places=settings.queue_size, timeout_s=settings.classify_timeout_s, metrics=metrics),
+        engine=engine,
+        decoder=decoder,
+        watcher=watcher,
+        member=member,
+        roster=roster,
+        space_of=functools.lru_cache(1024)(lambda version_id: embedding_space(store.open(version_id))),
+        intake=CapacityLimiter(settings.intake_threads),
+    )
+    try:
+        await watcher.look()
+        await member.join(watcher)
+
+        def wake() -> None:
+            watcher.wake()
+            member.wake()
+
+        async with announcements.on(CURRENT_CHANNEL, wake):
+            following = [asyncio.create_task(each) for each in (watcher.run(), member.run())]
+            try:
+                yield services
+            finally:
+                for task in following:
+                    task.cancel()
+                await asyncio.gather(*following, return_exceptions=True)
+    finally:
+        await member.leave()
+        watcher.close()
+        await announcements.close()
+        roster.close()
+        jobs.close()
+        engine.close()
+        decoder.close()
+
+
+def passes_of(settings: Settings, device: torch.device) -> PassSettings:
+    """How the image tower is run.
+
+    Raises:
+        StartupError: CUDA graphs were asked for on a CPU.
+    """
+    if settings.cuda_graphs and device.type != "cuda":
+        raise StartupError(
+            f"KEEPSIGHT_CUDA_GRAPHS needs a GPU, but the model runs on {device}; "
+            "leave it unset, or set KEEPSIGHT_DEVICE=cuda"
+        )
+    return PassSettings.of(
+        device,
+        max_batch_size=settings.max_batch_size,
+        precision=getattr(torch, settings.serving_precision),
+        compiled=settings.compile,
+        graphs=settings.cuda_graphs,
+        threads=settings.threads,
+        packed=settings.packed_weights,
+    )
+
+
+def prepare(base: Backbone, settings: Settings) -> None:
+    """Give the base model the layout and the compiler that its served copies are to have.
+
+    Raises:
+        StartupError: it cannot be compiled here.
+    """
+    if settings.channels_last:
+        base.use_channels_last()
+    if not settings.compile:
+        return
+    size = base.preprocessing.size
+    try:
+        base.compile_towers()
+        with torch.inference_mode():
+            base.raw_features(torch.zeros(1, 3, size, size, device=base.device))
+    except Exception as error:  # dynamo and its backends raise many kinds
+        if isinstance(error, ModelLoadError):
+            raise
+        raise StartupError(
+            f"KEEPSIGHT_COMPILE is set, but torch.compile does not work here ({type(error).__name__}); leave it unset, "
+            "or install a C++ compiler (CPU) or Triton (GPU)"
+        ) from error
+
+
+def _open(settings: Settings) -> tuple[Backbone, Store, Spool]:
+    torch.set_num_threads(settings.threads)
+    device = choose_device(settings.device)
+    passes_of(settings, torch.device(device))  # refused before a model is loaded
+    base = load_backbone(settings.model_spec, device=device)
+    prepare(base, settings)
+    logger.info("loaded model=%s weights=%s device=%s", settings.model, base.weights_digest[:12], base.device)
+    try:
+        spool = Spool(settings.spool)
+    except OSError as error:
+        raise StartupError(f"the spool {settings.spool} cannot be used: {error.strerror}") from error
+    store = Store(settings.store)
+    make_first_version(store, base)
+    _check_model(store, base, settings)
+    return base, store, spool
+
+
+def _check_model(store: Store, base: Backbone, settings: Settings) -> None:
+    """Refuse to serve a store with another base model than it was made for."""
+    current = store.current()
+    assert current is not None, "bootstrap left a CURRENT"
+    try:
+        manifest = store.manifest(current)
+    except StoreError as error:  # damaged: start, say so in /readyz, and let an operator roll back
+        logger.error("CURRENT cannot be read: %s", error)
+        return
+    if manifest.weights_digest != base.weights_digest:
+        made_for = " ".join(filter(None, (manifest.model.name, manifest.model.pretrained)))
+        asked_for = " ".join(filter(None, (settings.model, settings.pretrained)))
+        raise StartupError(
+            f"the store {settings.store} was made for the model {made_for} (weights {manifest.weights_digest[:12]}), "
+            f"but the settings name {asked_for} (weights {base.weights_digest[:12]}); set KEEPSIGHT_MODEL and "
+            "KEEPSIGHT_PRETRAINED to the store's model, or KEEPSIGHT_STORE to another folder"
+        )

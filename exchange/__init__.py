@@ -1,0 +1,1 @@
+"""What server and worker say to each other: settings, contracts, jobs, the roster, rollouts, the spool."""

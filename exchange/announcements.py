@@ -1,0 +1,62 @@
+"""Announcements over Redis as asynchronous wake-ups. They are hints: whoever waits also looks by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+logger = logging.getLogger(__name__)
+
+RECONNECT_S = 1.0
+
+
+class Announcements:
+    """Subscribes to channels of one Redis.
+
+    Args:
+        redis_url: where; it need not answer.
+        timeout_s: seconds to wait for a connection.
+    """
+
+    def __init__(self, redis_url: str, *, timeout_s: float = 3.0) -> None:
+        self._redis: Redis = Redis.from_url(redis_url, socket_connect_timeout=timeout_s)
+
+    @asynccontextmanager
+    async def on(self, channel: str, callback: Callable[[], None]) -> AsyncIterator[None]:
+        """Call `callback` whenever something is published on `channel`, for as long as the block lasts.
+
+        The block begins once the subscription stands, or at once if Redis does not answer; it is then tried again
+        in the background.
+        """
+        tried = asyncio.Event()
+        task = asyncio.create_task(self._follow(channel, callback, tried))
+        try:
+            await tried.wait()
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._redis.aclose()
+
+    async def _follow(self, channel: str, callback: Callable[[], None], tried: asyncio.Event) -> None:
+        while True:
+            try:
+                async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    await pubsub.subscribe(channel)
+                    tried.set()
+                    callback()  # what was published before, or while the connection was lost
+                    while True:
+                        if await pubsub.get_message(timeout=30.0) is not None:
+                            callback()
+            except (RedisError, OSError) as error:
+                logger.debug("no announcements on %s: %s", channel, error)
+                tried.set()
+                await asyncio.sleep(RECONNECT_S)

@@ -1,0 +1,266 @@
+"""Jobs and idempotency keys in Redis. Every change of a job's state is one atomic script.
+
+The job's hash is the truth; Celery's messages only wake a worker up. A message that is lost, doubled or late therefore
+costs time and never work: `claim` hands a job to one worker, and a finished job cannot be claimed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final, cast
+
+from celery import Celery
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from exchange import scripts
+from exchange.contracts import (
+    JOBS_KEY,
+    UPDATE_TASK,
+    UPDATES_QUEUE,
+    JobError,
+    JobProgress,
+    JobRecord,
+    JobState,
+    UpdateOutcome,
+    events_channel,
+    idempotency_key,
+    job_key,
+    record_from_hash,
+    record_to_hash,
+    utc_now,
+)
+from exchange.redis_client import BrokerUnavailableError, RedisClient
+from segp_cl.errors import KeepsightError
+
+FINISHED_JOBS_KEPT_S: Final = 30 * 24 * 3600
+"""Seconds for which a finished job can still be looked up."""
+IDEMPOTENCY_KEPT_S: Final = 24 * 3600
+"""Seconds for which an Idempotency-Key is remembered."""
+
+
+class JobNotFoundError(KeepsightError):
+    """No job has this id, or it finished so long ago that its record was dropped."""
+
+
+class JobExistsError(KeepsightError):
+    """A job with this id was created before."""
+
+
+class IdempotencyEntry(BaseModel):
+    """What an Idempotency-Key stands for: a job, and the fingerprint of the request that created it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: str
+    fingerprint: str = ""
+
+
+class Jobs(RedisClient):
+    """The jobs of one Redis, for server and worker. Thread safe.
+
+    Every method raises `redis_client.BrokerUnavailableError` when Redis cannot be reached within `timeout_s`.
+
+    Args:
+        redis_url: `redis://host:port/db`, the same for jobs and for Celery's messages.
+        timeout_s: seconds to wait for a connection or an answer.
+    """
+
+    def __init__(self, redis_url: str, *, timeout_s: float = 3.0) -> None:
+        super().__init__(redis_url, timeout_s=timeout_s)
+        self._celery = Celery("keepsight-client", broker=redis_url, set_as_current=False)
+        self._celery.conf.update(
+            task_serializer="json",
+            accept_content=["json"],
+            task_ignore_result=True,
+            task_publish_retry=False,
+            broker_connection_timeout=timeout_s,
+            broker_transport_options={"socket_connect_timeout": timeout_s, "socket_timeout": timeout_s},
+        )
+
+    def close(self) -> None:
+        """Give the connections back."""
+        super().close()
+        self._celery.close()
+
+    def ping(self) -> None:
+        """Raise `BrokerUnavailableError` unless Redis answers."""
+        with self._reaching():
+            self._redis.ping()
+
+    # --- jobs -----------------------------------------------------------------------------------------------------
+
+    def create(self, record: JobRecord) -> None:
+        """Store a new job. It is not sent to a worker yet.
+
+        Raises:
+            JobExistsError: the id is taken.
+        """
+        fields = record_to_hash(record)
+        arguments = [record.job_id, str(record.created_at.timestamp())]
+        arguments += [text for pair in fields.items() for text in pair]
+        if self._script(scripts.CREATE, [job_key(record.job_id), JOBS_KEY], arguments) != "created":
+            raise JobExistsError(f"job {record.job_id} exists already")
+
+    def submit(self, record: JobRecord) -> None:
+        """`create` and `send_update`; if the message cannot be sent, the job is taken back and the error raised."""
+        self.create(record)
+        try:
+            self.send_update(record.job_id)
+        except BrokerUnavailableError:
+            self._forget_job(record.job_id)
+            raise
+
+    def send_update(self, job_id: str) -> None:
+        """Wake a worker up for this job: Celery's `send_task` by name on the queue `updates`."""
+        with self._reaching():
+            self._celery.send_task(UPDATE_TASK, args=[job_id], queue=UPDATES_QUEUE, ignore_result=True)
+
+    def get(self, job_id: str) -> JobRecord:
+        """The job's record as it is now.
+
+        Raises:
+            JobNotFoundError: there is none.
+        """
+        with self._reaching():
+            fields = cast("dict[str, str]", self._redis.hgetall(job_key(job_id)))
+        try:
+            return record_from_hash(fields)
+        except ValidationError as error:
+            raise JobNotFoundError(f"no job has the id {job_id!r}") from error
+
+    def list(self) -> list[JobRecord]:
+        """All jobs that are remembered, the newest first."""
+        with self._reaching():
+            ids = cast("list[str]", self._redis.zrevrange(JOBS_KEY, 0, -1))
+        records = []
+        for job_id in ids:
+            try:
+                records.append(self.get(job_id))
+            except JobNotFoundError:  # its record expired
+                with self._reaching():
+                    self._redis.zrem(JOBS_KEY, job_id)
+        return records
+
+    def request_cancel(self, job_id: str) -> JobRecord:
+        """Ask for a job to stop: a queued one is cancelled at once, a running one within a step, a finished one never.
+
+        A queued job that was begun before may have published in its last moment; a worker looks, and then cancels it.
+        Whoever receives a record that is `cancelled` purges the job's spool.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+        """
+        self._script(scripts.REQUEST_CANCEL, self._job(job_id), [utc_now().isoformat(), str(FINISHED_JOBS_KEPT_S)])
+        return self.get(job_id)
+
+    def cancel_requested(self, job_id: str) -> bool:
+        """Whether someone asked for the job to stop."""
+        with self._reaching():
+            return bool(self._redis.hget(job_key(job_id), "cancel_requested") == "1")
+
+    # --- the worker's side ----------------------------------------------------------------------------------------
+
+    def claim(self, job_id: str, *, owner: str) -> JobState | None:
+        """Take a queued job: it becomes `running`, with one attempt more, and `owner` may write its progress.
+
+        Returns:
+            None if the job is the caller's now, or else the state that stands in the way.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+        """
+        answer = self._script(scripts.CLAIM, self._job(job_id), [owner, utc_now().isoformat(), _beat()])
+        if answer == "missing":
+            raise JobNotFoundError(f"no job has the id {job_id!r}")
+        return None if answer == "claimed" else JobState(answer)
+
+    def heartbeat(self, job_id: str, *, owner: str) -> bool:
+        """Say that `owner` is alive and at work on the job. False if the job is no longer its own."""
+        return self._script(scripts.HEARTBEAT, self._job(job_id), [owner, _beat()]) == "beaten"
+
+    def save_progress(self, job_id: str, progress: JobProgress, *, owner: str) -> bool:
+        """Store how far the job is (and beat). False, and nothing stored, if the job is no longer `owner`'s."""
+        return (
+            self._script(scripts.PROGRESS, self._job(job_id), [owner, _beat(), progress.model_dump_json()]) == "saved"
+        )
+
+    def requeue(
+        self, job_id: str, *, owner: str | None = None, heartbeat: str | None = None, counts: bool = True
+    ) -> bool:
+        """Put a running job back to `queued`; the caller sends the message.
+
+        Args:
+            job_id: the job.
+            owner: only if the job still belongs to it.
+            heartbeat: only if the job's last heartbeat is still this one.
+            counts: whether the attempt that ends here counts; not if the worker was asked to stop.
+
+        Returns:
+            Whether the job is queued now because of this call.
+        """
+        arguments = [owner or "", heartbeat or "", "1" if counts else "0"]
+        return self._script(scripts.REQUEUE, self._job(job_id), arguments) == "requeued"
+
+    def finish(
+        self,
+        job_id: str,
+        state: JobState,
+        *,
+        outcome: UpdateOutcome | None = None,
+        error: JobError | None = None,
+    ) -> bool:
+        """Give a job its final state. False, and nothing changed, if it has one already or is gone."""
+        assert state.terminal, state
+        arguments = [
+            str(state),
+            utc_now().isoformat(),
+            outcome.model_dump_json() if outcome else "",
+            error.model_dump_json() if error else "",
+            str(FINISHED_JOBS_KEPT_S),
+        ]
+        return self._script(scripts.FINISH, self._job(job_id), arguments) == "finished"
+
+    def waiting_messages(self) -> int:
+        """How many messages lie in the queue `updates`, taken by no worker yet."""
+        with self._reaching():
+            return int(self._redis.llen(UPDATES_QUEUE))
+
+    # --- idempotency ----------------------------------------------------------------------------------------------
+
+    def remember(self, key: str, job_id: str, *, fingerprint: str = "") -> IdempotencyEntry:
+        """Bind an Idempotency-Key to a job unless it is bound already.
+
+        Returns:
+            What the key is bound to now: a `job_id` other than the caller's means that another request was first.
+        """
+        entry = IdempotencyEntry(job_id=job_id, fingerprint=fingerprint)
+        with self._reaching():
+            name = idempotency_key(key)
+            before = self._redis.set(name, entry.model_dump_json(), nx=True, get=True, ex=IDEMPOTENCY_KEPT_S)
+        return entry if before is None else IdempotencyEntry.model_validate_json(cast("str", before))
+
+    def recall(self, key: str) -> IdempotencyEntry | None:
+        """What an Idempotency-Key is bound to, or None."""
+        with self._reaching():
+            raw = self._redis.get(idempotency_key(key))
+        return None if raw is None else IdempotencyEntry.model_validate_json(cast("str", raw))
+
+    def forget(self, key: str) -> None:
+        """Free an Idempotency-Key, because the request that bound it was not accepted after all."""
+        with self._reaching():
+            self._redis.delete(idempotency_key(key))
+
+    # --- plumbing -------------------------------------------------------------------------------------------------
+
+    def _job(self, job_id: str) -> tuple[str, str]:
+        return job_key(job_id), events_channel(job_id)
+
+    def _forget_job(self, job_id: str) -> None:
+        with self._reaching():
+            self._redis.delete(job_key(job_id))
+            self._redis.zrem(JOBS_KEY, job_id)
+
+
+def _beat() -> str:
+    # its value only has to differ from the one before: watchers compare it with what they saw, not with their clocks
+    return str(time.time_ns())

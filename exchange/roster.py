@@ -1,0 +1,188 @@
+"""What Redis knows of a store's servers, and the one move of CURRENT that is under way.
+
+Nothing here decides what is served: that is the store's CURRENT. If all of it is lost, every server still follows the
+pointer, and says so again at its next report.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final, Literal
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from exchange.contracts import CURRENT_CHANNEL
+from exchange.redis_client import RedisClient
+
+FORGET_MS: Final = 3_600_000
+"""Milliseconds after which a server that says nothing is no longer listed."""
+
+ServerState = Literal["starting", "serving", "loading", "ready", "refused", "behind"]
+"""What a server says of itself.
+
+`starting`: it has nothing to serve yet. `loading`: it brings a version into memory. `ready`: the version that CURRENT
+is about to move to is prepared. `refused`: that version cannot be served here. `behind`: it cannot serve CURRENT.
+"""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a report of a newer release is read as far as it goes
+
+
+class ServerReport(_Record):
+    """A server process, in its own words. `answered` is the last move that it was asked to prepare and dealt with."""
+
+    id: str
+    host: str
+    pid: int
+    device: str
+    serving: str | None
+    prepared: str | None = None
+    state: ServerState
+    answered: str | None = None
+    reason: str | None = None
+
+
+class SeenServer(_Record):
+    """A report, and how many seconds ago it came, by Redis's clock."""
+
+    report: ServerReport
+    seen_s: float
+
+
+class Move(_Record):
+    """CURRENT on its way to a version. `members` are the servers that were ready when it was committed."""
+
+    id: str
+    version_id: str
+    state: Literal["preparing", "committed", "abandoned"]
+    members: tuple[str, ...] = Field(default=())
+
+
+class Roster(RedisClient):
+    """The servers of one store. Thread safe; every method may raise `BrokerUnavailableError`.
+
+    Args:
+        redis_url: `redis://host:port/db`.
+        store_id: the store's `identity()`.
+        timeout_s: seconds to wait for a connection or an answer.
+    """
+
+    def __init__(self, redis_url: str, store_id: str, *, timeout_s: float = 3.0) -> None:
+        super().__init__(redis_url, timeout_s=timeout_s)
+        prefix = f"keepsight:store:{store_id}"
+        self._servers, self._beats = f"{prefix}:servers", f"{prefix}:beats"
+        self._move, self._turn, self._members = f"{prefix}:move", f"{prefix}:turn", f"{prefix}:members"
+
+    # --- a server's side ------------------------------------------------------------------------------------------
+
+    def report(self, report: ServerReport) -> Move | None:
+        """Say how this server is; returns the last move."""
+        raw = self._script(
+            _REPORT, [self._servers, self._beats, self._move], [report.id, report.model_dump_json(), str(FORGET_MS)]
+        )
+        return Move.model_validate_json(raw) if raw else None
+
+    def leave(self, server_id: str) -> None:
+        """This server is gone for good: nobody need wait for it."""
+        with self._reaching():
+            self._redis.hdel(self._servers, server_id)
+            self._redis.hdel(self._beats, server_id)
+
+    def members(self, version_id: str) -> tuple[str, ...] | None:
+        """Who was ready when CURRENT last moved to this version, whatever was tried since; None: nobody was asked."""
+        with self._reaching():
+            raw = self._redis.hget(self._members, version_id)
+        return None if raw is None else tuple(json.loads(str(raw)))
+
+    def move(self) -> Move | None:
+        """The last move, under way or over."""
+        with self._reaching():
+            raw = self._redis.get(self._move)
+        return Move.model_validate_json(str(raw)) if raw else None
+
+    # --- the mover's side -----------------------------------------------------------------------------------------
+
+    def servers(self) -> list[SeenServer]:
+        """All servers that said something within the last hour, by id."""
+        rows = json.loads(self._script(_SERVERS, [self._servers, self._beats], [str(FORGET_MS)]))
+        seen = [SeenServer(report=ServerReport.model_validate_json(raw), seen_s=ms / 1000) for raw, ms in rows]
+        return sorted(seen, key=lambda server: server.report.id)
+
+    def begin(self, version_id: str, *, hold_s: float) -> Move | None:
+        """Ask all servers to prepare a version. None if another move is under way, which it is for `hold_s` at most."""
+        move = Move(id=uuid4().hex, version_id=version_id, state="preparing")
+        keys = [self._turn, self._move]
+        begun = self._script(_BEGIN, keys, [move.id, str(int(hold_s * 1000)), move.model_dump_json(), CURRENT_CHANNEL])
+        return move if begun == "begun" else None
+
+    def commit(self, move: Move, members: tuple[str, ...]) -> bool:
+        """Say who is ready, before CURRENT moves. False, and nothing said, if the move is no longer under way."""
+        return self._end(move.model_copy(update={"state": "committed", "members": members}), last=False)
+
+    def end(self, move: Move, *, abandoned: bool) -> None:
+        """Let the next move begin; if CURRENT did not move after all, tell the servers to let go of the version."""
+        self._end(move.model_copy(update={"state": "abandoned"}) if abandoned else None, last=True, move_id=move.id)
+
+    def wake(self, version_id: str) -> None:
+        """Have all servers look now."""
+        with self._reaching():
+            self._redis.publish(CURRENT_CHANNEL, version_id)
+
+    def _end(self, move: Move | None, *, last: bool, move_id: str = "") -> bool:
+        arguments = [move.id if move else move_id, move.model_dump_json() if move else "", "1" if last else "0"]
+        members = json.dumps(move.members) if move and move.state == "committed" else ""
+        arguments += [CURRENT_CHANNEL, move.version_id if move else "", members]
+        return self._script(_SAY, [self._turn, self._move, self._members], arguments) == "said"
+
+
+# KEYS: servers, beats, move. ARGV: id, report, milliseconds to keep
+_REPORT: Final = """
+local t = redis.call('TIME')
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('HSET', KEYS[2], ARGV[1], t[1] * 1000 + math.floor(t[2] / 1000))
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return redis.call('GET', KEYS[3]) or ''
+"""
+
+# KEYS: servers, beats. ARGV: milliseconds to keep
+_SERVERS: Final = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local rows = {}
+local beats = redis.call('HGETALL', KEYS[2])
+for i = 1, #beats, 2 do
+  local age = now - tonumber(beats[i + 1])
+  local report = redis.call('HGET', KEYS[1], beats[i])
+  if report and age <= tonumber(ARGV[1]) then
+    rows[#rows + 1] = {report, math.max(0, age)}
+  else
+    redis.call('HDEL', KEYS[1], beats[i])
+    redis.call('HDEL', KEYS[2], beats[i])
+  end
+end
+if #rows == 0 then return '[]' end
+return cjson.encode(rows)
+"""
+
+# KEYS: turn, move. ARGV: move id, milliseconds of the turn, move, channel
+_BEGIN: Final = """
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 'busy' end
+redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2])
+redis.call('PUBLISH', ARGV[4], ARGV[1])
+return 'begun'
+"""
+
+# KEYS: turn, move, members. ARGV: move id, move or '', '1' if it is over, channel, version, its members or ''
+_SAY: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'lost' end
+if ARGV[2] ~= '' then redis.call('SET', KEYS[2], ARGV[2]) end
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[3], ARGV[5], ARGV[6]) end
+if ARGV[3] == '1' then
+  redis.call('DEL', KEYS[1])
+  redis.call('PUBLISH', ARGV[4], ARGV[1])
+end
+return 'said'
+"""

@@ -1,0 +1,51 @@
+"""The settings that server and worker share, each declared once, read from `KEEPSIGHT_*`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a refused setting should be reported at once
+    from segp_cl.types import ModelSpec
+
+PREFIX = "KEEPSIGHT_"
+
+
+class SharedSettings(BaseSettings):
+    """What server and worker of one store must agree on, and what both have for themselves."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+
+    store: Path = Field(Path("var/store"), description="Root of the versions; every server and worker shares it.")
+    spool: Path = Field(Path("var/spool"), description="Where uploads wait for the worker; shared with it, purged.")
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Broker between server and worker.")
+    model: str = Field(
+        "compact",
+        description="Base model: `compact`, an open_clip name, `hf-hub:org/model` or `local-dir:/path`.",
+    )
+    pretrained: str | None = Field(None, description="open_clip tag (`openai`) or path of a checkpoint.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Where the model runs: `cpu`, `cuda`, `cuda:1`; `auto` prefers a GPU.",
+    )
+    threads: int = Field(
+        default_factory=lambda: min(2, os.cpu_count() or 1),
+        ge=1,
+        description="CPU threads of one forward pass or update.",
+    )
+    max_image_pixels: int = Field(50_000_000, ge=1, description="Largest single image, in pixels.")
+    swap_timeout_s: float = Field(60.0, gt=0, description="Seconds a move waits for servers to be ready, and to swap.")
+    server_lost_after_s: float = Field(5.0, gt=0, description="Silence after which a server counts as dead.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        """The base model as the method names it."""
+        from segp_cl.types import ModelSpec
+
+        return ModelSpec(self.model, self.pretrained)

@@ -1,0 +1,1 @@
+"""The `keepsight` command. Begin with `main.main`."""

@@ -1,0 +1,54 @@
+"""`keepsight classify`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from keepsight.cli import console, options
+from keepsight.cli.errors import CommandError
+from keepsight.client.api import PathName
+
+
+def classify(
+    images: Annotated[list[str], typer.Argument(metavar="IMG...", help="Image files, folders or globs.")],
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Predictions per image.")] = 1,
+    path: Annotated[PathName, typer.Option(help="Which scores decide: both paths fused, or one of them.")] = "fused",
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated words to choose among instead of the served classes (text path)."),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help='Prompt for --labels, for example "a photo of a {}, a pet."')
+    ] = None,
+    url: options.Url = options.URL,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Classify images with the version that is served. Exit code 1 if an image could not be read."""
+    from keepsight.cli.views import classification_table, problem_sentence
+    from keepsight.client.batches import classify_files
+    from keepsight.client.uploads import find_images
+
+    words = [word.strip() for word in labels.split(",") if word.strip()] if labels is not None else []
+    if labels is not None and not words:
+        raise CommandError("--labels names no label; give words separated by commas")
+    if template is not None and not words:
+        raise CommandError("--template is the prompt for --labels; give both")
+    files = find_images(images)
+    with options.connect(url, api_key) as client:
+        answer = classify_files(
+            client, files, top_k=top_k, path="text" if words else path, labels=words, template=template
+        )
+    if as_json:
+        console.print_json(answer)
+    else:
+        console.print_table(classification_table(answer["results"]))
+    failed = [result for result in answer["results"] if result["error"]]
+    if failed:
+        if not as_json:
+            for result in failed:
+                reason = problem_sentence(result["error"] or {})
+                console.err().print(f"{result['filename']}: {reason}", markup=False)
+        raise CommandError(f"{len(failed)} of {len(files)} images could not be classified")

@@ -1,0 +1,83 @@
+"""`keepsight keys`: create, list and revoke API keys in the key file. Needs no running service."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from keepsight.cli import console, options
+from keepsight.cli.console import moment, table
+from keepsight.cli.errors import CommandError
+from keepsight.keys import SCOPES, Key, KeyFile, KeyFileError
+
+app = typer.Typer(help="Create, list and revoke API keys in the key file.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("create")
+def create(
+    name: Annotated[str, typer.Argument(help="Whose key it is; the journal will say so.")],
+    scopes: Annotated[str, typer.Option("--scopes", "-s", help="Comma-separated: what the key may do.")] = ",".join(
+        SCOPES
+    ),
+    keys_file: options.KeysPath = options.KEYS_FILE,
+    as_json: options.Json = False,
+) -> None:
+    """Create a key and print it, for the only time. From the first key on, the service asks for one."""
+    try:
+        created = KeyFile(keys_file).create(name, [s.strip() for s in scopes.split(",") if s.strip()])
+    except KeyFileError as error:
+        raise CommandError(str(error)) from error
+    if as_json:
+        console.print_json({**describe(created.key), "token": created.token})
+        return
+    console.err().print(
+        f"Key {created.key.id} for {created.key.name} ({', '.join(created.key.scopes)}) is in {keys_file}. "
+        "Keep it now; it is not shown again:",
+        markup=False,
+    )
+    console.out().print(created.token, markup=False)
+
+
+@app.command("list")
+def list_keys(keys_file: options.KeysPath = options.KEYS_FILE, as_json: options.Json = False) -> None:
+    """List the keys, without their tokens."""
+    try:
+        keys = KeyFile(keys_file).list()
+    except KeyFileError as error:
+        raise CommandError(str(error)) from error
+    if as_json:
+        console.print_json({"keys": [describe(key) for key in keys]})
+        return
+    made = table("id", "name", "scopes", "created", "revoked")
+    for key in keys:
+        made.add_row(key.id, key.name, ", ".join(key.scopes), moment(key.created_at), moment(key.revoked_at))
+    console.print_table(made)
+
+
+@app.command("revoke")
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, from `keepsight keys list`.")],
+    keys_file: options.KeysPath = options.KEYS_FILE,
+    as_json: options.Json = False,
+) -> None:
+    """Make a key useless from now on."""
+    try:
+        key = KeyFile(keys_file).revoke(key_id)
+    except KeyFileError as error:
+        raise CommandError(str(error)) from error
+    if as_json:
+        console.print_json(describe(key))
+    else:
+        console.out().print(f"Key {key.id} ({key.name}) is revoked.", markup=False)
+
+
+def describe(key: Key) -> dict[str, object]:
+    """A key without its hash."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": list(key.scopes),
+        "created_at": key.created_at,
+        "revoked_at": key.revoked_at,
+    }

@@ -1,0 +1,167 @@
+"""`keepsight teach`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keepsight.cli import console, options
+from keepsight.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from keepsight.client import Client
+    from keepsight.client.api import Accepted, Job
+
+INTERRUPTED = 130
+
+
+def teach(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="DIR_OR_ARCHIVE", help="A folder with a subfolder per class, or a zip, tar or parquet."),
+    ],
+    name: Annotated[str | None, typer.Option("--name", "-n", help="Name of the task [default: the source's]")] = None,
+    template: Annotated[
+        str | None, typer.Option("--template", "-t", help='Prompt of the classes, for example "a photo of a {}."')
+    ] = None,
+    extend: Annotated[bool, typer.Option("--extend", help="Known classes receive more data.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a hyper-parameter: epochs=5, strategy=naive."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the update.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end.")] = True,
+    url: options.Url = options.URL,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Teach new classes from labelled images, and follow the job until the new version is served."""
+    from keepsight.cli.views import accuracy_line, outcome_sentence
+
+    config = parse_overrides(overrides or [])
+    with options.connect(url, api_key) as client:
+        accepted = upload(client, source, name=name, template=template, extend=extend, config=config, seed=seed)
+        if not as_json:
+            report_intake(accepted)
+        if not wait:
+            if as_json:
+                console.print_json(accepted)
+            else:
+                console.out().print(f"Job {accepted['job_id']} is queued: keepsight jobs show {accepted['job_id']}")
+            return
+        job = follow(client, accepted["job_id"], label=name or source.name)
+        if as_json:
+            console.print_json(job)
+        elif job["state"] == "succeeded":
+            console.out().print(f"Learned: {outcome_sentence(job)}.", markup=False)
+            if job["result"]:
+                console.out().print(accuracy_line(job["result"]["evaluation"]), markup=False)
+        if job["state"] != "succeeded":
+            raise CommandError(f"job {job['job_id']} ended without a new version ({outcome_sentence(job).rstrip('.')})")
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, object]:
+    """`epochs=5` and the like; values are JSON where they parse as JSON, otherwise strings.
+
+    Raises:
+        CommandError: not KEY=VALUE, or a key given twice.
+    """
+    config: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise CommandError(f"--set takes KEY=VALUE, for example epochs=5; got {pair!r}")
+        if key in config:
+            raise CommandError(f"--set gives {key} twice")
+        try:
+            config[key] = json.loads(text)
+        except ValueError:
+            config[key] = text
+    return config
+
+
+def upload(
+    client: Client,
+    source: Path,
+    *,
+    name: str | None,
+    template: str | None,
+    extend: bool,
+    config: dict[str, object],
+    seed: int | None,
+) -> Accepted:
+    """Send a folder or an archive under a progress bar."""
+    from keepsight.cli.follow import upload_bar
+    from keepsight.client.uploads import open_task
+
+    body, filename = open_task(source)
+    with body, upload_bar(console.err()) as bars:
+        task = bars.add_task("sending", total=body.size)
+
+        def show(sent: int) -> None:
+            done = sent >= body.size
+            bars.update(task, completed=sent, description="waiting for the service's check" if done else "sending")
+
+        body.on_read = show
+        return client.teach(
+            body,
+            filename,
+            name=name or source.resolve().name.split(".")[0] or "task",
+            template=template,
+            extend=extend,
+            config=config,
+            seed=seed,
+        )
+
+
+def report_intake(accepted: Accepted) -> None:
+    """What the service found in the upload, on stderr."""
+    validation = accepted["validation"]
+    note = console.err()
+    note.print(
+        f"Accepted {validation['accepted']} images of {len(validation['classes'])} classes"
+        f" ({validation['rejected_count']} rejected)."
+    )
+    for reject in validation["rejected"][:10]:
+        note.print(f"  {reject['path']}: {reject['reason']}", markup=False)
+
+
+def follow(client: Client, job_id: str, *, label: str) -> Job:
+    """Follow a job to its end. Ctrl-C asks on a terminal, and otherwise leaves the job running and says so."""
+    from keepsight.cli.follow import job_view, watch
+
+    while True:
+        try:
+            with job_view(console.err(), label) as view:
+                return watch(client.follow(job_id), view)
+        except KeyboardInterrupt:
+            choice = ask_what_now(job_id)
+        if choice == "cancel":
+            client.cancel(job_id)
+            console.err().print("Asked the job to stop; it does within one step.")
+        elif choice == "leave":
+            console.err().print(
+                f"The job goes on without being watched. Watch it again: keepsight jobs show {job_id} --watch. "
+                f"Stop it: keepsight jobs cancel {job_id}."
+            )
+            raise typer.Exit(INTERRUPTED)
+
+
+def ask_what_now(job_id: str) -> str:
+    """`cancel`, `leave` or `watch`, after Ctrl-C."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return "leave"
+    try:
+        answer = typer.prompt(
+            f"\nJob {job_id} is still running. [c]ancel it, [l]eave it running, or keep [w]atching?",
+            default="l",
+            err=True,
+        )
+    except (typer.Abort, KeyboardInterrupt):
+        return "leave"
+    return {"c": "cancel", "w": "watch"}.get(str(answer).strip().lower()[:1], "leave")

@@ -1,0 +1,85 @@
+"""`keepsight versions`, `rollback`, `promote` and `rollout`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from keepsight.cli import console, options
+from keepsight.client.api import Moved
+
+Version = Annotated[str, typer.Argument(metavar="VERSION", help="A version's id.")]
+
+
+def versions(
+    version: Annotated[
+        str | None, typer.Argument(metavar="[VERSION]", help="Print this version's manifest instead.")
+    ] = None,
+    url: options.Url = options.URL,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the versions with their lineage and accuracy, or print the manifest of one."""
+    from keepsight.cli.views import versions_table
+
+    with options.connect(url, api_key) as client:
+        if version is not None:
+            console.print_json(client.version(version))
+            return
+        listing = client.versions()
+    if as_json:
+        console.print_json(listing)
+    else:
+        console.print_table(versions_table(listing))
+
+
+def rollback(
+    version: Annotated[
+        str | None, typer.Argument(metavar="[VERSION]", help="Where to [default: the current version's parent]")
+    ] = None,
+    reason: options.Reason = "",
+    url: options.Url = options.URL,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Serve an earlier version again. Answers once the service serves it."""
+    with options.connect(url, api_key) as client:
+        moved = client.rollback(version, reason=reason)
+    report(moved, as_json=as_json)
+
+
+def promote(
+    version: Version,
+    reason: options.Reason = "",
+    url: options.Url = options.URL,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Serve a version, for instance the one that was rolled back. Answers once the service serves it."""
+    with options.connect(url, api_key) as client:
+        moved = client.promote(version, reason=reason)
+    report(moved, as_json=as_json)
+
+
+def rollout(url: options.Url = options.URL, api_key: options.ApiKey = None, as_json: options.Json = False) -> None:
+    """Show what every serving process serves and prepares."""
+    from keepsight.cli.views import rollout_line, rollout_table
+
+    with options.connect(url, api_key) as client:
+        state = client.rollout()
+    if as_json:
+        console.print_json(state)
+    else:
+        console.print_table(rollout_table(state))
+        console.out().print(rollout_line(state), markup=False)
+
+
+def report(moved: Moved, *, as_json: bool) -> None:
+    """Say where the pointer went."""
+    if as_json:
+        console.print_json(moved)
+    elif moved["serving"] == moved["to"]:
+        console.out().print(f"Serving {moved['to']} (was {moved['from'] or 'none'}).")
+    else:
+        console.out().print(f"Current is {moved['to']}; this server still answers with {moved['serving']}.")

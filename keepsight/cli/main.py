@@ -1,0 +1,98 @@
+"""The `keepsight` command: what it is made of, and how what goes wrong reaches the person who typed it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from keepsight.cli.commands import answers, bench, jobs, keys, service, teaching, versions
+from keepsight.cli.errors import EXPECTED, sentence_of
+
+DEBUG_VARIABLE = "KEEPSIGHT_DEBUG"
+FAILED = 1
+BUG = 70
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="keepsight",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(service.up)
+app.command()(service.down)
+app.command()(service.demo)
+app.command(context_settings=bench.CONTEXT)(bench.bench)
+app.command()(answers.classify)
+app.command()(teaching.teach)
+app.add_typer(jobs.app, name="jobs")
+app.command()(versions.versions)
+app.command()(versions.rollback)
+app.command()(versions.promote)
+app.command()(versions.rollout)
+app.add_typer(keys.app, name="keys")
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and stop, if `--version` was given."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"keepsight {version('keepsight')}")
+        raise typer.Exit
+
+
+@app.callback()
+def keepsight(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """An image-classification service that keeps learning: teach it new classes while it runs, and take them back.
+
+    `keepsight up` starts it, `keepsight demo` shows it on real images. Commands that speak to a running service
+    find it by --url or KEEPSIGHT_URL.
+    """
+
+
+def main() -> None:
+    """Run the command line. Errors are one sentence on stderr and a non-zero exit code, never a traceback.
+
+    With KEEPSIGHT_DEBUG=1 the traceback is shown after all.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that whatever was begun is cleaned up, as after Ctrl-C
+        signal.signal(number, end)
+    try:
+        app(prog_name="keepsight")
+    except EXPECTED as error:
+        fail(sentence_of(error), FAILED, error)
+    except KeyboardInterrupt as error:
+        fail("interrupted", INTERRUPTED, error)
+    except BrokenPipeError:  # the reader of our output, `head` for instance, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        fail(
+            f"this should not have happened: {type(error).__name__}: {error} ({DEBUG_VARIABLE}=1 shows where)",
+            BUG,
+            error,
+        )
+
+
+def end(number: int, frame: FrameType | None) -> None:
+    """Leave from wherever we are, with the exit code that shells give to a signal."""
+    sys.exit(128 + number)
+
+
+def fail(sentence: str, exit_code: int, error: BaseException) -> None:
+    """Print a sentence on stderr (and, where a part died, the end of its log below) and exit."""
+    if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
+        raise error
+    sys.stderr.write(f"keepsight: {sentence}\n")
+    sys.exit(exit_code)

@@ -1,0 +1,155 @@
+"""Answers of the service as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from keepsight.cli.console import moment, percent, table
+from keepsight.cli.follow import eta_text, phase_text
+from keepsight.client.api import ImageResult, Job, Rollout, Versions
+
+
+def classification_table(results: Sequence[ImageResult]) -> Table:
+    """One line per image and prediction."""
+    made = table("image", "label", ">probability", ">score", ">text", ">visual")
+    for result in results:
+        name = escape(result["filename"] or str(result["index"]))
+        if result["error"]:
+            made.add_row(name, "[red]not classified")
+            continue
+        for p in result["predictions"]:
+            scores = (p["score"], p["text_score"], p["visual_score"])
+            made.add_row(
+                name,
+                escape(p["label"]),
+                percent(p["probability"]),
+                *("–" if s is None else f"{s:.3f}" for s in scores),
+            )
+            name = ""
+    return made
+
+
+def jobs_table(jobs: Sequence[Job]) -> Table:
+    """All jobs, as the service lists them."""
+    made = table("job", "name", "state", ">step", "left", "created", "version")
+    for job in jobs:
+        progress, result = job["progress"], job["result"]
+        running = job["state"] == "running" and progress is not None
+        made.add_row(
+            job["job_id"],
+            escape(job["name"]),
+            phase_text(job) if running else job["state"],
+            f"{progress['step']}/{progress['steps']}" if running and progress else "",
+            eta_text(job).removesuffix(" left"),
+            moment(job["created_at"]),
+            (result["version_id"] or "–") if result else "–",
+        )
+    return made
+
+
+def job_lines(job: Job) -> list[str]:
+    """One job in full, for people."""
+    lines = [
+        f"[bold]{escape(job['name'])}[/] ({job['job_id']}): {job['state']}",
+        f"created {moment(job['created_at'])}, started {moment(job['started_at'])}, "
+        f"finished {moment(job['finished_at'])}, attempts {job['attempts']}",
+    ]
+    if validation := job["validation"]:
+        classes = ", ".join(f"{escape(name)} {count}" for name, count in validation["classes"].items())
+        lines.append(f"images: {validation['accepted']} accepted ({classes}), {validation['rejected_count']} rejected")
+        lines += [f"  {escape(r['path'])}: {escape(r['reason'])}" for r in validation["rejected"]]
+    if job["state"] == "running" and (progress := job["progress"]):
+        lines.append(f"{progress['phase']} {progress['step']}/{progress['steps']} {eta_text(job)}".rstrip())
+    if result := job["result"]:
+        lines.append(outcome_sentence(job))
+        if result["version_id"]:
+            lines.append(accuracy_line(result["evaluation"]))
+    if error := job["error"]:
+        lines.append(f"[red]{escape(problem_sentence(error))}")
+    return lines
+
+
+def outcome_sentence(job: Job) -> str:
+    """What became of a finished job."""
+    result, error = job["result"], job["error"]
+    if job["state"] == "succeeded" and result:
+        if result["promoted"]:
+            return f"version {result['version_id']} is published and current"
+        return f"version {result['version_id']} is published but not promoted: {result['not_promoted_because']}"
+    if job["state"] == "cancelled":
+        return "cancelled; nothing was published"
+    if error:
+        return f"{job['state']}: {problem_sentence(error)}"
+    return job["state"]
+
+
+def problem_sentence(problem: Mapping[str, object]) -> str:
+    """The sentence of an RFC 9457 problem."""
+    return str(problem.get("detail") or problem.get("title") or "no reason was given")
+
+
+def versions_table(versions: Versions) -> Table:
+    """The lineage, newest first; `●` is current, `○` is what this server still answers with if that differs."""
+    made = table("", "version", "parent", "created", ">tasks", ">classes", "strategy", "dataset", ">accuracy", "")
+    for version in sorted(versions["versions"], key=lambda v: v["number"], reverse=True):
+        current = version["version_id"] == versions["current"]
+        serving = version["version_id"] == versions["serving"]
+        made.add_row(
+            "[green]●[/]" if current else "○" if serving else "",
+            f"[bold]{version['version_id']}[/]" if current else version["version_id"],
+            version["parent"] or "–",
+            moment(version["created_at"]),
+            str(version["tasks"]),
+            str(version["classes"]),
+            version["strategy"] or "–",
+            escape(version["dataset"] or "–"),
+            percent(headline_accuracy(version["evaluation"])),
+            "pinned" if version["pinned"] else "",
+        )
+    return made
+
+
+def rollout_table(rollout: Rollout) -> Table:
+    """One line per serving process; those that are not where they should be say why."""
+    made = table("process", "device", "serving", "state", "reason")
+    for process in rollout["processes"]:
+        wrong = process["state"] in ("refused", "behind", "dead")
+        made.add_row(
+            escape(process["id"]),
+            escape(process["device"]),
+            process["serving"] or "–",
+            f"[red]{process['state']}[/]" if wrong else process["state"],
+            escape(process["reason"] or ""),
+        )
+    return made
+
+
+def rollout_line(rollout: Rollout) -> str:
+    """What is current, and what is on its way."""
+    current = f"Current is {rollout['current'] or 'none'}"
+    return f"{current}; {rollout['target']} is being prepared." if rollout["target"] else f"{current}."
+
+
+def headline_accuracy(evaluation: Mapping[str, object] | None) -> float | None:
+    """The one number of an evaluation for a table: accuracy of the fused path on the held-out images."""
+    value = overall(evaluation).get("fused")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def overall(evaluation: Mapping[str, object] | None) -> Mapping[str, object]:
+    """The part of an evaluation that is over all its images; empty if nothing was held out."""
+    evaluation = evaluation or {}
+    found = evaluation.get("overall", evaluation)  # a version's summary holds just this part
+    return found if isinstance(found, Mapping) else {}
+
+
+def accuracy_line(evaluation: Mapping[str, object] | None) -> str:
+    """An evaluation as one line."""
+    numbers = overall(evaluation)
+    if not numbers:
+        return "accuracy unknown: no image was held out"
+    paths = ", ".join(f"{path} {percent(numbers.get(path))}" for path in ("fused", "text", "visual"))
+    return f"accuracy on {numbers.get('images')} held-out images: {paths}"

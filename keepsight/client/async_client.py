@@ -1,0 +1,228 @@
+"""The REST API as methods to await: `keepsight.client` for programs that run on an event loop."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar, cast
+
+import anyio
+import anyio.to_thread
+import httpx
+
+from keepsight.client import calls
+from keepsight.client.api import (
+    TERMINAL_STATES,
+    Accepted,
+    Classes,
+    Classification,
+    Embeddings,
+    Job,
+    Manifest,
+    Moved,
+    PathName,
+    Rollout,
+    Versions,
+)
+from keepsight.client.calls import DEFAULT_URL, Call
+from keepsight.client.events import JobEvents
+from keepsight.client.images import Image, embedding_inputs, named_images
+from keepsight.client.problems import unreachable
+from keepsight.client.retries import Retries
+from keepsight.client.uploads import Archive, open_archive
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """The methods of `keepsight.Client`, to be awaited; what they take, return and raise is documented there.
+
+    Files are read in threads, never on the event loop. One client may be used by many tasks at the same time.
+
+    Args:
+        url: The service's address, without a path.
+        api_key: Sent as a bearer token.
+        timeout_s: For every wait on the service in ordinary requests.
+        retries: When a request is sent again.
+        transport: Replaces the network in tests.
+        sleep: Waits between attempts and between polls.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: Retries = Retries(),
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.AsyncClient(**calls.connection(self.url, api_key, timeout_s), transport=transport)
+        self._retries = retries
+        self._sleep = sleep
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def ready(self) -> bool:
+        """Whether a version is loaded and answers. Never raises for a service that is down or not yet ready."""
+        try:
+            return (await self._attempt(calls.ready())).is_success
+        except httpx.TransportError:
+            return False
+
+    async def classify(
+        self,
+        images: Sequence[Image],
+        *,
+        top_k: int = 5,
+        path: PathName = "fused",
+        labels: Sequence[str] = (),
+        template: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> Classification:
+        """Classify 1 to 64 images, over the served classes or over `labels` (any words; text path)."""
+        named = await anyio.to_thread.run_sync(named_images, images)
+        return await self._send(
+            calls.classify(named, top_k=top_k, path=path, labels=labels, template=template, timeout_ms=timeout_ms)
+        )
+
+    async def embeddings(
+        self,
+        inputs: str | Sequence[str | Image],
+        *,
+        stored_version: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> Embeddings:
+        """Unit vectors of texts (strings) and images (anything else), in the order of `inputs`."""
+        inputs = await anyio.to_thread.run_sync(embedding_inputs, inputs)
+        return await self._send(calls.embeddings(inputs, stored_version=stored_version, timeout_ms=timeout_ms))
+
+    async def teach(
+        self,
+        archive: Path | Archive,
+        filename: str = "archive",
+        *,
+        name: str,
+        template: str | None = None,
+        extend: bool = False,
+        config: Mapping[str, object] | None = None,
+        seed: int | None = None,
+    ) -> Accepted:
+        """Upload a task: it is read while it is sent, from its start in every attempt, and makes one job at most."""
+        with await anyio.to_thread.run_sync(open_archive, archive) as file:
+            return await self._send(
+                calls.teach(file, filename, name=name, template=template, extend=extend, config=config, seed=seed)
+            )
+
+    async def jobs(self) -> list[Job]:
+        """All jobs that the service remembers."""
+        return await self._send(calls.jobs())
+
+    async def job(self, job_id: str) -> Job:
+        """One job."""
+        return await self._send(calls.job(job_id))
+
+    async def cancel(self, job_id: str) -> Job:
+        """Ask a job to stop; it does within one step."""
+        return await self._send(calls.cancel(job_id))
+
+    async def follow(self, job_id: str, *, poll_s: float = 1.0) -> AsyncIterator[Job]:
+        """Yield the job now and after every change, ending with its terminal state."""
+        while True:
+            job = await self.job(job_id)
+            yield job
+            if job["state"] in TERMINAL_STATES:
+                return
+            async for job in self._events(job_id):
+                yield job
+                if job["state"] in TERMINAL_STATES:
+                    return
+            await self._sleep(poll_s)
+
+    async def versions(self) -> Versions:
+        """The lineage, what is current and what is served."""
+        return await self._send(calls.versions())
+
+    async def version(self, version_id: str) -> Manifest:
+        """The manifest of one version."""
+        return await self._send(calls.version(version_id))
+
+    async def classes(self) -> Classes:
+        """The classes that are served."""
+        return await self._send(calls.classes())
+
+    async def rollout(self) -> Rollout:
+        """What every serving process serves and prepares."""
+        return await self._send(calls.rollout())
+
+    async def rollback(self, version_id: str | None = None, *, reason: str = "", expected: str | None = None) -> Moved:
+        """Serve `version_id` again, or the parent of the current version, if what is current is `expected`."""
+        return await self._send(calls.rollback(version_id, reason=reason, expected=expected))
+
+    async def promote(self, version_id: str, *, reason: str = "", expected: str | None = None) -> Moved:
+        """Serve `version_id`, if what is current is `expected`."""
+        return await self._send(calls.promote(version_id, reason=reason, expected=expected))
+
+    async def _send(self, call: Call[T]) -> T:
+        """Send, again where that may help, and turn what remains wrong into our errors."""
+        for attempt in itertools.count(1):
+            try:
+                response = await self._attempt(call)
+            except (httpx.TransportError, httpx.InvalidURL) as error:
+                wait_s = self._retries.wait_s(attempt, error)
+                if wait_s is None:
+                    raise unreachable(error, self.url, str(call)) from error
+            else:
+                wait_s = self._retries.wait_s(attempt, response)
+                if wait_s is None:
+                    return call.answer(response)
+            await self._sleep(wait_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _attempt(self, call: Call[T]) -> httpx.Response:
+        request = call.request(self._http.build_request)
+        if call.reads_file:
+            request.stream = ReadInThreads(cast(Iterable[bytes], request.stream))
+        return await self._http.send(request)
+
+    async def _events(self, job_id: str) -> AsyncIterator[Job]:
+        """The job's event stream until it ends or breaks; nothing if it cannot be had."""
+        events = JobEvents()
+        call = calls.events(job_id)
+        try:
+            async with self._http.stream(call.method, call.route) as response:
+                if response.is_success:
+                    async for line in response.aiter_lines():
+                        if job := events.feed(line):
+                            yield job
+        except (httpx.TransportError, httpx.StreamError, ValueError):
+            return
+
+
+class ReadInThreads(httpx.AsyncByteStream):
+    """A request's body whose chunks (of 64 KiB, as httpx reads files) are taken in threads.
+
+    httpx by itself reads an upload's file on the event loop, which then stands still for as long as the disk does.
+    """
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks = iter(self._body)
+        while chunk := await anyio.to_thread.run_sync(next, chunks, b""):
+            yield chunk

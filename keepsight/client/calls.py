@@ -1,0 +1,222 @@
+"""Every call of the REST API: what is sent, how long it may take, how the answer is read. Nothing here sends anything.
+
+`keepsight.client` and `keepsight.client.async_client` send what these functions describe, each in its own way.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from keepsight.client.api import (
+    Accepted,
+    Classes,
+    Classification,
+    Embeddings,
+    Job,
+    Manifest,
+    Moved,
+    PathName,
+    Rollout,
+    Versions,
+)
+from keepsight.client.errors import ApiError, ServiceUnreachableError
+from keepsight.client.images import NamedImage
+from keepsight.client.problems import api_error
+from keepsight.client.uploads import Archive
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+CONNECT_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 5.0
+SWAP_TIMEOUT_S = 120.0
+INTAKE_TIMEOUT_S = 900.0  # the server answers an upload after it has unpacked and checked every image
+
+T = TypeVar("T")
+
+
+def _unchanged(document: Any) -> Any:
+    return document
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request, and what its answer means.
+
+    Attributes:
+        method: GET, POST or DELETE.
+        route: Path, with identifiers escaped.
+        body: What httpx is to send: `json`, or `data` and `files`.
+        headers: Besides those of every request.
+        timeout_s: The longest wait on the service, where it is not the client's.
+        reads_file: Whether the body is read from a file while it is sent.
+        read: From the answer's JSON object to what the caller gets.
+    """
+
+    method: str
+    route: str
+    body: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float | None = None
+    reads_file: bool = False
+    read: Callable[[Any], T] = _unchanged
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.route}"
+
+    def request(self, build: Callable[..., httpx.Request]) -> httpx.Request:
+        """A new request, made by a client's `build_request`. A file in it will be read from its start."""
+        options: dict[str, Any] = {**self.body, "headers": self.headers}
+        if self.timeout_s is not None:
+            options["timeout"] = httpx.Timeout(self.timeout_s, connect=CONNECT_TIMEOUT_S)
+        return build(self.method, self.route, **options)
+
+    def answer(self, response: httpx.Response) -> T:
+        """What the response says.
+
+        Raises:
+            ApiError: it reports an error, or is no JSON object.
+        """
+        if not response.is_success:
+            raise api_error(response)
+        try:
+            document = response.json()
+        except ValueError as error:
+            raise ApiError(response.status_code, f"{response.url} did not answer with JSON") from error
+        if not isinstance(document, dict):
+            raise ApiError(response.status_code, f"{response.url} answered {type(document).__name__}, not an object")
+        return self.read(document)
+
+
+def connection(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
+    """The arguments that either of httpx' clients is made with.
+
+    Raises:
+        ServiceUnreachableError: `url` is not an address.
+    """
+    try:
+        base_url = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ServiceUnreachableError(f"{url!r} is not an address: {error}") from error
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    return {"base_url": base_url, "headers": headers, "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)}
+
+
+def ready() -> Call[object]:
+    return Call("GET", "/readyz", timeout_s=PROBE_TIMEOUT_S)
+
+
+def classify(
+    images: Sequence[NamedImage],
+    *,
+    top_k: int,
+    path: PathName,
+    labels: Sequence[str],
+    template: str | None,
+    timeout_ms: int | None,
+) -> Call[Classification]:
+    form: dict[str, Any] = {"top_k": str(top_k), "path": path}
+    if labels:
+        form["labels"] = list(labels)
+    if template is not None:
+        form["template"] = template
+    if timeout_ms is not None:
+        form["timeout_ms"] = str(timeout_ms)
+    files = [("images", (name, data, "application/octet-stream")) for name, data in images]
+    return Call("POST", "/v1/classify", body={"data": form, "files": files})
+
+
+def embeddings(inputs: list[str], *, stored_version: str | None, timeout_ms: int | None) -> Call[Embeddings]:
+    body: dict[str, Any] = {"input": inputs}
+    if stored_version is not None:
+        body["stored_version"] = stored_version
+    if timeout_ms is not None:
+        body["timeout_ms"] = timeout_ms
+    return Call("POST", "/v1/embeddings", body={"json": body})
+
+
+def teach(
+    archive: Archive,
+    filename: str,
+    *,
+    name: str,
+    template: str | None,
+    extend: bool,
+    config: Mapping[str, object] | None,
+    seed: int | None,
+) -> Call[Accepted]:
+    """Raises ValueError for an archive that cannot be read again: a second attempt would send what is left of it."""
+    if not archive.seekable():
+        raise ValueError(f"the archive {filename!r} cannot be read again from its start; give a file that can")
+    form: dict[str, Any] = {"name": name, "extend": "true" if extend else "false"}
+    if template is not None:
+        form["template"] = template
+    if config:
+        form["config"] = json.dumps(config)
+    if seed is not None:
+        form["seed"] = str(seed)
+    return Call(
+        "POST",
+        "/v1/tasks",
+        body={"data": form, "files": {"archive": (filename, archive, "application/octet-stream")}},
+        headers={"Idempotency-Key": uuid.uuid4().hex},  # so that a second attempt cannot start a second job
+        timeout_s=INTAKE_TIMEOUT_S,
+        reads_file=True,
+    )
+
+
+def jobs() -> Call[list[Job]]:
+    return Call("GET", "/v1/jobs", read=lambda document: document["jobs"])
+
+
+def job(job_id: str) -> Call[Job]:
+    return Call("GET", f"/v1/jobs/{_segment(job_id)}")
+
+
+def events(job_id: str) -> Call[Job]:
+    """The stream's events are jobs, for `keepsight.client.events` to read."""
+    return Call("GET", f"/v1/jobs/{_segment(job_id)}/events")
+
+
+def cancel(job_id: str) -> Call[Job]:
+    return Call("DELETE", f"/v1/jobs/{_segment(job_id)}")
+
+
+def versions() -> Call[Versions]:
+    return Call("GET", "/v1/versions")
+
+
+def version(version_id: str) -> Call[Manifest]:
+    return Call("GET", f"/v1/versions/{_segment(version_id)}")
+
+
+def classes() -> Call[Classes]:
+    return Call("GET", "/v1/classes")
+
+
+def rollout() -> Call[Rollout]:
+    return Call("GET", "/v1/admin/rollout")
+
+
+def rollback(version_id: str | None, *, reason: str, expected: str | None) -> Call[Moved]:
+    return _move("/v1/admin/rollback", version_id, reason, expected)
+
+
+def promote(version_id: str, *, reason: str, expected: str | None) -> Call[Moved]:
+    return _move("/v1/admin/promote", version_id, reason, expected)
+
+
+def _move(route: str, version_id: str | None, reason: str, expected: str | None) -> Call[Moved]:
+    body = {"version_id": version_id, "reason": reason}
+    if expected is not None:
+        body["expected"] = expected
+    return Call("POST", route, body={"json": body}, timeout_s=SWAP_TIMEOUT_S)
+
+
+def _segment(identifier: str) -> str:
+    return quote(identifier, safe="")

@@ -1,0 +1,239 @@
+"""The REST API as methods that wait. The command line and the demo speak to the service through it alone."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+
+from keepsight.client import calls
+from keepsight.client.api import (
+    TERMINAL_STATES,
+    Accepted,
+    Classes,
+    Classification,
+    Embeddings,
+    Job,
+    Manifest,
+    Moved,
+    PathName,
+    Rollout,
+    Versions,
+)
+from keepsight.client.calls import DEFAULT_URL, Call
+from keepsight.client.events import JobEvents
+from keepsight.client.images import Image, embedding_inputs, named_images
+from keepsight.client.problems import unreachable
+from keepsight.client.retries import Retries
+from keepsight.client.uploads import Archive, open_archive
+
+T = TypeVar("T")
+
+
+class Client:
+    """The REST API as methods; `keepsight.AsyncClient` has the same, to be awaited.
+
+    Args:
+        url: The service's address, without a path.
+        api_key: Sent as a bearer token.
+        timeout_s: For every wait on the service in ordinary requests.
+        retries: When a request is sent again.
+        transport: Replaces the network in tests.
+        sleep: Waits between attempts and between polls.
+
+    Raises (all methods):
+        ServiceUnreachableError: nothing answers at `url`.
+        ApiError: the service answered with an error.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: Retries = Retries(),
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(**calls.connection(self.url, api_key, timeout_s), transport=transport)
+        self._retries = retries
+        self._sleep = sleep
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def ready(self) -> bool:
+        """Whether a version is loaded and answers. Never raises for a service that is down or not yet ready."""
+        try:
+            return self._attempt(calls.ready()).is_success
+        except httpx.TransportError:
+            return False
+
+    def classify(
+        self,
+        images: Sequence[Image],
+        *,
+        top_k: int = 5,
+        path: PathName = "fused",
+        labels: Sequence[str] = (),
+        template: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> Classification:
+        """Classify 1 to 64 images, over the served classes or over `labels` (any words; text path).
+
+        Args:
+            images: Files, their bytes, or (name, bytes); the answer repeats the name.
+            top_k: Predictions per image.
+            path: Which scores rank.
+            labels: Words to choose among instead of the served classes.
+            template: The sentence around a label, with {} in it.
+            timeout_ms: Milliseconds after which the service need not answer any more.
+        """
+        named = named_images(images)
+        return self._send(
+            calls.classify(named, top_k=top_k, path=path, labels=labels, template=template, timeout_ms=timeout_ms)
+        )
+
+    def embeddings(
+        self,
+        inputs: str | Sequence[str | Image],
+        *,
+        stored_version: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> Embeddings:
+        """Unit vectors of texts (strings) and images (anything else), in the order of `inputs`.
+
+        Vectors of different `space` must not be compared: name the version or the space that yours were stored with
+        as `stored_version`, and `matches_stored` tells whether they can be compared with these.
+        """
+        inputs = embedding_inputs(inputs)
+        return self._send(calls.embeddings(inputs, stored_version=stored_version, timeout_ms=timeout_ms))
+
+    def teach(
+        self,
+        archive: Path | Archive,
+        filename: str = "archive",
+        *,
+        name: str,
+        template: str | None = None,
+        extend: bool = False,
+        config: Mapping[str, object] | None = None,
+        seed: int | None = None,
+    ) -> Accepted:
+        """Upload a task: it is read while it is sent, from its start in every attempt, and makes one job at most.
+
+        Args:
+            archive: A folder with a subfolder per class, a zip, tar or parquet file, or such a file opened.
+            filename: Under which it is sent; the service goes by the content.
+            name: What the task is called.
+            template: The sentence around a class's name, with {} in it.
+            extend: Known classes receive more images.
+            config: Hyper-parameters.
+            seed: Of everything random in the update.
+
+        Raises:
+            UploadError: the folder or file cannot be read, or has no class in it.
+            ValueError: the opened file cannot be read again from its start.
+        """
+        with open_archive(archive) as file:
+            return self._send(
+                calls.teach(file, filename, name=name, template=template, extend=extend, config=config, seed=seed)
+            )
+
+    def jobs(self) -> list[Job]:
+        """All jobs that the service remembers."""
+        return self._send(calls.jobs())
+
+    def job(self, job_id: str) -> Job:
+        """One job."""
+        return self._send(calls.job(job_id))
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask a job to stop; it does within one step."""
+        return self._send(calls.cancel(job_id))
+
+    def follow(self, job_id: str, *, poll_s: float = 1.0) -> Iterator[Job]:
+        """Yield the job now and after every change, ending with its terminal state.
+
+        Server-sent events where they flow; whenever the stream breaks, one poll and another try.
+        """
+        while True:
+            job = self.job(job_id)
+            yield job
+            if job["state"] in TERMINAL_STATES:
+                return
+            for job in self._events(job_id):
+                yield job
+                if job["state"] in TERMINAL_STATES:
+                    return
+            self._sleep(poll_s)
+
+    def versions(self) -> Versions:
+        """The lineage, what is current and what is served."""
+        return self._send(calls.versions())
+
+    def version(self, version_id: str) -> Manifest:
+        """The manifest of one version."""
+        return self._send(calls.version(version_id))
+
+    def classes(self) -> Classes:
+        """The classes that are served."""
+        return self._send(calls.classes())
+
+    def rollout(self) -> Rollout:
+        """What every serving process serves and prepares."""
+        return self._send(calls.rollout())
+
+    def rollback(self, version_id: str | None = None, *, reason: str = "", expected: str | None = None) -> Moved:
+        """Serve `version_id` again, or the parent of the current version, if what is current is `expected`."""
+        return self._send(calls.rollback(version_id, reason=reason, expected=expected))
+
+    def promote(self, version_id: str, *, reason: str = "", expected: str | None = None) -> Moved:
+        """Serve `version_id`, if what is current is `expected`."""
+        return self._send(calls.promote(version_id, reason=reason, expected=expected))
+
+    def _send(self, call: Call[T]) -> T:
+        """Send, again where that may help, and turn what remains wrong into our errors."""
+        for attempt in itertools.count(1):
+            try:
+                response = self._attempt(call)
+            except (httpx.TransportError, httpx.InvalidURL) as error:
+                wait_s = self._retries.wait_s(attempt, error)
+                if wait_s is None:
+                    raise unreachable(error, self.url, str(call)) from error
+            else:
+                wait_s = self._retries.wait_s(attempt, response)
+                if wait_s is None:
+                    return call.answer(response)
+            self._sleep(wait_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _attempt(self, call: Call[T]) -> httpx.Response:
+        return self._http.send(call.request(self._http.build_request))
+
+    def _events(self, job_id: str) -> Iterator[Job]:
+        """The job's event stream until it ends or breaks; nothing if it cannot be had."""
+        events = JobEvents()
+        call = calls.events(job_id)
+        try:
+            with self._http.stream(call.method, call.route) as response:
+                if response.is_success:
+                    for line in response.iter_lines():
+                        if job := events.feed(line):
+                            yield job
+        except (httpx.TransportError, httpx.StreamError, ValueError):
+            return

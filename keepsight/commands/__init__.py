@@ -1,1 +1,0 @@
-"""The commands of the `keepsight` command line, a module for each group."""

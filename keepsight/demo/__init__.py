@@ -1,0 +1,1 @@
+"""The tour that `keepsight demo` takes. Begin with `tour.run_demo`."""

@@ -1,0 +1,1 @@
+"""The service on one machine: `keepsight up` and what it starts."""

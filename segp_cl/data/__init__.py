@@ -1,0 +1,1 @@
+"""From untrusted bytes to pixels, and labelled images that stream from files."""

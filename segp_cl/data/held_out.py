@@ -1,0 +1,58 @@
+"""Which images of a task are held out: measured on, and not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+
+Shuffle = Callable[[Sequence[int]], Sequence[int]]
+"""Positions of one class's images to the same positions, those first that are held out first."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions in the data set, ascending. Together they are all of it."""
+
+    train: tuple[int, ...]
+    held_out: tuple[int, ...]
+
+
+def hold_out(labels: Sequence[int], *, fraction: float, min_images: int, shuffle: Shuffle) -> Split:
+    """Hold out `fraction` of every class's images.
+
+    A class of fewer than `min_images` images gives none; of any other at least one is held out and one is left, unless
+    `fraction` is 0.
+
+    Args:
+        labels: the class of every image.
+        fraction: in [0, 1).
+        min_images: at least 2.
+        shuffle: chooses among the images of a class.
+    """
+    by_class: dict[int, list[int]] = {}
+    for position, label in enumerate(labels):
+        by_class.setdefault(label, []).append(position)
+    held: set[int] = set()
+    for _, positions in sorted(by_class.items()):
+        if fraction > 0 and len(positions) >= min_images:
+            count = min(max(1, round(fraction * len(positions))), len(positions) - 1)
+            held.update(shuffle(positions)[:count])
+    train = tuple(position for position in range(len(labels)) if position not in held)
+    return Split(train=train, held_out=tuple(sorted(held)))
+
+
+def drawn_from(generator: torch.Generator) -> Shuffle:
+    """An order that the generator draws."""
+
+    def shuffle(positions: Sequence[int]) -> list[int]:
+        return [positions[i] for i in torch.randperm(len(positions), generator=generator).tolist()]
+
+    return shuffle
+
+
+def named_by(digest: str, seed: int) -> Shuffle:
+    """An order that is the same for the same data set, named by its digest, and seed."""
+    return lambda positions: sorted(positions, key=lambda p: sha256(f"{digest}:{seed}:{p}".encode()).digest())

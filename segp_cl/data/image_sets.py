@@ -1,0 +1,107 @@
+"""Labelled images that are read when they are asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from segp_cl.data.decoding import MAX_IMAGE_PIXELS, decode_image
+from segp_cl.data.preprocessing import Preprocessing, to_pixels
+from segp_cl.data.row_file import RowFile
+from segp_cl.errors import ImageDecodeError
+
+logger = logging.getLogger(__name__)
+
+
+class TensorImages:
+    """Labelled images that are already pixels: `pixels` [N, 3, size, size] of 8 bits, one label each."""
+
+    def __init__(self, pixels: UInt8[Tensor, "images 3 height width"], labels: Sequence[int]) -> None:
+        _check_lengths(len(pixels), len(labels))
+        self._pixels, self._labels = pixels, tuple(labels)
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """Position in `Task.classes` of every image."""
+        return self._labels
+
+    def pixels(self, indices: Sequence[int]) -> UInt8[Tensor, "batch 3 height width"]:
+        """The images at `indices`, in that order."""
+        return self._pixels[list(indices)]
+
+
+class FolderImages:
+    """Labelled image files, decoded when asked for, by `threads` at a time.
+
+    No more than the batch asked for is held in memory. With `cache`, pixels are kept after their first read in a file
+    without a name in that folder, so that later epochs do not decode again and no image stays behind. A cache that
+    cannot be written (a full disk) costs time, not the task.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Sequence[int],
+        preprocessing: Preprocessing,
+        *,
+        threads: int = 2,
+        cache: Path | None = None,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> None:
+        _check_lengths(len(paths), len(labels))
+        self._paths, self._labels = tuple(paths), tuple(labels)
+        self._preprocessing, self._threads, self._max_pixels = preprocessing, threads, max_pixels
+        self._cache = None if cache is None else RowFile(len(paths), folder=cache)
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """Position in `Task.classes` of every image."""
+        return self._labels
+
+    def pixels(self, indices: Sequence[int]) -> UInt8[Tensor, "batch 3 height width"]:
+        """The images at `indices`, in that order, decoded, resized and cropped.
+
+        Raises:
+            ImageDecodeError: a file is gone or is not an image; the message names it.
+        """
+        size = self._preprocessing.size
+        batch = torch.empty((len(indices), 3, size, size), dtype=torch.uint8)
+
+        def fill(position: int) -> None:
+            batch[position] = self._read(indices[position])
+
+        cached = self._cache is not None and all(index in self._cache for index in indices)
+        if self._threads <= 1 or len(indices) <= 1 or cached:
+            for position in range(len(indices)):
+                fill(position)
+        else:
+            with ThreadPoolExecutor(self._threads) as pool:
+                for _ in pool.map(fill, range(len(indices))):
+                    pass
+        return batch
+
+    def _read(self, index: int) -> UInt8[Tensor, "3 size size"]:
+        if self._cache is not None and index in self._cache:
+            return self._cache.read(index)
+        path = self._paths[index]
+        try:
+            pixels = to_pixels(decode_image(path.read_bytes(), max_pixels=self._max_pixels), self._preprocessing)
+        except (OSError, ImageDecodeError) as error:
+            raise ImageDecodeError(f"{path.name}: {error}") from error
+        if self._cache is not None:
+            try:
+                self._cache.write(index, pixels)
+            except OSError as error:
+                logger.warning("The pixel cache cannot be written (%s); images are decoded again instead.", error)
+        return pixels
+
+
+def _check_lengths(images: int, labels: int) -> None:
+    if images != labels:
+        raise ValueError(f"every image needs one label: got {images} images and {labels} labels")

@@ -1,0 +1,1 @@
+"""One task in, the next state out. Begin with `learner.learn_task`."""

@@ -1,0 +1,19 @@
+"""Update strategies by the name a configuration gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from segp_cl.config import StrategyName
+from segp_cl.learn.strategies.base import Strategy
+from segp_cl.learn.strategies.naive import learn_naive
+from segp_cl.learn.strategies.prototypes import learn_prototypes
+from segp_cl.learn.strategies.segp import learn_segp
+
+STRATEGIES: Mapping[StrategyName, Strategy] = {
+    "segp": learn_segp,
+    "naive": learn_naive,
+    "prototypes": learn_prototypes,
+}
+
+__all__ = ["STRATEGIES", "Strategy"]

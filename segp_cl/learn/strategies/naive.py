@@ -1,0 +1,31 @@
+"""LoRA and cross-entropy only: what fine-tuning does when nothing holds the old classes in place."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from segp_cl.learn.strategies.shared import finish, gather
+from segp_cl.learn.training import Losses, Outcome, Session, train
+from segp_cl.losses import task_cross_entropy
+
+
+def learn_naive(session: Session) -> Outcome:
+    """Minimise (15) alone. New prototypes are class means (23), old ones are left stale."""
+    adapters = session.adapt()
+    inputs = session.inputs(adapters)
+    prompts = [c.prompt for c in session.task.classes]
+
+    def step(batch: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"], weight: float) -> Losses:
+        images = session.model.project(inputs.raw_features(batch))
+        loss = weight * task_cross_entropy(
+            images, session.text_features(prompts), targets, logit_scale=session.model.logit_scale
+        )
+        return {"total": loss, "classification": loss}
+
+    with session.report.phase("train"):
+        train(session, adapters, inputs, step)
+    lora = adapters.state()
+    with session.report.phase("prototypes"):
+        adapters.merge()
+        return finish(session, gather(session, inputs, session.old.prototypes), lora=lora)

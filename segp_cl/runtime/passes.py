@@ -1,0 +1,187 @@
+"""How a served image tower is run: in which arithmetic, on batches of which sizes, by which threads or CUDA graphs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from segp_cl.pixels import as_unit_pixels
+from segp_cl.runtime.packed import can_pack
+
+CPU_CHUNK = 8  # images in one pass on a CPU: of compact faster than 16 or 64 at once, of a ViT as fast, in less memory
+
+Run = Callable[[Tensor], Tensor]
+Capture = Callable[[Run, Tensor], Run]
+"""(what is run, an example of its input) to what replays it for inputs of the example's shape."""
+
+
+@runtime_checkable
+class ImageTower(Protocol):
+    """What is run; `segp_cl.models.backbone.Backbone` is one."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def raw_features(self, pixels: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """How passes are made.
+
+    Attributes:
+        precision: arithmetic of the image tower (autocast, unless it is float32). Features are float32 in any case.
+        sizes: batch sizes that passes have, ascending: batches are padded to the next, and cut at the largest. Empty:
+            batches are run as they come, on a CPU at most `CPU_CHUNK` images at once.
+        graphs: record the pass of each size once as a CUDA graph, and replay it.
+        warm: batch sizes that a version is run with before it is served.
+        most: images that are worth gathering for one pass.
+        threads: CPU threads that share out the images of a pass; each computes its share alone.
+        packed: lay out the weights for the CPU's kernels (`segp_cl.runtime.packed`).
+    """
+
+    precision: torch.dtype = torch.float32
+    sizes: tuple[int, ...] = ()
+    graphs: bool = False
+    warm: tuple[int, ...] = ()
+    most: int = CPU_CHUNK
+    threads: int = 1
+    packed: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        device: torch.device,
+        *,
+        max_batch_size: int,
+        precision: torch.dtype = torch.float32,
+        compiled: bool = False,
+        graphs: bool = False,
+        threads: int = 1,
+        packed: bool = True,
+    ) -> PassSettings:
+        """What suits a device and batches of up to `max_batch_size` images.
+
+        Code that is made for a shape gets powers of two, each of which is warmed; eager code takes any size, and of
+        it a single image and the largest pass are warmed.
+        """
+        on_cpu = device.type == "cpu"
+        most = min(max_batch_size, CPU_CHUNK) if on_cpu else max_batch_size
+        if not compiled and not graphs:
+            return cls(
+                precision=precision,
+                warm=tuple(sorted({1, most})),
+                most=most,
+                threads=threads if on_cpu else 1,
+                packed=packed and on_cpu and precision == torch.float32 and can_pack(),
+            )
+        sizes = (*(1 << power for power in range(most.bit_length()) if 1 << power < most), most)
+        return cls(precision=precision, sizes=sizes, graphs=graphs, warm=sizes, most=most)
+
+    def shares_out(self, count: int) -> bool:
+        """Whether each thread takes some of so many images; else all work on all of them."""
+        if self.threads == 1 or self.sizes:
+            return False
+        # two threads with three images: one would idle for half of the time
+        return count % self.threads == 0 or count >= 2 * self.threads
+
+
+def cuda_graph(run: Run, example: Tensor) -> Run:
+    """Record `run` on `example`, whose shape and device later inputs must have. Not to be replayed by two threads."""
+    inputs = example.clone()
+    stream = torch.cuda.Stream(example.device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(example.device))
+    with torch.cuda.stream(stream):  # libraries choose their algorithms in the first runs, which cannot be recorded
+        for _ in range(3):
+            run(inputs)
+    torch.cuda.current_stream(example.device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # another version goes on answering on its own thread meanwhile
+    with torch.cuda.device(example.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        outputs = run(inputs)
+
+    def replay(given: Tensor) -> Tensor:
+        inputs.copy_(given)
+        graph.replay()
+        return outputs.clone()
+
+    return replay
+
+
+def compute_alone() -> None:
+    """From now on PyTorch computes what this thread asks for on this thread, and on no other."""
+    others = torch.get_num_threads()
+    if others == 1:
+        return
+    torch.set_num_threads(1)
+    # the call holds for this thread, but also for those that have computed nothing yet, so it is taken back for them
+    restorer = threading.Thread(target=torch.set_num_threads, args=(others,))
+    restorer.start()
+    restorer.join()
+
+
+@cache
+def _crew(threads: int) -> ThreadPoolExecutor:
+    """One for all versions: what the one that is served leaves idle, the one that is loaded may use."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="pass", initializer=compute_alone)
+
+
+class ImagePass:
+    """Raw features of pixels, by one tower. Safe to call from many threads.
+
+    Threads that work on one product wait for each other at every layer, and for whoever else needs their cores; with
+    images enough each thread takes some of them through the whole tower instead. A single image is all threads' work.
+    """
+
+    def __init__(self, tower: ImageTower, settings: PassSettings, *, capture: Capture = cuda_graph) -> None:
+        self._tower = tower
+        self._settings = settings
+        self._capture = capture
+        self._recorded: dict[int, Run] = {}
+        self._one_at_a_time = threading.Lock()
+
+    def __call__(
+        self, pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch raw"]:
+        """float32 on the tower's device."""
+        on_cpu = self._tower.device.type == "cpu"
+        most = self._settings.sizes[-1] if self._settings.sizes else CPU_CHUNK if on_cpu else max(1, len(pixels))
+        return torch.cat([self._shared_out(chunk) for chunk in torch.split(pixels, most)])
+
+    def _shared_out(self, pixels: Tensor) -> Tensor:
+        threads = self._settings.threads
+        if not self._settings.shares_out(len(pixels)):
+            return self._padded(pixels)
+        return torch.cat(list(_crew(threads).map(self._alone, torch.tensor_split(pixels, threads))))
+
+    def _alone(self, pixels: Tensor) -> Tensor:
+        with torch.inference_mode():  # a thread's own state, like the number of its threads
+            return self._padded(pixels)
+
+    def _padded(self, pixels: Tensor) -> Tensor:
+        unit = as_unit_pixels(pixels.to(self._tower.device))
+        size = next((size for size in self._settings.sizes if size >= len(pixels)), len(pixels))
+        if size > len(pixels):
+            unit = F.pad(unit, (0, 0, 0, 0, 0, 0, 0, size - len(pixels)))
+        if not self._settings.graphs:
+            return self._run(unit)[: len(pixels)]
+        with self._one_at_a_time:
+            if size not in self._recorded:
+                self._recorded[size] = self._capture(self._run, unit)
+            return self._recorded[size](unit)[: len(pixels)]
+
+    def _run(self, unit: Tensor) -> Tensor:
+        if self._settings.precision == torch.float32:
+            return self._tower.raw_features(unit)
+        # a weight that autocast had cached would not be cast again when a graph is replayed
+        with torch.autocast(unit.device.type, dtype=self._settings.precision, cache_enabled=False):
+            return self._tower.raw_features(unit).to(torch.float32)

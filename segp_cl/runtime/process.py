@@ -1,0 +1,47 @@
+"""What a process that runs models asks of the C library and of OpenMP. To be called before PyTorch is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+# names in malloc.h
+_TRIM_THRESHOLD: Final = -1
+_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES: Final = 1 << 30
+
+
+def prepare_process() -> None:
+    """Let threads that wait for each other sleep, and keep freed memory for the next pass or step.
+
+    Waiting: server and worker may need the same cores. Memory: glibc would give a pass's activations back to the kernel
+    when they are freed, and the next pass would have them zeroed and mapped again, page by page. Where the C library is
+    another one, or an operator has set GLIBC_TUNABLES, memory is left as it is.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for threshold in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+            mallopt(threshold, _KEPT_BYTES)
+
+
+def prepared_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """`base` with the same settings, for a program that does not call `prepare_process` by itself."""
+    tunables = base.get("GLIBC_TUNABLES", "")
+    if "glibc.malloc." not in tunables:
+        ours = f"glibc.malloc.mmap_threshold={_KEPT_BYTES}:glibc.malloc.trim_threshold={_KEPT_BYTES}"
+        tunables = f"{tunables}:{ours}" if tunables else ours
+    return {"OMP_WAIT_POLICY": "PASSIVE", **base, "GLIBC_TUNABLES": tunables}
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from app.errors import ArchiveTooLargeError, SpoolFullError, TaskRefusedError
+from app.intake.limits import IntakeLimits
+from app.intake.take_in import Taken, take_in
+from exchange.contracts import new_job_id
+from exchange.spool import Spool, SpoolWriter
+
+Make = Callable[[Mapping[str, bytes]], bytes]
+Png = Callable[[int], bytes]
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "spool")
+
+
+def take(
+    data: bytes, spool: Spool, limits: IntakeLimits, check: Callable[[Sequence[str]], None] = lambda names: None
+) -> tuple[str, Taken]:
+    job_id = new_job_id()
+    with spool.create(job_id) as writer:
+        return job_id, take_in(io.BytesIO(data), len(data), writer, limits=limits, check_names=check)
+
+
+def test_good_images_are_spooled_as_they_came(spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png) -> None:
+    members = {"cat/1.png": png(1), "dog/1.png": png(2), "cat/2.png": png(3)}
+    job_id, taken = take(make_zip(members), spool, limits)
+    assert taken.classes == (("cat", 2), ("dog", 1))
+    assert taken.report.accepted == 3
+    index = spool.read(job_id)
+    assert index.classes == ("cat", "dog")
+    spooled = {(index.classes[label], path.read_bytes()) for label, path in zip(index.labels, index.files, strict=True)}
+    assert spooled == {(path.split("/")[0], data) for path, data in members.items()}
+
+
+def test_rejects_are_listed_with_reasons_and_the_rest_is_taken(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, make_tar: Make, png: Png
+) -> None:
+    jpeg = io.BytesIO()
+    Image.effect_noise((64, 64), 90).convert("RGB").save(jpeg, "JPEG")
+    bomb = io.BytesIO()
+    Image.new("1", (2000, 2000)).save(bomb, "PNG")
+    _, taken = take(
+        make_zip(
+            {
+                "cat/good.png": png(1),
+                "cat/text.png": b"hello, this is text",
+                "cat/cut.jpg": jpeg.getvalue()[: len(jpeg.getvalue()) // 2],
+                "cat/empty.png": b"",
+                "cat/more.zip": make_zip({"cat/2.png": png(2)}),
+                "cat/more.tar": make_tar({"cat/2.png": png(2)}),
+                "cat/more.tgz": gzip.compress(b"x"),
+                "cat/bomb.png": bomb.getvalue(),
+                "notes.txt": b"x",
+                "cat/.hidden.png": png(5),
+            }
+        ),
+        spool,
+        limits,
+    )
+    reasons = {rejected.path: rejected.reason for rejected in taken.report.rejected}
+    assert taken.report.classes == {"cat": 1}
+    assert taken.report.rejected_count == len(reasons) == 8
+    assert all("archive inside" in reasons[f"cat/more.{kind}"] for kind in ("zip", "tar", "tgz"))
+    assert reasons["cat/empty.png"] == "an empty file"
+    assert "1000000" in reasons["cat/bomb.png"].replace(",", "")
+    assert taken.ignored == 1
+
+
+def test_a_class_left_without_images_refuses_the_task_naming_it(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
+) -> None:
+    with pytest.raises(TaskRefusedError, match="'dog'") as caught:
+        take(make_zip({"cat/1.png": png(1), "dog/1.png": b"text"}), spool, limits)
+    assert caught.value.extensions["validation"]["classes"] == {"cat": 1, "dog": 0}
+    assert caught.value.extensions["validation"]["rejected"][0]["path"] == "dog/1.png"
+    assert list(spool.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("members", [{}, {"cat/": b""}, {"cat/1.png": b"text"}, {".hidden/1.png": b"x"}])
+def test_no_image_at_all_is_refused(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, members: Mapping[str, bytes]
+) -> None:
+    with pytest.raises(TaskRefusedError, match="no image that can be learned from"):
+        take(make_zip(members), spool, limits)
+
+
+def test_the_dataset_digest_is_the_spool_s_and_depends_on_classes_not_on_a_zip_s_order(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
+) -> None:
+    members = {"cat/1.png": png(1), "cat/2.png": png(2), "dog/1.png": png(3)}
+    backwards = dict(reversed(members.items()))
+    swapped = {"dog/1.png": png(1), "cat/2.png": png(2), "cat/1.png": png(3)}
+    taken = [take(make_zip(m), spool, limits) for m in (members, backwards, swapped)]
+    assert all(result.dataset_digest == spool.read(job_id).digest for job_id, result in taken)
+    digests = [result.dataset_digest for _, result in taken]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_repeated_images_are_kept_and_counted(spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png) -> None:
+    _, taken = take(make_zip({"cat/1.png": png(1), "cat/2.png": png(1), "dog/1.png": png(1)}), spool, limits)
+    assert taken.report.accepted == 3
+    assert taken.repeated == 1
+
+
+def test_names_are_checked_before_any_image_is_spooled(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
+) -> None:
+    seen: list[str] = []
+
+    def check(names: Sequence[str]) -> None:
+        seen.extend(names)
+        raise TaskRefusedError("stop")
+
+    with pytest.raises(TaskRefusedError, match="stop"):
+        take(make_zip({" cat/1.png": png(1)}), spool, limits, check)
+    assert seen == ["cat"]
+    with pytest.raises(ArchiveTooLargeError, match="2 classes; at most 1"):
+        take(make_zip({"a/1.png": png(1), "b/1.png": png(1)}), spool, replace(limits, max_classes=1))
+
+
+class FullDisk(SpoolWriter):
+    """A spool whose disk is full after the first image."""
+
+    def add(self, class_index: int, data: bytes, suffix: str = "") -> None:
+        if self._files:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().add(class_index, data, suffix)
+
+
+def test_a_full_disk_refuses_the_upload_and_leaves_nothing(
+    tmp_path: Path, limits: IntakeLimits, make_zip: Make, png: Png
+) -> None:
+    data = make_zip({"cat/1.png": png(1), "cat/2.png": png(2)})
+    with pytest.raises(SpoolFullError), FullDisk(tmp_path / new_job_id()) as writer:
+        take_in(io.BytesIO(data), len(data), writer, limits=limits, check_names=lambda names: None)
+    assert list(tmp_path.iterdir()) == []

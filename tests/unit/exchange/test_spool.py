@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from exchange.contracts import new_job_id
+from exchange.spool import ABANDONED_AFTER_S, Spool, SpoolError
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "spool")
+
+
+def fill(spool: Spool, job_id: str, images: list[tuple[int, bytes]], classes: list[str]) -> str:
+    with spool.create(job_id) as writer:
+        for label, data in images:
+            writer.add(label, data, ".PNG")
+        return writer.close(classes).digest
+
+
+def age(folder: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    for path in (folder / "images", folder):
+        os.utime(path, (then, then))
+
+
+def test_what_was_written_is_read_back_by_class_and_content(spool: Spool) -> None:
+    job_id = new_job_id()
+    with spool.create(job_id) as writer:
+        writer.add(1, b"dog one", ".jpg")
+        writer.add(0, b"cat one", ".png")
+        written = writer.close(["cat", "dog"])
+    index = spool.read(job_id)
+    assert index == written
+    assert index.classes == ("cat", "dog")
+    assert index.labels == (0, 1)
+    assert [file.read_bytes() for file in index.files] == [b"cat one", b"dog one"]
+    assert [file.suffix for file in index.files] == [".png", ".jpg"]
+
+
+def test_the_digest_names_images_labels_and_classes_and_nothing_else(spool: Spool) -> None:
+    images = [(0, b"a"), (1, b"b")]
+    digest = fill(spool, new_job_id(), images, ["x", "y"])
+    assert fill(spool, new_job_id(), images, ["x", "y"]) == digest
+    assert fill(spool, new_job_id(), images[::-1], ["x", "y"]) == digest
+    assert fill(spool, new_job_id(), [(0, b"a"), (1, b"c")], ["x", "y"]) != digest
+    assert fill(spool, new_job_id(), [(0, b"a"), (0, b"b")], ["x", "y"]) != digest
+    assert fill(spool, new_job_id(), images, ["x", "z"]) != digest
+
+
+@pytest.mark.parametrize("suffix", ["/../../etc/passwd", ".\u00e9", "png", "." + "a" * 9, "..", ".a/b"])
+def test_a_suffix_never_becomes_more_than_a_suffix(spool: Spool, suffix: str) -> None:
+    job_id = new_job_id()
+    with spool.create(job_id) as writer:
+        writer.add(0, b"x", suffix)
+        (file,) = writer.close(["cat"]).files
+    assert file == spool.folder(job_id) / "images" / "0000000"
+
+
+@pytest.mark.parametrize("job_id", ["", "..", "../" + "a" * 29, "A" * 32, "a" * 31, "a" * 32 + "\n"])
+def test_only_job_ids_become_paths(spool: Spool, job_id: str) -> None:
+    for use in (spool.folder, spool.create, spool.read, spool.purge):
+        with pytest.raises(SpoolError, match="not a job id"):
+            use(job_id)
+
+
+def test_an_unfinished_folder_cannot_be_read_and_disappears(spool: Spool) -> None:
+    job_id = new_job_id()
+    with spool.create(job_id) as writer:
+        writer.add(0, b"x")
+        with pytest.raises(SpoolError, match="no longer in the spool"):
+            spool.read(job_id)
+    assert list(spool.root.iterdir()) == []
+
+
+def test_nothing_added_and_classes_that_are_not_named_are_refused(spool: Spool) -> None:
+    with spool.create(new_job_id()) as writer, pytest.raises(SpoolError, match="no image"):
+        writer.close(["cat"])
+    with spool.create(new_job_id()) as writer:
+        writer.add(1, b"x")
+        with pytest.raises(SpoolError, match="outside of the 1 classes"):
+            writer.close(["cat"])
+    assert list(spool.root.iterdir()) == []
+
+
+def test_a_job_is_spooled_once(spool: Spool) -> None:
+    job_id = new_job_id()
+    fill(spool, job_id, [(0, b"x")], ["cat"])
+    with pytest.raises(SpoolError, match="already"):
+        spool.create(job_id)
+
+
+def test_an_altered_image_is_named(spool: Spool) -> None:
+    job_id = new_job_id()
+    fill(spool, job_id, [(0, b"first"), (0, b"second")], ["cat"])
+    (spool.folder(job_id) / "images" / "0000001.png").write_bytes(b"secone")
+    with pytest.raises(SpoolError, match=r"0000001\.png .* altered"):
+        spool.read(job_id)
+    assert spool.read(job_id, verify=False).labels == (0, 0)
+
+
+def test_a_missing_image_is_named(spool: Spool) -> None:
+    job_id = new_job_id()
+    fill(spool, job_id, [(0, b"first")], ["cat"])
+    (spool.folder(job_id) / "images" / "0000000.png").unlink()
+    with pytest.raises(SpoolError, match=r"0000000\.png .* missing"):
+        spool.read(job_id)
+
+
+def test_an_altered_or_damaged_index_is_refused(spool: Spool) -> None:
+    job_id = new_job_id()
+    fill(spool, job_id, [(0, b"first"), (1, b"second")], ["cat", "dog"])
+    path = spool.folder(job_id) / "index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({**index, "labels": [1, 0]}))
+    with pytest.raises(SpoolError, match="does not match its digest"):
+        spool.read(job_id)
+    path.write_text("{")
+    with pytest.raises(SpoolError, match="not readable"):
+        spool.read(job_id)
+
+
+def test_purge_removes_everything_and_may_be_repeated(spool: Spool) -> None:
+    job_id, other = new_job_id(), new_job_id()
+    fill(spool, job_id, [(0, b"x")], ["cat"])
+    fill(spool, other, [(0, b"x")], ["cat"])
+    (spool.folder(job_id) / "pixels.cache").write_bytes(b"cached")
+    unfinished = spool.create(new_job_id())
+    unfinished.add(0, b"x")
+    spool.purge(job_id)
+    spool.purge(job_id)
+    spool.purge(next(path.stem for path in spool.root.glob("*.part")))
+    assert [path.name for path in spool.root.iterdir()] == [other]
+
+
+def test_folders_are_private(spool: Spool) -> None:
+    job_id = new_job_id()
+    fill(spool, job_id, [(0, b"x")], ["cat"])
+    for folder in (spool.root, spool.folder(job_id)):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_orphans_are_the_finished_and_the_long_abandoned(spool: Spool) -> None:
+    live, finished, unknown, abandoned = (new_job_id() for _ in range(4))
+    for job_id in (live, finished, unknown, abandoned):
+        fill(spool, job_id, [(0, b"x")], ["cat"])
+    uploading, given_up = spool.create(new_job_id()), spool.create(new_job_id())
+    uploading.add(0, b"x")
+    given_up.add(0, b"x")
+    given_up_folder = max(spool.root.glob("*.part"), key=lambda path: path.stat().st_ino)
+    for folder in (spool.folder(live), spool.folder(abandoned), given_up_folder):
+        age(folder, ABANDONED_AFTER_S + 60)
+    (spool.root / "lost+found").mkdir()
+    assert set(spool.orphans({live}, {finished})) == {finished, abandoned, given_up_folder.stem}

@@ -1,0 +1,375 @@
+"""What a user sees: sentences on stderr, JSON alone on stdout, exit codes that scripts can trust."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from keepsight.cli.commands import teaching
+
+MakeJob = Callable[..., dict[str, Any]]
+RunCli = Callable[..., Any]
+
+PREDICTION = {"label": "cat", "score": 0.4, "text_score": 0.3, "visual_score": None, "probability": 0.75}
+ACCEPTED = {
+    "job_id": "j1",
+    "location": "/v1/jobs/j1",
+    "validation": {
+        "classes": {"cat": 1},
+        "accepted": 1,
+        "rejected": [{"path": "cat/x.txt", "reason": "not an image"}],
+        "rejected_count": 1,
+    },
+}
+COMMANDS = (
+    "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "rollback", "promote",
+    "rollout", "keys", "keys create", "keys list", "keys revoke",
+)  # fmt: skip
+
+
+def result(index: int, **changes: Any) -> dict[str, Any]:
+    return {"index": index, "filename": "sent", "predictions": [PREDICTION], "error": None, **changes}
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.png"
+    path.write_bytes(b"png")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "pets" / "cat" / "1.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"png")
+    return tmp_path / "pets"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(run_cli: RunCli, command: str) -> None:
+    ran = run_cli(*command.split(), "--help")
+    assert ran.code == 0
+    assert ran.out.startswith("Usage: keepsight ")
+
+
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if command != "keys"]
+)  # a group, with none of its own
+def test_every_command_has_json_output(run_cli: RunCli, command: str) -> None:
+    assert "--json" in run_cli(*command.split(), "--help").out
+
+
+def test_version_is_the_distributions(run_cli: RunCli) -> None:
+    from importlib.metadata import version
+
+    assert run_cli("--version").out == f"keepsight {version('keepsight')}\n"
+
+
+def test_help_needs_neither_the_model_nor_the_network_libraries() -> None:
+    code = (
+        "import sys; import keepsight.cli; "
+        "print([m for m in ('torch', 'numpy', 'sklearn', 'httpx', 'redis', 'fastapi') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_help_takes_little_work() -> None:
+    """In CPU time, so that a busy machine does not matter."""
+
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before = spent()
+    subprocess.run([sys.executable, "-m", "keepsight", "--help"], capture_output=True, check=True)
+    assert spent() - before < 0.5
+
+
+def test_classify_prints_a_table(run_cli: RunCli, service: Any, image: Path) -> None:
+    service.script["POST /v1/classify"] = {"model_version": "v2", "results": [result(0)]}
+    ran = run_cli("classify", str(image))
+    assert ran.code == 0
+    assert [word in ran.out for word in (str(image), "cat", "75.0 %", "0.300", "–")] == [True] * 5
+
+
+def test_classify_sends_64_images_a_request_and_joins_the_answers(
+    run_cli: RunCli, service: Any, tmp_path: Path
+) -> None:
+    for n in range(130):
+        (tmp_path / f"{n:03d}.png").write_bytes(b"x")
+    service.script["POST /v1/classify"] = [
+        {"model_version": "v2", "results": [result(n) for n in range(size)]} for size in (64, 64, 2)
+    ]
+    ran = run_cli("classify", str(tmp_path), "--json")
+    assert [request.content.count(b'name="images"') for request in service.requests] == [64, 64, 2]
+    assert [r["index"] for r in ran.json["results"]] == list(range(130))
+    assert ran.json["results"][129]["filename"].endswith("129.png")
+    assert ran.err == ""
+
+
+def test_an_unreadable_image_is_told_apart_and_makes_the_exit_code_1(
+    run_cli: RunCli, service: Any, image: Path
+) -> None:
+    broken = result(0, predictions=[], error={"detail": "truncated"})
+    service.script["POST /v1/classify"] = {"model_version": "v", "results": [broken]}
+    ran = run_cli("classify", str(image), "--json")
+    assert ran.code == 1
+    assert ran.json["results"][0]["error"]["detail"] == "truncated"
+    assert ran.err == "keepsight: 1 of 1 images could not be classified\n"
+    ran = run_cli("classify", str(image))
+    assert "not classified" in ran.out
+    assert ran.err.splitlines()[0] == f"{image}: truncated"
+
+
+def test_labels_mean_the_text_path(run_cli: RunCli, service: Any, image: Path) -> None:
+    service.script["POST /v1/classify"] = {"model_version": "v", "results": [result(0)]}
+    assert run_cli("classify", str(image), "--labels", "cat, dog", "--template", "my {}").code == 0
+    body = service.requests[0].content
+    assert b'name="path"\r\n\r\ntext' in body
+    assert b'name="labels"\r\n\r\ndog' in body
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("classify", "gone.png"), "keepsight: gone.png does not exist\n"),
+        (("teach", "gone"), "keepsight: gone does not exist; give a folder with a subfolder per class, or an archive"),
+        (("classify", "{image}", "--labels", ","), "keepsight: --labels names no label"),
+        (
+            ("classify", "{image}", "--template", "a {{}}"),
+            "keepsight: --template is the prompt for --labels; give both",
+        ),
+        (("teach", "{folder}", "--set", "epochs"), "keepsight: --set takes KEY=VALUE, for example epochs=5"),
+        (("teach", "{folder}", "--set", "a=1", "--set", "a=2"), "keepsight: --set gives a twice"),
+        (("jobs", "show", "nope"), "keepsight: there is no GET /v1/jobs/nope\n"),
+        (("rollback",), "keepsight: there is no POST /v1/admin/rollback\n"),
+        (("down", "--store", "{folder}/store"), "keepsight: no service runs on the store"),
+        (("keys", "revoke", "abc", "--keys-file", "{folder}/k.json"), "keepsight: no key has the id 'abc' in"),
+        (("keys", "create", "me", "-s", "all", "--keys-file", "{folder}/k.json"), "keepsight: scopes must be some of"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    run_cli: RunCli, image: Path, folder: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    ran = run_cli(*(argument.format(image=image, folder=folder) for argument in arguments))
+    assert ran.code == 1
+    assert ran.out == ""
+    assert ran.err.startswith(sentence)
+    assert ran.err.count("\n") == 1
+
+
+def test_missing_rights_name_the_option_that_gives_them(run_cli: RunCli, service: Any) -> None:
+    service.script["GET /v1/jobs"] = service.problem(401, "a key is needed")
+    ran = run_cli("jobs")
+    assert ran.err == "keepsight: a key is needed; give a key with --api-key or KEEPSIGHT_API_KEY\n"
+
+
+def test_a_service_that_is_down_is_one_sentence(run_cli: RunCli, service: Any) -> None:
+    service.script["GET /v1/versions"] = httpx.ConnectError("refused")
+    ran = run_cli("versions")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("keepsight: nothing answers at http://fake; start the service with `keepsight up`")
+
+
+def test_a_mistyped_command_is_a_usage_error(run_cli: RunCli) -> None:
+    ran = run_cli("clasify")
+    assert ran.code == 2
+    assert "No such command 'clasify'" in ran.err
+
+
+def test_surprises_are_sentences_too_unless_debugging(
+    run_cli: RunCli, service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.script["GET /v1/versions"] = {"unexpected": 1}
+    ran = run_cli("versions")
+    assert ran.code == 70
+    assert ran.err == "keepsight: this should not have happened: KeyError: 'versions' (KEEPSIGHT_DEBUG=1 shows where)\n"
+    monkeypatch.setenv("KEEPSIGHT_DEBUG", "1")
+    with pytest.raises(KeyError):
+        run_cli("versions")
+
+
+def test_teach_streams_a_folder_and_follows_the_job(
+    run_cli: RunCli, service: Any, folder: Path, make_job: MakeJob, make_finished_job: MakeJob
+) -> None:
+    service.script["POST /v1/tasks"] = httpx.Response(202, json=ACCEPTED)
+    progress = {"phase": "train", "step": 1, "steps": 4, "losses": {"classify": 0.5}, "eta_s": 9.0, "elapsed_s": 3.0}
+    running = make_job(state="running", progress=progress)
+    service.script["GET /v1/jobs/j1"] = [make_job(), running, make_finished_job()]
+    service.script["GET /v1/jobs/j1/events"] = httpx.Response(404)
+    ran = run_cli(
+        "teach", str(folder), "--set", "epochs=2", "-s", "strategy=naive", "--template", "a {}", "--seed", "3"
+    )
+    assert ran.code == 0
+    assert "Learned: version 000002-0123456789ab is published and current." in ran.out
+    assert "accuracy on 4 held-out images: fused 100.0 %, text 50.0 %, visual 75.0 %" in ran.out
+    assert "Accepted 1 images of 1 classes (1 rejected)." in ran.err
+    assert "cat/x.txt: not an image" in ran.err
+    assert "pets: train (4 steps)" in ran.err
+    body = service.requests[0].content
+    assert b"cat/1.png" in body
+    assert b'{"epochs": 2, "strategy": "naive"}' in body
+
+
+def test_teach_can_leave_the_job_alone(run_cli: RunCli, service: Any, folder: Path) -> None:
+    service.script["POST /v1/tasks"] = httpx.Response(202, json=ACCEPTED)
+    assert run_cli("teach", str(folder), "--no-wait", "--json").json == ACCEPTED
+    assert "keepsight jobs show j1" in run_cli("teach", str(folder), "--no-wait").out
+
+
+def test_a_failed_job_fails_the_command(run_cli: RunCli, service: Any, folder: Path, make_job: MakeJob) -> None:
+    service.script["POST /v1/tasks"] = httpx.Response(202, json=ACCEPTED)
+    service.script["GET /v1/jobs/j1"] = make_job(state="failed", error={"detail": "a class is already known."})
+    ran = run_cli("teach", str(folder), "--json")
+    assert ran.code == 1
+    assert ran.json["state"] == "failed"
+    assert "keepsight: job j1 ended without a new version (failed: a class is already known)" in ran.err
+
+
+def interrupt_once(job: dict[str, Any]) -> Callable[..., Any]:
+    calls: list[None] = []
+
+    def follow(self: object, job_id: str) -> Any:
+        calls.append(None)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        yield job
+
+    return follow
+
+
+def test_ctrl_c_without_a_terminal_leaves_the_job_running_and_says_so(
+    run_cli: RunCli, service: Any, folder: Path, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.script["POST /v1/tasks"] = httpx.Response(202, json=ACCEPTED)
+    monkeypatch.setattr("keepsight.client.Client.follow", interrupt_once(make_job()))
+    ran = run_cli("teach", str(folder))
+    assert ran.code == 130
+    assert "The job goes on without being watched." in ran.err
+    assert not any(request.method == "DELETE" for request in service.requests)
+
+
+def test_ctrl_c_can_cancel_the_job(
+    run_cli: RunCli, service: Any, folder: Path, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.script["POST /v1/tasks"] = httpx.Response(202, json=ACCEPTED)
+    service.script["DELETE /v1/jobs/j1"] = make_job()
+    monkeypatch.setattr("keepsight.client.Client.follow", interrupt_once(make_job(state="cancelled")))
+    monkeypatch.setattr(teaching, "ask_what_now", lambda job_id: "cancel")
+    ran = run_cli("teach", str(folder))
+    assert ran.code == 1
+    assert "cancelled; nothing was published" in ran.err
+    assert any(request.method == "DELETE" for request in service.requests)
+
+
+def test_jobs_are_listed_shown_and_cancelled(
+    run_cli: RunCli, service: Any, make_job: MakeJob, make_finished_job: MakeJob
+) -> None:
+    service.script["GET /v1/jobs"] = {"jobs": [make_finished_job(), make_job(job_id="j2")]}
+    service.script["GET /v1/jobs/j1"] = make_finished_job()
+    service.script["DELETE /v1/jobs/j2"] = make_job(job_id="j2", state="cancelled")
+    listing = run_cli("jobs").out
+    assert "000002-0123456789ab" in listing
+    assert "queued" in listing
+    assert run_cli("jobs", "--json").json["jobs"][1]["job_id"] == "j2"
+    shown = run_cli("jobs", "show", "j1").out
+    assert "3 accepted (cat 2, dog 1)" in shown
+    assert run_cli("jobs", "cancel", "j2").out == "Asked job j2 to stop (now cancelled).\n"
+
+
+def test_no_jobs_says_how_to_make_one(run_cli: RunCli, service: Any) -> None:
+    service.script["GET /v1/jobs"] = {"jobs": []}
+    assert "keepsight teach" in run_cli("jobs").out
+
+
+def test_versions_mark_what_is_current(run_cli: RunCli, service: Any) -> None:
+    version = {
+        "version_id": "000001-aa", "number": 1, "parent": None, "created_at": "2026-01-02T03:04:05+00:00",
+        "classes": 0, "tasks": 0, "strategy": None, "dataset": None, "evaluation": None, "pinned": False,
+    }  # fmt: skip
+    second = {
+        **version, "version_id": "000002-bb", "number": 2, "parent": "000001-aa", "dataset": "pets", "pinned": True,
+        "evaluation": {"images": 4, "text": 0.5, "visual": 0.75, "fused": 0.875},
+    }  # fmt: skip
+    listing = {"current": "000002-bb", "serving": "000001-aa", "versions": [version, second]}
+    service.script["GET /v1/versions"] = listing
+    lines = run_cli("versions").out.splitlines()
+    assert lines[1].startswith("●")
+    assert all(word in lines[1] for word in ("000002-bb", "000001-aa", "pets", "87.5 %", "pinned"))
+    assert lines[2].startswith("○")
+    assert run_cli("versions", "--json").json == listing
+
+
+def test_one_version_is_its_manifest(run_cli: RunCli, service: Any) -> None:
+    service.script["GET /v1/versions/000002-bb"] = {"number": 2}
+    assert run_cli("versions", "000002-bb").json == {"number": 2}
+
+
+def test_rollback_and_promote_say_what_is_served(run_cli: RunCli, service: Any) -> None:
+    service.script["POST /v1/admin/rollback"] = {"from": "v2", "to": "v1", "serving": "v1"}
+    service.script["POST /v1/admin/promote"] = {"from": "v1", "to": "v2", "serving": "v1"}
+    assert run_cli("rollback", "--reason", "worse").out == "Serving v1 (was v2).\n"
+    assert json.loads(service.requests[0].content) == {"version_id": None, "reason": "worse"}
+    assert run_cli("promote", "v2").out == "Current is v2; this server still answers with v1.\n"
+
+
+def process(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": "box-7", "host": "box", "pid": 7, "device": "cuda:0", "serving": "000002-bb", "prepared": None,
+        "state": "serving", "reason": None, "seen_s": 0.2, **changes,
+    }  # fmt: skip
+
+
+def test_rollout_shows_what_every_process_serves_and_why_one_does_not(run_cli: RunCli, service: Any) -> None:
+    refused = process(id="box-8", serving=None, state="refused", reason="[out] of memory")
+    state = {"current": "000002-bb", "target": "000003-cc", "processes": [process(), refused]}
+    service.script["GET /v1/admin/rollout"] = state
+    head, first, second, said = run_cli("rollout").out.splitlines()
+    assert head.split() == ["process", "device", "serving", "state", "reason"]
+    assert first.split() == ["box-7", "cuda:0", "000002-bb", "serving"]
+    assert second.split() == ["box-8", "cuda:0", "–", "refused", "[out]", "of", "memory"]
+    assert said == "Current is 000002-bb; 000003-cc is being prepared."
+    assert run_cli("rollout", "--json").json == state
+
+
+def test_a_rollout_that_is_over_prepares_nothing(run_cli: RunCli, service: Any) -> None:
+    service.script["GET /v1/admin/rollout"] = {"current": "000002-bb", "target": None, "processes": []}
+    assert run_cli("rollout").out.splitlines()[-1] == "Current is 000002-bb."
+
+
+def test_keys_live_in_their_file(run_cli: RunCli, tmp_path: Path) -> None:
+    place = ("--keys-file", str(tmp_path / "keys.json"))
+    created = run_cli("keys", "create", "ann", "--scopes", "classify, train", "--json", *place).json
+    assert created["scopes"] == ["classify", "train"]
+    printed = run_cli("keys", "create", "bob", *place)
+    assert printed.out.startswith("ks_")
+    assert printed.out.strip() not in (tmp_path / "keys.json").read_text()
+    assert run_cli("keys", "revoke", created["id"], *place).out == f"Key {created['id']} (ann) is revoked.\n"
+    listed = run_cli("keys", "list", "--json", *place).json["keys"]
+    assert [(k["name"], k["revoked_at"] is None) for k in listed] == [("ann", False), ("bob", True)]
+    assert "token" not in listed[0]
+    assert "bob" in run_cli("keys", "list", *place).out
+
+
+def test_the_reader_of_our_output_may_leave(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    command = [sys.executable, "-m", "keepsight", "keys", "list", "--json", "--keys-file", str(keys)]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(write)
+    assert ran.stderr == ""
+    assert ran.returncode == 1

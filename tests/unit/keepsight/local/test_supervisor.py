@@ -1,0 +1,234 @@
+"""Parts that live and die together, with small real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keepsight.local.errors import StartError
+from keepsight.local.supervisor import Part, Supervisor
+
+SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+PARENT = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+
+
+def python(name: str, code: str, folder: Path, *, grace_s: float = 5.0, stop_last: bool = False) -> Part:
+    return Part(
+        name, (sys.executable, "-c", code), folder / f"{name}.log", {"MARK": name}, grace_s=grace_s, stop_last=stop_last
+    )
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has died and was not waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_output_and_environment_reach_the_log(tmp_path: Path) -> None:
+    part = python("talker", "import os, sys; print(os.environ['MARK']); print('two', file=sys.stderr)", tmp_path)
+    with Supervisor() as supervisor:
+        running = supervisor.start(part)
+        running.process.wait(10)
+        assert running.log_tail().split() == ["talker", "two"]
+
+
+def test_the_log_of_an_earlier_run_is_kept_but_not_quoted(tmp_path: Path) -> None:
+    part = python("talker", "print('new')", tmp_path)
+    part.log.write_text("old\n")
+    with Supervisor() as supervisor:
+        running = supervisor.start(part)
+        running.process.wait(10)
+        assert running.log_tail() == "new"
+    assert part.log.read_text() == "old\nnew\n"
+
+
+def test_a_part_that_ends_by_itself_is_named_with_its_last_words(tmp_path: Path) -> None:
+    with Supervisor() as supervisor:
+        supervisor.start(python("sleeper", SLEEPER, tmp_path))
+        broken = supervisor.start(python("broken", "import sys; print('line'); sys.exit('the disk is gone')", tmp_path))
+        broken.process.wait(10)
+        with pytest.raises(
+            StartError, match=r"The broken ended with exit code 1; its log, .*broken\.log, ends:"
+        ) as told:
+            supervisor.check()
+    assert "the disk is gone" in str(told.value)
+
+
+def test_a_part_that_was_killed_is_said_to_be_killed(tmp_path: Path) -> None:
+    with Supervisor() as supervisor:
+        running = supervisor.start(python("sleeper", SLEEPER, tmp_path))
+        running.process.kill()
+        running.process.wait(10)
+        with pytest.raises(StartError, match="The sleeper was killed by SIGKILL"):
+            supervisor.check()
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def mortal(folder: Path) -> Part:
+    return replace(python("mortal", SLEEPER, folder), replaceable=True)
+
+
+def test_a_replaceable_part_that_lived_long_is_started_again_at_once(tmp_path: Path) -> None:
+    clock, told = Clock(), list[str]()
+    with Supervisor(clock=clock) as supervisor:
+        other = supervisor.start(python("other", SLEEPER, tmp_path))
+        first = supervisor.start(mortal(tmp_path))
+        assert supervisor.tend(told.append) is False
+        clock.now = 1000.0
+        first.process.kill()
+        first.process.wait(10)
+        assert supervisor.tend(told.append) is True
+        (second,) = [running for running in supervisor.running if running.part.name == "mortal"]
+        assert alive(second.process.pid)
+        assert second.process.pid != first.process.pid
+        assert other.exit_code is None
+    assert len(told) == 1
+    assert "The mortal was killed by SIGKILL" in told[0]
+    assert "started again now" in told[0]
+
+
+def test_one_that_keeps_ending_waits_longer_each_time(tmp_path: Path) -> None:
+    clock, told, pauses = Clock(), list[str](), list[float]()
+    with Supervisor(clock=clock) as supervisor:
+        supervisor.start(mortal(tmp_path))
+        for _ in range(8):
+            (running,) = supervisor.running
+            running.process.kill()
+            running.process.wait(10)
+            ended = clock.now
+            while not supervisor.tend(told.append):
+                clock.now += 0.5
+            pauses.append(clock.now - ended)
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert len(told) == 8
+
+
+def test_a_part_that_is_not_replaceable_still_ends_all(tmp_path: Path) -> None:
+    with Supervisor() as supervisor:
+        supervisor.start(mortal(tmp_path))
+        sleeper = supervisor.start(python("sleeper", SLEEPER, tmp_path))
+        sleeper.process.kill()
+        sleeper.process.wait(10)
+        with pytest.raises(StartError, match="The sleeper was killed by SIGKILL"):
+            supervisor.tend(lambda notice: None)
+
+
+def test_a_program_that_does_not_exist_is_a_part_that_ended(tmp_path: Path) -> None:
+    with Supervisor() as supervisor:
+        running = supervisor.start(Part("ghost", ("no-such-program",), tmp_path / "ghost.log"))
+        running.process.wait(10)
+        with pytest.raises(StartError, match="no-such-program: No such file"):
+            supervisor.check()
+
+
+def test_waiting_ends_when_ready_when_stopping_and_when_time_is_over(tmp_path: Path) -> None:
+    with Supervisor() as supervisor:
+        supervisor.start(python("sleeper", SLEEPER, tmp_path))
+        assert supervisor.wait_until(lambda: True, timeout_s=5, stopping=lambda: False) is True
+        assert supervisor.wait_until(lambda: False, timeout_s=5, stopping=lambda: True) is False
+        with pytest.raises(StartError, match=r"not ready after 0 s; see .*sleeper\.log"):
+            supervisor.wait_until(lambda: False, timeout_s=0.2, stopping=lambda: False)
+
+
+def test_all_parts_are_stopped_the_one_others_depend_on_last(tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    code = (
+        "import signal, sys, time\n"
+        "def stop(*_):\n"
+        f"    open({str(order)!r}, 'a').write(sys.argv[1] + ' ')\n"
+        "    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "print('up', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    supervisor = Supervisor()
+    for name in ("base", "leaf"):
+        command = (sys.executable, "-c", code, name)
+        supervisor.start(Part(name, command, tmp_path / name, grace_s=5, stop_last=name == "base"))
+    wait_for(lambda: all(running.log_tail() == "up" for running in supervisor.running))
+    assert supervisor.stop() == []
+    assert order.read_text() == "leaf base "
+
+
+def test_a_part_that_will_not_stop_is_killed_and_named(tmp_path: Path) -> None:
+    supervisor = Supervisor()
+    running = supervisor.start(python("stubborn", STUBBORN, tmp_path, grace_s=0.3))
+    wait_for(lambda: running.log_tail() == "up")
+    assert supervisor.stop() == ["stubborn"]
+    assert not alive(running.process.pid)
+
+
+def test_what_a_part_started_ends_with_it(tmp_path: Path) -> None:
+    supervisor = Supervisor()
+    running = supervisor.start(python("parent", PARENT, tmp_path))
+    wait_for(lambda: running.log_tail().strip().isdigit())
+    grandchild = int(running.log_tail())
+    supervisor.stop()
+    wait_for(lambda: not alive(grandchild))
+
+
+def test_leaving_the_block_stops_everything_even_after_an_error(tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    def start_and_fail() -> None:
+        with Supervisor() as supervisor:
+            pids.append(supervisor.start(python("sleeper", SLEEPER, tmp_path)).process.pid)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        start_and_fail()
+    assert not alive(pids[0])
+
+
+def test_parts_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from keepsight.local.supervisor import Part, Supervisor\n"
+        f"part = Part('sleeper', (sys.executable, '-c', {SLEEPER!r}), Path({str(tmp_path)!r}) / 'log')\n"
+        "supervisor = Supervisor(); running = supervisor.start(part)\n"
+        "print(running.process.pid, flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        pid = int(process.stdout.readline())
+    wait_for(lambda: (tmp_path / "log").read_text() == "up\n")
+    assert alive(pid)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not alive(pid))
+
+
+def test_a_part_whose_supervisor_died_before_it_was_bound_does_not_start(tmp_path: Path) -> None:
+    from keepsight.local.supervisor import BOUND
+
+    witness = tmp_path / "witness"
+    command = [sys.executable, "-I", "-S", str(BOUND), "1", str(int(signal.SIGTERM)), "touch", str(witness)]
+    ran = subprocess.run(command, check=False, capture_output=True)
+    assert os.getpid() != 1
+    assert ran.returncode == 1
+    assert not witness.exists()

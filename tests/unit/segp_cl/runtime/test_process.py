@@ -1,0 +1,72 @@
+"""What a serving process asks of the C library, seen from the kernel's side."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from segp_cl.runtime.process import prepare_process, prepared_environment
+
+REPEATED = """
+import resource, sys
+from segp_cl.runtime.process import prepare_process
+if sys.argv[1] == "prepared":
+    prepare_process()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    b'x' * (48 << 20)
+before = faults()
+for _ in range(5):
+    b'x' * (48 << 20)
+print(faults() - before)
+"""
+
+
+def faults(how: str, **environment: str) -> int:
+    """Pages, of whatever size, that five blocks of 48 MiB, one after another, have the kernel map."""
+    own = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", REPEATED, how]
+    done = subprocess.run(command, env={**own, **environment}, capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc's malloc")
+def test_freed_memory_is_used_again_and_not_mapped_anew() -> None:
+    plain, prepared = faults("plain"), faults("prepared")
+    assert plain >= 5 * 24  # as many if it maps pages of 2 MiB
+    assert prepared < plain / 10
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc's malloc")
+def test_an_operators_own_tunables_stand() -> None:
+    own = faults("prepared", GLIBC_TUNABLES="glibc.malloc.mmap_threshold=131072")
+    assert faults("prepared") < own / 10
+
+
+def test_threads_that_wait_sleep_unless_the_operator_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")  # this process's memory is left as it is
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    prepare_process()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    prepare_process()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_threads_that_wait_sleep_unless_an_operator_wants_them_to_spin() -> None:
+    assert prepared_environment({})["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert prepared_environment({"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_an_operators_allocator_settings_are_kept() -> None:
+    assert "glibc.malloc.mmap_threshold" in prepared_environment({})["GLIBC_TUNABLES"]
+    added = prepared_environment({"GLIBC_TUNABLES": "glibc.pthread.rseq=0", "A": "b"})
+    assert added["GLIBC_TUNABLES"].startswith("glibc.pthread.rseq=0:glibc.malloc.mmap_threshold=")
+    assert added["A"] == "b"
+    own = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
+    assert prepared_environment(own)["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
