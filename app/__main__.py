@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from app.settings import Settings
 from keepsight.keys import KeyFile, KeyFileError
-from segp_cl.runtime.process import prepare_process
+from segp_cl.runtime.process import set_up_process
 
 REFUSED = 2
 _OURS = ("app", "model_store", "segp_cl", "keepsight", "uvicorn")
@@ -70,7 +70,7 @@ def log_config(level: str) -> dict[str, object]:
 
 
 def _serve(settings: Settings) -> int:
-    prepare_process()
+    set_up_process()
     # imported late: PyTorch takes seconds, and what is refused above should be told at once
     import uvicorn
     from prometheus_client import start_http_server

@@ -150,7 +150,7 @@ def passes_of(settings: Settings, device: torch.device) -> PassSettings:
     )
 
 
-def prepare(base: Backbone, settings: Settings) -> None:
+def configure_base(base: Backbone, settings: Settings) -> None:
     """Give the base model the layout and the compiler that its served copies are to have.
 
     Raises:
@@ -179,7 +179,7 @@ def _open(settings: Settings) -> tuple[Backbone, Store, Spool]:
     device = choose_device(settings.device)
     passes_of(settings, torch.device(device))  # refused before a model is loaded
     base = load_backbone(settings.model_spec, device=device)
-    prepare(base, settings)
+    configure_base(base, settings)
     logger.info("loaded model=%s weights=%s device=%s", settings.model, base.weights_digest[:12], base.device)
     try:
         spool = Spool(settings.spool)

@@ -28,7 +28,7 @@ from benchmarks.cost.record import machine, save_bytes, save_json
 from segp_cl.models.load import load_backbone
 from segp_cl.runtime.packed import pack_model
 from segp_cl.runtime.passes import ImagePass, PassSettings
-from segp_cl.runtime.process import prepare_process
+from segp_cl.runtime.process import set_up_process
 from segp_cl.types import ModelSpec
 
 MODELS = ("compact", "ViT-B-32")
@@ -146,7 +146,7 @@ def child() -> None:
     """Carry out the order in the first argument, and print what was measured as JSON."""
     order = json.loads(sys.argv[1])
     if order["kept"]:
-        prepare_process()
+        set_up_process()
     found = measure(ModelSpec(*order["spec"]), threads=order["threads"], sizes=order["sizes"], rounds=order["rounds"])
     sys.stdout.write(json.dumps(found))
 

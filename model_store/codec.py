@@ -13,7 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from model_store.types import MANIFEST_FILE, TENSORS_FILE, CorruptVersionError, InvalidStateError, Manifest, VersionId
+from model_store.types import (
+    FORMATS,
+    MANIFEST_FILE,
+    TENSORS_FILE,
+    CorruptVersionError,
+    InvalidStateError,
+    Manifest,
+    VersionId,
+)
 from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.types import HEAD, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
@@ -191,10 +199,12 @@ def unpack_manifest(data: bytes, version_id: VersionId) -> Manifest:
         raise corrupt(f"not a manifest: {type(error).__name__}: {error}") from error
     if found != said:
         raise corrupt(f"its SHA-256 is {found}, it says {said}")
+    if fields.get("format") not in FORMATS:
+        raise corrupt(f"it has the format {fields.get('format')!r}; this release reads {' and '.join(FORMATS)}")
     try:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:
-        raise corrupt(f"not a manifest of this format: {error}") from error
+        raise corrupt(f"not a manifest: {error}") from error
     if manifest.version_id != version_id:
         raise corrupt(f"it is the manifest of version {manifest.version_id}")
     return manifest

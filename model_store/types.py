@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from segp_cl.errors import KeepsightError
 
-FORMAT: Final = "keepsight-version/1"
+Format = Literal["keepsight-version/1", "keepsight-version/2"]
+FORMATS: Final = get_args(Format)
+"""What is read. The first was written by 0.1.0, which reads no other; since the second a version may hold a covariance,
+adapters of the head, and golden answers."""
+FORMAT: Final = "keepsight-version/2"
+"""What is written."""
 MANIFEST_FILE = "manifest.json"
 TENSORS_FILE = "tensors.safetensors"
 
@@ -164,7 +169,7 @@ class Manifest(_Record):
     its own 64 digits replaced by zeros.
     """
 
-    format: Literal["keepsight-version/1"] = FORMAT
+    format: Format = FORMAT
     version_id: VersionId
     number: int
     parent: VersionId | None

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 from exchange.contracts import JobError
 from segp_cl.errors import KeepsightError
-from segp_cl.runtime.process import prepare_process
+from segp_cl.runtime.process import set_up_process
 from worker.log import configure_logging, job_logging
 from worker.messages import GO, Done, Failed, Message, Order, ReadyToPublish, Step
 
@@ -83,7 +83,7 @@ def describe(error: Exception) -> JobError:
 
 def main() -> None:
     """Carry out the order on standard input."""
-    prepare_process()
+    set_up_process()
     # the protocol keeps the real standard output to itself: a library that prints must not garble it
     outgoing = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -20,7 +20,7 @@ from benchmarks.serving.plan import Plan
 from benchmarks.serving.servers import Launch, Server, keepsight
 from benchmarks.serving.weights_files import CHECKPOINT, HF_FOLDERS, LABELS, MODEL
 from benchmarks.serving.wire import Shape
-from segp_cl.runtime.process import prepared_environment
+from segp_cl.runtime.process import set_up_environment
 
 COMPACT = "compact"
 VIT = "vit_b32"
@@ -113,7 +113,7 @@ class Workplace:
             "threads": self.plan.threads,
         }
         # threads that wait for each other sleep, and freed memory is kept: what the server asks for in its own process
-        environment = {**prepared_environment({}), "OMP_NUM_THREADS": str(self.plan.threads), "HF_HUB_OFFLINE": "1"}
+        environment = {**set_up_environment({}), "OMP_NUM_THREADS": str(self.plan.threads), "HF_HUB_OFFLINE": "1"}
         child = Child("benchmarks.serving.bare", json.dumps(settings), environment=environment)
         child.wait()
         return child

@@ -35,7 +35,7 @@ class DemoSettings:
     overrides: dict[str, object] = field(default_factory=dict)
 
 
-def prepare(settings: DemoSettings) -> DemoData:
+def gather_images(settings: DemoSettings) -> DemoData:
     """The demo's images, in its folder or where the user has them."""
     if settings.data is None:
         data = digits(settings.folder / "images", short=settings.short)

@@ -20,7 +20,7 @@ from keepsight.demo.data import DemoData
 from keepsight.demo.errors import DemoError
 from keepsight.demo.measure import SAME, Measured, SteadyClient, measure, same_answer
 from keepsight.demo.report import Tour
-from keepsight.demo.service import DemoSettings, make_folder, peak_memory_mib, prepare, start
+from keepsight.demo.service import DemoSettings, gather_images, make_folder, peak_memory_mib, start
 
 
 def run_demo(settings: DemoSettings, *, quiet: bool = False) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def run_demo(settings: DemoSettings, *, quiet: bool = False) -> dict[str, Any]:
     instance = make_folder(settings.folder)
     with tour.timed("whole tour"):
         with screen.status("Preparing the images"):
-            data = prepare(settings)
+            data = gather_images(settings)
         screen.print(
             f"[bold]Keepsight on {escape(data.title)}[/]: {len(data.tasks)} tasks, {len(data.classes)} classes"
         )

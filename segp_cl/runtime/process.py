@@ -16,7 +16,7 @@ _MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES: Final = 1 << 30
 
 
-def prepare_process() -> None:
+def set_up_process() -> None:
     """Let threads that wait for each other sleep, and keep freed memory for the next pass or step.
 
     Waiting: server and worker may need the same cores. Memory: glibc would give a pass's activations back to the kernel
@@ -32,7 +32,7 @@ def prepare_process() -> None:
             mallopt(threshold, _KEPT_BYTES)
 
 
-def prepared_environment(base: Mapping[str, str]) -> dict[str, str]:
+def set_up_environment(base: Mapping[str, str]) -> dict[str, str]:
     """`base` with the same settings, for a program that does not call `prepare_process` by itself."""
     tunables = base.get("GLIBC_TUNABLES", "")
     if "glibc.malloc." not in tunables:
