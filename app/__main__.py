@@ -13,6 +13,7 @@ import sys
 from pydantic import ValidationError
 
 from app.settings import Settings
+from exchange.settings import why_refused
 from keepsight.keys import KeyFile, KeyFileError
 from segp_cl.runtime.process import set_up_process
 
@@ -32,9 +33,7 @@ def main() -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = "KEEPSIGHT_" + "_".join(str(part) for part in first["loc"]).upper()
-        return _refuse(f"{name}: {first['msg']}")
+        return _refuse(why_refused(error))
     reason = why_not_bind(settings)
     if reason is not None:
         return _refuse(reason)

@@ -6,13 +6,22 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a refused setting should be reported at once
     from segp_cl.types import ModelSpec
 
 PREFIX = "KEEPSIGHT_"
+
+
+def why_refused(error: ValidationError) -> str:
+    """What is wrong with the environment, each setting by the name of its variable."""
+    said = []
+    for problem in error.errors(include_url=False):
+        name = "_".join(str(part) for part in problem["loc"]).upper()
+        said.append(f"{PREFIX}{name}: {problem['msg']}" if name else str(problem["msg"]))
+    return "; ".join(said)
 
 
 class SharedSettings(BaseSettings):

@@ -17,15 +17,14 @@ def main(argv: list[str] | None = None) -> int:
         "SIGTERM stops it; the update in hand goes back to the queue and is run again by the next worker.",
     )
     parser.parse_args(argv)
+    from exchange.settings import why_refused
     from worker.celery_app import create_celery
     from worker.settings import WorkerSettings
 
     try:
         settings = WorkerSettings()
     except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"keepsight worker: {f'KEEPSIGHT_{name}: ' if name else ''}{problem['msg']}", file=sys.stderr)
+        print(f"keepsight worker: {why_refused(error)}", file=sys.stderr)
         return 2
     # one queue in one Redis: there is nothing for workers to agree on
     flags = ["--pool", "threads", "--concurrency", "1", "--without-gossip", "--without-mingle"]

@@ -173,7 +173,6 @@ class Adapters:
     """The LoRA of both towers of one model, attached to its layers."""
 
     def __init__(self, towers: dict[str, nn.Module], lora: LoraState) -> None:
-        self._towers = towers
         self._lora = lora
         self._places: list[tuple[nn.Module, str, list[Target], LoraWeight | LoraOutput]] = []
         self._originals: list[Tensor] | None = None

@@ -265,9 +265,7 @@ def test_another_versions_manifest_is_corrupt() -> None:
 
 def test_a_manifest_of_another_format_is_refused() -> None:
     other = manifest_of(learned()).model_copy(update={"format": "keepsight-version/99"})
-    with pytest.raises(
-        CorruptVersionError, match=r"'keepsight-version/99'; this release reads .*/1 and"
-    ):
+    with pytest.raises(CorruptVersionError, match=r"'keepsight-version/99'; this release reads .*/1 and"):
         codec.unpack_manifest(codec.pack_manifest(other), VERSION)
 
 
