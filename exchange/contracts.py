@@ -1,4 +1,4 @@
-"""Where server and worker meet: the words they exchange, and the names under which Redis keeps them."""
+"""What server and worker tell each other about jobs, and the names under which Redis holds it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ UPDATE_TASK = "keepsight.update"
 JOBS_KEY = "keepsight:jobs"
 """Sorted set of job ids, scored by the time they were created (Unix seconds)."""
 CURRENT_CHANNEL = "keepsight:current"
-"""Publishes the id of the version that CURRENT has just moved to."""
+"""Wakes every server, so that it looks at CURRENT and at the move that is under way.
+
+Published when a move begins, when CURRENT has moved, and when a move is over; see `exchange.roster.Roster`. The message
+is the id of a move or of a version, and nobody reads it.
+"""
 
 
 def new_job_id() -> str:
@@ -35,7 +39,7 @@ def job_key(job_id: str) -> str:
 
 
 def events_channel(job_id: str) -> str:
-    """The channel on which `progress` or `state` is published whenever the job's hash has changed."""
+    """The channel of one job. Its messages are `state` (a new state, or a cancel was asked for) and `progress`."""
     return f"keepsight:job:{job_id}:events"
 
 
@@ -69,7 +73,7 @@ class _Contract(BaseModel):
 
 
 class JobClass(_Contract):
-    """A class to be learned: its name, the sentence shown to the text tower, and how many images were spooled."""
+    """A class to be learned: its name, the sentence that the text tower reads, and the number of spooled images."""
 
     name: str = Field(min_length=1)
     prompt: str = Field(min_length=1)
@@ -93,7 +97,7 @@ class ValidationReport(_Contract):
 
 
 class UpdateJob(_Contract):
-    """One task to be learned. Its images lie in the spool under `job_id`, labelled by position in `classes`.
+    """One task to be learned. Its images lie in the spool's folder `<job_id>/`, whose index labels each with a class.
 
     `config` holds overrides of `LearnerConfig`; an unknown name or a value out of range is a validation error.
     """
@@ -123,9 +127,9 @@ class JobProgress(_Contract):
     """How far a running job is.
 
     `phase` is `waiting` (for the lineage), `loading`, one of the learner's phases (`stem`, `anchors`, `train`,
-    `prototypes`, `align`), `evaluating` or `publishing`; `step` counts from 0 or 1 to `steps` within it. `eta_s` is the
-    estimate of the seconds left in this phase, at its own pace so far, None until that can be said. `elapsed_s` counts
-    from the start of this attempt.
+    `prototypes`, `align`), `evaluating` or `publishing`. `step` counts up to `steps` within the phase; both are 0 where
+    the phase has no steps. `eta_s` estimates the seconds left in this phase from its pace so far, and is None until
+    there is one. `elapsed_s` counts from the start of this attempt.
     """
 
     phase: str
@@ -138,7 +142,7 @@ class JobProgress(_Contract):
 
 
 class PathAccuracy(_Contract):
-    """Top-1 accuracy over all seen classes, in [0, 1], by text path, visual path and their fusion."""
+    """Top-1 accuracy among all seen classes, in [0, 1], by text path, visual path and their fusion."""
 
     images: int = Field(ge=1)
     text: float = Field(ge=0, le=1)
@@ -147,7 +151,7 @@ class PathAccuracy(_Contract):
 
 
 class Evaluation(_Contract):
-    """The new version on images of the upload that it did not learn from, told apart among all `seen_classes`."""
+    """Accuracy of the new version on the held-out images of its task, among all `seen_classes`."""
 
     seen_classes: int = Field(ge=1)
     overall: PathAccuracy
