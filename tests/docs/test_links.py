@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,6 +12,7 @@ import pytest
 
 from tests.docs.markdown import DOCS, PAGES, ROOT, anchors, links, prose, read
 
+OURS = r"`((?:segp_cl|model_store|exchange|app|worker|keepsight|benchmarks|scripts|tests|docs)"
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -25,6 +28,41 @@ def test_links_resolve(page: Path) -> None:
         assert target.is_relative_to(ROOT), f"{link} leads out of the repository"
         if fragment:
             assert fragment in anchors(target), f"{link}: no such heading"
+
+
+def test_files_and_folders_that_are_named_exist() -> None:
+    named = {(page, path) for page in PAGES for path in re.findall(OURS + r"/[\w./-]*)`", prose(page))}
+    assert len(named) > 20
+    assert {(page.name, path) for page, path in named if not (ROOT / path).exists()} == set()
+
+
+def test_modules_and_names_that_are_named_exist() -> None:
+    named = {(page, name) for page in PAGES for name in re.findall(OURS + r"(?:\.\w+)+)`", prose(page))}
+    named = {(page, name) for page, name in named if not (ROOT / name).is_file()}
+    assert len(named) > 20
+    assert {(page.name, name) for page, name in named if not is_name(name)} == set()
+
+
+def is_name(dotted: str) -> bool:
+    """Whether a module, or something in one, has this name."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        try:
+            return functools.reduce(getattr, parts[length:], found) is not None
+        except AttributeError:
+            return False
+    return False
+
+
+def test_a_name_that_does_not_exist_would_be_noticed() -> None:
+    assert is_name("segp_cl.runtime.hardware.choose_device")
+    assert is_name("exchange.rollout")
+    assert not is_name("segp_cl.runtime.hardware.choose_planet")
+    assert not is_name("segp_cl.runtime.software")
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
