@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
 from pathlib import Path
@@ -18,7 +20,8 @@ import benchmarks.gpu
 import benchmarks.passes
 import benchmarks.serving.__main__
 from keepsight.cli.main import app
-from tests.docs.markdown import PAGES, ROOT, blocks, command_lines, read, section
+from segp_cl.config import LearnerConfig
+from tests.docs.markdown import PAGES, ROOT, blocks, command_lines, prose, read, section
 
 COMMANDS = [(page, words) for page in PAGES for words in command_lines(page)]
 KEEPSIGHT = [(page, words[1:]) for page, words in COMMANDS if words[0] == "keepsight"]
@@ -64,6 +67,39 @@ def test_a_command_that_does_not_exist_would_be_noticed() -> None:
     for words in (["teach", "photos/", "--classes", "3"], ["upp"], ["keys", "make"], ["teach"]):
         with pytest.raises((TyperException, AssertionError)):
             parse(words)
+
+
+def settings_that_are_set() -> list[tuple[str, str, str]]:
+    """(page, name, value) of every `--set name=value`, in shell blocks and in running text."""
+    found = [
+        (page.name, *word.split("=", 1))
+        for page, words in COMMANDS
+        for option, word in itertools.pairwise(words)
+        if option == "--set"
+    ]
+    found += [(page.name, *pair) for page in PAGES for pair in re.findall(r"--set (\w+)=([^\s`]+)", prose(page))]
+    return [each for each in found if each[1:] not in (("name", "value"), ("KEY", "VALUE"))]
+
+
+def settings_that_are_swept() -> list[tuple[str, str, str]]:
+    """The same of every value in a `bench sweep`."""
+    found = []
+    for page, words in KEEPSIGHT:
+        if words[:2] == ["bench", "sweep"]:
+            values = itertools.takewhile(lambda word: not word.startswith("--"), words[4:])
+            found += [(page.name, words[3], value) for value in values]
+    return found
+
+
+@pytest.mark.parametrize(("page", "name", "value"), [*settings_that_are_set(), *settings_that_are_swept()])
+def test_hyper_parameters_that_are_set_or_swept_exist_and_can_have_the_value(page: str, name: str, value: str) -> None:
+    parsed = json.loads(value) if re.match(r"null|true|false|[\d.-]", value) else value
+    LearnerConfig.model_validate({name: parsed})
+
+
+def test_some_hyper_parameters_are_set_and_some_are_swept() -> None:
+    assert len(settings_that_are_set()) > 2
+    assert len(settings_that_are_swept()) > 2
 
 
 def test_every_program_is_one_that_a_reader_has() -> None:
