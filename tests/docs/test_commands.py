@@ -71,14 +71,16 @@ def test_a_command_that_does_not_exist_would_be_noticed() -> None:
 
 def settings_that_are_set() -> list[tuple[str, str, str]]:
     """(page, name, value) of every `--set name=value`, in shell blocks and in running text."""
-    found = [
-        (page.name, *word.split("=", 1))
-        for page, words in COMMANDS
-        for option, word in itertools.pairwise(words)
-        if option == "--set"
-    ]
-    found += [(page.name, *pair) for page in PAGES for pair in re.findall(r"--set (\w+)=([^\s`]+)", prose(page))]
-    return [each for each in found if each[1:] not in (("name", "value"), ("KEY", "VALUE"))]
+    found: list[tuple[str, str, str]] = []
+    for page in PAGES:
+        given = [
+            word for words in command_lines(page) for option, word in itertools.pairwise(words) if option == "--set"
+        ]
+        given += re.findall(r"--set (\w+=[^\s`]+)", prose(page))
+        for name, _, value in (each.partition("=") for each in given):
+            if (name, value) not in (("name", "value"), ("KEY", "VALUE")):
+                found.append((page.name, name, value))
+    return found
 
 
 def settings_that_are_swept() -> list[tuple[str, str, str]]:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.docs.markdown import DOCS, PAGES, ROOT, anchors, links, prose, read
+from tests.docs.markdown import DOCS, PAGES, ROOT, anchors, links, prose, read, section
 
 OURS = r"`((?:segp_cl|model_store|exchange|app|worker|keepsight|benchmarks|scripts|tests|docs)"
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -34,6 +34,17 @@ def test_files_and_folders_that_are_named_exist() -> None:
     named = {(page, path) for page in PAGES for path in re.findall(OURS + r"/[\w./-]*)`", prose(page))}
     assert len(named) > 20
     assert {(page.name, path) for page, path in named if not (ROOT / path).exists()} == set()
+
+
+def test_modules_that_the_architecture_names_are_in_their_folder() -> None:
+    rooms = re.split(r"^\*\*`(\w+)/`\.\*\*", section(DOCS / "architecture.md", "## Folders"), flags=re.MULTILINE)[1:]
+    named = [
+        (room, name)
+        for room, text in zip(rooms[::2], rooms[1::2], strict=True)
+        for name in re.findall(r"`(\w+\.py)`", text)
+    ]
+    assert len(named) > 20
+    assert [(room, name) for room, name in named if not any((ROOT / room).rglob(name))] == []
 
 
 def test_modules_and_names_that_are_named_exist() -> None:
