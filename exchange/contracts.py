@@ -29,12 +29,12 @@ is the id of a move or of a version, and nobody reads it.
 
 
 def new_job_id() -> str:
-    """A job id: 32 lower-case hexadecimal digits, safe as a file name."""
+    """Return a new job id: 32 lower-case hexadecimal digits, safe as a file name."""
     return uuid4().hex
 
 
 def job_key(job_id: str) -> str:
-    """The Redis hash of one job; `record_from_hash` reads it."""
+    """Return the key of a job's Redis hash, which `record_from_hash` reads."""
     return f"keepsight:job:{job_id}"
 
 
@@ -44,17 +44,17 @@ def events_channel(job_id: str) -> str:
 
 
 def idempotency_key(key: str) -> str:
-    """The Redis string behind a client's `Idempotency-Key`, which is hashed: it may have any length and content."""
+    """Return the Redis key of a client's `Idempotency-Key`, hashed because it may have any length and content."""
     return f"keepsight:idempotency:{sha256(key.encode()).hexdigest()}"
 
 
 def utc_now() -> datetime:
-    """The time now, aware, in UTC."""
+    """Return the current time in UTC, with its time zone."""
     return datetime.now(UTC)
 
 
 class JobState(StrEnum):
-    """Where a job is. The last three are final: a job that reached one of them never changes again."""
+    """The state of a job. The last three are final: a job in one of them never changes again."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -81,14 +81,14 @@ class JobClass(_Contract):
 
 
 class RejectedImage(_Contract):
-    """A member of the upload that was not taken, and why."""
+    """A file of the upload that was rejected, and why."""
 
     path: str
     reason: str
 
 
 class ValidationReport(_Contract):
-    """What the intake made of an upload. `rejected` may be shortened; `rejected_count` counts all."""
+    """The result of validating an upload. `rejected` may be shortened; `rejected_count` counts all."""
 
     classes: dict[str, int]
     accepted: int = Field(ge=0)
@@ -119,12 +119,12 @@ class UpdateJob(_Contract):
 
     @property
     def learner_config(self) -> LearnerConfig:
-        """The hyper-parameters of this update: the defaults with `config` laid over them."""
+        """The hyper-parameters of this update: the defaults, overridden by `config`."""
         return LearnerConfig.model_validate(self.config)
 
 
 class JobProgress(_Contract):
-    """How far a running job is.
+    """The progress of a running job.
 
     `phase` is `waiting` (for the lineage), `loading`, one of the learner's phases (`stem`, `anchors`, `train`,
     `prototypes`, `align`), `evaluating` or `publishing`. `step` counts up to `steps` within the phase; both are 0 where
@@ -159,7 +159,7 @@ class Evaluation(_Contract):
 
 
 class UpdateOutcome(_Contract):
-    """What a finished update led to. A version that was published may not have been promoted, with the reason here.
+    """The result of a finished update. A published version that was not promoted has the reason here.
 
     `evaluation` is None where no class had enough images to hold any out. `report` holds the learner's report (seconds
     by phase, losses by epoch, settings, adapted modules), the seconds of the worker's own phases and its peak memory.
@@ -173,14 +173,14 @@ class UpdateOutcome(_Contract):
 
 
 class JobError(_Contract):
-    """Why a job failed: the kind of error (an exception's name) and one sentence for the person who asked for it."""
+    """Why a job failed: the kind of error (an exception's name) and one sentence for the person who submitted it."""
 
     kind: str
     message: str
 
 
 class JobRecord(_Contract):
-    """All that is known about one job. `attempts` counts how often a worker has begun it."""
+    """Everything known about one job. `attempts` counts how often a worker has started it."""
 
     job: UpdateJob
     validation: ValidationReport | None = None
@@ -213,7 +213,7 @@ _TEXT_FIELDS = ("state", "attempts", "created_at", "started_at", "finished_at", 
 
 
 def record_to_hash(record: JobRecord) -> dict[str, str]:
-    """The fields of the Redis hash under `job_key`; what is None is left out."""
+    """Return the fields of the Redis hash under `job_key`, without those that are None."""
     fields: dict[str, str] = {"cancel_requested": "1" if record.cancel_requested else "0"}
     for name in _JSON_FIELDS:
         value = getattr(record, name)
@@ -227,10 +227,10 @@ def record_to_hash(record: JobRecord) -> dict[str, str]:
 
 
 def record_from_hash(fields: Mapping[str, str]) -> JobRecord:
-    """The inverse of `record_to_hash`, for whoever reads the hash (decoded to text) by itself.
+    """Return the record in a Redis hash that was decoded to text: the inverse of `record_to_hash`.
 
     Raises:
-        pydantic.ValidationError: the hash is not a job's.
+        pydantic.ValidationError: the hash does not hold a job.
     """
     values: dict[str, object] = {name: fields[name] for name in _TEXT_FIELDS if name in fields}
     values["cancel_requested"] = fields.get("cancel_requested") == "1"

@@ -25,7 +25,7 @@ def why_refused(error: ValidationError) -> str:
 
 
 class SharedSettings(BaseSettings):
-    """What server and worker of one store must agree on, and what both have for themselves."""
+    """Settings that server and worker of one store must agree on, and settings that each has for itself."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -54,7 +54,7 @@ class SharedSettings(BaseSettings):
 
     @property
     def model_spec(self) -> ModelSpec:
-        """The base model as the method names it."""
+        """The base model as a `ModelSpec`."""
         from segp_cl.types import ModelSpec
 
         return ModelSpec(self.model, self.pretrained)
