@@ -1,1 +1,1 @@
-"""SeGP-CL, the method: pure PyTorch, no web, no queue, no store, no environment. Begin with `learner.learn_task`."""
+"""SeGP-CL, the method, in pure PyTorch: no web, queue, store or environment. Begin with `learn.learner.learn_task`."""
