@@ -18,8 +18,11 @@ from worker.messages import GO, MESSAGE, Message, Order
 
 logger = logging.getLogger(__name__)
 
-COMMAND: Final = (sys.executable, "-m", "worker.child")
-"""A new interpreter, not a fork: CUDA does not survive forking, and memory settings are this process's own."""
+COMMAND: Final = (sys.executable, "-P", "-m", "worker.child")
+"""A new interpreter, not a fork: CUDA does not survive forking, and memory settings are this process's own.
+
+-P keeps the working directory off its path: a folder called `worker` there is somebody else's, and is not run.
+"""
 
 
 class Lost:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from keepsight.local.errors import StartError
 from keepsight.local.instance import Instance
-from keepsight.local.supervisor import bound
+from keepsight.local.supervisor import OUR_MODULE, bound
 
 POLL_S = 0.1
 
@@ -43,7 +42,7 @@ def start_detached(
     with log.open("ab") as output:
         start = output.tell()
         process = subprocess.Popen(
-            [*([] if outlive_us else bound()), sys.executable, "-m", "keepsight", "up", *arguments],
+            [*([] if outlive_us else bound()), *OUR_MODULE, "keepsight", "up", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -12,10 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from keepsight.local.errors import StartError
 
+OUR_MODULE: Final = (sys.executable, "-P", "-m")
+"""What to put before the name of a module of ours to run it.
+
+-P keeps the working directory off its path: a folder called `app` or `worker` there is the user's, and is not run.
+"""
 BOUND = Path(__file__).with_name("bound.py")
 POLL_S = 0.1
 TAIL_LINES = 12

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 
 from keepsight.local.instance import Instance, check_port, free_port
 from keepsight.local.logs import LogStream, rotate
-from keepsight.local.supervisor import Part, Supervisor
+from keepsight.local.supervisor import OUR_MODULE, Part, Supervisor
 
 WATCH_S = 0.25
 SERVER_GRACE_S = 15.0
@@ -87,13 +86,12 @@ def parts(settings: UpSettings, *, port: int, broker_port: int) -> list[Part]:
         "KEEPSIGHT_PORT": str(port),
     }
     logs = settings.log_folder
-    python = (sys.executable, "-m")
-    started = server_parts(settings, python, logs, environment)
+    started = server_parts(settings, logs, environment)
     if settings.worker:
-        started.insert(0, worker_part(python, logs, environment))
+        started.insert(0, worker_part(logs, environment))
     if settings.redis_url is None:
         command = (
-            *python,
+            *OUR_MODULE,
             "keepsight.local.broker",
             "--data-dir",
             str(settings.base / "broker"),
@@ -104,7 +102,7 @@ def parts(settings: UpSettings, *, port: int, broker_port: int) -> list[Part]:
     return started
 
 
-def server_parts(settings: UpSettings, python: tuple[str, ...], logs: Path, environment: dict[str, str]) -> list[Part]:
+def server_parts(settings: UpSettings, logs: Path, environment: dict[str, str]) -> list[Part]:
     """The server processes. Where there are several, the others go on if one ends, and it is started again."""
     several = settings.api_processes > 1
     made = []
@@ -117,13 +115,13 @@ def server_parts(settings: UpSettings, python: tuple[str, ...], logs: Path, envi
             own["KEEPSIGHT_DEVICE"] = settings.devices[number % len(settings.devices)]
         if settings.metrics_port is not None:
             own["KEEPSIGHT_METRICS_PORT"] = str(settings.metrics_port + number)
-        made.append(Part(name, (*python, "app"), logs / f"{name}.log", own, SERVER_GRACE_S, replaceable=several))
+        made.append(Part(name, (*OUR_MODULE, "app"), logs / f"{name}.log", own, SERVER_GRACE_S, replaceable=several))
     return made
 
 
-def worker_part(python: tuple[str, ...], logs: Path, environment: dict[str, str]) -> Part:
+def worker_part(logs: Path, environment: dict[str, str]) -> Part:
     """The worker: whatever becomes of it, the version that is served stays served."""
-    command = (*python, "worker")
+    command = (*OUR_MODULE, "worker")
     return Part("worker", command, logs / "worker.log", environment, WORKER_GRACE_S, replaceable=True)
 
 

@@ -20,7 +20,7 @@ def subset(source: Path, target: Path, *names: str) -> str:
 
 
 def test_teach_classify_roll_back_and_stop(keepsight: Any, colours: Path, finish: Callable[..., Any]) -> None:
-    process, note = keepsight.local.up()
+    process, note = keepsight.up()
     url = note["url"]
     assert set(note["parts"]) == {"broker", "worker", "server"}
 
@@ -75,8 +75,8 @@ def test_teach_classify_roll_back_and_stop(keepsight: Any, colours: Path, finish
     for background in ((), ("--detach",)):
         other = keepsight("up", "--port", url.rpartition(":")[2], "--store", "other/store", *background)
         assert other.code == 1
-        assert other.err.startswith("keepsight: Port ")
-        assert other.err.endswith(" is in use; stop what listens there, or choose another with --port.\n")
+        assert other.err.startswith("keepsight: port ")
+        assert other.err.endswith(" is in use; stop what listens there, or choose another with --port\n")
 
     # No image stays, and stopping is clean and quick.
     assert [path for path in (keepsight.folder / "var" / "spool").rglob("*") if path.is_file()] == []
@@ -93,7 +93,7 @@ def test_teach_classify_roll_back_and_stop(keepsight: Any, colours: Path, finish
 
 
 def test_when_a_part_is_killed_up_says_which_and_stops_the_rest(keepsight: Any, finish: Callable[..., Any]) -> None:
-    process, note = keepsight.local.up("--no-worker")
+    process, note = keepsight.up("--no-worker")
     os.kill(note["parts"]["server"], signal.SIGKILL)
     ended = finish(process)
     assert ended.code == 1
@@ -104,7 +104,7 @@ def test_when_a_part_is_killed_up_says_which_and_stops_the_rest(keepsight: Any, 
 def test_a_killed_worker_leaves_the_service_serving_and_is_started_again(
     keepsight: Any, colours: Path, finish: Callable[..., Any]
 ) -> None:
-    process, note = keepsight.local.up()
+    process, note = keepsight.up()
     url, worker = note["url"], note["parts"]["worker"]
     os.kill(worker, signal.SIGKILL)
     words = keepsight("classify", str(colours / "red"), "--labels", "red,blue", "--json", url=url)
@@ -122,7 +122,7 @@ def test_a_killed_worker_leaves_the_service_serving_and_is_started_again(
 def test_a_killed_up_leaves_nothing_and_its_store_can_be_served_again_in_the_background(
     keepsight: Any, finish: Callable[..., Any], wait_for: Callable[..., None]
 ) -> None:
-    process, note = keepsight.local.up("--no-worker")
+    process, note = keepsight.up("--no-worker")
     before = keepsight("versions", "--json", url=note["url"]).json
     process.kill()
     finish(process)
