@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def why_not_bind(settings: Settings) -> str | None:
-    """Why the server must not bind to `settings.host`; None if it may."""
+    """Return why the server must not bind to `settings.host`, or None if it may."""
     if settings.is_loopback:
         return None
     try:
@@ -57,7 +57,7 @@ def why_not_bind(settings: Settings) -> str | None:
 
 
 def log_config(level: str) -> dict[str, object]:
-    """Logging of this process: one line per record on stderr."""
+    """Return the logging configuration of this process: one line per record on stderr."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -70,7 +70,7 @@ def log_config(level: str) -> dict[str, object]:
 
 def _serve(settings: Settings) -> int:
     set_up_process()
-    # imported late: PyTorch takes seconds, and what is refused above should be told at once
+    # imported late: PyTorch takes seconds to import, and the refusals above should appear at once
     import uvicorn
     from prometheus_client import start_http_server
 
@@ -86,19 +86,19 @@ def _serve(settings: Settings) -> int:
         return str(error) if isinstance(error, KeepsightError | KeyFileError) else None
 
     logging.config.dictConfig(log_config(settings.log_level))
-    # what is refused is told in one sentence at the end, not as a traceback
+    # a refusal is printed as one sentence at the end, not as a traceback
     logging.getLogger("uvicorn.error").addFilter(
         lambda record: refusal() is None or not record.getMessage().startswith("Traceback")
     )
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # uvicorn stops cleanly, then raises the signal again: that is enough
+        signal.signal(number, lambda *_: None)  # uvicorn stops cleanly, then raises the signal again
     server = uvicorn.Server(
         uvicorn.Config(
             app,
             host=settings.host,
             port=settings.port,
             log_config=None,
-            access_log=False,  # app.access says more
+            access_log=False,  # the logger app.access records more
             timeout_graceful_shutdown=10,
             server_header=False,
         )
@@ -108,8 +108,8 @@ def _serve(settings: Settings) -> int:
             start_http_server(settings.metrics_port, settings.host, registry=metrics.registry)
         sockets = [shared_socket(settings.host, settings.port)] if settings.share_port else None
     except OSError as error:
-        return _refuse(f"{settings.host} cannot be listened on as the settings say: {error.strerror or error}")
-    with contextlib.suppress(SystemExit):  # it could not start, and has logged why
+        return _refuse(f"cannot listen on {settings.host} with these settings: {error.strerror or error}")
+    with contextlib.suppress(SystemExit):  # the server could not start, and has logged why
         server.run(sockets=sockets)
     reason = refusal()
     if reason is not None:
@@ -118,9 +118,9 @@ def _serve(settings: Settings) -> int:
 
 
 def shared_socket(host: str, port: int) -> socket.socket:
-    """A socket on an address that other processes may bind too; the kernel spreads connections among those that listen.
+    """Bind a socket to an address that others may bind too; the kernel spreads connections among the listeners.
 
-    uvicorn listens once the app has started, so a process that still loads its model is sent nobody.
+    uvicorn listens once the app has started, so a server that is still loading its model gets no connections.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)

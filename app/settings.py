@@ -1,4 +1,4 @@
-"""Every setting of the server, read from `KEEPSIGHT_*`; unsafe combinations are refused with a sentence."""
+"""The server's settings, read from `KEEPSIGHT_*` variables."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Settings(SharedSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine only. Names other than localhost are not looked up."""
+    """Return whether a host name or address means this machine only. Names other than localhost are not looked up."""
     name = host.strip("[]").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
