@@ -257,7 +257,7 @@ def test_a_message_for_an_unknown_job_is_logged_and_dropped(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         supervise("done()").run(new_job_id())
-    assert "not known" in caplog.text
+    assert "does not exist" in caplog.text
 
 
 def test_a_stopping_worker_puts_its_job_back_without_counting_the_attempt(
