@@ -1,4 +1,4 @@
-"""`keepsight up --detach`: the same command in the background, waited for until it is ready."""
+"""`keepsight up --detach`: runs the command in the background, and waits until it is ready."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def start_detached(
         The service's note: `url`, `pid` and so on.
 
     Raises:
-        StartError: it ended instead; the message is what it said.
+        StartError: it ended instead; the message is its output.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -60,7 +60,7 @@ def start_detached(
                 with log.open("rb") as output:
                     output.seek(start)
                     said = output.read().decode(errors="replace").strip()
-                raise StartError(said.removeprefix("keepsight: ") or f"`keepsight up` ended ({process.returncode}).")
+                raise StartError(said.removeprefix("keepsight: ") or f"`keepsight up` ended ({process.returncode})")
             time.sleep(POLL_S)
     except BaseException:
         if process.poll() is None:

@@ -27,7 +27,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class UpSettings:
-    """What `keepsight up` was asked for.
+    """The options of `keepsight up`.
 
     Attributes:
         host: Address that the server binds.
@@ -35,7 +35,7 @@ class UpSettings:
         store: Root of the versions; spool, logs and broker data lie beside it.
         redis_url: A broker that runs already; None starts the embedded one.
         worker: Whether to start a worker.
-        api_processes: How many server processes share the port.
+        api_processes: How many servers share the port.
         devices: Where their models run, in turn; empty: as KEEPSIGHT_DEVICE says.
         metrics_port: Where the first serves its metrics by itself, the second one port further, and so on.
         ready_timeout_s: How long the service may take until /readyz says yes.
@@ -67,13 +67,13 @@ class UpSettings:
 
 
 def service_url(host: str, port: int) -> str:
-    """The address to open for a server that binds `host`."""
+    """Return the address to open for a server that binds `host`."""
     name = WILDCARDS.get(host, host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def parts(settings: UpSettings, *, port: int, broker_port: int) -> list[Part]:
-    """The processes that make up the service, in the order in which they are started."""
+    """Return the parts of the service, in the order in which they are started."""
     redis_url = settings.redis_url or f"redis://127.0.0.1:{broker_port}/0"
     threads = os.environ.get("KEEPSIGHT_THREADS", str(min(2, os.cpu_count() or 1)))
     environment = {
@@ -136,7 +136,7 @@ def run(
     """Start everything, call `on_ready` with the service's note, and stay until a signal asks to stop.
 
     Args:
-        settings: What was asked for.
+        settings: The options.
         on_ready: Gets `url`, `pid`, `parts` (names to pids), `logs`, `store` and the broker's address.
         on_stopping: Called when the parts are asked to stop.
         on_loss: Gets the notice that the worker has ended and is started again.
@@ -181,19 +181,19 @@ def run(
 
 
 def pids(supervisor: Supervisor) -> dict[str, int]:
-    """Parts by name, with their process ids."""
+    """Return the process ids of the parts, by name."""
     return {running.part.name: running.process.pid for running in supervisor.running}
 
 
 def probe(url: str) -> Callable[[], bool]:
-    """A question: is the service at `url` ready?"""
+    """Return a function that says whether the service at `url` is ready."""
     from keepsight.client import Client
 
     return Client(url).ready
 
 
 def without_password(url: str) -> str:
-    """An address that may be printed."""
+    """Return an address without its password, so that it may be printed."""
     split = urlsplit(url)
     if split.password is None:
         return url

@@ -97,7 +97,7 @@ def test_when_a_part_is_killed_up_says_which_and_stops_the_rest(keepsight: Any, 
     os.kill(note["parts"]["server"], signal.SIGKILL)
     ended = finish(process)
     assert ended.code == 1
-    assert "keepsight: The server was killed by SIGKILL; its log, " in ended.err
+    assert "keepsight: the server was killed by SIGKILL; its log, " in ended.err
     assert keepsight.left_running() == []
 
 
@@ -114,7 +114,7 @@ def test_a_killed_worker_leaves_the_service_serving_and_is_started_again(
     process.terminate()
     stopped = finish(process)
     assert stopped.code == 0, stopped.err
-    assert "The worker was killed by SIGKILL" in stopped.err
+    assert "keepsight: the worker was killed by SIGKILL" in stopped.err
     assert "it is started again" in stopped.err
     assert keepsight.left_running() == []
 
