@@ -139,6 +139,6 @@ def test_a_killed_up_leaves_nothing_and_its_store_can_be_served_again_in_the_bac
 def test_a_server_that_refuses_its_settings_is_quoted(keepsight: Any) -> None:
     ran = keepsight("up", "--no-worker", "--host", "0.0.0.0", "--port", "0")
     assert ran.code == 1
-    assert "The server ended with exit code" in ran.err
+    assert "the server ended with exit code" in ran.err
     assert "refusing to bind to 0.0.0.0" in ran.err
     assert keepsight.left_running() == []
