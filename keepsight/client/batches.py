@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from keepsight.client import Client
 from keepsight.client.api import Classification, ImageResult, PathName
 from keepsight.client.errors import UploadError
+from keepsight.client.sync_client import Client
 
 MAX_BATCH = 64
 """Most images in one request."""
