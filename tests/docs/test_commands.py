@@ -40,7 +40,9 @@ PROGRAMS = {
     "benchmarks.serving": benchmarks.serving.__main__.app,
 }
 SCRIPTS = [(page, words) for page, words in COMMANDS if words[0].startswith("scripts/")]
-KNOWN_PROGRAMS = {"keepsight", "curl", "docker", "python", "torchrun", "scripts/demo", "scripts/test", "scripts/check"}
+KNOWN_PROGRAMS = {"keepsight", "curl", "docker", "python", "torchrun"} | {
+    f"scripts/{name}" for name in ("demo", "test", "check", "pin-images")
+}
 
 
 def parse(words: list[str], program: typer.Typer = app) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-SCRIPTS = ("scripts/demo", "scripts/test", "scripts/check", ".ci/run")
+SCRIPTS = ("scripts/demo", "scripts/test", "scripts/check", "scripts/lock", "scripts/pin-images", ".ci/run")
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "scripts/_env"])
