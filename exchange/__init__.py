@@ -1,1 +1,4 @@
-"""What server and worker share: settings, contracts, jobs, the roster of servers, rollouts and the spool."""
+"""What server and worker share: settings, contracts, jobs, the roster of servers, rollouts and the spool.
+
+Begin with `contracts`.
+"""

@@ -1,1 +1,1 @@
-"""Decodes untrusted bytes to pixels, and streams labelled images from files."""
+"""Decodes untrusted bytes to pixels, and streams labelled images from files. Begin with `image_sets`."""
