@@ -25,7 +25,9 @@ from tests.docs.markdown import PAGES, ROOT, blocks, command_lines, prose, read,
 
 COMMANDS = [(page, words) for page in PAGES for words in command_lines(page)]
 KEEPSIGHT = [(page, words[1:]) for page, words in COMMANDS if words[0] == "keepsight"]
-MODULES = [(page, words[words.index("-m") + 1 :]) for page, words in COMMANDS if words[0] in ("python", "torchrun")]
+PYTHON = [(page, words) for page, words in COMMANDS if words[0] in ("python", "torchrun")]
+MODULES = [(page, words[words.index("-m") + 1 :]) for page, words in PYTHON if "-m" in words]
+PROGRAM_FILES = [words[1] for _, words in PYTHON if "-m" not in words]
 MODULES += [(page, ["benchmarks.accuracy", *words[1:]]) for page, words in KEEPSIGHT if words[0] == "bench"]
 GPU, DECODING, PASSES = typer.Typer(), typer.Typer(), typer.Typer()
 GPU.command()(benchmarks.gpu.run)
@@ -63,6 +65,11 @@ def test_commands_parse(page: Path, words: list[str]) -> None:
 @pytest.mark.parametrize(("page", "words"), MODULES, ids=[f"{words[0]}-{n}" for n, (_, words) in enumerate(MODULES)])
 def test_benchmarks_parse(page: Path, words: list[str]) -> None:
     parse(words[1:], PROGRAMS[words[0]])
+
+
+def test_python_programs_exist() -> None:
+    assert PROGRAM_FILES
+    assert [file for file in PROGRAM_FILES if not (ROOT / file).is_file()] == []
 
 
 def test_a_command_that_does_not_exist_would_be_noticed() -> None:
