@@ -1,10 +1,12 @@
 """Versions on disk: publish, promote, roll back, prune. Safe between threads, processes and crashes.
 
-<root>/CURRENT                     one line, a version id: what is served
-<root>/journal.jsonl               one line per action: who, when, from, to, why
-<root>/versions/<version id>/      manifest.json and tensors.safetensors, never changed
-<root>/tmp/                        what is being written or removed; left-overs mean nothing
-<root>/store.lock, lineage.lock    locked by the operating system, which releases them when a process dies
+A store is a folder:
+
+    <root>/CURRENT                     one line, a version id: what is served
+    <root>/journal.jsonl               one line per action: who, when, from, to, why
+    <root>/versions/<version id>/      manifest.json and tensors.safetensors, never changed
+    <root>/tmp/                        what is being written or removed; left-overs mean nothing
+    <root>/store.lock, lineage.lock    locked by the operating system, which releases them when a process dies
 """
 
 from __future__ import annotations

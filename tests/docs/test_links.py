@@ -10,10 +10,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.docs.markdown import DOCS, PAGES, ROOT, anchors, links, prose, read, section
+from tests.docs.markdown import DOCS, PAGES, ROOT, anchors, links, prose, read, rows, section
 
 OURS = r"`((?:segp_cl|model_store|exchange|app|worker|keepsight|benchmarks|scripts|tests|docs)"
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+DECISIONS = sorted((DOCS / "adr").glob("[0-9]*.md"))
+STATUS = re.compile(
+    r"^Status: (?P<status>accepted|rejected|superseded by \d{4}), (?P<date>\d{4}-\d{2}-\d{2})$", re.MULTILINE
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -100,14 +104,26 @@ def test_tables_have_as_many_cells_in_every_row(page: Path) -> None:
         assert cells == width, f"line {number}: {line}"
 
 
-def test_decisions_are_numbered_without_a_gap_and_have_their_three_parts() -> None:
-    decisions = sorted((DOCS / "adr").glob("*.md"))
-    assert [int(path.name[:4]) for path in decisions] == list(range(1, len(decisions) + 1))
-    for path in decisions:
+def test_decisions_are_numbered_without_a_gap_and_have_their_parts() -> None:
+    assert [int(path.name[:4]) for path in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+    for path in DECISIONS:
         text = read(path)
         assert text.startswith(f"# {path.name[:4]}: "), path.name
+        assert STATUS.search(text), f"{path.name} has no status and date"
         for part in ("**Context.**", "**Decision.**", "**Consequences.**"):
             assert part in text, f"{path.name} has no {part}"
+
+
+def test_the_index_lists_every_decision_with_its_title_status_and_date() -> None:
+    listed = [cells for cells in rows(read(DOCS / "adr" / "index.md")) if cells[0].isdigit()]
+    expected = []
+    for path in DECISIONS:
+        text = read(path)
+        title = text.partition("\n")[0].removeprefix(f"# {path.name[:4]}: ")
+        status = STATUS.search(text)
+        assert status, path.name
+        expected.append([path.name[:4], f"[{title}]({path.name})", status["status"], status["date"]])
+    assert listed == expected
 
 
 def test_pictures_are_svg_with_a_title_and_their_own_background() -> None:
