@@ -15,9 +15,9 @@ from typer.exceptions import TyperException
 
 import benchmarks.accuracy.cli
 import benchmarks.cost.__main__
-import benchmarks.decoding
-import benchmarks.gpu
-import benchmarks.passes
+import benchmarks.decoding.__main__
+import benchmarks.gpu.__main__
+import benchmarks.passes.__main__
 import benchmarks.serving.__main__
 from keepsight.cli.main import app
 from segp_cl.config import LearnerConfig
@@ -29,16 +29,12 @@ PYTHON = [(page, words) for page, words in COMMANDS if words[0] in ("python", "t
 MODULES = [(page, words[words.index("-m") + 1 :]) for page, words in PYTHON if "-m" in words]
 PROGRAM_FILES = [words[1] for _, words in PYTHON if "-m" not in words]
 MODULES += [(page, ["benchmarks.accuracy", *words[1:]]) for page, words in KEEPSIGHT if words[0] == "bench"]
-GPU, DECODING, PASSES = typer.Typer(), typer.Typer(), typer.Typer()
-GPU.command()(benchmarks.gpu.run)
-PASSES.command()(benchmarks.passes.run)
-DECODING.command()(benchmarks.decoding.run)
 PROGRAMS = {
     "benchmarks.accuracy": benchmarks.accuracy.cli.app,
     "benchmarks.cost": benchmarks.cost.__main__.app,
-    "benchmarks.decoding": DECODING,
-    "benchmarks.gpu": GPU,
-    "benchmarks.passes": PASSES,
+    "benchmarks.decoding": benchmarks.decoding.__main__.app,
+    "benchmarks.gpu": benchmarks.gpu.__main__.app,
+    "benchmarks.passes": benchmarks.passes.__main__.app,
     "benchmarks.serving": benchmarks.serving.__main__.app,
 }
 SCRIPTS = [(page, words) for page, words in COMMANDS if words[0].startswith("scripts/")]
