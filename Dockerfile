@@ -1,4 +1,4 @@
-# One image for server and worker: the server by default, the worker with the command `python -m worker`.
+# One image for server and worker: the server by default, the worker with the command `python -P -m worker`.
 # The digest fixes the base image; scripts/pin-images writes the newest one of the tag.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 FROM ${PYTHON_IMAGE}
@@ -27,4 +27,4 @@ ENV PYTHONUNBUFFERED=1 \
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=120s \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"KEEPSIGHT_PORT\"]}/healthz', timeout=4)"]
-CMD ["python", "-m", "app"]
+CMD ["python", "-P", "-m", "app"]

@@ -85,13 +85,13 @@ class Answer:
 
 
 TABLE: Mapping[type[Exception], Answer] = {
-    InvalidRequestError: Answer(422, "invalid-request", "The request asks for something that makes no sense"),
+    InvalidRequestError: Answer(422, "invalid-request", "The request is invalid"),
     UnauthorizedError: Answer(401, "unauthorized", "A valid API key is needed"),
     ForbiddenError: Answer(403, "forbidden", "Not allowed"),
-    BusyError: Answer(429, "busy", "Too many requests in hand", 1),
+    BusyError: Answer(429, "busy", "Too many requests in progress", 1),
     ModelNotFoundError: Answer(404, "model-not-found", "That model is not served here"),
     StoppingError: Answer(503, "stopping", "The server is stopping", 2),
-    DeadlineError: Answer(504, "deadline-exceeded", "The answer was not there in time", 1),
+    DeadlineError: Answer(504, "deadline-exceeded", "The answer took too long", 1),
     InferenceError: Answer(500, "inference-failed", "The model could not answer"),
     NotReadyError: Answer(503, "not-ready", "No version is being served yet", 2),
     StaleError: Answer(503, "stale", "This server must catch up with the others first", 1),
@@ -100,14 +100,16 @@ TABLE: Mapping[type[Exception], Answer] = {
     ImageTooLargeError: Answer(413, "image-too-large", "The image is too large"),
     ImageDecodeError: Answer(422, "undecodable-image", "The image cannot be decoded"),
     ArchiveError: Answer(422, "archive-refused", "The archive is refused"),
-    ArchiveTooLargeError: Answer(413, "archive-too-large", "The archive unpacks to more than is allowed"),
-    UnknownArchiveError: Answer(415, "unknown-archive", "The archive is of no kind that is read"),
+    ArchiveTooLargeError: Answer(413, "archive-too-large", "The archive unpacks to too much"),
+    UnknownArchiveError: Answer(415, "unknown-archive", "The archive's format is not supported"),
     TaskRefusedError: Answer(422, "invalid-task", "The task cannot be learned"),
     SpoolFullError: Answer(507, "spool-full", "There is no room for the upload", 60),
     InvalidTaskError: Answer(422, "invalid-task", "The task cannot be learned"),
     ClassExistsError: Answer(409, "class-exists", "A class is already known"),
     IdempotencyMismatchError: Answer(422, "idempotency-mismatch", "The Idempotency-Key was used for something else"),
-    IdempotencyInProgressError: Answer(409, "idempotency-in-progress", "The first such request is being taken in", 2),
+    IdempotencyInProgressError: Answer(
+        409, "idempotency-in-progress", "The first request with this key is in progress", 2
+    ),
     JobNotFoundError: Answer(404, "job-not-found", "No such job"),
     JobFinishedError: Answer(409, "job-finished", "The job is already over"),
     VersionNotFoundError: Answer(404, "version-not-found", "No such version"),

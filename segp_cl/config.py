@@ -90,7 +90,7 @@ class LearnerConfig(BaseModel):
     old_classes_per_step: int | None = Field(
         8,
         ge=2,
-        description="Old classes whose texts a step encodes; the others stand as last encoded. None: all.",
+        description="Old classes whose texts one step encodes; other texts keep their last encoding. None: all.",
     )
     max_anchors: int | None = Field(
         150, ge=1, description="Most anchors in all; old classes nearest to the new images come first. None: no limit."
@@ -103,9 +103,9 @@ class LearnerConfig(BaseModel):
 
     # Alignment of the head on the stored statistics of every class: not in the paper
     align_steps: int = Field(
-        200, ge=0, description="Steps in which an adapted head is told all classes apart on drawn features. Paper: 0."
+        200, ge=0, description="Steps that train an adapted head to separate all classes on sampled features. Paper: 0."
     )
-    align_batch_size: int = Field(256, ge=1, description="Features drawn per step.")
+    align_batch_size: int = Field(256, ge=1, description="Features sampled per step.")
 
     # Prototypes and fusion (23)-(32)
     transfer_prototypes: bool = Field(True, description="Move old prototypes by the anchors' drift (24)-(29).")
@@ -119,7 +119,7 @@ class LearnerConfig(BaseModel):
         0.1,
         ge=0,
         le=0.5,
-        description="Share of each class's images kept out of training, to set an open beta by. 0: none is.",
+        description="Share of each class's images that is held out to choose an unset beta. 0: beta is not changed.",
     )
     feature_batch_size: int = Field(64, ge=1, description="Images per forward pass without training.")
 
