@@ -71,8 +71,9 @@ async def _events(record: JobRecord, services: Services) -> AsyncIterator[Server
                 last = view
             if record.state.terminal:
                 return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), services.settings.events_poll_s)
+            with contextlib.suppress(TimeoutError):  # wait_for would swallow a cancellation that meets a change
+                async with asyncio.timeout(services.settings.events_poll_s):
+                    await changed.wait()
             changed.clear()
             try:
                 record = await asyncio.to_thread(services.jobs.get, record.job_id)

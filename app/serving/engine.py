@@ -155,7 +155,8 @@ class Engine:
             return
         size = served.preprocessing.size
         pixels = torch.zeros((3, size, size), dtype=torch.uint8)
-        (answer,) = await asyncio.wait_for(self._images.run(served, [pixels]), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            (answer,) = await self._images.run(served, [pixels])
         if isinstance(answer, Exception):
             raise answer
 
