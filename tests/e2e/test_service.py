@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import wait_until
+
 FAST = ("--set", "epochs=2", "--set", "k_adv=1", "--set", "rank=4")
 
 
@@ -20,7 +22,7 @@ def subset(source: Path, target: Path, *names: str) -> str:
 
 
 def test_teach_classify_roll_back_and_stop(keepsight: Any, colours: Path, finish: Callable[..., Any]) -> None:
-    process, note = keepsight.local.up()
+    process, note = keepsight.up()
     url = note["url"]
     assert set(note["parts"]) == {"broker", "worker", "server"}
 
@@ -93,7 +95,7 @@ def test_teach_classify_roll_back_and_stop(keepsight: Any, colours: Path, finish
 
 
 def test_when_a_part_is_killed_up_says_which_and_stops_the_rest(keepsight: Any, finish: Callable[..., Any]) -> None:
-    process, note = keepsight.local.up("--no-worker")
+    process, note = keepsight.up("--no-worker")
     os.kill(note["parts"]["server"], signal.SIGKILL)
     ended = finish(process)
     assert ended.code == 1
@@ -104,7 +106,7 @@ def test_when_a_part_is_killed_up_says_which_and_stops_the_rest(keepsight: Any, 
 def test_a_killed_worker_leaves_the_service_serving_and_is_started_again(
     keepsight: Any, colours: Path, finish: Callable[..., Any]
 ) -> None:
-    process, note = keepsight.local.up()
+    process, note = keepsight.up()
     url, worker = note["url"], note["parts"]["worker"]
     os.kill(worker, signal.SIGKILL)
     words = keepsight("classify", str(colours / "red"), "--labels", "red,blue", "--json", url=url)
@@ -120,13 +122,13 @@ def test_a_killed_worker_leaves_the_service_serving_and_is_started_again(
 
 
 def test_a_killed_up_leaves_nothing_and_its_store_can_be_served_again_in_the_background(
-    keepsight: Any, finish: Callable[..., Any], wait_for: Callable[..., None]
+    keepsight: Any, finish: Callable[..., Any]
 ) -> None:
-    process, note = keepsight.local.up("--no-worker")
+    process, note = keepsight.up("--no-worker")
     before = keepsight("versions", "--json", url=note["url"]).json
     process.kill()
     finish(process)
-    wait_for(lambda: keepsight.left_running() == [])
+    wait_until(lambda: keepsight.left_running() == [])
 
     started = keepsight("up", "--no-worker", "--detach", "--port", "0", "--json")
     assert started.code == 0, started.err

@@ -19,6 +19,7 @@ from exchange.rollout import (
     roll_out,
 )
 from exchange.roster import Roster, ServerReport
+from tests.waiting import wait_until
 
 OLD, NEW = "000001-aaaaaaaaaaaa", "000002-bbbbbbbbbbbb"
 LIMITS = Limits(turn_s=0.2, prepare_s=5, serve_s=5, lost_after_s=0.3)
@@ -83,20 +84,13 @@ def start(roster: Roster, pointer: list[str]) -> Iterator[Callable[[str], Server
         server = Server(name, roster, pointer)
         server.start()
         started.append(server)
-        until(lambda: name in [seen.report.id for seen in roster.servers()])
+        wait_until(lambda: name in [seen.report.id for seen in roster.servers()])
         return server
 
     yield make
     for server in started:
         server.over.set()
         server.join()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_all_servers_are_ready_before_the_pointer_moves_and_serve_when_it_is_over(

@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import io
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier
 from segp_cl.runtime.golden import replay
 from segp_cl.types import ModelSpec, Progress
+from tests.waiting import wait_until
 from worker.pipeline import NotPublishedError, run_update
 from worker.settings import WorkerSettings
 
@@ -281,9 +281,7 @@ def test_an_update_waits_for_the_lineage_and_says_so(settings: WorkerSettings, s
     thread = threading.Thread(target=update, args=(job, settings), kwargs={"on_progress": seen.append})
     with store.lineage_lock():
         thread.start()
-        deadline = time.monotonic() + 10
-        while len(seen) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: len(seen) >= 2)
         assert {progress.phase for progress in seen} == {"waiting"}
         assert store.current() == first
     thread.join(60)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import redis
 from exchange.contracts import JobRecord, JobState, job_key, new_job_id
 from exchange.jobs import Jobs
 from exchange.spool import Spool
+from tests.waiting import wait_until
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
 
@@ -40,13 +40,6 @@ def running(supervisor: Supervisor, job_id: str) -> Iterator[threading.Thread]:
     yield thread
     thread.join(20)
     assert not thread.is_alive()
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def in_phase(jobs: Jobs, job_id: str, phase: str) -> Callable[[], bool]:
@@ -85,8 +78,8 @@ for i in range(1, 5):
 time.sleep(60)
 """
     with running(supervise(body), job_id):
-        wait_for(in_phase(jobs, job_id, "train"))
-        wait_for(lambda: (p := jobs.get(job_id).progress) is not None and p.step >= 3)
+        wait_until(in_phase(jobs, job_id, "train"))
+        wait_until(lambda: (p := jobs.get(job_id).progress) is not None and p.step >= 3)
         record = jobs.get(job_id)
         jobs.request_cancel(job_id)
     progress = record.progress
@@ -123,7 +116,7 @@ for i in range(1, 1000):
     step("train", i, 1000)
 """
     with running(supervise(body), job_id):
-        wait_for(in_phase(jobs, job_id, "train"))
+        wait_until(in_phase(jobs, job_id, "train"))
         assert jobs.request_cancel(job_id).state == JobState.RUNNING
         steps_then = len(trace.read_text())
     assert len(trace.read_text()) <= steps_then + 1
@@ -144,7 +137,7 @@ open({str(published)!r}, "w")
 done()
 """
     with running(supervise(body), job_id):
-        wait_for(in_phase(jobs, job_id, "train"))
+        wait_until(in_phase(jobs, job_id, "train"))
         jobs.request_cancel(job_id)
     assert jobs.get(job_id).state == JobState.CANCELLED
     assert not published.exists()
@@ -153,7 +146,7 @@ done()
 def test_cancel_that_comes_while_publishing_is_too_late(supervise: Supervise, jobs: Jobs, submit: Submit) -> None:
     job_id = submit().job_id
     with running(supervise('ask()\nstep("publishing", 0, 0)\ntime.sleep(0.6)\ndone()'), job_id):
-        wait_for(in_phase(jobs, job_id, "publishing"))
+        wait_until(in_phase(jobs, job_id, "publishing"))
         jobs.request_cancel(job_id)
     assert jobs.get(job_id).state == JobState.SUCCEEDED
 
@@ -235,7 +228,7 @@ def test_a_second_message_for_a_running_job_changes_nothing(supervise: Supervise
     job_id = submit().job_id
     supervisor = supervise('step("train", 1, 2)\ntime.sleep(0.5)\nask()\ndone()')
     with running(supervisor, job_id):
-        wait_for(in_phase(jobs, job_id, "train"))
+        wait_until(in_phase(jobs, job_id, "train"))
         supervisor.run(job_id)
         assert jobs.get(job_id).state == JobState.RUNNING
     assert jobs.get(job_id).attempts == 1
@@ -265,7 +258,7 @@ def test_a_stopping_worker_puts_its_job_back_without_counting_the_attempt(
 ) -> None:
     job_id = submit().job_id
     with running(supervise(FOREVER), job_id):
-        wait_for(in_phase(jobs, job_id, "train"))
+        wait_until(in_phase(jobs, job_id, "train"))
         stop.set()
     record = jobs.get(job_id)
     assert record.state == JobState.QUEUED
@@ -279,7 +272,7 @@ def test_a_stopping_worker_lets_a_publishing_job_finish(
 ) -> None:
     job_id = submit().job_id
     with running(supervise('ask()\nstep("publishing", 0, 0)\ntime.sleep(0.5)\ndone()'), job_id):
-        wait_for(in_phase(jobs, job_id, "publishing"))
+        wait_until(in_phase(jobs, job_id, "publishing"))
         stop.set()
     assert jobs.get(job_id).state == JobState.SUCCEEDED
 
@@ -287,9 +280,9 @@ def test_a_stopping_worker_lets_a_publishing_job_finish(
 def test_the_heartbeat_changes_while_the_process_is_silent(supervise: Supervise, jobs: Jobs, submit: Submit) -> None:
     job_id = submit().job_id
     with running(supervise(FOREVER), job_id):
-        wait_for(in_phase(jobs, job_id, "train"))
+        wait_until(in_phase(jobs, job_id, "train"))
         first = jobs.get(job_id).heartbeat
-        wait_for(lambda: jobs.get(job_id).heartbeat != first)
+        wait_until(lambda: jobs.get(job_id).heartbeat != first)
         jobs.request_cancel(job_id)
 
 
@@ -298,10 +291,10 @@ def test_a_record_that_redis_lost_is_written_again(
 ) -> None:
     job_id = submit().job_id
     with running(supervise('step("train", 1, 2)\ntime.sleep(1.5)\nask()\ndone()'), job_id):
-        wait_for(in_phase(jobs, job_id, "train"))
+        wait_until(in_phase(jobs, job_id, "train"))
         with redis.Redis.from_url(own_redis) as client:
             client.delete(job_key(job_id))
-        wait_for(lambda: any(r.job_id == job_id for r in jobs.list()))
+        wait_until(lambda: any(r.job_id == job_id for r in jobs.list()))
         assert jobs.get(job_id).state == JobState.RUNNING
     assert jobs.get(job_id).state == JobState.SUCCEEDED
 
@@ -311,7 +304,7 @@ def test_the_process_ends_when_its_job_was_finished_by_another_worker(
 ) -> None:
     job_id = submit().job_id
     with running(supervise(FOREVER), job_id) as thread:
-        wait_for(in_phase(jobs, job_id, "train"))
+        wait_until(in_phase(jobs, job_id, "train"))
         assert jobs.finish(job_id, JobState.CANCELLED)
         thread.join(5)
         assert not thread.is_alive()

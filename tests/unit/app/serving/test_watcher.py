@@ -13,6 +13,7 @@ from app.metrics import Metrics
 from app.serving.live_model import LiveModel, Served
 from app.serving.watcher import Watcher
 from segp_cl.errors import KeepsightError
+from tests.waiting import until
 
 
 class World:
@@ -71,12 +72,6 @@ def run(body: Callable[[World], Awaitable[None]], **options: float) -> World:
 
     asyncio.run(main())
     return world
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def test_a_moved_pointer_is_followed() -> None:
