@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as examples
 from jaxtyping import install_import_hook
 
 install_import_hook("segp_cl", "beartype.beartype")
@@ -23,6 +25,12 @@ from segp_cl.models.load import load_backbone  # noqa: E402 - after the hook, so
 from segp_cl.types import ModelSpec  # noqa: E402
 
 torch.set_num_threads(1)
+
+# the same examples on every machine, however slow; `--hypothesis-profile search` looks for others
+_NO_CLOCK = [HealthCheck.too_slow]
+examples.register_profile("fixed", derandomize=True, deadline=None, suppress_health_check=_NO_CLOCK)
+examples.register_profile("search", max_examples=3000, deadline=None, suppress_health_check=_NO_CLOCK)
+examples.load_profile("fixed")
 
 TINY_CLIP: dict[str, dict[str, Any]] = {
     "model_cfg": {
