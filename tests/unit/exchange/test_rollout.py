@@ -206,14 +206,6 @@ def test_moves_take_turns(roster: Roster, pointer: list[str]) -> None:
     assert pointer == [NEW]
 
 
-def test_a_mover_that_died_holds_up_the_next_for_a_while_only(roster: Roster) -> None:
-    assert roster.begin(OLD, hold_s=0.1) is not None
-    assert roster.begin(NEW, hold_s=1) is None
-    time.sleep(0.15)
-    assert roster.move() is None, "servers would prepare for a mover that is gone"
-    assert roster.begin(NEW, hold_s=1) is not None
-
-
 def test_a_mover_that_lost_its_turn_moves_nothing(
     roster: Roster, pointer: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,22 +224,6 @@ def test_a_mover_that_lost_its_turn_moves_nothing(
     last = roster.move()
     assert last is not None
     assert (last.version_id, last.state) == (OLD, "preparing"), "the other's move is not touched"
-
-
-def test_a_server_that_left_is_not_listed(roster: Roster, start: Callable[[str], Server]) -> None:
-    server = start("a")
-    server.over.set()
-    server.join()
-    roster.leave("a")
-    assert roster.servers() == []
-
-
-def test_stores_do_not_hear_of_each_other(roster: Roster, redis_url: str, start: Callable[[str], Server]) -> None:
-    start("a")
-    other = Roster(redis_url, "another")
-    assert other.servers() == []
-    assert other.move() is None
-    other.close()
 
 
 def test_without_redis_nothing_moves(pointer: list[str]) -> None:
