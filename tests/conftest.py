@@ -42,6 +42,12 @@ TINY_CLIP: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> None:
+    """What a test draws without a generator of its own does not differ from run to run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     """A CLIP with random weights and open_clip's own layers, small enough to learn a task in a second."""

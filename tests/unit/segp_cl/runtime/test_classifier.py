@@ -15,6 +15,7 @@ from segp_cl.errors import IncompatibleStateError
 from segp_cl.runtime.classifier import Classifier, NoClassesError, embedding_space
 from segp_cl.scores import fused_scores, predict, probabilities, text_scores
 from segp_cl.types import LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
+from tests.tolerances import FLOAT32_REORDERED
 
 
 class FakeModel(nn.Module):
@@ -72,9 +73,9 @@ def coloured(*colours: tuple[int, int, int]) -> Tensor:
 def test_the_classifier_scores_pixels_by_both_paths(base: FakeModel) -> None:
     # mean colour (0.6, 0.8, 0): image (0.6, 0.8), prototypes e0 and e1, so both paths say 0.6 and 0.8
     scores = Classifier(base, state_of()).scores(coloured((153, 204, 0)))
-    assert torch.allclose(scores.text, torch.tensor([[0.6, 0.8]]), atol=1e-6)
-    assert torch.allclose(scores.visual, torch.tensor([[0.6, 0.8]]), atol=1e-6)
-    assert torch.allclose(scores.fused, torch.tensor([[0.9, 1.2]]), atol=1e-6)
+    assert torch.allclose(scores.text, torch.tensor([[0.6, 0.8]]), atol=FLOAT32_REORDERED)
+    assert torch.allclose(scores.visual, torch.tensor([[0.6, 0.8]]), atol=FLOAT32_REORDERED)
+    assert torch.allclose(scores.fused, torch.tensor([[0.9, 1.2]]), atol=FLOAT32_REORDERED)
 
 
 def test_bytes_and_unit_floats_give_the_same_scores(base: FakeModel) -> None:
@@ -131,14 +132,16 @@ def test_fused_probabilities_are_no_sharper_than_a_branch_that_agrees_with_itsel
     """Where both branches give the same cosines, fusing them changes no probability."""
     classifier, cosines = Classifier(base, state_of()), torch.tensor([[0.3, 0.1]])
     fused = fused_scores(cosines, cosines, fusion_weight=classifier.state.fusion_weight)
-    assert torch.allclose(classifier.fused_probabilities(fused), classifier.probabilities(cosines), atol=1e-6)
+    assert torch.allclose(
+        classifier.fused_probabilities(fused), classifier.probabilities(cosines), atol=FLOAT32_REORDERED
+    )
 
 
 def test_a_batch_of_any_size_is_answered_as_its_images_alone(base: FakeModel) -> None:
     classifier = Classifier(base, state_of())
     pixels = torch.randint(0, 256, (37, 3, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     alone = torch.cat([classifier.features(pixels[i : i + 1]).image for i in range(len(pixels))])
-    assert torch.allclose(classifier.features(pixels).image, alone, atol=1e-6)
+    assert torch.allclose(classifier.features(pixels).image, alone, atol=FLOAT32_REORDERED)
 
 
 def test_many_threads_get_the_same_answers(base: FakeModel) -> None:
