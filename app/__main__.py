@@ -13,8 +13,9 @@ import sys
 from pydantic import ValidationError
 
 from app.settings import Settings
+from exchange.settings import why_refused
 from keepsight.keys import KeyFile, KeyFileError
-from segp_cl.runtime.process import prepare_process
+from segp_cl.runtime.process import set_up_process
 
 REFUSED = 2
 _OURS = ("app", "model_store", "segp_cl", "keepsight", "uvicorn")
@@ -32,9 +33,7 @@ def main() -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = "KEEPSIGHT_" + "_".join(str(part) for part in first["loc"]).upper()
-        return _refuse(f"{name}: {first['msg']}")
+        return _refuse(why_refused(error))
     reason = why_not_bind(settings)
     if reason is not None:
         return _refuse(reason)
@@ -42,7 +41,7 @@ def main() -> int:
 
 
 def why_not_bind(settings: Settings) -> str | None:
-    """Why the server must not bind to `settings.host`; None if it may."""
+    """Return why the server must not bind to `settings.host`, or None if it may."""
     if settings.is_loopback:
         return None
     try:
@@ -58,7 +57,7 @@ def why_not_bind(settings: Settings) -> str | None:
 
 
 def log_config(level: str) -> dict[str, object]:
-    """Logging of this process: one line per record on stderr."""
+    """Return the logging configuration of this process: one line per record on stderr."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -70,8 +69,8 @@ def log_config(level: str) -> dict[str, object]:
 
 
 def _serve(settings: Settings) -> int:
-    prepare_process()
-    # imported late: PyTorch takes seconds, and what is refused above should be told at once
+    set_up_process()
+    # imported late: PyTorch takes seconds to import, and the refusals above should appear at once
     import uvicorn
     from prometheus_client import start_http_server
 
@@ -87,19 +86,19 @@ def _serve(settings: Settings) -> int:
         return str(error) if isinstance(error, KeepsightError | KeyFileError) else None
 
     logging.config.dictConfig(log_config(settings.log_level))
-    # what is refused is told in one sentence at the end, not as a traceback
+    # a refusal is printed as one sentence at the end, not as a traceback
     logging.getLogger("uvicorn.error").addFilter(
         lambda record: refusal() is None or not record.getMessage().startswith("Traceback")
     )
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # uvicorn stops cleanly, then raises the signal again: that is enough
+        signal.signal(number, lambda *_: None)  # uvicorn stops cleanly, then raises the signal again
     server = uvicorn.Server(
         uvicorn.Config(
             app,
             host=settings.host,
             port=settings.port,
             log_config=None,
-            access_log=False,  # app.access says more
+            access_log=False,  # the logger app.access records more
             timeout_graceful_shutdown=10,
             server_header=False,
         )
@@ -109,8 +108,8 @@ def _serve(settings: Settings) -> int:
             start_http_server(settings.metrics_port, settings.host, registry=metrics.registry)
         sockets = [shared_socket(settings.host, settings.port)] if settings.share_port else None
     except OSError as error:
-        return _refuse(f"{settings.host} cannot be listened on as the settings say: {error.strerror or error}")
-    with contextlib.suppress(SystemExit):  # it could not start, and has logged why
+        return _refuse(f"cannot listen on {settings.host} with these settings: {error.strerror or error}")
+    with contextlib.suppress(SystemExit):  # the server could not start, and has logged why
         server.run(sockets=sockets)
     reason = refusal()
     if reason is not None:
@@ -119,9 +118,9 @@ def _serve(settings: Settings) -> int:
 
 
 def shared_socket(host: str, port: int) -> socket.socket:
-    """A socket on an address that other processes may bind too; the kernel spreads connections among those that listen.
+    """Bind a socket to an address that others may bind too; the kernel spreads connections among the listeners.
 
-    uvicorn listens once the app has started, so a process that still loads its model is sent nobody.
+    uvicorn listens once the app has started, so a server that is still loading its model gets no connections.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""What routes ask for by type: the services, and a caller with a scope."""
+"""Dependencies that routes name as types: the services, and a caller with a scope."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from app.services import Services
 from app.settings import is_loopback
 
 _bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer ks_…`")
-_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key in a header of its own.")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key in its own header.")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who makes a request: a key's name and id, or `local` where no keys exist."""
+    """The caller of a request: a key's name and id, or `local` where no keys exist."""
 
     name: str
     key_id: str
@@ -30,7 +30,7 @@ LOCAL = Caller("local", "local")
 
 
 async def get_services(request: Request) -> Services:
-    """The services of this app. Asynchronous, because FastAPI sends any other dependency through a thread."""
+    """Return the services of this app. Asynchronous, because FastAPI runs other dependencies in a thread."""
     services: Services = request.app.state.services
     return services
 
@@ -39,7 +39,7 @@ ServicesDep = Annotated[Services, Depends(get_services)]
 
 
 def requires(scope: str | None) -> Callable[..., Awaitable[Caller]]:
-    """A dependency that lets in keys with `scope`; with None, any living key. No scope contains another."""
+    """Return a dependency that admits keys with `scope`, or any valid key if None. No scope contains another."""
 
     async def dependency(
         request: Request,
@@ -67,13 +67,13 @@ def requires(scope: str | None) -> Callable[..., Awaitable[Caller]]:
 
 
 def _check_from_here(request: Request) -> None:
-    """Without keys, only this machine: a web page must not reach the server through a visitor's browser."""
+    """Admit only this machine: without keys, a web page could reach the server through a visitor's browser."""
     host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
     origin = request.headers.get("origin")
     origin_host = (urlsplit(origin).hostname or "") if origin else "localhost"
     if not (is_loopback(host) and is_loopback(origin_host)):
         raise ForbiddenError(
-            "without API keys only requests from and to this machine are answered; create a key with `keepsight keys`"
+            "without API keys, only requests from and to this machine are answered; create a key with `keepsight keys`"
         )
 
 

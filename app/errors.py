@@ -1,4 +1,4 @@
-"""What the server refuses, as one family. `problems` says how each leaves as HTTP."""
+"""The server's errors, as one family. `app.problems` maps each to an HTTP answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from segp_cl.errors import KeepsightError
 
 
 class AppError(KeepsightError):
-    """A refusal of the server itself. `extensions` become members of the problem document."""
+    """Base class of the server's own errors. `extensions` become members of the problem document."""
 
     def __init__(self, message: str, *, extensions: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -17,35 +17,35 @@ class AppError(KeepsightError):
 
 
 class InvalidRequestError(AppError):
-    """The request is well formed but asks for something that makes no sense."""
+    """The request is well formed, but what it asks for is invalid."""
 
 
 class UnauthorizedError(AppError):
-    """No key was given, or none that lives."""
+    """No API key was sent, or it is unknown or revoked."""
 
 
 class ForbiddenError(AppError):
-    """The key lacks a scope, or the server is open and the request comes from elsewhere."""
+    """The key lacks a scope, or there are no keys and the request does not come from this machine."""
 
 
 class BusyError(AppError):
-    """As many requests as are allowed are in hand."""
+    """The server already handles the most requests that are allowed."""
 
 
 class ModelNotFoundError(AppError):
-    """The protocol's route names a model or version that this server does not serve."""
+    """An Open Inference route names a model or version that this server does not serve."""
 
 
 class StoppingError(AppError):
-    """The server is being stopped and takes nothing new."""
+    """The server is stopping and accepts no new requests."""
 
 
 class DeadlineError(AppError):
-    """The answer was not there in time."""
+    """The answer was not ready in time."""
 
 
 class InferenceError(AppError):
-    """The model gave nothing usable for an image."""
+    """The model's output for an image is unusable."""
 
 
 class NotReadyError(AppError):
@@ -53,7 +53,7 @@ class NotReadyError(AppError):
 
 
 class StaleError(NotReadyError):
-    """This server may be on another version than the others, and must catch up before it answers."""
+    """This server may serve another version than the others, and must catch up before it answers."""
 
 
 class BodyTooLargeError(AppError):
@@ -65,36 +65,36 @@ class ImageTooLargeError(AppError):
 
 
 class ArchiveError(AppError):
-    """An upload that is refused as a whole. The message says why and, where it can, which entry."""
+    """The whole upload is refused. The message says why and, if possible, which entry is wrong."""
 
 
 class ArchiveTooLargeError(ArchiveError):
-    """An upload that unpacks to more than allowed."""
+    """The upload unpacks to more than is allowed."""
 
 
 class UnknownArchiveError(ArchiveError):
-    """An upload that is none of the kinds Keepsight reads."""
+    """The upload is in a format that Keepsight does not read."""
 
 
 class TaskRefusedError(AppError):
-    """An upload that can be read but is not a task: its classes' names, or a class without images."""
+    """The upload can be read but not learned: a class has an invalid name or no images."""
 
 
 class SpoolFullError(AppError):
-    """There is no room for the upload."""
+    """The spool has no room for the upload."""
 
 
 class IdempotencyMismatchError(AppError):
-    """An Idempotency-Key came back with other content."""
+    """An Idempotency-Key was sent again with a different request."""
 
 
 class IdempotencyInProgressError(AppError):
-    """The first request with this Idempotency-Key is still being taken in."""
+    """The first request with this Idempotency-Key is still being processed."""
 
 
 class JobFinishedError(AppError):
-    """The job is over, so it cannot be cancelled."""
+    """The job has ended, so it cannot be cancelled."""
 
 
 class SwapTimeoutError(AppError):
-    """The pointer moved, but this server does not serve the version yet."""
+    """CURRENT moved, but this server does not serve the version yet."""

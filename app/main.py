@@ -1,4 +1,4 @@
-"""Assembles the server: settings in, ASGI application out."""
+"""Builds the server as an ASGI application."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OTHER_BODY_BYTES = MIB
 
 
 def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI:
-    """The server as an ASGI application. Model, store and followers live from its lifespan's start to its end."""
+    """Build the server as an ASGI application. Its lifespan opens and closes the model and all services."""
     metrics = metrics or Metrics()
     lease_s = max(settings.server_lost_after_s, 3 * settings.poll_interval_s)
     live = LiveModel(metrics, lease_s=lease_s)

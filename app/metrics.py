@@ -1,4 +1,4 @@
-"""What the server counts, in a registry of its own, so that two apps in one process never share a number."""
+"""The server's metrics, in their own registry, so that two apps in one process do not share counts."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Metrics:
         self.request_seconds = Histogram(
             "keepsight_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, registry=registry
         )
-        self.images = Counter("keepsight_images", "Images classified or refused.", ["outcome"], registry=registry)
+        self.images = Counter("keepsight_images", "Images answered or refused.", ["outcome"], registry=registry)
         self.inference_seconds = Histogram(
-            "keepsight_inference_seconds", "One forward pass, waiting not counted.", buckets=_SECONDS, registry=registry
+            "keepsight_inference_seconds", "Seconds of a forward pass, no waiting.", buckets=_SECONDS, registry=registry
         )
         self.batch_size = Histogram(
-            "keepsight_batch_images", "Images of one forward pass.", buckets=_SIZES, registry=registry
+            "keepsight_batch_images", "Images in one forward pass.", buckets=_SIZES, registry=registry
         )
         self.in_hand = Gauge(
-            "keepsight_requests_in_hand", "Classify requests that are decoded, wait or run.", registry=registry
+            "keepsight_requests_in_hand", "Requests that are being decoded, waiting or running.", registry=registry
         )
         self.queue_depth = Gauge("keepsight_inference_queue", "Images that wait for a forward pass.", registry=registry)
         self.swaps = Counter("keepsight_swaps", "Versions this server began to serve.", registry=registry)
@@ -37,12 +37,12 @@ class Metrics:
             "keepsight_version_load_failures", "Versions that could not be loaded.", registry=registry
         )
         self.load_seconds = Histogram(
-            "keepsight_version_load_seconds", "Loading and warming a version.", buckets=_SECONDS, registry=registry
+            "keepsight_version_load_seconds", "Seconds to load and warm a version.", buckets=_SECONDS, registry=registry
         )
         self.serving = Info("keepsight_serving", "The version that is served.", registry=registry)
         self.classes = Gauge("keepsight_classes", "Classes of the version that is served.", registry=registry)
-        self.uploads = Counter("keepsight_uploads", "Task uploads taken in or refused.", ["outcome"], registry=registry)
+        self.uploads = Counter("keepsight_uploads", "Task uploads, by outcome.", ["outcome"], registry=registry)
 
     def render(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)

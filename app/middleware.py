@@ -1,4 +1,4 @@
-"""What surrounds every request: the limit of its body, one log line, two metrics. Plain ASGI, nothing is buffered."""
+"""Middleware for every request: a limit on its body, one log line, two metrics. Plain ASGI; buffers nothing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ logger = logging.getLogger("app.access")
 
 
 class BodyLimit:
-    """Answers 413 to bodies that are too large: at once if they announce it, else when the limit is passed.
+    """Answers 413 to a body that is too large: at once if Content-Length says so, else when it passes the limit.
 
     Args:
-        limit: bytes allowed for a path.
+        limit: returns the bytes allowed for a path.
     """
 
     def __init__(self, app: ASGIApp, limit: Callable[[str], int]) -> None:
@@ -53,7 +53,7 @@ class BodyLimit:
 
 
 class Observe:
-    """One log line and the request metrics for every answer. Neither body, nor query, nor file names are logged."""
+    """Writes one log line and the request metrics per answer. Bodies, queries and file names are not logged."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, model_version: Callable[[], str | None]) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Moving CURRENT on request: where to, over all servers, and until this one serves it too."""
+"""Moves CURRENT on all servers on request, and waits until this one serves the version too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model_store.types import VersionId
 
 @dataclass(frozen=True)
 class Move:
-    """A move that is done: all servers serve `after`. Seconds as in `exchange.rollout.RolledOut`."""
+    """A finished move: all servers serve `after`. Seconds as in `exchange.rollout.RolledOut`."""
 
     before: VersionId | None
     after: VersionId
@@ -28,16 +28,16 @@ async def promote(
     """Move CURRENT to a version.
 
     Args:
-        services: the server's.
-        version_id: where CURRENT goes.
+        services: the server's services.
+        version_id: the version to move to.
         who: recorded in the journal.
         reason: recorded in the journal.
-        expected: what CURRENT must be; None: what it is now.
+        expected: the version that CURRENT must name; None: the one it names now.
 
     Raises:
         StoreError: there is no such version, it is damaged, or CURRENT is not `expected`. Nothing moved.
-        RolloutError: see its kinds.
-        SwapTimeoutError: CURRENT moved, and this server does not serve it yet.
+        RolloutError: the servers were not all moved; its subclasses say why.
+        SwapTimeoutError: CURRENT moved, but this server does not serve it yet.
     """
     before = await asyncio.to_thread(services.store.current)
 
@@ -50,12 +50,12 @@ async def promote(
 async def roll_back(
     services: Services, version_id: VersionId | None, *, who: str, reason: str, expected: VersionId | None
 ) -> Move:
-    """Move CURRENT to a version, None: to its parent. With a named version this works while CURRENT is damaged.
+    """Move CURRENT back to a version, or to its parent if None. Naming a version works even if CURRENT is damaged.
 
     Arguments and errors as in `promote`.
 
     Raises:
-        NothingToRollBackToError: none was named, and CURRENT has no parent.
+        NothingToRollBackToError: no version was named, and CURRENT has no parent.
     """
     before = await asyncio.to_thread(services.store.readable_current)
     target = version_id if version_id is not None else await asyncio.to_thread(services.store.rollback_target)
@@ -69,7 +69,7 @@ async def roll_back(
 async def _move(
     services: Services, before: VersionId | None, target: VersionId, move_pointer: Callable[[], None]
 ) -> Move:
-    await asyncio.to_thread(services.store.manifest, target)  # there is such a version, or no server need be asked
+    await asyncio.to_thread(services.store.manifest, target)  # raises before any server is asked
     loop = asyncio.get_running_loop()
 
     def prepare_here() -> None:
@@ -85,14 +85,14 @@ async def _move(
             prepare_here=prepare_here,
         )
     except RolloutRefusedError:
-        if services.member.refusal is not None:  # this server's own reason says more than a report of it
+        if services.member.refusal is not None:  # this server's own error says more than its report
             raise services.member.refusal from None
         raise
     except BaseException:
-        if services.watcher.prepared == target:  # CURRENT did not move to it after all
+        if services.watcher.prepared == target:  # CURRENT did not move to it
             services.watcher.discard()
         raise
     moved_at = time.monotonic()
-    if services.member.id not in done.members:  # nobody was asked, or its report did not reach Redis in time
+    if services.member.id not in done.members:  # no server was asked, or this one's report reached Redis too late
         await services.watcher.until_serving(target, services.settings.swap_timeout_s)
     return Move(before, target, done.prepare_s, done.commit_s + time.monotonic() - moved_at)

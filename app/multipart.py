@@ -1,4 +1,4 @@
-"""Multipart bodies read as they arrive: files go where the caller says, small fields to memory."""
+"""Reads multipart bodies as they arrive: uploads into files that the caller opens, small fields into memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_FIELDS = 1000
 
 @dataclass
 class FilePart:
-    """One file of a form. `name` is the field's, `filename` what the client calls the file: a label, never a path."""
+    """One file of a form. `name` is the field's name; `filename` is what the client sent, never used as a path."""
 
     name: str
     filename: str
@@ -31,21 +31,21 @@ class FilePart:
 
 @dataclass
 class Form:
-    """A form as it was received, in order."""
+    """A received form, in order."""
 
     fields: list[tuple[str, str]] = field(default_factory=list)
     files: list[FilePart] = field(default_factory=list)
 
     def values(self, name: str) -> list[str]:
-        """All values of a field."""
+        """Return all values of a field."""
         return [value for key, value in self.fields if key == name]
 
     def value(self, name: str) -> str | None:
-        """The last value of a field."""
+        """Return the last value of a field, or None."""
         return next(reversed(self.values(name)), None)
 
     def close(self) -> None:
-        """Close all files; files without a name are gone with that."""
+        """Close all files, which deletes those without a name."""
         for part in self.files:
             part.file.close()
 
@@ -53,13 +53,13 @@ class Form:
 async def read_form(
     request: Request, open_file: Callable[[], BinaryIO], *, max_files: int, max_file_bytes: int | None = None
 ) -> Form:
-    """Read a whole multipart body, about a mebibyte at a time; all but a little is written in a thread.
+    """Read a whole multipart body, about 1 MiB at a time; all but small pieces are written in a thread.
 
     Args:
-        request: whose body is read.
-        open_file: where a file's bytes go.
-        max_files: more are refused.
-        max_file_bytes: what a file has beyond this and one byte more is counted in `size`, but not kept.
+        request: the request to read.
+        open_file: opens a file for the bytes of an upload.
+        max_files: the most files allowed.
+        max_file_bytes: one byte more than this is kept of each file; the rest is only counted in `size`.
 
     Raises:
         HTTPException: 400 for a malformed body.

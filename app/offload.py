@@ -1,4 +1,4 @@
-"""Work that must not stop the event loop."""
+"""Runs work that would block the event loop."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ P = ParamSpec("P")
 
 
 QUICK_BYTES = 256 * 1024
-"""Bytes that are parsed sooner than a thread takes over."""
+"""Up to this size, parsing is faster than handing over to a thread."""
 
 
 async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The result of `work` on `size` bytes: in a thread, so that the event loop goes on, unless it is quick."""
+    """Return the result of `work` on `size` bytes, which runs in a thread unless it is quick."""
     if size <= QUICK_BYTES:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""One table from exceptions to answers: every refusal leaves the server as RFC 9457 problem details."""
+"""Maps exceptions to answers in one table: every error is answered with RFC 9457 problem details."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ PROBLEM_JSON = "application/problem+json"
 
 
 def invalid_body(error: ValidationError) -> RequestValidationError:
-    """What is wrong with a body that a route reads by itself, as FastAPI would have said it."""
+    """Return the error that FastAPI would raise for a body that a route parses itself."""
     return RequestValidationError(
         [{**item, "loc": ("body", *item["loc"])} for item in error.errors(include_url=False, include_input=False)]
     )
@@ -76,7 +76,7 @@ def invalid_body(error: ValidationError) -> RequestValidationError:
 
 @dataclass(frozen=True)
 class Answer:
-    """How one kind of exception is answered."""
+    """The answer to one kind of exception."""
 
     status: int
     slug: str
@@ -85,13 +85,13 @@ class Answer:
 
 
 TABLE: Mapping[type[Exception], Answer] = {
-    InvalidRequestError: Answer(422, "invalid-request", "The request asks for something that makes no sense"),
+    InvalidRequestError: Answer(422, "invalid-request", "The request is invalid"),
     UnauthorizedError: Answer(401, "unauthorized", "A valid API key is needed"),
     ForbiddenError: Answer(403, "forbidden", "Not allowed"),
-    BusyError: Answer(429, "busy", "Too many requests in hand", 1),
+    BusyError: Answer(429, "busy", "Too many requests in progress", 1),
     ModelNotFoundError: Answer(404, "model-not-found", "That model is not served here"),
     StoppingError: Answer(503, "stopping", "The server is stopping", 2),
-    DeadlineError: Answer(504, "deadline-exceeded", "The answer was not there in time", 1),
+    DeadlineError: Answer(504, "deadline-exceeded", "The answer took too long", 1),
     InferenceError: Answer(500, "inference-failed", "The model could not answer"),
     NotReadyError: Answer(503, "not-ready", "No version is being served yet", 2),
     StaleError: Answer(503, "stale", "This server must catch up with the others first", 1),
@@ -100,14 +100,16 @@ TABLE: Mapping[type[Exception], Answer] = {
     ImageTooLargeError: Answer(413, "image-too-large", "The image is too large"),
     ImageDecodeError: Answer(422, "undecodable-image", "The image cannot be decoded"),
     ArchiveError: Answer(422, "archive-refused", "The archive is refused"),
-    ArchiveTooLargeError: Answer(413, "archive-too-large", "The archive unpacks to more than is allowed"),
-    UnknownArchiveError: Answer(415, "unknown-archive", "The archive is of no kind that is read"),
+    ArchiveTooLargeError: Answer(413, "archive-too-large", "The archive unpacks to too much"),
+    UnknownArchiveError: Answer(415, "unknown-archive", "The archive's format is not supported"),
     TaskRefusedError: Answer(422, "invalid-task", "The task cannot be learned"),
     SpoolFullError: Answer(507, "spool-full", "There is no room for the upload", 60),
     InvalidTaskError: Answer(422, "invalid-task", "The task cannot be learned"),
     ClassExistsError: Answer(409, "class-exists", "A class is already known"),
     IdempotencyMismatchError: Answer(422, "idempotency-mismatch", "The Idempotency-Key was used for something else"),
-    IdempotencyInProgressError: Answer(409, "idempotency-in-progress", "The first such request is being taken in", 2),
+    IdempotencyInProgressError: Answer(
+        409, "idempotency-in-progress", "The first request with this key is in progress", 2
+    ),
     JobNotFoundError: Answer(404, "job-not-found", "No such job"),
     JobFinishedError: Answer(409, "job-finished", "The job is already over"),
     VersionNotFoundError: Answer(404, "version-not-found", "No such version"),
@@ -133,7 +135,7 @@ TABLE: Mapping[type[Exception], Answer] = {
 
 
 def answer_for(error: Exception) -> Answer:
-    """The row of `TABLE` for an exception: its own class's, else that of the nearest class it derives from."""
+    """Return the row of `TABLE` for an exception: that of its class, else of its nearest base class."""
     for kind in type(error).__mro__:
         if kind in TABLE:
             return TABLE[kind]
@@ -141,13 +143,13 @@ def answer_for(error: Exception) -> Answer:
 
 
 def problem(status: int, slug: str, title: str, detail: str | None, /, **extensions: Any) -> dict[str, Any]:
-    """A problem document (RFC 9457, section 3). Extension members never displace the standard ones."""
+    """Return a problem document (RFC 9457, section 3). Extension members never replace the standard ones."""
     standard = {"type": f"urn:keepsight:problem:{slug}", "title": title, "status": status, "detail": detail}
     return {**extensions, **{name: value for name, value in standard.items() if value is not None}}
 
 
 def problem_of(error: Exception) -> dict[str, Any]:
-    """The problem document of an exception. What is not ours to say in public is not said."""
+    """Return the problem document of an exception. Only the messages of Keepsight's own errors are included."""
     answer = answer_for(error)
     public = isinstance(error, KeepsightError | KeyFileError)
     extensions = getattr(error, "extensions", {}) if public else {}
@@ -155,14 +157,14 @@ def problem_of(error: Exception) -> dict[str, Any]:
 
 
 def problem_response(document: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An HTTP response from a problem document."""
+    """Return an HTTP response with a problem document."""
     return JSONResponse(
         dict(document), status_code=int(document["status"]), headers=dict(headers or {}), media_type=PROBLEM_JSON
     )
 
 
 def response_for(error: Exception, path: str = "") -> JSONResponse:
-    """The whole answer to an exception on a route's path, with the headers its status calls for."""
+    """Return the response to an exception on a route's path, with the headers that its status requires."""
     answer = answer_for(error)
     headers = {}
     if answer.retry_after_s is not None:
@@ -173,12 +175,12 @@ def response_for(error: Exception, path: str = "") -> JSONResponse:
 
 
 def _spoken(document: dict[str, Any], path: str) -> dict[str, Any]:
-    """Clients of the Open Inference Protocol look for `error`, and show nothing else."""
+    """Add `error` under /v2, the only member that clients of the Open Inference Protocol show."""
     return {**document, "error": document.get("detail", document["title"])} if path.startswith("/v2") else document
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of `app` leave as problem details; under /v2 with the protocol's `error` among them."""
+    """Answer every error of `app` with problem details; under /v2 they include the protocol's `error`."""
 
     async def known(request: Request, error: Exception) -> JSONResponse:
         if answer_for(error).status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -195,7 +197,7 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        # The input is left out: it may be an image.
+        # the input is left out: it may be an image
         errors = [{"where": [str(part) for part in e["loc"]], "message": e["msg"]} for e in error.errors()]
         detail = "; ".join(f"{'.'.join(e['where'][1:]) or e['where'][0]}: {e['message']}" for e in errors[:5])
         answer = TABLE[InvalidRequestError]

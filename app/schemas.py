@@ -1,4 +1,4 @@
-"""The JSON that clients see."""
+"""Models of the JSON that clients send and receive."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Problem(BaseModel):
 
 
 class ClassifyOptions(BaseModel):
-    """How a classify request wants to be answered, wherever its options stand: query, form or JSON body."""
+    """Options of a classify request, from the query, the form or the JSON body."""
 
     top_k: int = Field(DEFAULT_TOP_K, ge=1, le=MAX_TOP_K, description="Labels per image.")
-    path: PathName = Field("fused", description="Which scores rank.")
+    path: PathName = Field("fused", description="Which scores rank the labels.")
     labels: list[str] | None = Field(
-        None, description="Any words instead of the learned classes, answered by the text path."
+        None, description="Any words to rank instead of the learned classes, by the text path."
     )
-    template: str | None = Field(None, description="The sentence around a label, with {} in it.")
-    timeout_ms: int | None = Field(None, ge=1, description="Milliseconds after which no answer is wanted any more.")
+    template: str | None = Field(None, description="The prompt for a label, with {} in its place.")
+    timeout_ms: int | None = Field(None, ge=1, description="Milliseconds after which the request is given up.")
 
 
 class ClassifyBody(ClassifyOptions):
@@ -57,10 +57,10 @@ class EmbeddingsBody(BaseModel):
     model: str | None = Field(None, description="`keepsight`, the base model's name, or the served version.")
     encoding_format: Literal["float", "base64"] = "float"
     stored_version: str | None = Field(
-        None, description="The version, or the `space`, that vectors were stored with: does this answer match them?"
+        None, description="Version or `space` of your stored vectors; `matches_stored` says if they match these."
     )
     user: str | None = Field(None, description="Ignored.")
-    timeout_ms: int | None = Field(None, ge=1, description="Milliseconds after which no answer is wanted any more.")
+    timeout_ms: int | None = Field(None, ge=1, description="Milliseconds after which the request is given up.")
 
 
 class Embedding(BaseModel):
@@ -72,26 +72,26 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens are not counted: these are 0."""
+    """Always 0: tokens are not counted."""
 
     prompt_tokens: int = 0
     total_tokens: int = 0
 
 
 class Embeddings(BaseModel):
-    """Vectors in the order of the input. Only those of one `space` may be compared."""
+    """Vectors in the order of the input. Only vectors of the same `space` may be compared."""
 
     object: Literal["list"] = "list"
     data: list[Embedding]
     model: str
     model_version: str
-    space: str = Field(description="Names what the vectors depend on: base weights and adapters.")
+    space: str = Field(description="Identifies the base weights and adapters that made the vectors.")
     matches_stored: bool | None = Field(description="Whether `stored_version` has this space; null if none was named.")
     usage: Usage = Usage()
 
 
 class ServerMetadata(BaseModel):
-    """What the Open Inference Protocol asks of a server."""
+    """The server's metadata in the Open Inference Protocol."""
 
     name: str = "keepsight"
     version: str
@@ -99,14 +99,14 @@ class ServerMetadata(BaseModel):
 
 
 class Health(BaseModel):
-    """Alive, and ready where that was asked: an answer with another status says that it is not."""
+    """Whether the server is alive and, on the ready routes, ready; if it is not, the status is not 200."""
 
     live: bool = True
     ready: bool | None = None
 
 
 class TensorMetadata(BaseModel):
-    """A tensor's name and type; -1 is any number."""
+    """A tensor's name, type and shape; -1 stands for any size."""
 
     name: str
     datatype: str
@@ -124,10 +124,10 @@ class ModelMetadata(BaseModel):
 
 
 class Prediction(BaseModel):
-    """One label for one image. `score` is that of the path that ranks; scores of paths that cannot be are null."""
+    """One label for one image. `score` is that of the ranking path; a path that cannot score the label is null."""
 
     label: str
-    score: float = Field(description="Score by the path that was asked for.")
+    score: float = Field(description="Score by the requested path.")
     text_score: float = Field(description="Cosine between image and class text.")
     visual_score: float | None = Field(description="Cosine between image and class prototype.")
     fused_score: float | None = Field(description="Text score plus the weighted visual score.")
@@ -137,7 +137,7 @@ class Prediction(BaseModel):
 
 
 class ClassifyResult(BaseModel):
-    """The answer to one image: predictions, best first, or the error of this image alone."""
+    """The answer for one image: predictions, best first, or the error of this image alone."""
 
     index: int
     filename: str | None
@@ -151,12 +151,12 @@ class ClassifyAnswer(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     model_version: str = Field(examples=["000002-9f86d081884c"])
-    path: PathName = Field(description="The path that ranked: `text` where labels were sent.")
+    path: PathName = Field(description="The path that ranked the labels; `text` if labels were sent.")
     results: list[ClassifyResult]
 
 
 class TaskAccepted(BaseModel):
-    """A task that will be learned."""
+    """An accepted task and the job that will learn it."""
 
     job_id: str
     location: str = Field(examples=["/v1/jobs/5f0c1b1f6e1e4c2b9d0b8f0f6a3c2d10"])
@@ -164,7 +164,7 @@ class TaskAccepted(BaseModel):
 
 
 class JobProgressView(BaseModel):
-    """How far a running job is."""
+    """The progress of a running job."""
 
     phase: str
     step: int
@@ -175,7 +175,7 @@ class JobProgressView(BaseModel):
 
 
 class JobView(BaseModel):
-    """A job as its owner sees it."""
+    """A job as clients see it."""
 
     job_id: str
     name: str
@@ -193,7 +193,7 @@ class JobView(BaseModel):
 
     @classmethod
     def of(cls, record: JobRecord) -> JobView:
-        """The public part of a record."""
+        """Return the public part of a record."""
         error = None
         if record.error is not None:
             document = problem(500, "job-failed", "The job failed", record.error.message, kind=record.error.kind)
@@ -219,7 +219,7 @@ class JobView(BaseModel):
 
 
 class JobList(BaseModel):
-    """All remembered jobs, the newest first."""
+    """All stored jobs, newest first."""
 
     jobs: list[JobView]
 
@@ -240,7 +240,7 @@ class VersionSummary(BaseModel):
 
     @classmethod
     def of(cls, manifest: Manifest, *, pinned: bool) -> VersionSummary:
-        """The summary of a manifest."""
+        """Return the summary of a manifest."""
         evaluation = manifest.evaluation
         overall: Any = evaluation.get("overall", evaluation) if evaluation else None
         return cls(
@@ -258,7 +258,7 @@ class VersionSummary(BaseModel):
 
 
 class VersionList(BaseModel):
-    """All versions, oldest first; what CURRENT is and what this server serves."""
+    """All versions, oldest first, with CURRENT and the version that this server serves."""
 
     current: str | None
     serving: str | None
@@ -281,7 +281,7 @@ class PromoteBody(BaseModel):
 
     version_id: str
     reason: str = Field("", max_length=1000, description="Kept in the journal.")
-    expected: str | None = Field(None, description="What CURRENT must be; default: what it is now.")
+    expected: str | None = Field(None, description="What CURRENT must name; default: what it names now.")
 
 
 class RollbackBody(BaseModel):
@@ -289,9 +289,9 @@ class RollbackBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version_id: str | None = Field(None, description="Where to; default: the parent of CURRENT.")
+    version_id: str | None = Field(None, description="The version to go back to; default: the parent of CURRENT.")
     reason: str = Field("", max_length=1000, description="Kept in the journal.")
-    expected: str | None = Field(None, description="What CURRENT must be; default: what it is now.")
+    expected: str | None = Field(None, description="What CURRENT must name; default: what it names now.")
 
 
 class Moved(BaseModel):
@@ -307,7 +307,7 @@ class Moved(BaseModel):
 
 
 class ServerProcess(BaseModel):
-    """A server process, as it last reported."""
+    """A server, as of its last report."""
 
     id: str
     host: str
@@ -321,7 +321,7 @@ class ServerProcess(BaseModel):
 
     @classmethod
     def of(cls, server: SeenServer, *, lost_after_s: float) -> ServerProcess:
-        """A server as the roster lists it."""
+        """Return a server as the roster lists it."""
         report = server.report
         return cls(
             **report.model_dump(include={"id", "host", "pid", "device", "serving", "prepared", "reason"}),
@@ -331,9 +331,9 @@ class ServerProcess(BaseModel):
 
 
 class Rollout(BaseModel):
-    """All server processes of the store."""
+    """The rollout's state on all servers of the store."""
 
-    current: str | None = Field(description="What CURRENT names.")
+    current: str | None = Field(description="The version that CURRENT names.")
     target: str | None = Field(description="The version that is being prepared.")
     processes: list[ServerProcess]
 
@@ -345,7 +345,7 @@ class Alive(BaseModel):
 
 
 class Ready(BaseModel):
-    """Whether this server answers classify requests. `behind` says why it does not serve CURRENT, if so."""
+    """This server answers classify requests. If it does not serve CURRENT, `behind` says why."""
 
     status: Literal["ready"] = "ready"
     serving: str

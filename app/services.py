@@ -1,4 +1,4 @@
-"""Everything that routes work with, built once when the server starts and closed when it stops."""
+"""The services that routes use, built once when the server starts and closed when it stops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Services:
-    """What routes get."""
+    """The services that routes use."""
 
     settings: Settings
     metrics: Metrics

@@ -1,4 +1,4 @@
-"""Every setting of the server, read from `KEEPSIGHT_*`; unsafe combinations are refused with a sentence."""
+"""The server's settings, read from `KEEPSIGHT_*` variables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Settings(SharedSettings):
     # Address
     host: str = Field("127.0.0.1", description="Address to bind. Anything but loopback needs a key first.")
     port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 takes a free one.")
-    share_port: bool = Field(False, description="Let other server processes bind the same port (SO_REUSEPORT).")
+    share_port: bool = Field(False, description="Let other servers bind the same port (SO_REUSEPORT).")
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Serve this process's /metrics on a port of its own too."
     )
@@ -49,7 +49,7 @@ class Settings(SharedSettings):
         "exact", description="`exact`: the model's own preprocessing to the bit; `fast`: nearly that, sooner."
     )
     decode_threads: int = Field(2, ge=1, description="Threads that decode images for classify.")
-    queue_size: int = Field(128, ge=1, description="Classify requests in hand at once; one more is answered 429.")
+    queue_size: int = Field(128, ge=1, description="Classify requests in progress at once; one more is answered 429.")
     max_batch_size: int = Field(32, ge=1, description="Most images, or ad-hoc labels, of one forward pass.")
     max_wait_ms: float = Field(0, ge=0, description="Milliseconds that a batch which is not full waits for more.")
     classify_timeout_s: float = Field(30.0, gt=0, description="Seconds after which a classify request is given up.")
@@ -81,7 +81,7 @@ class Settings(SharedSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine only. Names other than localhost are not looked up."""
+    """Return whether a host name or address means this machine only. Names other than localhost are not looked up."""
     name = host.strip("[]").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True

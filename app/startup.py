@@ -65,7 +65,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         max_wait_s=settings.max_wait_ms / 1000,
         label_cache_size=settings.label_cache_size,
         metrics=metrics,
-        # two passes at once are for threads that compute alone: teams of threads would fight over the cores
+        # overlapping passes suit threads that compute alone: teams of threads would compete for the cores
         passes_ahead=1 if passes.shares_out(passes.most) else 0,
     )
     decoder = Decoder(
@@ -129,7 +129,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
 
 
 def passes_of(settings: Settings, device: torch.device) -> PassSettings:
-    """How the image tower is run.
+    """Return how the image tower is run.
 
     Raises:
         StartupError: CUDA graphs were asked for on a CPU.
@@ -150,11 +150,11 @@ def passes_of(settings: Settings, device: torch.device) -> PassSettings:
     )
 
 
-def prepare(base: Backbone, settings: Settings) -> None:
-    """Give the base model the layout and the compiler that its served copies are to have.
+def configure_base(base: Backbone, settings: Settings) -> None:
+    """Set the base model's memory layout and compile it, as the settings say.
 
     Raises:
-        StartupError: it cannot be compiled here.
+        StartupError: torch.compile does not work here.
     """
     if settings.channels_last:
         base.use_channels_last()
@@ -179,7 +179,7 @@ def _open(settings: Settings) -> tuple[Backbone, Store, Spool]:
     device = choose_device(settings.device)
     passes_of(settings, torch.device(device))  # refused before a model is loaded
     base = load_backbone(settings.model_spec, device=device)
-    prepare(base, settings)
+    configure_base(base, settings)
     logger.info("loaded model=%s weights=%s device=%s", settings.model, base.weights_digest[:12], base.device)
     try:
         spool = Spool(settings.spool)
@@ -194,7 +194,7 @@ def _open(settings: Settings) -> tuple[Backbone, Store, Spool]:
 def _check_model(store: Store, base: Backbone, settings: Settings) -> None:
     """Refuse to serve a store with another base model than it was made for."""
     current = store.current()
-    assert current is not None, "bootstrap left a CURRENT"
+    assert current is not None, "make_first_version sets CURRENT"
     try:
         manifest = store.manifest(current)
     except StoreError as error:  # damaged: start, say so in /readyz, and let an operator roll back

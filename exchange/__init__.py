@@ -1,1 +1,4 @@
-"""What server and worker say to each other: settings, contracts, jobs, the roster, rollouts, the spool."""
+"""What server and worker share: settings, contracts, jobs, the roster of servers, rollouts and the spool.
+
+Begin with `contracts`.
+"""

@@ -1,4 +1,4 @@
-"""Announcements over Redis as asynchronous wake-ups. They are hints: whoever waits also looks by itself."""
+"""Announcements over Redis as asynchronous wake-ups. They are hints: a waiting program also polls by itself."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ RECONNECT_S = 1.0
 
 
 class Announcements:
-    """Subscribes to channels of one Redis.
+    """Subscribes to channels of one broker.
 
     Args:
-        redis_url: where; it need not answer.
+        redis_url: the broker's address; it need not answer yet.
         timeout_s: seconds to wait for a connection.
     """
 
@@ -28,10 +28,10 @@ class Announcements:
 
     @asynccontextmanager
     async def on(self, channel: str, callback: Callable[[], None]) -> AsyncIterator[None]:
-        """Call `callback` whenever something is published on `channel`, for as long as the block lasts.
+        """Call `callback` whenever something is published on `channel`, until the block ends.
 
-        The block begins once the subscription stands, or at once if Redis does not answer; it is then tried again
-        in the background.
+        The block begins once the subscription stands, or at once if the broker does not answer; subscribing is then
+        retried in the background.
         """
         tried = asyncio.Event()
         task = asyncio.create_task(self._follow(channel, callback, tried))
@@ -43,7 +43,7 @@ class Announcements:
             await asyncio.gather(task, return_exceptions=True)
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         await self._redis.aclose()
 
     async def _follow(self, channel: str, callback: Callable[[], None], tried: asyncio.Event) -> None:
@@ -52,7 +52,7 @@ class Announcements:
                 async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
                     await pubsub.subscribe(channel)
                     tried.set()
-                    callback()  # what was published before, or while the connection was lost
+                    callback()  # something may have been published before, or while the connection was lost
                     while True:
                         if await pubsub.get_message(timeout=30.0) is not None:
                             callback()

@@ -1,4 +1,4 @@
-"""Where server and worker meet: the words they exchange, and the names under which Redis keeps them."""
+"""What server and worker tell each other about jobs, and the names under which Redis holds it."""
 
 from __future__ import annotations
 
@@ -21,36 +21,40 @@ UPDATE_TASK = "keepsight.update"
 JOBS_KEY = "keepsight:jobs"
 """Sorted set of job ids, scored by the time they were created (Unix seconds)."""
 CURRENT_CHANNEL = "keepsight:current"
-"""Publishes the id of the version that CURRENT has just moved to."""
+"""Wakes every server, so that it looks at CURRENT and at the move that is under way.
+
+Published when a move begins, when CURRENT has moved, and when a move is over; see `exchange.roster.Roster`. The message
+is the id of a move or of a version, and nobody reads it.
+"""
 
 
 def new_job_id() -> str:
-    """A job id: 32 lower-case hexadecimal digits, safe as a file name."""
+    """Return a new job id: 32 lower-case hexadecimal digits, safe as a file name."""
     return uuid4().hex
 
 
 def job_key(job_id: str) -> str:
-    """The Redis hash of one job; `record_from_hash` reads it."""
+    """Return the key of a job's Redis hash, which `record_from_hash` reads."""
     return f"keepsight:job:{job_id}"
 
 
 def events_channel(job_id: str) -> str:
-    """The channel on which `progress` or `state` is published whenever the job's hash has changed."""
+    """The channel of one job. Its messages are `state` (a new state, or a cancel was asked for) and `progress`."""
     return f"keepsight:job:{job_id}:events"
 
 
 def idempotency_key(key: str) -> str:
-    """The Redis string behind a client's `Idempotency-Key`, which is hashed: it may have any length and content."""
+    """Return the Redis key of a client's `Idempotency-Key`, hashed because it may have any length and content."""
     return f"keepsight:idempotency:{sha256(key.encode()).hexdigest()}"
 
 
 def utc_now() -> datetime:
-    """The time now, aware, in UTC."""
+    """Return the current time in UTC, with its time zone."""
     return datetime.now(UTC)
 
 
 class JobState(StrEnum):
-    """Where a job is. The last three are final: a job that reached one of them never changes again."""
+    """The state of a job. The last three are final: a job in one of them never changes again."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -69,7 +73,7 @@ class _Contract(BaseModel):
 
 
 class JobClass(_Contract):
-    """A class to be learned: its name, the sentence shown to the text tower, and how many images were spooled."""
+    """A class to be learned: its name, the sentence that the text tower reads, and the number of spooled images."""
 
     name: str = Field(min_length=1)
     prompt: str = Field(min_length=1)
@@ -77,14 +81,14 @@ class JobClass(_Contract):
 
 
 class RejectedImage(_Contract):
-    """A member of the upload that was not taken, and why."""
+    """A file of the upload that was rejected, and why."""
 
     path: str
     reason: str
 
 
 class ValidationReport(_Contract):
-    """What the intake made of an upload. `rejected` may be shortened; `rejected_count` counts all."""
+    """The result of validating an upload. `rejected` may be shortened; `rejected_count` counts all."""
 
     classes: dict[str, int]
     accepted: int = Field(ge=0)
@@ -93,7 +97,7 @@ class ValidationReport(_Contract):
 
 
 class UpdateJob(_Contract):
-    """One task to be learned. Its images lie in the spool under `job_id`, labelled by position in `classes`.
+    """One task to be learned. Its images lie in the spool's folder `<job_id>/`, whose index labels each with a class.
 
     `config` holds overrides of `LearnerConfig`; an unknown name or a value out of range is a validation error.
     """
@@ -115,17 +119,17 @@ class UpdateJob(_Contract):
 
     @property
     def learner_config(self) -> LearnerConfig:
-        """The hyper-parameters of this update: the defaults with `config` laid over them."""
+        """The hyper-parameters of this update: the defaults, overridden by `config`."""
         return LearnerConfig.model_validate(self.config)
 
 
 class JobProgress(_Contract):
-    """How far a running job is.
+    """The progress of a running job.
 
     `phase` is `waiting` (for the lineage), `loading`, one of the learner's phases (`stem`, `anchors`, `train`,
-    `prototypes`, `align`), `evaluating` or `publishing`; `step` counts from 0 or 1 to `steps` within it. `eta_s` is the
-    estimate of the seconds left in this phase, at its own pace so far, None until that can be said. `elapsed_s` counts
-    from the start of this attempt.
+    `prototypes`, `align`), `evaluating` or `publishing`. `step` counts up to `steps` within the phase; both are 0 where
+    the phase has no steps. `eta_s` estimates the seconds left in this phase from its pace so far, and is None until
+    there is one. `elapsed_s` counts from the start of this attempt.
     """
 
     phase: str
@@ -138,7 +142,7 @@ class JobProgress(_Contract):
 
 
 class PathAccuracy(_Contract):
-    """Top-1 accuracy over all seen classes, in [0, 1], by text path, visual path and their fusion."""
+    """Top-1 accuracy among all seen classes, in [0, 1], by text path, visual path and their fusion."""
 
     images: int = Field(ge=1)
     text: float = Field(ge=0, le=1)
@@ -147,7 +151,7 @@ class PathAccuracy(_Contract):
 
 
 class Evaluation(_Contract):
-    """The new version on images of the upload that it did not learn from, told apart among all `seen_classes`."""
+    """Accuracy of the new version on the held-out images of its task, among all `seen_classes`."""
 
     seen_classes: int = Field(ge=1)
     overall: PathAccuracy
@@ -155,7 +159,7 @@ class Evaluation(_Contract):
 
 
 class UpdateOutcome(_Contract):
-    """What a finished update led to. A version that was published may not have been promoted, with the reason here.
+    """The result of a finished update. A published version that was not promoted has the reason here.
 
     `evaluation` is None where no class had enough images to hold any out. `report` holds the learner's report (seconds
     by phase, losses by epoch, settings, adapted modules), the seconds of the worker's own phases and its peak memory.
@@ -169,14 +173,14 @@ class UpdateOutcome(_Contract):
 
 
 class JobError(_Contract):
-    """Why a job failed: the kind of error (an exception's name) and one sentence for the person who asked for it."""
+    """Why a job failed: the kind of error (an exception's name) and one sentence for the person who submitted it."""
 
     kind: str
     message: str
 
 
 class JobRecord(_Contract):
-    """All that is known about one job. `attempts` counts how often a worker has begun it."""
+    """Everything known about one job. `attempts` counts how often a worker has started it."""
 
     job: UpdateJob
     validation: ValidationReport | None = None
@@ -209,7 +213,7 @@ _TEXT_FIELDS = ("state", "attempts", "created_at", "started_at", "finished_at", 
 
 
 def record_to_hash(record: JobRecord) -> dict[str, str]:
-    """The fields of the Redis hash under `job_key`; what is None is left out."""
+    """Return the fields of the Redis hash under `job_key`, without those that are None."""
     fields: dict[str, str] = {"cancel_requested": "1" if record.cancel_requested else "0"}
     for name in _JSON_FIELDS:
         value = getattr(record, name)
@@ -223,10 +227,10 @@ def record_to_hash(record: JobRecord) -> dict[str, str]:
 
 
 def record_from_hash(fields: Mapping[str, str]) -> JobRecord:
-    """The inverse of `record_to_hash`, for whoever reads the hash (decoded to text) by itself.
+    """Return the record in a Redis hash that was decoded to text: the inverse of `record_to_hash`.
 
     Raises:
-        pydantic.ValidationError: the hash is not a job's.
+        pydantic.ValidationError: the hash does not hold a job.
     """
     values: dict[str, object] = {name: fields[name] for name in _TEXT_FIELDS if name in fields}
     values["cancel_requested"] = fields.get("cancel_requested") == "1"

@@ -1,7 +1,7 @@
 """Jobs and idempotency keys in Redis. Every change of a job's state is one atomic script.
 
-The job's hash is the truth; Celery's messages only wake a worker up. A message that is lost, doubled or late therefore
-costs time and never work: `claim` hands a job to one worker, and a finished job cannot be claimed.
+The job's hash is authoritative; Celery's messages only wake a worker up. A message that is lost, duplicated or late
+therefore costs time and never work: `claim` gives a job to one worker, and a finished job cannot be claimed.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ IDEMPOTENCY_KEPT_S: Final = 24 * 3600
 
 
 class JobNotFoundError(KeepsightError):
-    """No job has this id, or it finished so long ago that its record was dropped."""
+    """No job has this id, or the record of the finished job has expired."""
 
 
 class JobExistsError(KeepsightError):
-    """A job with this id was created before."""
+    """A job with this id already exists."""
 
 
 class IdempotencyEntry(BaseModel):
-    """What an Idempotency-Key stands for: a job, and the fingerprint of the request that created it."""
+    """What an Idempotency-Key is bound to: a job, and the fingerprint of the request that created it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,9 +56,9 @@ class IdempotencyEntry(BaseModel):
 
 
 class Jobs(RedisClient):
-    """The jobs of one Redis, for server and worker. Thread safe.
+    """The jobs in one broker, for server and worker. Thread-safe.
 
-    Every method raises `redis_client.BrokerUnavailableError` when Redis cannot be reached within `timeout_s`.
+    Every method raises `redis_client.BrokerUnavailableError` when the broker cannot be reached within `timeout_s`.
 
     Args:
         redis_url: `redis://host:port/db`, the same for jobs and for Celery's messages.
@@ -78,31 +78,31 @@ class Jobs(RedisClient):
         )
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         super().close()
         self._celery.close()
 
     def ping(self) -> None:
-        """Raise `BrokerUnavailableError` unless Redis answers."""
+        """Raise `BrokerUnavailableError` unless the broker answers."""
         with self._reaching():
             self._redis.ping()
 
     # --- jobs -----------------------------------------------------------------------------------------------------
 
     def create(self, record: JobRecord) -> None:
-        """Store a new job. It is not sent to a worker yet.
+        """Store a new job without sending it to a worker.
 
         Raises:
-            JobExistsError: the id is taken.
+            JobExistsError: a job with this id already exists.
         """
         fields = record_to_hash(record)
         arguments = [record.job_id, str(record.created_at.timestamp())]
         arguments += [text for pair in fields.items() for text in pair]
         if self._script(scripts.CREATE, [job_key(record.job_id), JOBS_KEY], arguments) != "created":
-            raise JobExistsError(f"job {record.job_id} exists already")
+            raise JobExistsError(f"job {record.job_id} already exists")
 
     def submit(self, record: JobRecord) -> None:
-        """`create` and `send_update`; if the message cannot be sent, the job is taken back and the error raised."""
+        """Create a job and send it to a worker; if the message cannot be sent, remove the job and raise the error."""
         self.create(record)
         try:
             self.send_update(record.job_id)
@@ -111,15 +111,15 @@ class Jobs(RedisClient):
             raise
 
     def send_update(self, job_id: str) -> None:
-        """Wake a worker up for this job: Celery's `send_task` by name on the queue `updates`."""
+        """Send the Celery message that wakes a worker up for this job, by task name on the queue `updates`."""
         with self._reaching():
             self._celery.send_task(UPDATE_TASK, args=[job_id], queue=UPDATES_QUEUE, ignore_result=True)
 
     def get(self, job_id: str) -> JobRecord:
-        """The job's record as it is now.
+        """Return the job's current record.
 
         Raises:
-            JobNotFoundError: there is none.
+            JobNotFoundError: there is no such job.
         """
         with self._reaching():
             fields = cast("dict[str, str]", self._redis.hgetall(job_key(job_id)))
@@ -129,7 +129,7 @@ class Jobs(RedisClient):
             raise JobNotFoundError(f"no job has the id {job_id!r}") from error
 
     def list(self) -> list[JobRecord]:
-        """All jobs that are remembered, the newest first."""
+        """Return all stored jobs, newest first."""
         with self._reaching():
             ids = cast("list[str]", self._redis.zrevrange(JOBS_KEY, 0, -1))
         records = []
@@ -142,10 +142,10 @@ class Jobs(RedisClient):
         return records
 
     def request_cancel(self, job_id: str) -> JobRecord:
-        """Ask for a job to stop: a queued one is cancelled at once, a running one within a step, a finished one never.
+        """Request a job's stop: a queued job is cancelled at once, a running one within a step, a finished one never.
 
-        A queued job that was begun before may have published in its last moment; a worker looks, and then cancels it.
-        Whoever receives a record that is `cancelled` purges the job's spool.
+        A queued job that was started before may have published a version; a worker checks that before it cancels it.
+        The caller purges the job's spool if the returned record is `cancelled`.
 
         Raises:
             JobNotFoundError: there is no such job.
@@ -154,17 +154,17 @@ class Jobs(RedisClient):
         return self.get(job_id)
 
     def cancel_requested(self, job_id: str) -> bool:
-        """Whether someone asked for the job to stop."""
+        """Return whether a stop of the job was requested."""
         with self._reaching():
             return bool(self._redis.hget(job_key(job_id), "cancel_requested") == "1")
 
     # --- the worker's side ----------------------------------------------------------------------------------------
 
     def claim(self, job_id: str, *, owner: str) -> JobState | None:
-        """Take a queued job: it becomes `running`, with one attempt more, and `owner` may write its progress.
+        """Claim a queued job: it becomes `running`, with one more attempt, and `owner` may write its progress.
 
         Returns:
-            None if the job is the caller's now, or else the state that stands in the way.
+            None if `owner` now has the job, else the state that prevents it.
 
         Raises:
             JobNotFoundError: there is no such job.
@@ -175,11 +175,11 @@ class Jobs(RedisClient):
         return None if answer == "claimed" else JobState(answer)
 
     def heartbeat(self, job_id: str, *, owner: str) -> bool:
-        """Say that `owner` is alive and at work on the job. False if the job is no longer its own."""
+        """Record that `owner` is still working on the job. Return False if it no longer has the job."""
         return self._script(scripts.HEARTBEAT, self._job(job_id), [owner, _beat()]) == "beaten"
 
     def save_progress(self, job_id: str, progress: JobProgress, *, owner: str) -> bool:
-        """Store how far the job is (and beat). False, and nothing stored, if the job is no longer `owner`'s."""
+        """Store the job's progress and a heartbeat. Return False and store nothing if `owner` no longer has the job."""
         return (
             self._script(scripts.PROGRESS, self._job(job_id), [owner, _beat(), progress.model_dump_json()]) == "saved"
         )
@@ -187,16 +187,16 @@ class Jobs(RedisClient):
     def requeue(
         self, job_id: str, *, owner: str | None = None, heartbeat: str | None = None, counts: bool = True
     ) -> bool:
-        """Put a running job back to `queued`; the caller sends the message.
+        """Set a running job back to `queued`; the caller sends the message.
 
         Args:
             job_id: the job.
-            owner: only if the job still belongs to it.
-            heartbeat: only if the job's last heartbeat is still this one.
-            counts: whether the attempt that ends here counts; not if the worker was asked to stop.
+            owner: if given, requeue only if this owner still has the job.
+            heartbeat: if given, requeue only if this is still the job's last heartbeat.
+            counts: whether the interrupted attempt counts; False if the worker was told to stop.
 
         Returns:
-            Whether the job is queued now because of this call.
+            Whether this call requeued the job.
         """
         arguments = [owner or "", heartbeat or "", "1" if counts else "0"]
         return self._script(scripts.REQUEUE, self._job(job_id), arguments) == "requeued"
@@ -209,7 +209,7 @@ class Jobs(RedisClient):
         outcome: UpdateOutcome | None = None,
         error: JobError | None = None,
     ) -> bool:
-        """Give a job its final state. False, and nothing changed, if it has one already or is gone."""
+        """Set a job's final state. Return False and change nothing if it already has one or is gone."""
         assert state.terminal, state
         arguments = [
             str(state),
@@ -221,7 +221,7 @@ class Jobs(RedisClient):
         return self._script(scripts.FINISH, self._job(job_id), arguments) == "finished"
 
     def waiting_messages(self) -> int:
-        """How many messages lie in the queue `updates`, taken by no worker yet."""
+        """Return the number of messages in the queue `updates` that no worker has taken."""
         with self._reaching():
             return int(self._redis.llen(UPDATES_QUEUE))
 
@@ -240,13 +240,13 @@ class Jobs(RedisClient):
         return entry if before is None else IdempotencyEntry.model_validate_json(cast("str", before))
 
     def recall(self, key: str) -> IdempotencyEntry | None:
-        """What an Idempotency-Key is bound to, or None."""
+        """Return what an Idempotency-Key is bound to, or None."""
         with self._reaching():
             raw = self._redis.get(idempotency_key(key))
         return None if raw is None else IdempotencyEntry.model_validate_json(cast("str", raw))
 
     def forget(self, key: str) -> None:
-        """Free an Idempotency-Key, because the request that bound it was not accepted after all."""
+        """Free an Idempotency-Key whose request was not accepted."""
         with self._reaching():
             self._redis.delete(idempotency_key(key))
 
@@ -262,5 +262,5 @@ class Jobs(RedisClient):
 
 
 def _beat() -> str:
-    # its value only has to differ from the one before: watchers compare it with what they saw, not with their clocks
+    # a heartbeat only has to differ from the one before: watchers compare it with the last one seen, not with a clock
     return str(time.time_ns())

@@ -1,4 +1,4 @@
-"""The connection to Redis that jobs and rollouts share: one answer within a time, or one kind of error."""
+"""The Redis client that jobs and rollouts share: every call answers in time or raises one kind of error."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _UNAVAILABLE: Final = (redis.exceptions.ConnectionError, redis.exceptions.Timeou
 
 
 class BrokerUnavailableError(KeepsightError):
-    """Redis does not answer. Jobs cannot be read or changed until it does."""
+    """The broker does not answer. Jobs cannot be read or changed until it does."""
 
 
 class RedisClient:
-    """Commands and scripts on one Redis. Thread safe.
+    """Runs commands and scripts on one broker. Thread-safe.
 
-    Every method raises `BrokerUnavailableError` when Redis cannot be reached within `timeout_s`.
+    Every method raises `BrokerUnavailableError` when the broker cannot be reached within `timeout_s`.
 
     Args:
         redis_url: `redis://host:port/db`.
@@ -37,15 +37,15 @@ class RedisClient:
             decode_responses=True,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 1),  # one: a pooled connection may be older than the server
+            retry=Retry(NoBackoff(), 1),  # once: a pooled connection may be older than a restarted broker
         )
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._redis.close()
 
     def _script(self, script: str, keys: Sequence[str], arguments: Sequence[str]) -> str:
-        """What a script returns; all of ours return text."""
+        """Run a script and return its result; all scripts here return text."""
         with self._reaching():
             return cast("str", self._redis.eval(script, len(keys), *keys, *arguments))
 
@@ -54,4 +54,4 @@ class RedisClient:
         try:
             yield
         except _UNAVAILABLE as error:
-            raise BrokerUnavailableError(f"Redis does not answer: {error}") from error
+            raise BrokerUnavailableError(f"the broker does not answer: {error}") from error

@@ -1,6 +1,6 @@
-"""Moving CURRENT over all servers at once: each prepares the version and says so, then the pointer moves.
+"""Rollouts: all servers prepare a version and acknowledge it, then CURRENT moves to it.
 
-Read `move_current` downwards. It is the same for a promotion, a rollback and a worker's new version.
+Begin with `move_current`, which serves a promotion, a rollback and a worker's new version alike.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ POLL_S = 0.005
 
 
 class RolloutError(KeepsightError):
-    """CURRENT did not move, or did and not every server has followed."""
+    """CURRENT did not move, or it moved and some servers do not serve the version yet."""
 
 
 class RolloutBusyError(RolloutError):
-    """Another move is under way, and did not end in time. Nothing moved."""
+    """Another rollout did not end in time. Nothing moved."""
 
 
 class RolloutRefusedError(RolloutError):
@@ -33,22 +33,22 @@ class RolloutRefusedError(RolloutError):
 
 
 class RolloutTimeoutError(RolloutError):
-    """A server that lives did not say in time whether it can serve the version. Nothing moved."""
+    """A live server did not say in time whether it can serve the version. Nothing moved."""
 
 
 class RolloutUnfinishedError(RolloutError):
-    """CURRENT moved, but after some time a server that lives does not serve it yet."""
+    """CURRENT moved, but a live server did not serve the version in time."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a move waits, in seconds.
+    """How long a rollout waits, in seconds.
 
     Attributes:
-        turn_s: for another move to end.
-        prepare_s: for all servers to be ready.
+        turn_s: for another rollout to end.
+        prepare_s: for all servers to prepare the version.
         serve_s: for all servers to serve it, once CURRENT has moved.
-        lost_after_s: a server that said nothing for so long counts as dead.
+        lost_after_s: silence after which a server counts as dead.
     """
 
     turn_s: float = 10.0
@@ -58,14 +58,14 @@ class Limits:
 
     @classmethod
     def of(cls, settings: SharedSettings) -> Limits:
-        """What the settings of server and worker allow."""
+        """Return the limits that the settings of server and worker give."""
         timeout_s = settings.swap_timeout_s
         return cls(prepare_s=timeout_s, serve_s=timeout_s, lost_after_s=settings.server_lost_after_s)
 
 
 @dataclass(frozen=True)
 class RolledOut:
-    """What a move took. `commit_s` runs from the pointer's move until all of `members` serve the version."""
+    """A finished rollout. `commit_s` runs from the move of CURRENT until all of `members` serve the version."""
 
     members: tuple[str, ...]
     prepare_s: float
@@ -80,27 +80,27 @@ def move_current(
     limits: Limits,
     prepare_here: Callable[[], object],
 ) -> RolledOut:
-    """`roll_out`; or, where Redis does not answer and nobody can be asked, a move that every server follows by itself.
+    """Roll out a version; if the broker does not answer, move CURRENT without asking the servers, which follow it.
 
-    Whoever moves then makes sure that the version can be served, by `prepare_here`, before the pointer moves.
+    In the second case `prepare_here` checks that the version can be served before CURRENT moves.
 
     Args:
-        roster: of the store's servers.
-        version_id: where CURRENT goes.
-        move_pointer: moves it; if it raises, nothing has moved.
+        roster: the store's servers.
+        version_id: where CURRENT moves.
+        move_pointer: moves CURRENT; if it raises, nothing has moved.
         limits: how long to wait.
         prepare_here: opens the version in this process; if it raises, nothing has moved.
 
     Returns:
-        What the move took; without Redis, `members` is empty: nobody is known to serve the version yet.
+        The finished rollout; without the broker, `members` is empty: no server is known to serve the version yet.
 
     Raises:
-        RolloutError: see its kinds.
+        RolloutError: see its subclasses.
     """
     try:
         return roll_out(roster, version_id, move_pointer, limits=limits)
     except BrokerUnavailableError as error:
-        logger.warning("moving to %s without asking the servers: %s", version_id, error)
+        logger.warning("moving CURRENT to %s without asking the servers: %s", version_id, error)
     begun = time.monotonic()
     prepare_here()
     ready = time.monotonic()
@@ -115,27 +115,27 @@ def roll_out(
     *,
     limits: Limits,
 ) -> RolledOut:
-    """Have all living servers prepare `version_id`, move CURRENT to it, and return once all of them serve it.
+    """Have all live servers prepare `version_id`, move CURRENT to it, and return once all of them serve it.
 
-    A server that dies meanwhile is not waited for: it was not ready, so if it comes back, it refuses to answer until it
-    serves CURRENT. One that only starts is not asked; it reads CURRENT before it answers anyone.
+    A server that dies meanwhile is not waited for: it was not ready, so if it comes back, it refuses requests until it
+    serves CURRENT. A server that is still starting is not asked; it reads CURRENT before it answers requests.
 
     Args:
-        roster: of the store's servers.
-        version_id: where CURRENT goes.
-        move_pointer: moves it; if it raises, nothing has moved, and everybody is told.
+        roster: the store's servers.
+        version_id: where CURRENT moves.
+        move_pointer: moves CURRENT; if it raises, nothing has moved, and the servers are told.
         limits: how long to wait.
 
     Raises:
-        BrokerUnavailableError: Redis does not answer; nothing moved.
-        RolloutError: see its kinds.
+        BrokerUnavailableError: the broker does not answer; nothing moved.
+        RolloutError: see its subclasses.
     """
     begun = time.monotonic()
     move = _begin(roster, version_id, limits)
     try:
         members = _until_ready(roster, move, limits)
         if not roster.commit(move, members):
-            raise RolloutTimeoutError(f"the move to {version_id} took too long, and another may have begun")
+            raise RolloutTimeoutError(f"the rollout of {version_id} took too long, and another may have begun")
         ready = time.monotonic()
         move_pointer()
     except BaseException:
@@ -145,7 +145,7 @@ def roll_out(
         roster.wake(version_id)
         _until_served(roster, version_id, members, limits)
     except BrokerUnavailableError as error:
-        logger.warning("CURRENT moved to %s, but who serves it is not known: %s", version_id, error)
+        logger.warning("CURRENT moved to %s, but it is not known which servers serve it: %s", version_id, error)
     finally:
         _end(roster, move, abandoned=False)
     return RolledOut(members, prepare_s=ready - begun, commit_s=time.monotonic() - ready)
@@ -166,11 +166,11 @@ def _end(roster: Roster, move: Move, *, abandoned: bool) -> None:
     try:
         roster.end(move, abandoned=abandoned)
     except BrokerUnavailableError as error:
-        logger.warning("the end of the move to %s could not be told: %s", move.version_id, error)
+        logger.warning("the servers could not be told that the rollout of %s ended: %s", move.version_id, error)
 
 
 def _until_ready(roster: Roster, move: Move, limits: Limits) -> tuple[str, ...]:
-    """The living servers, once each has prepared the version."""
+    """Return the live servers once each has prepared the version."""
     deadline = time.monotonic() + limits.prepare_s
     while True:
         asked = [

@@ -1,7 +1,7 @@
-"""What Redis knows of a store's servers, and the one move of CURRENT that is under way.
+"""The servers of a store and its last rollout, as recorded in Redis.
 
-Nothing here decides what is served: that is the store's CURRENT. If all of it is lost, every server still follows the
-pointer, and says so again at its next report.
+Nothing here decides what is served: the store's CURRENT does. If all of it is lost, every server still follows
+CURRENT, and reports again.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from exchange.contracts import CURRENT_CHANNEL
 from exchange.redis_client import RedisClient
 
 FORGET_MS: Final = 3_600_000
-"""Milliseconds after which a server that says nothing is no longer listed."""
+"""Milliseconds after which a silent server is no longer listed."""
 
 ServerState = Literal["starting", "serving", "loading", "ready", "refused", "behind"]
-"""What a server says of itself.
+"""The state that a server reports.
 
-`starting`: it has nothing to serve yet. `loading`: it brings a version into memory. `ready`: the version that CURRENT
-is about to move to is prepared. `refused`: that version cannot be served here. `behind`: it cannot serve CURRENT.
+`starting`: it has nothing to serve yet. `loading`: it loads a version. `ready`: it has prepared the version that
+CURRENT is about to move to. `refused`: it cannot serve that version. `behind`: it cannot serve CURRENT.
 """
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # a report of a newer release is read as far as it goes
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer release may report fields that are unknown here
 
 
 class ServerReport(_Record):
-    """A server process, in its own words. `answered` is the last move that it was asked to prepare and dealt with."""
+    """What a server process reports of itself. `answered` is the id of the last move that it prepared or refused."""
 
     id: str
     host: str
@@ -45,14 +45,14 @@ class ServerReport(_Record):
 
 
 class SeenServer(_Record):
-    """A report, and how many seconds ago it came, by Redis's clock."""
+    """A report, and its age in seconds by the broker's clock."""
 
     report: ServerReport
     seen_s: float
 
 
 class Move(_Record):
-    """CURRENT on its way to a version. `members` are the servers that were ready when it was committed."""
+    """One rollout's move of CURRENT. `members` are the servers that were ready when it was committed."""
 
     id: str
     version_id: str
@@ -61,7 +61,7 @@ class Move(_Record):
 
 
 class Roster(RedisClient):
-    """The servers of one store. Thread safe; every method may raise `BrokerUnavailableError`.
+    """The servers of one store. Thread-safe; every method may raise `BrokerUnavailableError`.
 
     Args:
         redis_url: `redis://host:port/db`.
@@ -78,26 +78,29 @@ class Roster(RedisClient):
     # --- a server's side ------------------------------------------------------------------------------------------
 
     def report(self, report: ServerReport) -> Move | None:
-        """Say how this server is; returns the last move."""
+        """Store this server's report and return the last move."""
         raw = self._script(
             _REPORT, [self._servers, self._beats, self._move], [report.id, report.model_dump_json(), str(FORGET_MS)]
         )
         return Move.model_validate_json(raw) if raw else None
 
     def leave(self, server_id: str) -> None:
-        """This server is gone for good: nobody need wait for it."""
+        """Remove a server that has ended, so that no rollout waits for it."""
         with self._reaching():
             self._redis.hdel(self._servers, server_id)
             self._redis.hdel(self._beats, server_id)
 
     def members(self, version_id: str) -> tuple[str, ...] | None:
-        """Who was ready when CURRENT last moved to this version, whatever was tried since; None: nobody was asked."""
+        """Return the servers that were ready when CURRENT last moved to this version; None if none were asked.
+
+        Later moves that failed do not change it.
+        """
         with self._reaching():
             raw = self._redis.hget(self._members, version_id)
         return None if raw is None else tuple(json.loads(str(raw)))
 
     def move(self) -> Move | None:
-        """The last move, under way or over."""
+        """Return the last move, running or ended."""
         with self._reaching():
             raw = self._redis.get(self._move)
         return Move.model_validate_json(str(raw)) if raw else None
@@ -105,28 +108,28 @@ class Roster(RedisClient):
     # --- the mover's side -----------------------------------------------------------------------------------------
 
     def servers(self) -> list[SeenServer]:
-        """All servers that said something within the last hour, by id."""
+        """Return all servers that reported within the last hour, by id."""
         rows = json.loads(self._script(_SERVERS, [self._servers, self._beats], [str(FORGET_MS)]))
         seen = [SeenServer(report=ServerReport.model_validate_json(raw), seen_s=ms / 1000) for raw, ms in rows]
         return sorted(seen, key=lambda server: server.report.id)
 
     def begin(self, version_id: str, *, hold_s: float) -> Move | None:
-        """Ask all servers to prepare a version. None if another move is under way, which it is for `hold_s` at most."""
+        """Ask all servers to prepare a version. Return None if another move is running; it ends within its `hold_s`."""
         move = Move(id=uuid4().hex, version_id=version_id, state="preparing")
         keys = [self._turn, self._move]
         begun = self._script(_BEGIN, keys, [move.id, str(int(hold_s * 1000)), move.model_dump_json(), CURRENT_CHANNEL])
         return move if begun == "begun" else None
 
     def commit(self, move: Move, members: tuple[str, ...]) -> bool:
-        """Say who is ready, before CURRENT moves. False, and nothing said, if the move is no longer under way."""
+        """Record which servers are ready, before CURRENT moves. Return False, recording nothing, if the move ended."""
         return self._end(move.model_copy(update={"state": "committed", "members": members}), last=False)
 
     def end(self, move: Move, *, abandoned: bool) -> None:
-        """Let the next move begin; if CURRENT did not move after all, tell the servers to let go of the version."""
+        """End a move, so that the next can begin; if CURRENT did not move, tell the servers to drop the version."""
         self._end(move.model_copy(update={"state": "abandoned"}) if abandoned else None, last=True, move_id=move.id)
 
     def wake(self, version_id: str) -> None:
-        """Have all servers look now."""
+        """Make all servers read CURRENT now."""
         with self._reaching():
             self._redis.publish(CURRENT_CHANNEL, version_id)
 

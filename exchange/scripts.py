@@ -1,4 +1,4 @@
-"""The Lua scripts behind `Jobs`: each reads a job's hash, decides, changes it and announces that, in one step.
+"""The Lua scripts behind `Jobs`: each reads a job's hash, changes it and announces the change, in one atomic step.
 
 KEYS[1] is the job's hash; KEYS[2] its events channel (or, for CREATE, the set of all jobs).
 """

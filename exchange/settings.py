@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a refused setting should be reported at once
@@ -15,8 +15,17 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a refused setting should
 PREFIX = "KEEPSIGHT_"
 
 
+def why_refused(error: ValidationError) -> str:
+    """What is wrong with the environment, each setting by the name of its variable."""
+    said = []
+    for problem in error.errors(include_url=False):
+        name = "_".join(str(part) for part in problem["loc"]).upper()
+        said.append(f"{PREFIX}{name}: {problem['msg']}" if name else str(problem["msg"]))
+    return "; ".join(said)
+
+
 class SharedSettings(BaseSettings):
-    """What server and worker of one store must agree on, and what both have for themselves."""
+    """Settings that server and worker of one store must agree on, and settings that each has for itself."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -45,7 +54,7 @@ class SharedSettings(BaseSettings):
 
     @property
     def model_spec(self) -> ModelSpec:
-        """The base model as the method names it."""
+        """The base model as a `ModelSpec`."""
         from segp_cl.types import ModelSpec
 
         return ModelSpec(self.model, self.pretrained)

@@ -1,7 +1,7 @@
-"""Where the images of an accepted task wait for the worker, and from where they vanish when it is done with them.
+"""The spool: folders that hold the images of accepted tasks until the worker has finished with them.
 
-A job's folder is `<root>/<job_id>/`: `index.json`, `images/`, and whatever the worker caches there. It is written under
-a temporary name and renamed when complete, so a folder that has its final name is whole.
+A job's folder is `<root>/<job_id>/`: `index.json`, `images/`, and the worker's caches. It is written under a temporary
+name and renamed when complete, so a folder with its final name is complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _JOB_ID: Final = re.compile(r"[0-9a-f]{32}")
 _SUFFIX: Final = re.compile(r"\.[a-z0-9]{1,8}")
 _PARTIAL: Final = ".part"
 ABANDONED_AFTER_S: Final = 3600.0
-"""Seconds after which a folder that no job record speaks of counts as abandoned: longer than any pause in an upload."""
+"""Seconds after which a folder without a job record counts as abandoned: longer than any pause in an upload."""
 
 
 class SpoolError(KeepsightError):
@@ -33,9 +33,9 @@ class SpoolError(KeepsightError):
 
 @dataclass(frozen=True)
 class SpoolIndex:
-    """What a job's folder holds: `files[i]` is an image of class `classes[labels[i]]`, with SHA-256 `checksums[i]`.
+    """Index of a job's folder: `files[i]` is an image of class `classes[labels[i]]`, with SHA-256 `checksums[i]`.
 
-    `digest` names the data set: the same images of the same classes in the same order give the same digest.
+    `digest` identifies the data set: the same images of the same classes in the same order give the same digest.
     """
 
     classes: tuple[str, ...]
@@ -63,7 +63,7 @@ class SpoolWriter:
         (self._folder / "images").mkdir()
 
     def add(self, class_index: int, data: bytes, suffix: str = "") -> None:
-        """Store one encoded image of the class at `class_index`. The file's own name is not kept, only a plain suffix.
+        """Store one encoded image of the class at `class_index`. Of the file's name only a plain suffix is stored.
 
         Raises:
             OSError: the disk is full or the folder is gone.
@@ -78,8 +78,8 @@ class SpoolWriter:
     def close(self, classes: Sequence[str]) -> SpoolIndex:
         """Name the classes, write the index, and make the folder visible to `Spool.read`.
 
-        Images are listed by class and content, not in the order they came in: however an archive was packed, the same
-        images are the same data set, and what is learned from them is the same.
+        Images are sorted by class and checksum, not by arrival, so that the same images are the same data set in any
+        archive and lead to the same version.
 
         Raises:
             SpoolError: nothing was added, or an image was added for a class that is not named.
@@ -87,7 +87,7 @@ class SpoolWriter:
         if not self._files:
             raise SpoolError("no image was spooled, expected at least one")
         if not all(0 <= label < len(classes) for label in self._labels):
-            raise SpoolError(f"an image's class is outside of the {len(classes)} classes that were named")
+            raise SpoolError(f"an image's label is outside of the {len(classes)} classes")
         rows = sorted(zip(self._labels, self._checksums, self._files, strict=True))
         self._labels = [label for label, _, _ in rows]
         self._checksums = [checksum for _, checksum, _ in rows]
@@ -126,20 +126,20 @@ class Spool:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def folder(self, job_id: str) -> Path:
-        """The job's folder, whether it exists or not.
+        """Return the job's folder, whether it exists or not.
 
         Raises:
-            SpoolError: `job_id` is not a job id (32 hexadecimal digits), so it may not become a path.
+            SpoolError: `job_id` is not a job id (32 hexadecimal digits), so it must not become a path.
         """
         if not _JOB_ID.fullmatch(job_id):
             raise SpoolError(f"{job_id!r} is not a job id, expected 32 hexadecimal digits")
         return self.root / job_id
 
     def create(self, job_id: str) -> SpoolWriter:
-        """Begin a job's folder; use as a context manager so that a failure leaves nothing behind.
+        """Create a job's folder; use the writer as a context manager so that a failure leaves nothing behind.
 
         Raises:
-            SpoolError: not a job id, or the job has a folder already.
+            SpoolError: `job_id` is not a job id, or the job already has a folder.
         """
         folder = self.folder(job_id)
         try:
@@ -147,10 +147,10 @@ class Spool:
                 raise FileExistsError(folder)
             return SpoolWriter(folder)
         except FileExistsError as error:
-            raise SpoolError(f"job {job_id} has been spooled already") from error
+            raise SpoolError(f"job {job_id} is already in the spool") from error
 
     def read(self, job_id: str, *, verify: bool = True) -> SpoolIndex:
-        """The job's images. With `verify`, every file is read and compared with its checksum.
+        """Return the job's images. With `verify`, every file is read and compared with its checksum.
 
         Raises:
             SpoolError: nothing is spooled for this job, or a file is missing or differs; the message names it.
@@ -181,7 +181,7 @@ class Spool:
         return index
 
     def purge(self, job_id: str) -> None:
-        """Remove the job's images, index and caches, complete or not. Does nothing where there is nothing.
+        """Remove the job's images, index and caches, complete or not. Does nothing if there are none.
 
         Raises:
             OSError: something is left that could not be removed.
@@ -195,9 +195,9 @@ class Spool:
                 shutil.rmtree(path, ignore_errors=True)
 
     def orphans(self, live: Collection[str], finished: Collection[str] = ()) -> list[str]:
-        """Job ids whose folders have no reason to exist.
+        """Return the job ids whose folders are no longer needed.
 
-        Those of `finished` jobs, and those that no job in `live` accounts for and nothing was written to for
+        These are folders of `finished` jobs, and folders of no job in `live` that were not written to for
         `ABANDONED_AFTER_S` (an upload that is still being received has no record yet).
         """
         found: list[str] = []
@@ -211,7 +211,7 @@ class Spool:
 
 
 def _idle_s(folder: Path) -> float:
-    """Seconds since a file was last added to a job's folder; 0 if it vanished meanwhile."""
+    """Return the seconds since a file was last added to a job's folder; 0 if it vanished meanwhile."""
     try:
         return time.time() - max(path.stat().st_mtime for path in (folder, folder / "images") if path.exists())
     except (FileNotFoundError, ValueError):

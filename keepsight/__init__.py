@@ -1,4 +1,4 @@
-"""What a user types and imports. `keepsight.client` is all that a program needs; its names can be had from here too."""
+"""The command line and the client. Programs need only `keepsight.client`, whose names are importable from here."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = [
     "__version__",
 ]
 
-if not TYPE_CHECKING:  # a type checker would take every name for one of ours
+if not TYPE_CHECKING:  # with `__getattr__`, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        """Import what is asked for, so that `keepsight --help` needs no HTTP library."""
+        """Import a name on first use, so that `keepsight --help` needs no HTTP library."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module("keepsight.client"), name)

@@ -32,7 +32,7 @@ class UnknownKeyError(KeyFileError):
 
 @dataclass(frozen=True)
 class Key:
-    """One key as it is stored. `sha256` is the hash of the token; the token itself is kept nowhere."""
+    """One key as it is stored. `sha256` is the hash of the token; the token itself is not stored."""
 
     id: str
     name: str
@@ -53,8 +53,8 @@ class CreatedKey:
 class KeyFile:
     """The keys of one service, in a JSON file that only its owner may read (0600).
 
-    Every change is written to a new file that then takes the old one's place, under a lock, so readers never see half
-    a file and two writers never lose each other's keys. Reads notice a changed file by themselves.
+    Every change writes a new file that replaces the old one, under a lock, so readers never see half a file and two
+    writers never lose each other's keys. Reads notice a changed file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,13 +67,13 @@ class KeyFile:
         """Add a key.
 
         Raises:
-            KeyFileError: no name, no scope, a scope that does not exist, or the file cannot be written.
+            KeyFileError: the name or scopes are empty, a scope does not exist, or the file cannot be written.
         """
         unknown = [scope for scope in scopes if scope not in SCOPES]
         if unknown or not scopes:
             raise KeyFileError(f"scopes must be some of {', '.join(SCOPES)}; got {', '.join(unknown) or 'none'}")
         if not name.strip():
-            raise KeyFileError("a key needs a name, so that the journal can say who moved the pointer")
+            raise KeyFileError("a key needs a name, so that the journal can say who moved CURRENT")
         token = TOKEN_PREFIX + secrets.token_urlsafe(32)
         key = Key(
             id=secrets.token_hex(4),
@@ -87,7 +87,7 @@ class KeyFile:
         return CreatedKey(key, token)
 
     def list(self) -> tuple[Key, ...]:
-        """All keys, oldest first, revoked ones among them. A missing file holds none.
+        """Return all keys, oldest first, including revoked ones. A missing file holds none.
 
         Raises:
             KeyFileError: the file exists but is not a key file.
@@ -100,7 +100,7 @@ class KeyFile:
             return self._keys
 
     def revoke(self, key_id: str) -> Key:
-        """Make a key's token useless from now on. Revoking twice changes nothing.
+        """Revoke a key from now on. Revoking it twice changes nothing.
 
         Raises:
             UnknownKeyError: no key has that id.
@@ -117,10 +117,10 @@ class KeyFile:
         return found
 
     def verify(self, token: str) -> Key | None:
-        """The living key that `token` belongs to. Every entry is compared, so the time tells nothing about which.
+        """Return the valid key of `token`, or None. Every entry is compared, so the time reveals nothing.
 
         Raises:
-            KeyFileError: the file exists but is not a key file; nobody is let in then.
+            KeyFileError: the file exists but is not a key file; then no token is accepted.
         """
         presented = _hash(token)
         match: Key | None = None
@@ -187,7 +187,7 @@ def _parse(entry: Any) -> Key:
 
 
 def _hash(token: str) -> str:
-    # Tokens carry 256 random bits, so a fast hash is as good at rest as a slow one.
+    # tokens carry 256 random bits, so a fast hash protects them as well as a slow one
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""LearnerState <-> the two files of a version: safetensors and JSON, each under a digest."""
+"""Encodes a LearnerState as the two files of a version, safetensors and JSON with digests, and decodes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from model_store.types import MANIFEST_FILE, TENSORS_FILE, CorruptVersionError, InvalidStateError, Manifest, VersionId
+from model_store.types import (
+    FORMATS,
+    MANIFEST_FILE,
+    TENSORS_FILE,
+    CorruptVersionError,
+    InvalidStateError,
+    Manifest,
+    VersionId,
+)
 from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.types import HEAD, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
@@ -24,7 +32,7 @@ CHECKS = "checks."
 
 _ZEROS = "0" * 64
 _CHECKED = ("raw", "image", "scores")
-# What says when, by which job, and how the version was judged; `dataset` is reduced to what was learned from.
+# fields that the content digest leaves out; of `dataset` it leaves out the name alone
 _NOT_LEARNED = frozenset(
     {
         "version_id",
@@ -43,7 +51,7 @@ _NOT_LEARNED = frozenset(
 
 
 def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A state, and what it answered, as named tensors and the manifest's fields about it.
+    """Encode a state and its golden answers as named tensors and the manifest's fields about them.
 
     The tensors are float32, on the CPU, contiguous, and share no memory.
 
@@ -69,7 +77,7 @@ def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tu
         for name, tensor in sorted(tensors.items())
     }
     if problem := _disagreement(plain, classes=len(state.classes), rank=state.lora.rank if state.lora else 0):
-        raise InvalidStateError(f"this state cannot be published: {problem}")
+        raise InvalidStateError(f"the state cannot be published: {problem}")
     return plain, {
         "model": {"name": state.model.name, "pretrained": state.model.pretrained},
         "weights_digest": state.weights_digest,
@@ -84,10 +92,10 @@ def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tu
 
 
 def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerState:
-    """The state that `encode_state` was given.
+    """Decode a state: the inverse of `encode_state`.
 
     Raises:
-        CorruptVersionError: tensors are missing, left over, or of other shapes than the manifest says.
+        CorruptVersionError: tensors are missing, unexpected, or of other shapes than the manifest says.
     """
     adapted = manifest.lora.adapted if manifest.lora else ()
     expected = {PROTOTYPES, TEXT_FEATURES, *(f"lora.{target}.{factor}" for target in adapted for factor in "ab")}
@@ -115,21 +123,21 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
 
 
 def decode_golden(tensors: Mapping[str, Tensor]) -> GoldenAnswers | None:
-    """What the version answered when it was published; None where that was not stored."""
+    """Decode the golden answers; None if the version has none."""
     stored = {name: tensors[f"{CHECKS}{name}"] for name in _CHECKED if f"{CHECKS}{name}" in tensors}
     return GoldenAnswers(**stored) if len(stored) == len(_CHECKED) else None
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
-    """The bytes of `tensors.safetensors`: the same for the same tensors."""
+    """Return the bytes of `tensors.safetensors`, which are the same for the same tensors."""
     return save(dict(tensors))
 
 
 def unpack(data: bytes, version_id: VersionId) -> dict[str, Tensor]:
-    """The tensors in the bytes of `tensors.safetensors`.
+    """Return the tensors in the bytes of `tensors.safetensors`.
 
     Raises:
-        CorruptVersionError: not safetensors.
+        CorruptVersionError: the bytes are not safetensors.
     """
     try:
         return load(data)
@@ -138,21 +146,26 @@ def unpack(data: bytes, version_id: VersionId) -> dict[str, Tensor]:
 
 
 def sha256(data: bytes) -> str:
-    """SHA-256 in hex."""
+    """Return the SHA-256 in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one way to write `value` as JSON: sorted keys, no spaces, UTF-8; a number that is not finite is an error."""
+    """Encode `value` as canonical JSON: sorted keys, no spaces, UTF-8.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
 
 def content_digest(tensors: Mapping[str, Tensor], manifest: Manifest) -> str:
-    """SHA-256 over what was learned and from what; the same for the same data, parent, seed, settings and libraries.
+    """Compute the SHA-256 of what was learned and from what.
 
-    Over the manifest's fields except when, by which job and how well (see `Manifest`), the parent by its content
-    digest, and over every tensor's name, dtype, shape and bytes (little-endian), by name.
+    The same data, parent, seed, settings and libraries give the same digest. It covers the manifest's fields except
+    those that `Manifest` lists, with the parent's content digest in place of its id, and every tensor's name, dtype,
+    shape and bytes (little-endian), sorted by name.
     """
     learned = {key: value for key, value in manifest.model_dump(mode="json").items() if key not in _NOT_LEARNED}
     if manifest.dataset is not None:
@@ -165,7 +178,7 @@ def content_digest(tensors: Mapping[str, Tensor], manifest: Manifest) -> str:
 
 
 def pack_manifest(manifest: Manifest) -> bytes:
-    """The bytes of `manifest.json`, `manifest_sha256` filled in over all of them."""
+    """Return the bytes of `manifest.json`, with `manifest_sha256` computed over all of them and filled in."""
     blank = manifest.model_copy(update={"manifest_sha256": _ZEROS})
     text = json.dumps(blank.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     before, _, after = text.rpartition(_ZEROS)  # `manifest_sha256` is the last field
@@ -173,10 +186,10 @@ def pack_manifest(manifest: Manifest) -> bytes:
 
 
 def unpack_manifest(data: bytes, version_id: VersionId) -> Manifest:
-    """The manifest in the bytes of `manifest.json`, of the version in the folder `version_id`.
+    """Return the manifest in the bytes of `manifest.json` from the folder `version_id`.
 
     Raises:
-        CorruptVersionError: a byte differs from what was written, or it is another version's manifest.
+        CorruptVersionError: a byte differs from what was written, or the manifest is another version's.
     """
 
     def corrupt(problem: str) -> CorruptVersionError:
@@ -190,18 +203,23 @@ def unpack_manifest(data: bytes, version_id: VersionId) -> Manifest:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise corrupt(f"not a manifest: {type(error).__name__}: {error}") from error
     if found != said:
-        raise corrupt(f"its SHA-256 is {found}, it says {said}")
+        raise corrupt(f"its SHA-256 is {found}, expected {said}")
+    if fields.get("format") not in FORMATS:
+        raise corrupt(f"its format is {fields.get('format')!r}; this release reads {' and '.join(FORMATS)}")
     try:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:
-        raise corrupt(f"not a manifest of this format: {error}") from error
+        raise corrupt(f"not a manifest: {error}") from error
     if manifest.version_id != version_id:
         raise corrupt(f"it is the manifest of version {manifest.version_id}")
     return manifest
 
 
 def _disagreement(tensors: Mapping[str, Tensor], *, classes: int, rank: int) -> str | None:
-    """What makes these tensors useless for so many classes and this rank, which the head's adapters need not have."""
+    """Return what is wrong with the tensors for this number of classes and this rank, or None.
+
+    The head's adapters may have another rank.
+    """
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or tensor.dim() != 2:
             return f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected a float32 matrix"

@@ -1,4 +1,4 @@
-"""Every change the store makes to a disk, one system call a method, so that a test can stop it at any of them."""
+"""The store's changes to a disk, one system call per method, so that a test can interrupt at any of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model_store.types import StoreError, StoreFullError
 
 
 class Disk:
-    """Durable file operations out of single system calls.
+    """Durable file operations, built from single system calls.
 
     A subclass that overrides the methods of the first group sees everything that reaches the disk.
     """
@@ -39,16 +39,16 @@ class Disk:
         source.rename(target)
 
     def remove(self, path: Path) -> None:
-        """Remove a file or a folder with all that is in it; one that is not there is fine."""
+        """Remove a file, or a folder and its content. Does nothing if the path does not exist."""
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
-    # Made of them
+    # Built from them
 
     def write_file(self, path: Path, data: bytes) -> None:
-        """A new file with these bytes, on the disk when this returns.
+        """Create a file with these bytes and sync it to disk.
 
         Raises:
             OSError: the file exists or could not be written completely.
@@ -61,10 +61,10 @@ class Disk:
             os.close(fd)
 
     def append(self, path: Path, data: bytes, *, at: int) -> None:
-        """Write `data` at byte `at` of a file, cutting off what followed; on the disk when this returns.
+        """Write `data` at byte `at` of a file, cut off what followed, and sync the file to disk.
 
         Raises:
-            OSError: not written; the file ends at byte `at` again, if the disk let us.
+            OSError: not written; the file ends at byte `at` again, if the disk allowed that.
         """
         fd = self.open(path, os.O_WRONLY | os.O_CREAT)
         try:
@@ -82,7 +82,7 @@ class Disk:
             os.close(fd)
 
     def sync_folder(self, path: Path) -> None:
-        """Put a folder's entries (names that appeared, moved or went) on the disk."""
+        """Sync a folder's entries (names added, moved or removed) to disk."""
         fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self.sync(fd)
@@ -97,7 +97,7 @@ class Disk:
 
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Turn what the operating system says about a failed write into the store's errors.
+    """Convert the operating system's errors of a write to the store's errors.
 
     Raises:
         StoreFullError: no space or quota is left.

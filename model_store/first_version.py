@@ -11,13 +11,13 @@ from segp_cl.runtime.golden import record
 
 
 def make_first_version(store: Store, base: Backbone) -> VersionId:
-    """Publish and promote version 1 unless the store has a CURRENT. Any number of servers and workers may race.
+    """Publish and promote version 1 unless the store has a CURRENT. Servers and workers may call it concurrently.
 
     Returns:
-        CURRENT: the new version, or what was there.
+        CURRENT: the new version, or the one that was there.
 
     Raises:
-        StoreError: there are versions and no CURRENT; see `bootstrap`.
+        StoreError: the store has versions but no CURRENT; see `bootstrap`.
     """
     current = store.current()
     if current is not None:

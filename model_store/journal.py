@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Journal:
-    """What a journal says. `damaged` are numbers (from 1) of lines that cannot be read; `size` is where it ends.
+    """The content of a journal. `damaged` are the numbers (from 1) of unreadable lines; `size` is its length in bytes.
 
-    A last line without its newline was torn by a crash. Its action did not happen or is explained by the next
-    one (see `policy.unexplained`), so it is neither an entry nor damage, and lies behind `size`.
+    A last line without its newline was cut off by a crash. Its action did not happen, or the next change to the store
+    explains it (see `policy.unexplained`), so it is neither an entry nor damaged, and `size` does not include it.
     """
 
     entries: tuple[JournalEntry, ...]
@@ -29,7 +29,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> Journal:
-    """The journal at `path`, empty where there is none. Damaged lines are logged and left out."""
+    """Read the journal at `path`; a missing file is an empty journal. Damaged lines are logged and left out."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -48,10 +48,10 @@ def read_journal(path: Path) -> Journal:
 
 
 def append_journal(disk: Disk, path: Path, entries: Iterable[JournalEntry], *, at: int) -> int:
-    """Write entries behind byte `at`, in place of a torn line if there is one; on the disk when this returns.
+    """Write entries at byte `at`, over a cut-off line if there is one, and sync them to disk.
 
     Returns:
-        Where the journal ends now.
+        The journal's new size in bytes.
 
     Raises:
         OSError: not written; the journal ends at byte `at` as before.

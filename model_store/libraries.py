@@ -1,4 +1,4 @@
-"""The libraries that a result depends on, as installed."""
+"""The installed versions of the libraries that a result depends on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LIBRARIES = ("keepsight", "numpy", "open_clip_torch", "pillow", "timm", "torch",
 
 
 def installed_libraries() -> dict[str, str]:
-    """Distribution -> version of those of `LIBRARIES` that are installed."""
+    """Return the version of each distribution in `LIBRARIES` that is installed, by name."""
     found: dict[str, str] = {}
     for name in LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""The store's rules, without I/O: what a version may be called, what may be removed, what the journal must explain."""
+"""The store's rules, without I/O: valid version ids, what may be pruned, what the journal must explain."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _MOVES = ("promote", "rollback", "recover")
 
 
 def check_version_id(text: str) -> VersionId:
-    """`text`, if a version can be called that.
+    """Return `text` if it is a valid version id.
 
     Raises:
-        InvalidVersionIdError: anything else, paths above all.
+        InvalidVersionIdError: it is anything else, such as a path.
     """
     if not _VERSION_ID.fullmatch(text):
         raise InvalidVersionIdError(text)
@@ -33,31 +33,31 @@ def check_version_id(text: str) -> VersionId:
 
 
 def is_version_id(text: str) -> bool:
-    """Whether a folder of this name is a version."""
+    """Return whether `text` is a valid version id."""
     return _VERSION_ID.fullmatch(text) is not None
 
 
 def number_of(version_id: VersionId) -> int:
-    """The number in a valid version id."""
+    """Return the number in a valid version id."""
     return int(version_id.partition("-")[0])
 
 
 def version_id_of(number: int, content_digest: str) -> VersionId:
-    """The name of version `number` (from 1) with this content digest (hex)."""
+    """Return the id of version `number` (from 1) with this content digest (hex)."""
     return check_version_id(f"{number:06d}-{content_digest[:DIGEST_DIGITS]}")
 
 
 def next_number(present: Iterable[VersionId], entries: Iterable[JournalEntry]) -> int:
-    """One more than every version that is or, by the journal, ever was: numbers are not used twice."""
+    """Return one more than the highest number of any present or journalled version: numbers are never reused."""
     named = (version for entry in entries for version in (entry.from_, entry.to) if version and is_version_id(version))
     return max((number_of(version) for version in (*present, *named)), default=0) + 1
 
 
 def ancestors(version_id: VersionId, parents: Mapping[VersionId, VersionId | None]) -> tuple[VersionId, ...]:
-    """Parent, grandparent, ... of a version, as far as they are in `parents` (the present versions' parents).
+    """Return the parent, grandparent, ... of a version, as far as they are in `parents` (of the present versions).
 
-    Ends at the first version and at one that was pruned. Parents always have lower numbers; one that has not is
-    not followed, so that no content of a store makes this run forever.
+    Ends at the first version and at one that was pruned. A parent always has a lower number; one that does not is
+    not followed, so that no content of a store causes an endless loop.
     """
     chain: list[VersionId] = []
     here = version_id
@@ -74,15 +74,15 @@ def to_prune(
     pinned: Collection[VersionId],
     keep: int,
 ) -> tuple[VersionId, ...]:
-    """The versions that may go, oldest first.
+    """Return the versions that may be removed, oldest first.
 
-    What stays: CURRENT; its nearest `keep` ancestors (so that at least `keep` steps back remain possible); the
+    These stay: CURRENT; its nearest `keep` ancestors (so that at least `keep` steps back remain possible); the
     `keep` newest versions by number (one of them may be published and not promoted yet); every pinned version.
     Versions are self-contained, so no kept version needs a removed one to be opened.
 
     Args:
         parents: the parent of every present version.
-        current: what CURRENT says.
+        current: the version in CURRENT.
         pinned: versions that stay whatever their age.
         keep: at least 1.
 
@@ -99,20 +99,20 @@ def to_prune(
 
 
 def check_expected(expected: VersionId | None, actual: VersionId | None) -> None:
-    """The compare of compare-and-swap.
+    """Check that CURRENT is what the caller expected, before it is replaced.
 
     Raises:
-        ConflictError: CURRENT is not what the caller expected.
+        ConflictError: it is not.
     """
     if expected != actual:
         raise ConflictError(expected, actual)
 
 
 def rollback_target(current: VersionId | None, parent: VersionId | None) -> VersionId:
-    """Where a rollback without a named version goes: to the parent of CURRENT.
+    """Return the target of a rollback that names no version: the parent of CURRENT.
 
     Raises:
-        NothingToRollBackToError: nothing is current, or what is current has no parent.
+        NothingToRollBackToError: CURRENT is not set, or has no parent.
     """
     if current is None:
         raise NothingToRollBackToError("CURRENT is not set, so there is nothing to roll back")
@@ -122,7 +122,7 @@ def rollback_target(current: VersionId | None, parent: VersionId | None) -> Vers
 
 
 def pinned_versions(entries: Iterable[JournalEntry]) -> frozenset[VersionId]:
-    """The versions whose last pin has not been undone."""
+    """Return the versions that were pinned, and neither unpinned nor pruned since."""
     pinned: set[VersionId] = set()
     for entry in entries:
         if entry.action == "pin" and entry.to is not None:
@@ -134,7 +134,7 @@ def pinned_versions(entries: Iterable[JournalEntry]) -> frozenset[VersionId]:
 
 @dataclass(frozen=True)
 class Line:
-    """A journal line that is still to be signed and dated."""
+    """A journal line without its author and time."""
 
     action: Action
     from_: VersionId | None
@@ -145,16 +145,16 @@ class Line:
 def unexplained(
     entries: Sequence[JournalEntry], parents: Mapping[VersionId, VersionId | None], current: VersionId | None
 ) -> tuple[Line, ...]:
-    """The lines that make the journal agree with the disk again after a process ended between the two.
+    """Return the lines that make the journal agree with the disk again, after a process was interrupted.
 
-    The disk is right. A move is written to the journal before CURRENT is replaced, so that who and why are never
-    lost; if the process ended between the two, the move did not happen and a `recover` line says so. A publish and
-    a prune are written after the folder has appeared or gone.
+    The disk is authoritative. A move is written to the journal before CURRENT is replaced, so that who and why are
+    never lost; if the process ended between the two, the move did not happen and a `recover` line says so. A publish
+    or prune is written after the folder was added or removed.
 
     Args:
         entries: the journal, oldest first.
-        parents: the parent of every present version (None too where its manifest cannot be read).
-        current: what CURRENT says.
+        parents: the parent of every present version (also None if its manifest cannot be read).
+        current: the version in CURRENT.
     """
     known: set[VersionId] = set()
     said: VersionId | None = None

@@ -1,4 +1,4 @@
-"""Reading versions from disk. Takes no lock and changes nothing."""
+"""Reads versions from disk. Takes no lock and changes nothing."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Entries = list[JournalEntry]
 
 @dataclass(frozen=True)
 class Content:
-    """What a version holds."""
+    """The content of a version."""
 
     state: LearnerState
     golden: GoldenAnswers | None
 
 
 class StoreReader:
-    """The versions under one folder, while any number of processes may be changing them.
+    """Reads the versions under one folder, which other processes may be changing.
 
     Every method that takes a version id raises `InvalidVersionIdError` before it touches the disk.
     """
@@ -48,7 +48,7 @@ class StoreReader:
         self._journal = root / "journal.jsonl"
 
     def identity(self) -> str:
-        """Tells this store from others, wherever it is mounted: 16 hex digits over its journal's first line.
+        """Return this store's id, wherever it is mounted: 16 hex digits of the SHA-256 of its journal's first line.
 
         Raises:
             StoreError: nothing was ever published here.
@@ -63,10 +63,10 @@ class StoreReader:
         return codec.sha256(first)[:16]
 
     def current(self) -> VersionId | None:
-        """What is served: the content of CURRENT, None where nothing was ever promoted.
+        """Return the version in CURRENT, which is served, or None if nothing was ever promoted.
 
         Raises:
-            StoreError: CURRENT holds something else than a version id.
+            StoreError: CURRENT does not hold a version id.
         """
         try:
             text = self._pointer.read_text(encoding="utf-8", errors="replace").removesuffix("\n")
@@ -79,14 +79,14 @@ class StoreReader:
         return text
 
     def readable_current(self) -> VersionId | None:
-        """CURRENT, None too where it holds something else than a version id."""
+        """Return the version in CURRENT, or None also if it does not hold a version id."""
         try:
             return self.current()
         except StoreError:
             return None
 
     def manifest(self, version_id: VersionId) -> Manifest:
-        """A version's manifest, its own digest checked.
+        """Return a version's manifest after checking its digest.
 
         Raises:
             VersionNotFoundError: there is no such version.
@@ -95,11 +95,11 @@ class StoreReader:
         return codec.unpack_manifest(self._read(version_id, MANIFEST_FILE), version_id)
 
     def list(self) -> Manifests:
-        """The manifests of all versions, oldest first. One that cannot be read is logged and left out."""
+        """Return the manifests of all versions, oldest first. An unreadable one is logged and left out."""
         return [manifest for manifest in self._manifests().values() if manifest is not None]
 
     def lineage(self, version_id: VersionId | None = None) -> Manifests:
-        """A version (None: CURRENT), its parent, its parent's parent, ... as far as they are still there.
+        """Return a version (None: CURRENT), its parent, its parent's parent, ... as far as they are present.
 
         Raises:
             VersionNotFoundError: there is no such version.
@@ -118,7 +118,7 @@ class StoreReader:
         return chain
 
     def rollback_target(self) -> VersionId:
-        """Where a rollback without a named version goes: to the parent of CURRENT.
+        """Return the target of a rollback that names no version: the parent of CURRENT.
 
         Raises:
             NothingToRollBackToError: CURRENT is not set, or has no parent.
@@ -128,11 +128,11 @@ class StoreReader:
         return policy.rollback_target(current, self.manifest(current).parent if current else None)
 
     def open(self, version_id: VersionId, verify: bool = True) -> LearnerState:
-        """The state in a version; see `read`."""
+        """Return the state in a version; see `read`."""
         return self.read(version_id, verify).state
 
     def read(self, version_id: VersionId, verify: bool = True) -> Content:
-        """The state in a version, and what it answered when it was published.
+        """Return the state in a version, and its golden answers.
 
         Args:
             version_id: any version, promoted or not.
@@ -153,7 +153,7 @@ class StoreReader:
         if verify:
             found = codec.content_digest(tensors, manifest)
             if found != manifest.content_digest or version_id != policy.version_id_of(manifest.number, found):
-                problem = f"the content digest is {found}, it says {manifest.content_digest}"
+                problem = f"the content has the digest {found}, the manifest says {manifest.content_digest}"
                 raise CorruptVersionError(version_id, MANIFEST_FILE, problem)
         return Content(state, codec.decode_golden(tensors))
 
@@ -167,24 +167,24 @@ class StoreReader:
         self.open(version_id)
 
     def journal(self) -> Entries:
-        """All actions, oldest first. A line that cannot be read is logged and left out."""
+        """Return all actions, oldest first. An unreadable line is logged and left out."""
         return [*read_journal(self._journal).entries]
 
     def pinned(self) -> frozenset[VersionId]:
-        """The versions that `prune` never removes whatever their age."""
+        """Return the pinned versions, which `prune` never removes."""
         return policy.pinned_versions(self.journal())
 
     def version_of_job(self, job_id: str) -> VersionId | None:
-        """The version that a job has published, None if it has not."""
+        """Return the version that a job has published, or None."""
         return next((manifest.version_id for manifest in self.list() if manifest.job_id == job_id), None)
 
     def _ids(self) -> tuple[VersionId, ...]:
-        """The ids of all versions, oldest first."""
+        """Return the ids of all versions, oldest first."""
         names = (path.name for path in self._versions.iterdir() if policy.is_version_id(path.name))
         return tuple(sorted(names, key=lambda name: (policy.number_of(name), name)))
 
     def _manifests(self) -> dict[VersionId, Manifest | None]:
-        """The manifest of every version, oldest first, None where it cannot be read."""
+        """Return the manifest of every version, oldest first, or None where it cannot be read."""
         found: dict[VersionId, Manifest | None] = {}
         for version_id in self._ids():
             try:

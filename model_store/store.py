@@ -1,10 +1,12 @@
 """Versions on disk: publish, promote, roll back, prune. Safe between threads, processes and crashes.
 
-<root>/CURRENT                     one line, a version id: what is served
-<root>/journal.jsonl               one line per action: who, when, from, to, why
-<root>/versions/<version id>/      manifest.json and tensors.safetensors, never changed
-<root>/tmp/                        what is being written or removed; left-overs mean nothing
-<root>/store.lock, lineage.lock    locked by the operating system, which lets go when a process dies
+A store is a folder:
+
+    <root>/CURRENT                     one line, a version id: what is served
+    <root>/journal.jsonl               one line per action: who, when, from, to, why
+    <root>/versions/<version id>/      manifest.json and tensors.safetensors, never changed
+    <root>/tmp/                        what is being written or removed; left-overs mean nothing
+    <root>/store.lock, lineage.lock    locked by the operating system, which releases them when a process dies
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class Store(StoreWriter):
     `StoreBusyError` after `LOCK_TIMEOUT_S` of waiting; then CURRENT and the list of versions are as before.
 
     Args:
-        root: made with its folders if it is not there.
+        root: created with its folders if it does not exist.
         disk: all writes go through it.
         clock: the time for manifests and journal.
     """
@@ -47,10 +49,10 @@ class Store(StoreWriter):
         provenance: Provenance,
         golden: GoldenAnswers | None = None,
     ) -> Manifest:
-        """Write a new version. CURRENT does not move. `golden` are replayed before it is served.
+        """Write a new version without moving CURRENT. Servers replay `golden` before they serve it.
 
-        A job publishes once: if a version of `provenance.job_id` is there, its manifest is returned and nothing is
-        written. A crash leaves no version or a whole one.
+        A job publishes once: if `provenance.job_id` already has a version, its manifest is returned and nothing is
+        written. A crash leaves no version or a complete one.
 
         Raises:
             InvalidStateError: shapes that disagree, or values that are not finite.
@@ -94,11 +96,11 @@ class Store(StoreWriter):
         return manifest
 
     def promote(self, version_id: VersionId, *, expected: VersionId | None, who: str, reason: str = "") -> None:
-        """Make `version_id` CURRENT if CURRENT is `expected` (None: not set). Done already is fine.
+        """Make `version_id` CURRENT if CURRENT is `expected` (None: not set). Does nothing if it already is CURRENT.
 
         Raises:
             VersionNotFoundError: there is no such version.
-            CorruptVersionError: it does not verify.
+            CorruptVersionError: the version fails verification.
             ConflictError: CURRENT is neither `expected` nor `version_id`.
         """
         policy.check_version_id(version_id)
@@ -112,23 +114,23 @@ class Store(StoreWriter):
     def rollback(
         self, version_id: VersionId | None, *, who: str, reason: str, expected: VersionId | None = None
     ) -> VersionId:
-        """Make any version CURRENT again, None: the parent of CURRENT.
+        """Make a version CURRENT again; None: the parent of CURRENT.
 
-        With a named version this works while CURRENT cannot be read too. Done already is fine.
+        With a named version this works even if CURRENT cannot be read. Does nothing if the version already is CURRENT.
 
         Args:
-            version_id: where to go.
+            version_id: the version to go to.
             who: recorded in the journal.
             reason: recorded in the journal.
             expected: what CURRENT must be; None: anything.
 
         Returns:
-            What is CURRENT now.
+            The version in CURRENT now.
 
         Raises:
             VersionNotFoundError: there is no such version.
-            NothingToRollBackToError: none was named, and CURRENT has no parent.
-            CorruptVersionError: it does not verify. Nothing moved.
+            NothingToRollBackToError: no version was named, and CURRENT has no parent.
+            CorruptVersionError: the version fails verification. Nothing moved.
             ConflictError: CURRENT is not `expected`.
         """
         if version_id is not None:
@@ -144,7 +146,7 @@ class Store(StoreWriter):
         return version_id
 
     def prune(self, keep: int, *, who: str = "keepsight", reason: str = "") -> VersionIds:
-        """Remove old versions. What stays is said by `policy.to_prune`; versions that cannot be read stay too.
+        """Remove old versions. `policy.to_prune` decides which stay; unreadable versions stay too.
 
         Returns:
             The removed versions, oldest first.
@@ -185,7 +187,7 @@ class Store(StoreWriter):
                 self._record(journal, "pin", None, version_id, who, reason)
 
     def unpin(self, version_id: VersionId, *, who: str, reason: str = "") -> None:
-        """Let a version be pruned again. One that is not pinned is fine."""
+        """Let a version be pruned again. Does nothing if it is not pinned."""
         policy.check_version_id(version_id)
         with self._locked("unpinning"):
             journal = self._reconcile()
@@ -194,18 +196,18 @@ class Store(StoreWriter):
 
     @contextlib.contextmanager
     def lineage_lock(self, timeout_s: float = -1) -> Iterator[None]:
-        """One update at a time: held from reading CURRENT to promoting its child, in any process on this store.
+        """Hold the lock of one update at a time, from reading CURRENT to promoting its child, across all processes.
 
-        The operating system lets go of it when the holder dies. It does not keep an operator from rolling back
-        meanwhile; the promote's `expected` notices that.
+        The operating system releases it when the holder dies. It does not keep an operator from rolling back
+        meanwhile; `promote` detects that by its `expected`.
 
         Args:
             timeout_s: how long to wait; negative: for ever.
 
         Raises:
-            StoreBusyError: another update held the lock all the time.
+            StoreBusyError: another update held the lock for that long.
         """
-        with self._file_lock("lineage.lock", timeout_s, "another update is running on this store"):
+        with self._file_lock("lineage.lock", timeout_s, "another update held the lock of this store's lineage"):
             yield
 
 
@@ -217,15 +219,15 @@ def bootstrap(
     golden: GoldenAnswers | None = None,
     timeout_s: float = LOCK_TIMEOUT_S,
 ) -> VersionId:
-    """Publish and promote `state` as the first version, unless the store has a CURRENT. Any number may race.
+    """Publish and promote `state` as the first version, unless the store has a CURRENT. Safe to call concurrently.
 
     Returns:
-        CURRENT: the new version, or what was there.
+        CURRENT: the new version, or the one that was there.
 
     Raises:
-        StoreError: there are versions and no CURRENT, and they are not what an interrupted bootstrap leaves; which
-            of them to serve is for an operator to say, by a rollback to it.
-        StoreBusyError: somebody held the lineage lock all the time.
+        StoreError: the store has versions but no CURRENT, and no interrupted bootstrap explains them; an operator
+            must choose the one to serve, by a rollback to it.
+        StoreBusyError: another process held the lineage lock for `timeout_s`.
     """
     provenance = provenance or Provenance()
     if (current := store.current()) is not None:
@@ -235,7 +237,7 @@ def bootstrap(
             return current
         present = store.list()
         if any(manifest.parent or manifest.tasks != state.tasks for manifest in present):
-            raise StoreError(f"{store.root} has versions and no CURRENT; roll back to the one that is to be served")
+            raise StoreError(f"{store.root} has versions but no CURRENT; roll back to the version to serve")
         same = [manifest for manifest in present if manifest.weights_digest == state.weights_digest]
         first = same[-1] if same else store.publish(state, parent=None, provenance=provenance, golden=golden)
         store.promote(first.version_id, expected=None, who=provenance.who, reason=provenance.reason)

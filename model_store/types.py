@@ -1,16 +1,21 @@
-"""What the store writes down, as frozen data, and the errors it raises. Needs no torch."""
+"""The store's records, as frozen data, and its errors. Needs no torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from segp_cl.errors import KeepsightError
 
-FORMAT: Final = "keepsight-version/1"
+Format = Literal["keepsight-version/1", "keepsight-version/2"]
+FORMATS: Final = get_args(Format)
+"""The formats that are read. Release 0.1.0 writes the first and reads no other; in the second, a version may hold a
+covariance, adapters of the head, and golden answers."""
+FORMAT: Final = "keepsight-version/2"
+"""The format that is written."""
 MANIFEST_FILE = "manifest.json"
 TENSORS_FILE = "tensors.safetensors"
 
@@ -18,11 +23,11 @@ VersionId = str
 """`000007-0123456789ab`: the number of the version, and the first 12 hex digits of its content digest."""
 
 Action = Literal["publish", "promote", "rollback", "prune", "pin", "unpin", "recover"]
-"""What a journal line records. `recover` explains what a process left that ended half-way; see `JournalEntry`."""
+"""What a journal line records. `recover` explains what an interrupted process left; see `JournalEntry`."""
 
 
 class StoreError(KeepsightError):
-    """The store refuses, or its folder cannot be read or written."""
+    """The store refuses an operation, or its folder cannot be read or written."""
 
 
 class StoreFullError(StoreError):
@@ -30,11 +35,11 @@ class StoreFullError(StoreError):
 
 
 class StoreBusyError(StoreError):
-    """Another process kept a lock of the store for longer than the caller was willing to wait."""
+    """Another process held a lock of the store for longer than the caller waited."""
 
 
 class InvalidVersionIdError(StoreError):
-    """A text that no version can be called by. Raised before the disk is touched."""
+    """A text that is not a version id. Raised before the disk is touched."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"{text[:80]!r} is not a version id; expected one like '000007-0123456789ab'")
@@ -76,7 +81,7 @@ class ConflictError(StoreError):
 
 
 def _plain(value: Any) -> Any:
-    """JSON's own types: mappings to dicts, sequences to lists, NaN and infinities (which JSON lacks) to null."""
+    """Convert to JSON's types: mappings to dicts, sequences to lists, NaN and infinities (which JSON lacks) to null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
@@ -102,7 +107,7 @@ class ModelRecord(_Record):
 
 
 class PreprocessingRecord(_Record):
-    """How pictures become pixels for the base model; built from any object with these attributes."""
+    """How images become pixels for the base model; built from any object with these attributes."""
 
     size: int = Field(ge=1, description="Pixels of the square's side.")
     mean: tuple[float, float, float] = Field(description="Per channel, of [0, 1] pixels.")
@@ -129,16 +134,16 @@ class LoraRecord(_Record):
 
 
 class DatasetRecord(_Record):
-    """The data of the update, without any of it."""
+    """The data set of an update: its name, digest and counts, without its images."""
 
     name: str
     digest: str
     images_per_class: dict[str, int] = Field(description="Images learned from.")
-    holdout_per_class: dict[str, int] = Field(default_factory=dict, description="Images kept for the evaluation.")
+    holdout_per_class: dict[str, int] = Field(default_factory=dict, description="Images held out for the evaluation.")
 
 
 class Provenance(_Record):
-    """Where a state comes from: all that its manifest says and the state itself does not.
+    """How a state was made: the manifest's fields that the state itself does not hold.
 
     `libraries` is None except in tests: the store then records the installed versions itself.
     """
@@ -164,7 +169,7 @@ class Manifest(_Record):
     its own 64 digits replaced by zeros.
     """
 
-    format: Literal["keepsight-version/1"] = FORMAT
+    format: Format = FORMAT
     version_id: VersionId
     number: int
     parent: VersionId | None
@@ -201,7 +206,7 @@ class JournalEntry(BaseModel):
     | pin | null | the version |
     | unpin, prune | the version | null |
 
-    A line that the store writes about a process that ended half-way is signed `who: "store"`.
+    A line that the store writes about an interrupted process has `who: "store"`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

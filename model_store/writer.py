@@ -1,4 +1,4 @@
-"""What a store does under its locks: writing and removing versions, moving CURRENT, keeping the journal."""
+"""The store's steps under its locks: writing and removing versions, moving CURRENT, keeping the journal."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def _now() -> datetime:
 
 
 def parents_of(manifests: Mapping[VersionId, Manifest | None]) -> dict[VersionId, VersionId | None]:
-    """The parent of every version, None too where its manifest cannot be read."""
+    """Return the parent of every version, None also where its manifest cannot be read."""
     return {version: None if manifest is None else manifest.parent for version, manifest in manifests.items()}
 
 
 class StoreWriter(StoreReader):
-    """The steps that `Store` is made of. All but the locks themselves expect `store.lock` to be held."""
+    """The steps that `Store` is built from. All except the locks expect `store.lock` to be held."""
 
     def __init__(self, root: Path, *, disk: Disk | None = None, clock: Callable[[], datetime] = _now) -> None:
         super().__init__(root)
@@ -55,10 +55,10 @@ class StoreWriter(StoreReader):
                 self._disk.sync_folder(root)
 
     def _move(self, action: Action, actual: VersionId | None, version_id: VersionId, who: str, reason: str) -> None:
-        """Verify a version, say in the journal that CURRENT moves to it, and replace CURRENT.
+        """Verify a version, record in the journal that CURRENT moves to it, and replace CURRENT.
 
-        The journal goes first, so that nothing ever moves without who and why; see `policy.unexplained` for what a
-        crash between the two leaves.
+        The journal is written first, so that no move lacks its who and why; see `policy.unexplained` for what a crash
+        between the two leaves.
         """
         self.verify(version_id)
         journal = self._reconcile()
@@ -80,12 +80,12 @@ class StoreWriter(StoreReader):
             raise
         try:
             self._disk.sync_folder(self.root)
-        except OSError as error:  # it has moved for everyone who looks; only a power cut could take it back
+        except OSError as error:  # CURRENT has moved for all readers; only a power failure could undo it
             logger.warning("CURRENT moved to %s, but %s could not be synced: %s", version_id, self.root, error)
         logger.info("%s: CURRENT moved from %s to %s by %s", action, actual, version_id, who)
 
     def _write_version(self, version_id: VersionId, tensors: bytes, manifest: bytes) -> None:
-        for left_over in self._tmp.iterdir():  # of processes that died: whoever works here holds the lock
+        for left_over in self._tmp.iterdir():  # of processes that died: only the holder of the lock writes here
             with contextlib.suppress(OSError):
                 self._disk.remove(left_over)
         folder = self._tmp / f"{version_id}-{uuid.uuid4().hex}"
@@ -106,7 +106,7 @@ class StoreWriter(StoreReader):
             raise
 
     def _take_away(self, version_id: VersionId) -> None:
-        """Remove a version at once: it is whole until it is gone."""
+        """Remove a version atomically: it is complete until it is gone."""
         folder = self._tmp / f"{version_id}-{uuid.uuid4().hex}"
         self._disk.rename(self._versions / version_id, folder)
         try:
@@ -122,7 +122,7 @@ class StoreWriter(StoreReader):
         return self._append(journal, [policy.Line(action, from_, to, reason)], who)
 
     def _reconcile(self) -> Journal:
-        """The journal, after explaining what processes that ended half-way have left."""
+        """Return the journal, after adding lines that explain what interrupted processes left."""
         journal = read_journal(self._journal)
         parents = parents_of(self._manifests())
         return self._append(journal, policy.unexplained(journal.entries, parents, self.readable_current()), "store")
@@ -147,7 +147,7 @@ class StoreWriter(StoreReader):
             try:
                 lock.acquire(timeout=timeout_s, poll_interval=0.01)
             except Timeout as error:
-                raise StoreBusyError(f"{problem}, for more than {timeout_s:g} s") from error
+                raise StoreBusyError(f"{problem} for more than {timeout_s:g} s") from error
         try:
             yield
         finally:

@@ -1,4 +1,7 @@
-"""The projection head is told all classes apart, on features drawn from what is kept of each. Ours, not the paper's."""
+"""Trains the projection head to separate all seen classes, on features sampled from their stored statistics.
+
+Not in the paper; see docs/adr/0010.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +30,21 @@ def align_head(
     generator: torch.Generator,
     on_progress: OnProgress | None = None,
 ) -> None:
-    """Train `head` to tell all seen classes apart, by Adam on a cosine to zero: docs/adr/0010.
+    """Train `head` to separate all seen classes, by Adam with a cosine decay of the learning rate to zero.
 
-    (eq. 15) never asks an image whether it is of an old or a new class. Here every class is as likely as any other, and
-    none has an image: time and memory depend on neither images nor, but for one product a step, classes. It is the
-    classifier alignment of SLCA (Zhang et al., 2023, arXiv 2303.05118) for a head that all classes share.
+    The task's cross-entropy (eq. 15) never compares old classes with new ones. Here all seen classes are equally likely
+    and no images are needed: time and memory do not depend on the number of images, and only one product per step
+    depends on that of classes. This is the classifier alignment of SLCA (Zhang et al., 2023, arXiv 2303.05118) for a
+    head that all classes share.
 
     Args:
         project: raw features to the joint space, unit norm, through `head`.
-        head: what is trained, in place.
-        sampler: of the features of all seen classes.
+        head: the parameters to train, in place.
+        sampler: samples features of all seen classes.
         text_features: u_c of all seen classes, unit norm, on the device.
-        norm: of a usual raw feature.
+        norm: the usual norm of raw features.
         logit_scale: the multiplier of cosines.
-        steps: how many.
+        steps: number of steps.
         batch_size: features per step.
         learning_rate: at the first step.
         generator: the source of all randomness (a CPU generator).

@@ -1,4 +1,4 @@
-"""Dual-targeted PGD: pictures of the new task that stand in for every old class (9)-(14)."""
+"""Dual-targeted PGD (9)-(14): perturbs images of the new task until they represent old classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segp_cl.types import Anchors, ImageSource, OnProgress, Progress
 
 @runtime_checkable
 class ImageTower(Protocol):
-    """What DPGD needs of a model; `segp_cl.models.backbone.Backbone` is one."""
+    """The part of a model that DPGD uses; `segp_cl.models.backbone.Backbone` implements it."""
 
     @property
     def device(self) -> torch.device: ...
@@ -32,20 +32,20 @@ class ImageTower(Protocol):
 def seed_scores(
     teacher_image: Float[Tensor, "image joint"], old_text: Float[Tensor, "old joint"]
 ) -> Float[Tensor, "image old"]:
-    """Q(x, c) = v̄^T(x)·u^T_c (eq. 9): how near every new image already is to every old class. Unit norms in."""
+    """Q(x, c) = v̄^T(x)·u^T_c (eq. 9): the similarity of every new image to every old class. Inputs have unit norm."""
     return teacher_image @ old_text.T
 
 
 def choose_seeds(scores: Float[Tensor, "image old"], *, k: int) -> Int64[Tensor, "old seed"]:
-    """The top K_seed images of every old class by (eq. 9), the best first; all of them if there are fewer than `k`.
+    """Return the top K_seed images of every old class by (eq. 9), best first; all images if there are fewer than `k`.
 
-    Of two images with equal scores the one that comes first is taken.
+    Of images with equal scores the first is taken.
     """
     return scores.sort(dim=0, descending=True, stable=True).indices[:k].T
 
 
 def choose_classes(best_scores: Float[Tensor, "old seed"], *, count: int) -> Int64[Tensor, " some"]:
-    """The `count` old classes whose best seed is nearest by (eq. 9), ascending: where the update may do most harm."""
+    """Return the `count` old classes with the nearest best seeds (eq. 9), ascending: an update may harm these most."""
     if count >= len(best_scores):
         return torch.arange(len(best_scores))
     return best_scores[:, 0].sort(descending=True, stable=True).indices[:count].sort().values
@@ -58,7 +58,7 @@ def adversarial_loss(
     *,
     tau: float,
 ) -> Float[Tensor, " anchor"]:
-    """L_adv = -log softmax_{j in C_<t}(v̄^T(x+δ)·u^T_j / τ)[c] (eq. 11), one value per anchor. Unit norms in."""
+    """L_adv = -log softmax_{j in C_<t}(v̄^T(x+δ)·u^T_j / τ)[c] (eq. 11), one value per anchor, from unit norms."""
     return F.cross_entropy(teacher_image @ old_text.T / tau, targets, reduction="none")
 
 
@@ -85,7 +85,7 @@ def sign_step(
     step_size: float,
     epsilon: float,
 ) -> Float[Tensor, "anchor 3 height width"]:
-    """δ <- clip_ε(δ - γ sign ∇L'_adv) (eq. 14). All in [0, 1] pixels; the ball is that of the maximum norm."""
+    """δ <- clip_ε(δ - γ sign ∇L'_adv) (eq. 14). All in [0, 1] pixels; clipped by the maximum norm."""
     return (delta - step_size * gradient.sign()).clamp(-epsilon, epsilon)
 
 
@@ -101,7 +101,7 @@ def drive(
 ) -> tuple[Float[Tensor, "anchor 3 height width"], float | None]:
     """Drive one batch of seeds towards their targets: K_adv sign steps (eq. 14) from δ = 0, clamped to [0, 1].
 
-    The losses of the batch are summed, so that its size has no influence on any anchor.
+    The losses of the batch are summed, so its size does not affect any anchor.
 
     Returns:
         The perturbed pixels, and the mean of (eq. 13) before the last step (None if there was no step).
@@ -138,27 +138,27 @@ def generate_anchors(
     storage: torch.dtype = torch.float32,
     image_features: Callable[[Sequence[int]], Tensor] | None = None,
 ) -> Anchors:
-    """A_t: for every old class its K_seed nearest new images, driven towards it (eqs. 9-14). No success filter.
+    """Make A_t: for every old class its K_seed nearest new images, driven towards it (eqs. 9-14). No success filter.
 
-    Deterministic. The images stream past twice, `feature_batch_size` to rank them and `dpgd_batch_size` to drive the
-    chosen ones; besides the anchors only one score per image and old class is held, and that only of the best K_seed.
-    The teacher must be in evaluation mode; its parameters and their gradients stay as they are.
+    Deterministic. The images are read twice, in batches of `feature_batch_size` to rank them and of `dpgd_batch_size`
+    to drive the chosen ones; besides the anchors, only the scores of each old class's best K_seed images are held.
+    The teacher must be in evaluation mode; its parameters and their gradients do not change.
 
     Args:
-        teacher: the model as it was at the end of the task before.
+        teacher: the model at the end of the previous task.
         images: the new task's images; at least one.
         old_text: the teacher's u_c of all old classes, unit norm, on the teacher's device.
         prototypes: μ_{t-1} of all old classes, unit norm, on the teacher's device.
         config: the update's hyper-parameters.
         on_progress: called after every batch of both passes with phase `anchors`.
         dtype: of the forward passes (autocast unless float32); losses are always float32.
-        storage: of the anchors' pixels, which lie on the CPU. float16 halves their memory and moves a pixel by less
-            than 2.5e-4, a thirtieth of a sign step.
-        image_features: the teacher's v̄ of the images at some positions, where the caller has a shorter way to them.
+        storage: of the anchors' pixels, on the CPU. float16 halves their memory and moves a pixel by less than 2.5e-4,
+            a thirtieth of a sign step.
+        image_features: a faster way to the teacher's v̄ of the images at given positions; None: from their pixels.
 
     Returns:
-        K_seed (or as many as there are images) anchors for each old class in turn, the nearest seed first; where that
-        would be more than `max_anchors`, for the classes that are nearest to the new images.
+        K_seed anchors (at most one per image) for each old class in turn, nearest seed first; if those exceed
+        `max_anchors`, only for the old classes nearest to the new images.
     """
     batches = math.ceil(len(images.labels) / config.feature_batch_size)
     per_class = min(config.k_seed, len(images.labels))
@@ -189,12 +189,12 @@ def generate_anchors(
                 config=config,
                 dtype=dtype,
             )
-            if pixels is None:  # the size of a picture is known now; one block, as joining pieces would need twice that
+            if pixels is None:  # the image size is now known; joining pieces instead would need twice the memory
                 pixels = torch.empty((anchors, *driven.shape[1:]), dtype=storage)
             pixels[batch] = driven.to("cpu", storage)
             report(batches + number + 1, loss)
     if pixels is None:
-        raise ValueError(f"anchors need old classes and images: got {len(old_text)} and {len(images.labels)}")
+        raise ValueError(f"anchors need old classes and images, got {len(old_text)} and {len(images.labels)}")
     return Anchors(pixels=pixels, classes=tuple(targets.tolist()))
 
 
@@ -214,13 +214,13 @@ def _rank(
     config: ResolvedConfig,
     report: Callable[[int, float | None], None],
 ) -> tuple[Float[Tensor, "old seed"], Int64[Tensor, "old seed"]]:
-    """`choose_seeds` over a stream, with their scores: after every batch only each class's best K_seed are kept."""
+    """Run `choose_seeds` over a stream, with scores; between batches only each class's best K_seed are held."""
     best_scores = torch.empty((0, len(old_text)), device=old_text.device)
     best_images = torch.empty((0, len(old_text)), dtype=torch.int64, device=old_text.device)
     for number, indices in enumerate(_batches(images, config.feature_batch_size)):
         scores = torch.cat([best_scores, seed_scores(image_features(indices).float(), old_text)])
         positions = torch.tensor(indices, device=old_text.device)[:, None].expand(-1, len(old_text))
-        # earlier images stand first, so ties are resolved as without a stream
+        # earlier images come first, so ties are resolved as in a single batch
         chosen = choose_seeds(scores, k=config.k_seed).T
         best_scores, best_images = scores.gather(0, chosen), torch.cat([best_images, positions]).gather(0, chosen)
         report(number + 1, None)
@@ -234,7 +234,7 @@ def _batches(count: int, size: int) -> Iterator[Sequence[int]]:
 
 @contextmanager
 def _frozen(model: ImageTower) -> Iterator[None]:
-    """Without gradients for the parameters: only δ's are needed, and they cost half as much."""
+    """Switch off the parameters' gradients: only δ's is needed, which halves the cost."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Every hyper-parameter with its symbol, unit and source. Some follow from the model: its scale, its text path."""
+"""All hyper-parameters with symbol, unit and source. Some follow from the model's logit scale or its own settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ StrategyName = Literal["segp", "naive", "prototypes"]
 
 
 class ModelSettings(NamedTuple):
-    """What a base model knows to suit it. None: nothing, so it follows from the logit scale or is the paper's."""
+    """Hyper-parameters that suit a base model. None: the logit scale or the paper gives the value."""
 
     learning_rate: float | None = None
     image_rate: float | None = None
@@ -90,7 +90,7 @@ class LearnerConfig(BaseModel):
     old_classes_per_step: int | None = Field(
         8,
         ge=2,
-        description="Old classes whose texts a step encodes; the others stand as last encoded. None: all.",
+        description="Old classes whose texts one step encodes; other texts keep their last encoding. None: all.",
     )
     max_anchors: int | None = Field(
         150, ge=1, description="Most anchors in all; old classes nearest to the new images come first. None: no limit."
@@ -101,11 +101,11 @@ class LearnerConfig(BaseModel):
     k_neighbours: int = Field(10, ge=1, description="Text neighbours per new class.")
     tau_t: float = Field(0.05, gt=0, description="Temperature of the neighbour distribution.")
 
-    # Alignment of the head on what is kept of every class: not in the paper
+    # Alignment of the head on the stored statistics of every class: not in the paper
     align_steps: int = Field(
-        200, ge=0, description="Steps in which an adapted head is told all classes apart on drawn features. Paper: 0."
+        200, ge=0, description="Steps that train an adapted head to separate all classes on sampled features. Paper: 0."
     )
-    align_batch_size: int = Field(256, ge=1, description="Features drawn per step.")
+    align_batch_size: int = Field(256, ge=1, description="Features sampled per step.")
 
     # Prototypes and fusion (23)-(32)
     transfer_prototypes: bool = Field(True, description="Move old prototypes by the anchors' drift (24)-(29).")
@@ -119,16 +119,16 @@ class LearnerConfig(BaseModel):
         0.1,
         ge=0,
         le=0.5,
-        description="Share of each class's images kept out of training, to set an open beta by. 0: none is.",
+        description="Share of each class's images that is held out to choose an unset beta. 0: beta is not changed.",
     )
     feature_batch_size: int = Field(64, ge=1, description="Images per forward pass without training.")
 
     def resolve(self, logit_scale: float, own: ModelSettings = NO_SETTINGS) -> ResolvedConfig:
-        """Fill in what follows from the model: its logit scale and its `own` settings (see docs/adr/0003).
+        """Fill in what is None from the model's logit scale and its `own` settings (see docs/adr/0003).
 
         - learning rate: logits are logit_scale * cosine, so an equal step in logits needs lr ~ 1 / logit_scale;
         - the image tower's share of it: the paper trains both towers alike;
-        - beta: the visual branch enters the probabilities as logit_scale * beta * cos, the paper's 100 * 0.5 = 50.
+        - beta: the visual branch enters the probabilities as logit_scale * beta * cos, in the paper 100 * 0.5 = 50.
         """
         ruled = {
             "learning_rate": REFERENCE_STEP / logit_scale,
@@ -142,7 +142,7 @@ class LearnerConfig(BaseModel):
 
 
 class ResolvedConfig(LearnerConfig):
-    """Hyper-parameters of one update with nothing left open. Made by `LearnerConfig.resolve`."""
+    """Hyper-parameters of one update, with every value set. Made by `LearnerConfig.resolve`."""
 
     learning_rate: float = Field(gt=0)
     image_rate: float = Field(ge=0)

@@ -1,8 +1,8 @@
-"""The root of Keepsight's error family, and the errors of the method itself."""
+"""The base class of Keepsight's errors, and the errors of the method itself."""
 
 
 class KeepsightError(Exception):
-    """Anything Keepsight refuses to do. The message says what was got and what was expected."""
+    """Base class of Keepsight's errors. The message says what was got and what was expected."""
 
 
 class ModelLoadError(KeepsightError):
@@ -10,7 +10,7 @@ class ModelLoadError(KeepsightError):
 
 
 class UnsupportedArchitectureError(KeepsightError):
-    """The model has no layer that the requested adaptation knows how to reach."""
+    """The model has no layer that can be adapted, or a tower of an unknown kind."""
 
 
 class InvalidTaskError(KeepsightError):
@@ -18,11 +18,11 @@ class InvalidTaskError(KeepsightError):
 
 
 class ClassExistsError(InvalidTaskError):
-    """A class of the task is already known and more data of it was not asked for."""
+    """A class of the task is already known, and the task does not extend known classes."""
 
 
 class ImageDecodeError(KeepsightError):
-    """Bytes that are not an image Keepsight accepts. The message says why."""
+    """Bytes that Keepsight does not accept as an image. The message says why."""
 
 
 class IncompatibleStateError(KeepsightError):

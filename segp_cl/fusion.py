@@ -1,4 +1,4 @@
-"""How much the visual path should weigh, read off images that were kept out of training. Ours, not the paper's."""
+"""Chooses the weight of the visual path on held-out images. Not in the paper; see docs/adr/0009."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from segp_cl.scores import fused_scores, predict
 
 OCTAVES = tuple(range(-6, 7))  # from 1/64 of the expected weight to 64 times
-STANDARD_ERRORS = 2.0  # by how many the kept-back images must speak against the expected weight
+STANDARD_ERRORS = 2.0  # by how many another weight must beat the expected one on held-out images
 
 
 def choose_fusion_weight(
@@ -21,18 +21,18 @@ def choose_fusion_weight(
     *,
     expected: float,
 ) -> float:
-    """β of (30): the expected one, unless another answers so many more images right that chance hardly explains it.
+    """Choose β of (30): `expected`, unless another weight is significantly more accurate.
 
-    The others are octaves of `expected`. Each is compared with it image by image, and its gain in accuracy must exceed
-    `STANDARD_ERRORS` standard errors of that paired difference; of those whose gain does, the largest gain wins. Few
-    images so leave the weight where it is. Without images, or with `expected` 0, it is the answer too.
+    The other weights are octaves of `expected`. Each is compared with it image by image, and its gain in accuracy must
+    exceed `STANDARD_ERRORS` standard errors of that paired difference; the largest such gain wins. Few images therefore
+    leave the weight unchanged. Without images, or if `expected` is 0, the result is `expected`.
 
     Args:
         text: s_clip of images that were neither trained on nor part of a prototype.
         visual: s_v of the same.
         labels: their classes.
-        weights: how many images each of them stands for.
-        expected: the version's before, or the model's own.
+        weights: the number of images that each of them represents.
+        expected: the previous version's weight, or the model's own.
     """
     if len(labels) == 0 or expected == 0:
         return expected
@@ -42,7 +42,7 @@ def choose_fusion_weight(
         return (predict(fused_scores(text, visual, fusion_weight=weight)) == labels).to(share)
 
     before, best, most = right(expected), expected, 0.0
-    for octave in sorted(OCTAVES, key=abs):  # of equals the one nearest to what was expected
+    for octave in sorted(OCTAVES, key=abs):  # of equal gains, the weight nearest to `expected` wins
         gains = right(expected * 2.0**octave) - before
         gain = float(share @ gains)
         error = math.sqrt(float(share**2 @ (gains - gain) ** 2))

@@ -66,10 +66,10 @@ def text_neighbours(
     Args:
         pretrained_text: u^0 of all seen classes, unit norm.
         new_classes: rows of `pretrained_text` that are the task's classes.
-        k: neighbours per class; min(k, seen - 1) are returned, which may be none.
+        k: neighbours per class; min(k, seen - 1) are returned, which may be 0.
 
     Returns:
-        Rows of `pretrained_text`, the nearest first; of two equally near the one that comes first.
+        Rows of `pretrained_text`, nearest first; equally near ones in their order there.
     """
     cosines = pretrained_text[new_classes] @ pretrained_text.T
     cosines.scatter_(1, new_classes[:, None], -torch.inf)

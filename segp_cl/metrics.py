@@ -1,4 +1,4 @@
-"""From the matrix of accuracies to Last, Avg, BWT, FWT and Forgetting. All are fractions, never percent."""
+"""Computes Last, Avg, BWT, FWT and Forgetting from a matrix of accuracies. All are fractions, never percent."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class AccuracyMatrix:
         tasks = len(self.test_images)
         rows = [len(row) for row in self.accuracies]
         if tasks == 0 or rows != [tasks] * tasks:
-            raise MetricsError(f"{tasks} tasks need {tasks or 'some'} rows of as many accuracies; got rows of {rows}")
+            raise MetricsError(f"expected at least one task and {tasks} x {tasks} accuracies; got rows of {rows}")
         if min(self.test_images) < 1:
-            raise MetricsError(f"every task needs at least one test image; got {list(self.test_images)}")
+            raise MetricsError(f"expected at least one test image for every task; got {list(self.test_images)}")
         for after, row in enumerate(self.accuracies):
             for task, accuracy in enumerate(row):
                 if not 0 <= accuracy <= 1:
@@ -40,12 +40,12 @@ class AccuracyMatrix:
 
     @classmethod
     def of(cls, accuracies: Sequence[Sequence[float]], test_images: Sequence[int]) -> AccuracyMatrix:
-        """The same from any nested sequence."""
+        """Build the matrix from any nested sequence."""
         return cls(tuple(tuple(float(value) for value in row) for row in accuracies), tuple(test_images))
 
     @property
     def tasks(self) -> int:
-        """How many tasks there are."""
+        """The number of tasks."""
         return len(self.test_images)
 
 
@@ -61,7 +61,7 @@ class Summary:
 
 
 def seen_accuracy(matrix: AccuracyMatrix, *, after: int) -> float:
-    """Accuracy over the images of all classes seen after task `after`: each task counts by its number of images."""
+    """Compute the accuracy over all classes seen after task `after`; each task counts by its number of images."""
     images = matrix.test_images[: after + 1]
     right = sum(count * accuracy for count, accuracy in zip(images, matrix.accuracies[after], strict=False))
     return right / sum(images)
@@ -83,7 +83,7 @@ def backward_transfer(matrix: AccuracyMatrix) -> float:
     Raises:
         MetricsError: there is only one task.
     """
-    r, earlier = matrix.accuracies, _earlier_tasks(matrix, "Backward transfer")
+    r, earlier = matrix.accuracies, _earlier_tasks(matrix, "backward transfer")
     return _mean([r[-1][j] - r[j][j] for j in earlier])
 
 
@@ -93,7 +93,7 @@ def forward_transfer(matrix: AccuracyMatrix) -> float:
     Raises:
         MetricsError: there is only one task.
     """
-    r, tasks = matrix.accuracies, range(len(_earlier_tasks(matrix, "Forward transfer")) + 1)
+    r, tasks = matrix.accuracies, range(len(_earlier_tasks(matrix, "forward transfer")) + 1)
     return _mean([r[before][task] for before, task in pairwise(tasks)])
 
 
@@ -103,12 +103,12 @@ def forgetting(matrix: AccuracyMatrix) -> float:
     Raises:
         MetricsError: there is only one task.
     """
-    r, earlier = matrix.accuracies, _earlier_tasks(matrix, "Forgetting")
+    r, earlier = matrix.accuracies, _earlier_tasks(matrix, "forgetting")
     return _mean([max(row[j] for row in r) - r[-1][j] for j in earlier])
 
 
 def summarise(matrix: AccuracyMatrix) -> Summary:
-    """All five metrics at once."""
+    """Compute all five metrics."""
     several = matrix.tasks > 1
     return Summary(
         last=last_accuracy(matrix),

@@ -1,4 +1,4 @@
-"""Images as tensors."""
+"""Conversion of 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from torch import Tensor
 def as_unit_pixels(
     pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"],
 ) -> Float[Tensor, "batch 3 height width"]:
-    """8-bit pixels as float32 in [0, 1]; floats are taken to be in [0, 1] already."""
+    """Convert 8-bit pixels to float32 in [0, 1]; floats must be in [0, 1] already and are returned as they are."""
     return pixels.to(torch.float32) / 255 if pixels.dtype == torch.uint8 else pixels

@@ -1,4 +1,4 @@
-"""Class names as the sentences that the text tower reads."""
+"""Converts class names to prompts for the text tower."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ DEFAULT_TEMPLATE = "a photo of a {}."
 
 
 def as_prompt(template: str, name: str) -> str:
-    """The sentence shown to the text tower: `template` with `{}` replaced by the class's name, `_` as a space.
+    """Return the prompt of a class: `template` with `{}` replaced by its name, whose `_` become spaces.
 
     Raises:
         InvalidTaskError: the template is empty or has no `{}`.
     """
     if not template.strip() or "{}" not in template:
-        raise InvalidTaskError(f"a prompt template needs a {{}} where the class name goes, got {template!r}")
+        raise InvalidTaskError(f"a prompt template needs {{}} in place of the class name, got {template!r}")
     return template.replace("{}", name.replace("_", " "))

@@ -1,4 +1,4 @@
-"""Visual prototypes: means of new classes (23), and the anchors' drift carried over to the old ones (24)-(29)."""
+"""Visual prototypes: means of new classes (23), and old prototypes moved by their anchors' drift (24)-(29)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def class_means(
 def drift(
     student_raw: Float[Tensor, "anchor raw"], teacher_raw: Float[Tensor, "anchor raw"]
 ) -> Float[Tensor, "anchor raw"]:
-    """d(x) = r̄_t(x) - r̄^T(x) (eq. 24): how far the update moved each anchor. Normalised here."""
+    """d(x) = r̄_t(x) - r̄^T(x) (eq. 24): how far the update moved each anchor. Inputs are normalised here."""
     return F.normalize(student_raw, dim=-1) - F.normalize(teacher_raw, dim=-1)
 
 
@@ -38,7 +38,7 @@ def anchor_affinity(
     prototypes: Float[Tensor, "old raw"],
     anchor_classes: Int64[Tensor, " anchor"],
 ) -> Float[Tensor, " anchor"]:
-    """a(x, c) = r̄^T(x)·μ_{t-1,c} (eq. 25): how much each anchor looks like its own class to the teacher."""
+    """a(x, c) = r̄^T(x)·μ_{t-1,c} (eq. 25): the teacher's similarity of each anchor to its class."""
     return (F.normalize(teacher_raw, dim=-1) * prototypes[anchor_classes]).sum(dim=-1)
 
 
@@ -47,11 +47,11 @@ def drift_weights(
 ) -> Float[Tensor, " anchor"]:
     """w = a / Σa over the anchors of the same class (eq. 26), summing to one in each class.
 
-    Where Σa is not positive the anchors say nothing of their class: its weights are 0, and it is not moved.
+    If a class's Σa is not positive, its weights are 0 and its prototype is not moved.
     """
     total = _sum_by_class(affinity, anchor_classes, classes)[anchor_classes]
-    speaks = total > 0
-    return torch.where(speaks, affinity / torch.where(speaks, total, 1), 0)
+    positive = total > 0
+    return torch.where(positive, affinity / torch.where(positive, total, 1), 0)
 
 
 def class_drift(
@@ -87,7 +87,7 @@ def transfer_prototypes(
     Args:
         prototypes: μ_{t-1}, unit norm.
         student_raw: raw features of the anchors after the update, any norm.
-        teacher_raw: the same anchors before it.
+        teacher_raw: those of the same anchors before it.
         classes: the row of `prototypes` that each anchor belongs to.
     """
     old = len(prototypes)

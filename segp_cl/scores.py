@@ -12,7 +12,7 @@ from torch import Tensor
 from segp_cl.types import Scores
 
 Whitener = Callable[[Float[Tensor, "batch raw"]], Float[Tensor, "batch raw"]]
-"""Unit features to unit features in the space that the visual branch compares in."""
+"""Maps unit features to unit features in the space where the visual branch compares them."""
 
 
 def text_scores(
@@ -27,7 +27,7 @@ def visual_scores(
 ) -> Float[Tensor, "batch classes"]:
     """s_v(x, c) = r̄·μ_c (eq. 6): `raw` is normalised here, `prototypes` must have unit norm.
 
-    With `whitening` the cosine is taken in its space, in which `prototypes` must be given.
+    With `whitening` the cosine is taken in the whitened space, and `prototypes` must be in that space.
     """
     unit = F.normalize(raw, dim=-1)
     return (unit if whitening is None else whitening(unit)) @ prototypes.T
@@ -49,7 +49,7 @@ def dual_path_scores(
     fusion_weight: float,
     whitening: Whitener | None = None,
 ) -> Scores:
-    """Both branches and their fusion (eqs. 5, 6, 30). Only `raw` may be of any norm."""
+    """Compute both branches and their fusion (eqs. 5, 6, 30). Only `raw` may have any norm."""
     text = text_scores(image_features, text_features)
     visual = visual_scores(raw, prototypes, whitening)
     return Scores(text=text, visual=visual, fused=fused_scores(text, visual, fusion_weight=fusion_weight))

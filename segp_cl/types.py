@@ -1,4 +1,4 @@
-"""The words of the method as frozen data: tasks in, states out. No behaviour, no I/O."""
+"""The method's data types, frozen: tasks, states, scores and reports. No behaviour, no I/O."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class LearnedClass:
-    """One class of a state. `task` is the 1-based task that introduced it; `images` counts all it was taught with."""
+    """One class of a state. `task` is the 1-based task that introduced it; `images` counts all it was learned from."""
 
     name: str
     prompt: str
@@ -43,14 +43,14 @@ class LoraFactors:
 
 
 HEAD = "head"
-"""The projection head among the parts of a model that adapters are named after, beside `image` and `text`."""
+"""The projection head's name in the keys of adapters, beside `image` and `text`."""
 
 
 @dataclass(frozen=True)
 class LoraState:
     """All adapters by target (`image.…in_proj_weight[k]`, `text.…mlp.c_fc.weight`).
 
-    `rank` is that of the towers; the head (targets that begin with `HEAD`) has one of its own.
+    `rank` is that of the towers; the head (targets that begin with `HEAD`) has its own.
     """
 
     rank: int
@@ -60,10 +60,10 @@ class LoraState:
 
 @dataclass(frozen=True)
 class LearnerState:
-    """Everything that was learned, and nothing of the base weights. Tensors are float32 on the CPU.
+    """Everything that was learned, without the base weights. Tensors are float32 on the CPU.
 
     The order of `classes` is the order of the rows of `prototypes` (raw space, unit norm)
-    and `text_features` (joint space, unit norm). `lora` is None until a task trained one. `covariance` is that of
+    and `text_features` (joint space, unit norm). `lora` is None until a task trains adapters. `covariance` is that of
     normalised raw features within their classes; with it the visual branch compares whitened features, without it
     plain ones.
     """
@@ -86,7 +86,7 @@ class LearnerState:
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Labelled images that are read when asked for, so memory does not grow with their number."""
+    """Labelled images that are read on demand, so memory does not grow with their number."""
 
     @property
     def labels(self) -> Sequence[int]:
@@ -94,13 +94,13 @@ class ImageSource(Protocol):
         ...
 
     def pixels(self, indices: Sequence[int]) -> UInt8[Tensor, "batch 3 height width"]:
-        """The images at `indices`, decoded, resized and cropped for the base model, not yet normalised."""
+        """Return the images at `indices`, decoded, resized and cropped for the base model, not yet normalised."""
         ...
 
 
 @dataclass(frozen=True)
 class TaskClass:
-    """A class to be learned: its name and the full sentence shown to the text tower."""
+    """A class to learn: its name and its prompt, a full sentence for the text tower."""
 
     name: str
     prompt: str
@@ -121,7 +121,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Anchors:
-    """DPGD samples: `pixels` in [0, 1], each kept with the old class it was driven towards."""
+    """DPGD samples: `pixels` in [0, 1], each with the old class it was driven towards."""
 
     pixels: Float[Tensor, "anchors 3 height width"]
     classes: tuple[int, ...]
@@ -147,12 +147,12 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
-"""Called after every step. Whatever it raises ends the update there (that is how a job is cancelled)."""
+"""Called after every step. An exception that it raises ends the update (that is how a job is cancelled)."""
 
 
 @dataclass(frozen=True)
 class LearnReport:
-    """What an update did: wall seconds by phase, mean losses by epoch, and the settings the model's scale led to."""
+    """Report of an update: wall seconds by phase, mean losses by epoch, and the resolved settings."""
 
     seconds: Mapping[str, float]
     losses: tuple[Mapping[str, float], ...]
@@ -164,7 +164,7 @@ class LearnReport:
 
 @dataclass(frozen=True)
 class Learned:
-    """The state after a task, and the report of how it came about."""
+    """The state after a task, and the report of the update."""
 
     state: LearnerState
     report: LearnReport

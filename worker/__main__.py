@@ -9,25 +9,24 @@ from pydantic import ValidationError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a worker until it is told to stop. Returns the exit status: 2 if the settings are wrong."""
+    """Run a worker until a signal stops it. Returns the exit status: 2 if the settings are refused."""
     parser = argparse.ArgumentParser(
         prog="python -m worker",
         description="Runs Keepsight's updates: takes them from the queue in Redis, learns, evaluates, publishes and "
         "promotes, one at a time. All settings are KEEPSIGHT_* environment variables (docs/configuration.md). "
-        "SIGTERM stops it; the update in hand goes back to the queue and is run again by the next worker.",
+        "SIGTERM stops it; the running update goes back to the queue, and the next worker runs it again.",
     )
     parser.parse_args(argv)
+    from exchange.settings import why_refused
     from worker.celery_app import create_celery
     from worker.settings import WorkerSettings
 
     try:
         settings = WorkerSettings()
     except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"keepsight worker: {f'KEEPSIGHT_{name}: ' if name else ''}{problem['msg']}", file=sys.stderr)
+        print(f"keepsight worker: {why_refused(error)}", file=sys.stderr)
         return 2
-    # one queue in one Redis: there is nothing for workers to agree on
+    # one queue in one Redis: workers need not coordinate
     flags = ["--pool", "threads", "--concurrency", "1", "--without-gossip", "--without-mingle"]
     create_celery(settings).worker_main(["--quiet", "worker", *flags, "--loglevel", settings.log_level])
     return 0

@@ -1,4 +1,4 @@
-"""One attempt at a job: follow its process, pass its progress on, and stop it when that is asked for."""
+"""One attempt at a job: follows its process, writes its progress, and stops it on request."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _POLL_S: Final = 0.2
-"""How long a silent process is waited for before cancellation and heartbeat are looked after."""
+"""Longest wait for a message before cancellation and heartbeat are checked."""
 _WRITE_EVERY_S: Final = 0.2
-"""Progress within one phase is written at most this often."""
+"""Least time between two writes of progress within one phase."""
 _OUTAGE_PAUSE_S: Final = 1.0
-"""While Redis is gone it is asked this often, so that the process is not kept waiting for it."""
+"""Pause between calls while Redis is gone, so that the job's process does not wait for it."""
 
 
 class Interrupted(Enum):
-    """Why a process was ended from here."""
+    """Why this worker ended a job's process."""
 
     CANCELLED = auto()
     STOPPING = auto()
@@ -44,10 +44,10 @@ class Attempt:
 
     Args:
         record: the job, as claimed.
-        settings: the worker's.
-        ledger: for what must be written.
+        settings: the worker's settings.
+        ledger: makes the writes that must reach Redis.
         stop: set when the worker is to stop.
-        command: what the process is started with.
+        command: starts the process.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Attempt:
         self._owner = record.owner or ""
         self._stop = stop
         self._command = command
-        # an earlier attempt may have published in its last moment, so the store is asked before a job is given up
+        # an earlier attempt may have published in its last moment, so the store is checked before giving a job up
         self._resume_only = record.cancel_requested or record.attempts > settings.max_attempts
         self._clock = ProgressClock()
         self._unsaved: JobProgress | None = None
@@ -76,7 +76,7 @@ class Attempt:
         self._redis_gone = False
 
     def run(self) -> None:
-        """Run the process to its end, or to the interruption, and record what came of it."""
+        """Run the process until it ends or is interrupted, and record the outcome."""
         order = Order(job=self._record.job, settings=self._settings, resume_only=self._resume_only)
         with JobProcess(order, command=self._command) as process:
             logger.info("attempt %d runs as process %d", self._record.attempts, process.pid)
@@ -129,16 +129,16 @@ class Attempt:
 
     def _put_back(self, *, counts: bool) -> None:
         if not self._ledger.put_back(self._record.model_copy(update={"heartbeat": None}), counts=counts):
-            logger.info("the job is in other hands")
+            logger.info("another worker has taken the job over")
 
     def _cancelled(self, *, asked_before_publishing: bool) -> bool:
-        """Asked after every step, and while the process is silent; before publishing even if Redis was just gone."""
+        """Return whether the job is to be cancelled. Before publishing, Redis is asked even if it was just gone."""
         if asked_before_publishing:
             self._redis_gone_until = float("-inf")
         return self._try(lambda: self._jobs.cancel_requested(self._record.job_id)) or False
 
     def _finished_elsewhere(self) -> bool:
-        """Write what is due, and say whether another worker has ended the job meanwhile."""
+        """Write progress or a heartbeat if due, and return whether another worker has ended the job."""
         now, progress = time.monotonic(), self._unsaved
         since = now - self._last_write
         phase_changed = progress is not None and progress.phase != self._saved_phase
@@ -161,14 +161,14 @@ class Attempt:
         return self._ledger.restore_if_lost(self._record).state.terminal
 
     def _try(self, call: Callable[[], T]) -> T | None:
-        """Call unless Redis was gone a moment ago; None if it is gone. The update goes on without it."""
+        """Return the call's result, or None while Redis is gone. The update goes on without it."""
         if time.monotonic() < self._redis_gone_until:
             return None
         try:
             answer = call()
         except BrokerUnavailableError as error:
             if not self._redis_gone:
-                logger.warning("%s; the update goes on, its progress is written when Redis is back", error)
+                logger.warning("%s; the update goes on, and its progress is written when Redis is back", error)
             self._redis_gone, self._redis_gone_until = True, time.monotonic() + _OUTAGE_PAUSE_S
             return None
         if self._redis_gone:

@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 def create_celery(settings: WorkerSettings) -> Celery:
-    """A Celery application that runs updates, one at a time on a thread, each in a process of its own.
+    """Return a Celery application that runs updates, one at a time on a thread, each in its own process.
 
-    On SIGTERM the update in hand is stopped and put back to the queue, unless it is publishing, which is waited for.
+    On SIGTERM the running update is stopped and goes back to the queue; if it is publishing, it finishes first.
     """
     celery = Celery("keepsight", broker=settings.redis_url, set_as_current=False)
     celery.conf.update(
@@ -53,7 +53,7 @@ def create_celery(settings: WorkerSettings) -> Celery:
 
     def log_as_configured(**_: object) -> None:
         configure_logging(settings.log_level)
-        # a job outlives the loss of its connection on purpose; Celery would have us think about that every time
+        # a job outlives the loss of its connection on purpose; Celery warns about that at every start
         said = "worker_cancel_long_running_tasks_on_connection_loss"
         logging.getLogger("py.warnings").addFilter(lambda record: said not in record.getMessage())
 
@@ -71,7 +71,7 @@ def create_celery(settings: WorkerSettings) -> Celery:
 
 
 def __getattr__(name: str) -> Celery:
-    # `celery -A worker.celery_app` looks for `app`; made when asked for, so that importing reads no environment
+    # `celery -A worker.celery_app` looks for `app`; created on access, so that importing reads no environment
     if name == "app":
         app = create_celery(WorkerSettings())
         globals()["app"] = app

@@ -1,7 +1,7 @@
-"""The process of one job: `python -m worker.child`, started by the worker, one JSON line in, JSON lines out.
+"""The process of one job, `python -m worker.child`: the worker starts it and exchanges lines of JSON with it.
 
-It is a new interpreter for every job, so that the memory of an update goes back to the operating system, allocator
-settings can differ from the worker's, and a crash takes nothing else with it. It ends itself when the worker dies.
+Every job has a new interpreter, so that the memory of an update goes back to the operating system, allocator settings
+can differ from the worker's, and a crash harms nothing else. The process ends itself when the worker dies.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import IO, TYPE_CHECKING
 
 from exchange.contracts import JobError
 from segp_cl.errors import KeepsightError
-from segp_cl.runtime.process import prepare_process
+from segp_cl.runtime.process import set_up_process
 from worker.log import configure_logging, job_logging
 from worker.messages import GO, Done, Failed, Message, Order, ReadyToPublish, Step
 
-if TYPE_CHECKING:  # PyTorch is loaded once the worker has heard from this process, and memory is set up
+if TYPE_CHECKING:  # PyTorch is imported after the first message to the worker, and after the memory setup
     from segp_cl.types import Progress
 
 logger = logging.getLogger("worker.child")  # by name: this module runs as __main__
 
 ORPHANED = 70
-"""Exit status of a process whose worker went away."""
+"""Exit status of a process whose worker died."""
 
 
 class Channel:
@@ -40,11 +40,11 @@ class Channel:
         self._go = threading.Event()
 
     def order(self) -> Order:
-        """The first line."""
+        """Read the first line."""
         return Order.model_validate_json(self._incoming.readline())
 
     def watch(self) -> None:
-        """From now on, listen for `GO`, and end this process at once when the worker's end is closed."""
+        """Start to listen for `GO`, and end this process at once when the worker closes its end."""
         threading.Thread(target=self._listen, name="worker-watch", daemon=True).start()
 
     def _listen(self) -> None:
@@ -54,23 +54,23 @@ class Channel:
         os._exit(ORPHANED)
 
     def send(self, message: Message) -> None:
-        """Tell the worker."""
+        """Send a message to the worker."""
         self._outgoing.write(message.model_dump_json() + "\n")
         self._outgoing.flush()
 
     def step(self, progress: Progress) -> None:
-        """`OnProgress` for the learner."""
+        """Send a step to the worker; the learner's `OnProgress`."""
         losses = {name: float(value) for name, value in progress.losses.items() if math.isfinite(value)}
         self.send(Step(phase=progress.phase, step=progress.step, steps=progress.steps, losses=losses))
 
     def wait_for_leave(self) -> None:
-        """Ask whether to publish, and return when told to. A cancelled job's process is killed while it waits here."""
+        """Ask for permission to publish and wait for it. The process of a cancelled job is killed here."""
         self.send(ReadyToPublish())
         self._go.wait()
 
 
 def describe(error: Exception) -> JobError:
-    """One sentence for the person who asked, whatever went wrong."""
+    """Return an error as one sentence for the person who submitted the job."""
     if isinstance(error, KeepsightError):
         return JobError(kind=type(error).__name__, message=str(error))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -83,8 +83,8 @@ def describe(error: Exception) -> JobError:
 
 def main() -> None:
     """Carry out the order on standard input."""
-    prepare_process()
-    # the protocol keeps the real standard output to itself: a library that prints must not garble it
+    set_up_process()
+    # only the protocol writes to the real standard output: a library that prints must not garble it
     outgoing = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager signals every process; the worker decides
@@ -95,15 +95,15 @@ def main() -> None:
     with job_logging(order.job.job_id):
         channel.send(carry_out(order, channel))
     logging.shutdown()
-    os._exit(0)  # the watching thread is still reading, and an ordinary exit would trip over it
+    os._exit(0)  # the watching thread is still reading, and an ordinary exit would fail on it
 
 
 def carry_out(order: Order, channel: Channel) -> Done | Failed:
-    """Run the update, and turn whatever it raises into an answer."""
+    """Run the update, and return its outcome or its error."""
     try:
         channel.send(Step(phase="loading", step=0, steps=0))
         begun = time.perf_counter()
-        import torch  # here, so that the worker hears from the process before the seconds that this takes
+        import torch  # here, because it takes seconds: the worker gets a message before that
 
         from worker.pipeline import run_update
 

@@ -1,4 +1,4 @@
-"""How well a version tells images apart that it has not learned from, by each of its paths."""
+"""Measures a version's accuracy on held-out images, by path."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def evaluate(
     batch_size: int,
     on_batch: Callable[[int, int], None],
 ) -> Evaluation:
-    """Top-1 accuracy over all of the version's classes, overall and for every class that has images here.
+    """Return top-1 accuracy over all of the version's classes, overall and for every class with images.
 
     Args:
-        classifier: the version.
+        classifier: the version's classifier.
         images: at least one image; labels are positions in `classes`.
         classes: names that the version knows.
         batch_size: images per forward pass.

@@ -1,4 +1,4 @@
-"""What must reach Redis however long it is gone: a job's final state, and its way back into the queue."""
+"""Writes that must reach Redis however long it is gone: a job's final state, or its return to the queue."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ T = TypeVar("T")
 _FIRST_DELAY_S: Final = 0.1
 _LONGEST_DELAY_S: Final = 5.0
 _GRACE_S: Final = 10.0
-"""How long a worker that was asked to stop still tries."""
+"""How long a stopping worker keeps trying."""
 
 
 class Ledger:
-    """Writes that are repeated until Redis answers, and the removal of spooled images that goes before them.
+    """Repeats writes until Redis answers, and removes a job's spooled images before its final state is written.
 
     Args:
-        broker: where jobs are kept.
+        jobs: the jobs in Redis.
         spool: the jobs' images.
         stop: set when the worker is to stop.
     """
@@ -39,7 +39,7 @@ class Ledger:
     def conclude(
         self, record: JobRecord, state: JobState, *, outcome: UpdateOutcome | None = None, error: JobError | None = None
     ) -> None:
-        """Remove the job's images, then make its end known: who sees a final state can rely on their absence.
+        """Remove the job's images, then write its final state: the state implies that the images are gone.
 
         Raises:
             BrokerUnavailableError: the worker was asked to stop while Redis was gone.
@@ -56,7 +56,7 @@ class Ledger:
         logger.info("the job is over: %s%s", state, f": {error.message}" if error else "")
 
     def put_back(self, record: JobRecord, *, counts: bool = True) -> bool:
-        """Queue the job again, if it is still as `record` says, and send its message.
+        """Queue the job again, if it is still as `record` says, and send its message. Returns whether it did.
 
         Raises:
             BrokerUnavailableError: the worker was asked to stop while Redis was gone.
@@ -68,7 +68,7 @@ class Ledger:
         return True
 
     def restore_if_lost(self, record: JobRecord) -> JobRecord:
-        """The job's record, written anew as `record` if Redis came back without it."""
+        """Return the job's record; if Redis has lost it, write `record` and return that."""
         try:
             return self.jobs.get(record.job_id)
         except JobNotFoundError:
@@ -77,14 +77,14 @@ class Ledger:
             return record
 
     def purge(self, job_id: str) -> None:
-        """Remove the job's images. What cannot be removed is logged; the sweeper tries again."""
+        """Remove the job's images. A failure is logged, and the sweeper tries again."""
         try:
             self._spool.purge(job_id)
         except (OSError, SpoolError):
-            logger.exception("the job's spool could not be removed; it is tried again while the worker runs")
+            logger.exception("the job's spooled images could not be removed; the sweeper will try again")
 
     def insist(self, call: Callable[[], T]) -> T:
-        """Call until Redis answers.
+        """Repeat a call until Redis answers, and return its result.
 
         Raises:
             BrokerUnavailableError: the worker was asked to stop, and Redis did not come back in time.

@@ -24,7 +24,7 @@ def configure_logging(level: str) -> None:
     handler.setFormatter(logging.Formatter(FORMAT))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # open_clip and others log every step of theirs to the root itself
+    # open_clip and others log every step to the root logger
     root.setLevel(max(logging.WARNING, logging.getLevelName(level)))
     for name in ("worker", "model_store", "segp_cl", "celery"):
         logging.getLogger(name).setLevel(level)
@@ -33,7 +33,7 @@ def configure_logging(level: str) -> None:
 
 @contextmanager
 def job_logging(job_id: str) -> Iterator[None]:
-    """Within this block, on this thread, lines carry `job_id`."""
+    """Add `job_id` to the log lines of this thread within the block."""
     token = _job_id.set(job_id)
     try:
         yield

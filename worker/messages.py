@@ -1,8 +1,8 @@
-"""What the worker and a job's process tell each other: one JSON object per line over the process's pipes.
+"""Messages between the worker and a job's process: one JSON object per line over the process's pipes.
 
 The worker sends an `Order` and, when asked, `GO`. The process sends `Step`s, then `ReadyToPublish` and waits for `GO`,
-then `Done`; or `Failed`. Until it was told to go it has changed nothing outside of the job's spool folder, so it may be
-killed at any moment; that is how a job is cancelled.
+then `Done`; or `Failed`. Before `GO` it changes nothing outside the job's spool folder, so it may be killed at any
+moment; that is how a job is cancelled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ GO = "go"
 """The worker's answer to `ReadyToPublish`."""
 
 NOT_PUBLISHED = "NotPublishedError"
-"""The kind of error with which an order to resume only ends where there is nothing to resume."""
+"""The kind of error that answers a `resume_only` order if there is nothing to resume."""
 
 
 class _Message(BaseModel):
@@ -26,10 +26,10 @@ class _Message(BaseModel):
 
 
 class Order(_Message):
-    """The first line a job's process reads: what to do, and under which settings.
+    """The first line that a job's process reads: the job and the worker's settings.
 
-    With `resume_only` nothing is learned: a version that an earlier attempt has published is promoted, and where there
-    is none the answer is `Failed` with kind `NOT_PUBLISHED`.
+    With `resume_only` nothing is learned: a version that an earlier attempt has published is promoted; if there is
+    none, the answer is `Failed` with kind `NOT_PUBLISHED`.
     """
 
     job: UpdateJob
@@ -48,7 +48,7 @@ class Step(_Message):
 
 
 class ReadyToPublish(_Message):
-    """Everything is learned and evaluated; the process waits for leave to publish."""
+    """Learning and evaluation are done; the process waits for permission to publish."""
 
     kind: Literal["ready"] = "ready"
 
@@ -61,7 +61,7 @@ class Done(_Message):
 
 
 class Failed(_Message):
-    """The job cannot succeed, and would not if it were tried again."""
+    """The job failed, and another attempt would fail too."""
 
     kind: Literal["failed"] = "failed"
     error: JobError

@@ -1,4 +1,4 @@
-"""One update, read downwards: wait for the lineage, load, learn, evaluate, publish, promote."""
+"""One update, from top to bottom: wait for the lineage, load, learn, evaluate, publish, promote."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _LOCK_POLL_S: Final = 0.5
 
 
 class NotPublishedError(KeepsightError):
-    """A job that may only be resumed has published nothing."""
+    """A job that may only be resumed has published no version."""
 
 
 def run_update(
@@ -58,14 +58,14 @@ def run_update(
 ) -> UpdateOutcome:
     """Learn one task on top of CURRENT and make the result CURRENT.
 
-    A job that was begun before and published is not learned again: its version is promoted if that was left undone.
+    If an earlier attempt has published, the job is not learned again; its version is promoted if it never was.
 
     Args:
         job: the task; its images lie in the spool.
-        settings: the worker's.
-        on_progress: called when a phase begins (step 0) and after every step. Whatever it raises ends the update there.
-        before_publish: called last before anything is changed outside of the spool. Whatever it raises ends the update.
-        resume_only: do not learn.
+        settings: the worker's settings.
+        on_progress: called when a phase begins (step 0) and after every step. An exception from it ends the update.
+        before_publish: called before anything outside the spool is changed. An exception from it ends the update.
+        resume_only: promote what is published, but do not learn.
 
     Raises:
         NotPublishedError: `resume_only`, and the job has published nothing.
@@ -85,14 +85,14 @@ def run_update(
 
 
 def _begin(store: Store, settings: WorkerSettings, on_progress: OnProgress) -> None:
-    """Give an empty store its version 1. Usually the server has done so; this takes the lineage's lock itself."""
+    """Create version 1 in an empty store, if no server has done so. Takes the lineage's lock itself."""
     on_progress(Progress("loading", 0, 0))
     make_first_version(store, load_backbone(settings.model_spec))
 
 
 @contextmanager
 def _lineage(store: Store, on_progress: OnProgress) -> Iterator[None]:
-    """Hold the lineage's lock; while another update holds it, say so twice a second."""
+    """Hold the lineage's lock; while another update holds it, report `waiting` twice a second."""
     on_progress(Progress("waiting", 0, 0))
     while True:
         lock = store.lineage_lock(timeout_s=_LOCK_POLL_S)
@@ -109,7 +109,7 @@ def _lineage(store: Store, on_progress: OnProgress) -> Iterator[None]:
 
 
 class _Update:
-    """The steps of one update, which share what was loaded and the seconds that each took."""
+    """The steps of one update, with the objects that they share and the seconds that each took."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class _Update:
         if index.digest != self.job.dataset_digest:
             raise SpoolError(f"the spooled images have digest {index.digest}, expected {self.job.dataset_digest}")
         if index.classes != tuple(c.name for c in self.job.classes):
-            raise SpoolError("the spooled images are of other classes than the job's")
+            raise SpoolError("the spooled images have other classes than the job")
         return index
 
     def _load(self) -> tuple[VersionId, LearnerState, Backbone]:

@@ -1,4 +1,4 @@
-"""Starting a job's process, hearing from it, and stopping it."""
+"""Starts a job's process, reads its messages, and stops it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from worker.messages import GO, MESSAGE, Message, Order
 
 logger = logging.getLogger(__name__)
 
-COMMAND: Final = (sys.executable, "-m", "worker.child")
-"""A new interpreter, not a fork: CUDA does not survive forking, and memory settings are this process's own."""
+COMMAND: Final = (sys.executable, "-P", "-m", "worker.child")
+"""A new interpreter, not a fork: CUDA does not survive forking, and memory settings are this process's own.
+
+-P keeps the working directory off its path: a folder called `worker` there is somebody else's, and is not run.
+"""
 
 
 class Lost:
@@ -56,7 +59,7 @@ class JobProcess:
         return self._process.pid
 
     def next(self, timeout_s: float) -> Message | Lost | None:
-        """What the process says next; None if it is silent for `timeout_s`; `Lost` once it has ended."""
+        """Return the next message; None after `timeout_s` of silence; `Lost` once the process has ended."""
         try:
             message = self._messages.get(timeout=timeout_s)
         except queue.Empty:
@@ -64,7 +67,7 @@ class JobProcess:
         return Lost(self._process.wait()) if message is None else message
 
     def go(self) -> None:
-        """Give the process leave to publish."""
+        """Permit the process to publish."""
         self._write(GO)
 
     def kill(self) -> None:
@@ -94,5 +97,5 @@ class JobProcess:
             try:
                 self._messages.put(MESSAGE.validate_json(line))
             except ValidationError:
-                logger.exception("a job's process said something that is no message")
+                logger.exception("a job's process sent a line that is not a message")
         self._messages.put(None)

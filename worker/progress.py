@@ -1,4 +1,4 @@
-"""From a job's steps to the progress that people read: how long it has taken, and how long the phase still will."""
+"""Turns a job's steps into its progress: how long it has taken, and how long the phase will still take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worker.messages import Step
 
 
 class ProgressClock:
-    """Turns steps into `JobProgress`. Begins to count when it is made."""
+    """Turns steps into `JobProgress`. Its time starts when it is created."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -20,10 +20,10 @@ class ProgressClock:
         self._first_step = 0
 
     def at(self, step: Step) -> JobProgress:
-        """The progress after `step`.
+        """Return the progress after `step`.
 
-        The pace is taken from the phase's first message on, so that neither what came before nor, where a phase reports
-        only finished steps, its first step (with its warming up) counts.
+        The pace is measured from the phase's first message on, so earlier phases do not count; nor does the first step,
+        with its warm-up, of a phase that reports only finished steps.
         """
         now = self._clock()
         if step.phase != self._phase:

@@ -1,4 +1,4 @@
-"""Making a published version CURRENT, and finding out whether that was done already."""
+"""Makes a published version CURRENT, unless that was done already."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ logger = logging.getLogger(__name__)
 def promote(
     store: Store, job: UpdateJob, version: VersionId, parent: VersionId | None, settings: WorkerSettings
 ) -> str | None:
-    """Make the version CURRENT on all servers, if CURRENT is still what it was learned on. Returns why not, None if it
-    is done."""
+    """Make the version CURRENT on all servers if CURRENT is still its parent. Returns None, or why it did not."""
 
     def move_pointer() -> None:
         store.promote(version, expected=parent, who=job.submitted_by, reason=reason_of(job))
@@ -35,7 +34,7 @@ def promote(
             f"CURRENT was moved to {error.actual} while this was learned on {parent}; "
             f"the version is kept and can be promoted by hand"
         )
-    except RolloutUnfinishedError as error:  # it is CURRENT, and whoever is late follows by itself
+    except RolloutUnfinishedError as error:  # it is CURRENT, and late servers follow by themselves
         logger.warning("%s", error)
     except RolloutError as error:
         logger.warning("published %s but did not promote it: %s", version, error)
@@ -47,11 +46,11 @@ def promote(
 
 
 def resume(store: Store, job: UpdateJob, version: VersionId, settings: WorkerSettings) -> UpdateOutcome:
-    """The outcome of a job whose version is there already, promoted now if that was never done."""
+    """Return the outcome of a job that has published already; promote its version if it never was."""
     manifest = store.manifest(version)
     logger.info("this job has published %s already", version)
     refused = None
-    # once promoted, it may have been rolled back since on purpose: that is not undone
+    # a promoted version may have been rolled back since on purpose: that is not undone
     if not _was_current(store, version):
         refused = promote(store, job, version, manifest.parent, settings)
     return UpdateOutcome(
@@ -64,15 +63,15 @@ def resume(store: Store, job: UpdateJob, version: VersionId, settings: WorkerSet
 
 
 def _was_current(store: Store, version: VersionId) -> bool:
-    """Whether CURRENT is or has been at the version.
+    """Return whether the version is or was CURRENT.
 
-    Only where the pointer stands, and moves away from there, prove it: the journal's line of a promotion is written
-    before the pointer moves, so after a crash it may stand for a move that never happened.
+    Only CURRENT itself, or a move away from the version, proves it: a promotion is written to the journal before
+    CURRENT moves, so after a crash the line may describe a move that never happened.
     """
     moves = (entry for entry in store.journal() if entry.action in ("promote", "rollback"))
     return store.current() == version or any(move.from_ == version for move in moves)
 
 
 def reason_of(job: UpdateJob) -> str:
-    """What the journal says of this job's actions."""
+    """Return the reason that the journal gives for this job's actions."""
     return f"job {job.job_id} learned {job.task_name!r}"

@@ -1,4 +1,4 @@
-"""What an operator can set about the worker, as `KEEPSIGHT_*` environment variables."""
+"""The worker's settings, read from `KEEPSIGHT_*` variables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from exchange.settings import SharedSettings
 
 
 class WorkerSettings(SharedSettings):
-    """The worker's settings."""
+    """The worker's own settings, and those it shares with the server."""
 
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the update; auto: bfloat16 autocast on cuda, float32 on the CPU."

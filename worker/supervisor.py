@@ -1,4 +1,4 @@
-"""What a message leads to: claim the job it names, and see one attempt at it through."""
+"""Handles a message: claims the job that it names, and makes one attempt at it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Supervisor:
     """Runs jobs, one at a time on the calling thread.
 
     Args:
-        settings: the worker's.
-        broker: jobs and announcements.
+        settings: the worker's settings.
+        jobs: the jobs in Redis.
         spool: the jobs' images.
-        stop: set when the worker is to stop; the job in hand is then put back to `queued`.
-        command: what a job's process is started with.
+        stop: set when the worker is to stop; the running job then goes back to `queued`.
+        command: starts a job's process.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class Supervisor:
         self._command = command
 
     def run(self, job_id: str) -> None:
-        """Do what a message asks for. Never raises: whatever happens is in the job's record, or in the log.
+        """Handle a message. Never raises: errors are in the job's record or in the log.
 
-        A message for a job that is finished or in other hands changes nothing.
+        A message for a job that has ended, or that another worker runs, changes nothing.
         """
         with job_logging(job_id):
             try:
                 self._run(job_id)
             except BrokerUnavailableError:
-                logger.warning("stopped while Redis was gone; the job is run again when its silence is noticed")
+                logger.warning("stopped while Redis was gone; the job is run again once a worker notices its silence")
             except Exception:
                 logger.exception("the job could not be handled")
 
@@ -66,7 +66,7 @@ class Supervisor:
         try:
             obstacle = self._ledger.insist(lambda: self._jobs.claim(job_id, owner=owner))
         except JobNotFoundError:
-            logger.warning("a message came for a job that is not known")
+            logger.warning("a message names a job that does not exist")
             self._ledger.purge(job_id)
             return
         if obstacle is not None:

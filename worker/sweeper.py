@@ -1,4 +1,4 @@
-"""Looking after what dead workers leave behind: jobs that fell silent, lost messages, and forgotten images."""
+"""Cleans up after dead workers: queues silent jobs and lost messages again, and removes forgotten images."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class _Sighting:
 
 
 class Sweeper:
-    """Every living worker runs one, so that any of them takes over from any other.
+    """Takes jobs over from dead workers. Every worker runs one.
 
-    A job counts as silent when its heartbeat has not changed for `stale_after_s` of this process's own clock, all of
-    which Redis was reachable for: neither clocks that disagree nor an outage make a living worker look dead.
+    A job counts as silent when its heartbeat has not changed for `stale_after_s` of this process's own clock, during
+    which Redis was reachable: neither clocks that disagree nor an outage make a living worker look dead.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Sweeper:
         self._sightings: dict[str, _Sighting] = {}
 
     def start(self) -> threading.Thread:
-        """Sweep now, and then several times per `stale_after_s` on a thread of its own, until `stop` is set."""
+        """Sweep now, and then several times per `stale_after_s` on its own thread, until `stop` is set."""
         thread = threading.Thread(target=self._loop, name="sweeper", daemon=True)
         thread.start()
         return thread
@@ -67,7 +67,7 @@ class Sweeper:
                 return
 
     def sweep(self) -> None:
-        """Look once.
+        """Sweep once.
 
         Raises:
             BrokerUnavailableError: Redis is gone.
@@ -82,7 +82,7 @@ class Sweeper:
                 self._wake(record)
 
     def _silent_s(self, record: JobRecord) -> float:
-        """Seconds for which this job's signs of life are known to have been what they are."""
+        """Return the seconds for which this job has shown no new sign of life."""
         signs = (record.state, record.attempts, record.owner, record.heartbeat)
         seen = self._sightings.get(record.job_id)
         if seen is None or seen.signs != signs:
@@ -94,10 +94,10 @@ class Sweeper:
         if record.state == JobState.RUNNING:
             if self._ledger.put_back(record):
                 logger.warning(
-                    "no sign of life from %s for %.0f s: the job is queued again", record.owner, self._stale_after_s
+                    "no sign of life from %s for %.0f s; the job is queued again", record.owner, self._stale_after_s
                 )
         elif self._jobs.waiting_messages() == 0:
-            logger.warning("the job is queued but no message for it is: it is sent again")
+            logger.warning("the job is queued without a message; the message is sent again")
             self._jobs.send_update(record.job_id)
 
     def _purge_orphans(self, records: list[JobRecord]) -> None:

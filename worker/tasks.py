@@ -1,4 +1,4 @@
-"""The Celery task: it takes a job's id and hands it on."""
+"""The Celery task, which runs the job with the given id."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from worker.supervisor import Supervisor
 
 
 def register(celery: Celery, supervisor: Supervisor) -> Task:
-    """Make `celery` answer messages named `UPDATE_TASK` with `supervisor.run`.
+    """Register `supervisor.run` with `celery` as the task `UPDATE_TASK`.
 
-    A message is acknowledged when its job has been dealt with, whatever became of it. One whose worker died is
+    A message is acknowledged after its job was handled, whatever the outcome. If the worker dies, the message is
     delivered again, which is harmless.
     """
 

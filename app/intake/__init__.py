@@ -1,1 +1,1 @@
-"""From an uploaded archive to validated images in the spool, under limits, without unpacking a single path."""
+"""Validates an uploaded archive within limits and spools its images. Never uses a path of it as a path."""

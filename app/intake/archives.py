@@ -1,4 +1,4 @@
-"""Zip and tar archives as sources: the directory is checked first, then members are read one by one."""
+"""Reads zip and tar archives: checks the directory first, then reads the members one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.intake.layout import Entry, Layout, lay_out, shown
 from app.intake.limits import IntakeLimits
 from app.intake.source import Item
 
-_READABLE_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2}  # LZMA may ask for gigabytes
+_READABLE_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2}  # LZMA may need gigabytes of memory
 _DIRECTORY_BYTES_PER_MEMBER = 256
 _LEAST_PIECE_BYTES = 16 * 1024 * 1024
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
@@ -28,8 +28,8 @@ class ZipSource:
     """A zip archive with one folder per class.
 
     Raises:
-        ArchiveError: damaged, encrypted, or with an entry that has no place in a data set (links, `..`).
-        ArchiveTooLargeError: more entries or more unpacked bytes than allowed.
+        ArchiveError: it is damaged or encrypted, or has an entry that no data set has (links, `..`).
+        ArchiveTooLargeError: it has more entries or more unpacked bytes than allowed.
     """
 
     def __init__(self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits) -> None:
@@ -59,7 +59,7 @@ class ZipSource:
         return self._layout.ignored
 
     def items(self) -> Iterator[Item]:
-        # by name, so that the same folder zipped on two machines is the same data set
+        # sorted by name, so that a folder zipped on two machines gives the same data set
         members = zip(self._infos, self._layout.places, strict=True)
         for info, place in sorted(members, key=lambda member: member[0].orig_filename):
             where = shown(info.orig_filename)
@@ -72,7 +72,7 @@ class ZipSource:
         if info.file_size > self._limits.max_image_bytes:
             return Item(where, label, None, _too_large(info.file_size, self._limits))
         if info.compress_type not in _READABLE_METHODS:
-            return Item(where, label, None, f"compressed by a method that is not read ({info.compress_type})")
+            return Item(where, label, None, f"compressed by the unsupported method {info.compress_type}")
         try:
             with self._zip.open(info) as member:
                 return Item(where, label, member.read())
@@ -84,8 +84,8 @@ class TarSource:
     """A tar archive, plain or gzipped, with one folder per class. It is read twice: the directory, then the images.
 
     Raises:
-        ArchiveError: damaged, or with an entry that has no place in a data set (links, devices, `..`).
-        ArchiveTooLargeError: more entries or more unpacked bytes than allowed.
+        ArchiveError: it is damaged, or has an entry that no data set has (links, devices, `..`).
+        ArchiveTooLargeError: it has more entries or more unpacked bytes than allowed.
     """
 
     def __init__(self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits, *, gzipped: bool) -> None:
@@ -137,16 +137,16 @@ class TarSource:
                     if info.size < 0:
                         raise ArchiveError(f"the entry {shown(info.name)!r} has a negative size")
                     yield tar, info
-                # tarfile takes a broken header for the end; only zeros are one
+                # tarfile takes a broken header for the end of the archive; only zeros mark the end
                 metered.seek(tar.offset)
                 if metered.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                    raise ArchiveError("the tar archive is damaged: what follows its last readable entry is no header")
+                    raise ArchiveError("the tar archive is damaged after its last readable entry: expected a header")
         except _TAR_ERRORS as error:
             raise ArchiveError(f"the tar archive is damaged: {error}") from error
 
 
 class _Metered(io.RawIOBase):
-    """An unpacked stream that refuses to be read further than the budget, or in one piece that a header asks for."""
+    """An unpacked stream that refuses reads beyond the budget, and single reads that are too large."""
 
     def __init__(self, stream: io.BufferedIOBase, budget: int, max_image_bytes: int) -> None:
         self._stream = stream
@@ -194,7 +194,7 @@ def _check_budget(unpacked: int, archive_bytes: int, limits: IntakeLimits) -> No
 
 
 def _check_zip_directory(file: BinaryIO, archive_bytes: int, limits: IntakeLimits) -> None:
-    """Look at the size of the directory before zipfile builds an object for every entry of it."""
+    """Check the size of the directory before zipfile builds an object for every entry in it."""
     tail_bytes = min(archive_bytes, 22 + 0xFFFF + 20)
     file.seek(archive_bytes - tail_bytes)
     tail = file.read(tail_bytes)
@@ -210,8 +210,9 @@ def _check_zip_directory(file: BinaryIO, archive_bytes: int, limits: IntakeLimit
         file.seek(0)
         if len(record) == 56:
             directory_bytes = max(directory_bytes % 0xFFFFFFFF, int(struct.unpack_from("<Q", record, 40)[0]))
-    if directory_bytes > limits.max_members * _DIRECTORY_BYTES_PER_MEMBER + 0xFFFF:
-        raise ArchiveTooLargeError(f"the archive's directory of {directory_bytes} bytes is larger than allowed")
+    most = limits.max_members * _DIRECTORY_BYTES_PER_MEMBER + 0xFFFF
+    if directory_bytes > most:
+        raise ArchiveTooLargeError(f"the archive's directory has {directory_bytes} bytes; at most {most} are allowed")
 
 
 def _too_large(size: int, limits: IntakeLimits) -> str:

@@ -1,4 +1,4 @@
-"""Paths inside an archive: which are refused, which are noise, and which class an image belongs to."""
+"""Decides which paths in an archive are refused or ignored, and which class an image belongs to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an entry belongs: `label` is its class, or `reason` says why it is rejected; neither: it is passed over."""
+    """An entry's class `label`, or the `reason` why it is rejected. If both are None, it is ignored."""
 
     label: str | None = None
     reason: str | None = None
@@ -40,17 +40,17 @@ class Layout:
 
 
 def shown(path: str) -> str:
-    """A path that is safe to send and to log: valid Unicode, no control characters, not endless."""
+    """Return a path that is safe to send and log: valid Unicode, no control characters, at most 200 characters."""
     text = "".join(c if c.isprintable() else "�" for c in path.encode("utf-8", "replace").decode("utf-8"))
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
 def parts_of(path: str) -> tuple[str, ...]:
-    """The components of a path, both slashes taken for separators.
+    """Split a path at slashes and backslashes.
 
     Raises:
-        ArchiveError: the path is absolute, climbs out with `..`, or holds a NUL. Archives that people make have no
-            such entries, so the whole archive is refused.
+        ArchiveError: the path is absolute, climbs out with `..`, or holds a NUL. Ordinary archives have no such
+            entries, so the whole archive is refused.
     """
     if "\0" in path:
         raise ArchiveError(f"the entry {shown(path)!r} has a NUL character in its path")
@@ -64,12 +64,12 @@ def parts_of(path: str) -> tuple[str, ...]:
 
 
 def is_noise(parts: Sequence[str]) -> bool:
-    """Hidden files and what operating systems leave in archives."""
+    """Return whether a path is hidden, or one that operating systems leave in archives."""
     return any(part.startswith(".") or part.lower() in _NOISE for part in parts)
 
 
 def lay_out(entries: Sequence[Entry]) -> Layout:
-    """Find the class of every entry: the folder it lies in, after a top-level folder common to all is taken away.
+    """Find the class of every entry: its folder, below a top-level folder that all share.
 
     Raises:
         ArchiveError: an entry's path is unsafe.
@@ -91,7 +91,7 @@ def lay_out(entries: Sequence[Entry]) -> Layout:
         elif entry.is_folder:
             inside = parts[skip:] if top is None or parts[0] == top else parts
             if len(inside) == 1:
-                labels.add(inside[0])  # even if it is empty: then the task is refused by this name
+                labels.add(inside[0])  # even if it is empty, so that the refusal can name it
         else:
             place = _place(parts[skip:])
             if place.label is not None:

@@ -1,4 +1,4 @@
-"""How much one upload may be."""
+"""The limits of one upload."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class IntakeLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> IntakeLimits:
-        """The limits that the settings ask for."""
+        """Return the limits in the settings."""
         return cls(
             max_unpacked_bytes=settings.max_unpacked_bytes,
             max_compression_ratio=settings.max_compression_ratio,
@@ -34,6 +34,6 @@ class IntakeLimits:
         )
 
     def budget(self, archive_bytes: int) -> int:
-        """Bytes that an archive of this size may unpack to."""
+        """Return the bytes that an archive of this size may unpack to."""
         by_ratio = max(RATIO_FREE_BYTES, int(archive_bytes * self.max_compression_ratio))
         return min(self.max_unpacked_bytes, by_ratio)

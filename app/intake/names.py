@@ -1,4 +1,4 @@
-"""Class names as people write them, made one thing each."""
+"""Normalizes class names and compares them with known ones."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _BIDI_CONTROLS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u20
 
 
 def clean_name(raw: str) -> str:
-    """A class name in Unicode form NFC without surrounding space.
+    """Return a class name in Unicode form NFC, without surrounding space.
 
     Raises:
-        TaskRefusedError: empty, longer than 200 characters, or with characters that cannot be seen.
+        TaskRefusedError: it is empty, longer than 200 characters, or has invisible characters.
     """
     name = unicodedata.normalize("NFC", raw).strip()
     if not name:
         raise TaskRefusedError("a class has an empty name")
     if len(name) > MAX_NAME_LENGTH:
         raise TaskRefusedError(
-            f"the class name that begins {name[:40]!a} has {len(name)} characters; at most {MAX_NAME_LENGTH}"
+            f"the class name that begins {name[:40]!a} has {len(name)} characters; expected at most {MAX_NAME_LENGTH}"
         )
     bad = [c for c in name if unicodedata.category(c) in _REFUSED_CATEGORIES or c in _BIDI_CONTROLS]
     if bad:
@@ -35,10 +35,10 @@ def clean_name(raw: str) -> str:
 
 
 def clean_names(raw_names: Sequence[str]) -> Mapping[str, str]:
-    """Every raw name's clean one.
+    """Map every raw name to its clean name.
 
     Raises:
-        TaskRefusedError: a name is unfit, or two differ only by case, Unicode form or surrounding space.
+        TaskRefusedError: a name is invalid, or two differ only by case, Unicode form or surrounding space.
     """
     cleaned: dict[str, str] = {}
     seen: dict[str, str] = {}
@@ -55,12 +55,12 @@ def clean_names(raw_names: Sequence[str]) -> Mapping[str, str]:
 
 
 def fold(name: str) -> str:
-    """What two names have in common when they differ only by case or Unicode form."""
+    """Return what is equal for two names that differ only by case or Unicode form."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def check_against_known(names: Iterable[str], known: Iterable[str], *, extend: bool) -> None:
-    """Refuse what is already there, unless more data of it is what was asked for.
+    """Refuse names that are already known, unless `extend` is true.
 
     Raises:
         ClassExistsError: a class is known and `extend` is false, or a known class is spelled a little differently.

@@ -1,4 +1,4 @@
-"""Parquet files with the columns `image` and `label` as sources, as Hugging Face datasets are shipped."""
+"""Reads parquet files with the columns `image` and `label`, as Hugging Face ships data sets."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class ParquetSource:
     Integers become the names that the file's Hugging Face schema gives them, else their decimal digits.
 
     Raises:
-        ArchiveError: damaged, without the two columns, or with columns of other types.
-        ArchiveTooLargeError: more rows or more unpacked bytes than allowed.
+        ArchiveError: it is damaged, lacks one of the columns, or has them with other types.
+        ArchiveTooLargeError: it has more rows or more unpacked bytes than allowed.
     """
 
     ignored = 0
@@ -69,7 +69,7 @@ class ParquetSource:
             return Item(where, None, None, "no label")
         name = self._name(label)
         if data is None:
-            return Item(where, name, None, "no image bytes; a path alone is not followed")
+            return Item(where, name, None, "no image bytes; paths are not followed")
         if len(data) > self._limits.max_image_bytes:
             reason = f"{len(data)} bytes; at most {self._limits.max_image_bytes} per image are allowed"
             return Item(where, name, None, reason)
@@ -116,7 +116,7 @@ class ParquetSource:
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> tuple[str, ...]:
-    """Names of the `label` column's integers in Hugging Face's schema metadata; empty where there are none."""
+    """Return the names that Hugging Face's schema metadata gives the `label` integers; empty if it has none."""
     try:
         document = json.loads(metadata.get(b"huggingface", b"{}"))
         names = document["info"]["features"]["label"]["names"]

@@ -1,4 +1,4 @@
-"""What every kind of upload is read as: class names first, then one image after the other."""
+"""The interface of all kinds of uploads: class names first, then the images one by one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 class Item:
     """One image of the upload, or why it was not read: exactly one of `data` and `reason` is None.
 
-    `label` is the class as the upload spells it, None where it has none. `where` names the entry for people.
+    `label` is the class as the upload spells it, or None. `where` names the entry in messages.
     """
 
     where: str
@@ -21,10 +21,10 @@ class Item:
 
 
 class Source(Protocol):
-    """An upload whose structure was read and found safe.
+    """An upload whose structure has been read and is safe.
 
-    `labels` holds every class once, in the order in which the task gets them, also those that will turn out to have
-    no image. `ignored` counts entries that are nobody's data (hidden files, what operating systems add).
+    `labels` holds every class once, in the task's order, including those that turn out to have no image. `ignored`
+    counts entries that are not data (hidden files, files that operating systems add).
     """
 
     @property
@@ -34,9 +34,9 @@ class Source(Protocol):
     def ignored(self) -> int: ...
 
     def items(self) -> Iterator[Item]:
-        """Every image and every rejected entry, one at a time; memory holds one image.
+        """Yield every image and every rejected entry; only one image is in memory at a time.
 
         Raises:
-            ArchiveError: the upload turns out to be damaged on the way.
+            ArchiveError: the upload turns out to be damaged.
         """
         ...

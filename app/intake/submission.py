@@ -1,4 +1,4 @@
-"""From a received upload to a job: validated, spooled, recorded once, and handed to a worker."""
+"""Turns a received upload into a job: validates it, spools it, and queues the job once."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _PIECE = 1024 * 1024
 
 
 class TaskForm(BaseModel):
-    """The fields of a task upload beside the archive."""
+    """The fields of a task upload besides the archive."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(min_length=1, max_length=200, description="What the task is called.")
-    template: str = Field(DEFAULT_TEMPLATE, max_length=500, description="The sentence around a class name, with {}.")
+    name: str = Field(min_length=1, max_length=200, description="The task's name.")
+    template: str = Field(DEFAULT_TEMPLATE, max_length=500, description="Prompt for a class, with {} for its name.")
     extend: bool = Field(False, description="Whether known classes may get more images.")
-    config: Json[dict[str, JsonValue]] = Field(default_factory=dict, description="Overrides of the learner's settings.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random in the update.")
+    config: Json[dict[str, JsonValue]] = Field(default_factory=dict, description="Hyper-parameters to override.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random choices in the update.")
 
     @field_validator("name")
     @classmethod
@@ -51,7 +51,7 @@ class TaskForm(BaseModel):
 
 @dataclass(frozen=True)
 class Upload:
-    """An archive in a file of its own."""
+    """An uploaded archive, with its size in bytes."""
 
     file: BinaryIO
     size: int
@@ -59,14 +59,14 @@ class Upload:
 
 @dataclass(frozen=True)
 class Submitted:
-    """The job of a request; `replayed` if an earlier request with the same Idempotency-Key made it."""
+    """A request's job; `replayed` if an earlier request with the same Idempotency-Key created it."""
 
     record: JobRecord
     replayed: bool
 
 
 class Submissions:
-    """Makes jobs of uploads. Synchronous: run it in a thread."""
+    """Creates jobs from uploads. Synchronous: run it in a thread."""
 
     def __init__(self, store: Store, spool: Spool, jobs: Jobs, limits: IntakeLimits) -> None:
         self._store = store
@@ -75,16 +75,17 @@ class Submissions:
         self._limits = limits
 
     def submit(self, form: TaskForm, upload: Upload, *, submitted_by: str, idempotency_key: str | None) -> Submitted:
-        """Take an upload in and queue its job. Whatever goes wrong, nothing of the upload is left in the spool.
+        """Take an upload in and queue its job. If this fails, nothing of the upload is left in the spool.
 
         Raises:
             ArchiveError, TaskRefusedError: the upload is refused.
-            InvalidTaskError: the template is unfit.
+            InvalidTaskError: the template is invalid.
             ClassExistsError: a class is known and `extend` is false.
-            IdempotencyMismatchError: the key was used for something else.
+            IdempotencyMismatchError: the key was used for a different request.
+            IdempotencyInProgressError: the first request with the key did not finish.
             BrokerUnavailableError: Redis is gone; the job does not exist.
         """
-        self._jobs.ping()  # before minutes of decoding
+        self._jobs.ping()  # fail before minutes of decoding
         as_prompt(form.template, "class")
         LearnerConfig.model_validate(form.config)
         fingerprint = _fingerprint(form, upload) if idempotency_key else ""
@@ -137,7 +138,7 @@ class Submissions:
         check_against_known(names, known, extend=extend)
 
     def _earlier(self, key: str, fingerprint: str) -> JobRecord | None:
-        """The job that an earlier request with this key made, None if there is none."""
+        """Return the job that an earlier request with this key created, or None."""
         entry = self._jobs.recall(key)
         if entry is None:
             return None
@@ -183,7 +184,7 @@ def _record(job_id: str, form: TaskForm, taken: Taken, submitted_by: str) -> Job
 
 
 def _fingerprint(form: TaskForm, upload: Upload) -> str:
-    """What makes two requests the same: every field, and every byte of the archive."""
+    """Return a digest of every field and every byte of the archive."""
     digest = sha256(form.model_dump_json().encode())
     upload.file.seek(0)
     while piece := upload.file.read(_PIECE):

@@ -1,4 +1,4 @@
-"""One upload, from bytes of any kind to a validated task in the spool."""
+"""Turns the bytes of an upload, in any known format, into a validated task in the spool."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _NESTED = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b
 
 @dataclass(frozen=True)
 class Taken:
-    """A task that was taken in: its classes with their images in the spool, and what was left out.
+    """A validated task in the spool: its classes with their numbers of images, and what was left out.
 
-    `dataset_digest` is the spool's own, which the worker compares before it learns. `ignored` counts hidden files,
-    `repeated` the images that are byte for byte the same as an earlier one of their class; they are kept.
+    `dataset_digest` is the spool's digest, which the worker compares before it learns. `ignored` counts hidden files,
+    `repeated` the images that equal an earlier one of their class byte for byte; they are kept.
     """
 
     classes: tuple[tuple[str, int], ...]
@@ -64,8 +64,8 @@ def open_source(file: BinaryIO, archive_bytes: int, limits: IntakeLimits) -> Sou
     """Recognise an upload by its content, never by its name, and read its structure.
 
     Raises:
-        UnknownArchiveError: none of zip, tar, tar.gz and parquet.
-        ArchiveError: one of them, but refused; the message says why.
+        UnknownArchiveError: it is not zip, tar, tar.gz or parquet.
+        ArchiveError: it is refused; the message says why.
     """
     file.seek(0)
     head = file.read(tarfile.BLOCKSIZE)
@@ -77,7 +77,7 @@ def open_source(file: BinaryIO, archive_bytes: int, limits: IntakeLimits) -> Sou
         return ParquetSource(file, archive_bytes, limits)
     if _is_tar(head):
         return TarSource(file, archive_bytes, limits, gzipped=False)
-    raise UnknownArchiveError("the upload is none of the kinds that are read: zip, tar, tar.gz, parquet")
+    raise UnknownArchiveError("the upload's format is unknown; expected zip, tar, tar.gz or parquet")
 
 
 def take_in(
@@ -88,14 +88,14 @@ def take_in(
     limits: IntakeLimits,
     check_names: Callable[[Sequence[str]], None],
 ) -> Taken:
-    """Validate every image of an upload by decoding it, and spool the original bytes of those that are good.
+    """Validate every image of an upload by decoding it, and spool the original bytes of the valid ones.
 
-    `check_names` gets the cleaned class names before any image is looked at, and raises to refuse them. The writer is
+    `check_names` gets the cleaned class names before any image is read, and raises to refuse them. The writer is
     closed on success only, so leaving its `with` block removes a refused upload.
 
     Raises:
         ArchiveError: the upload as a whole is refused.
-        TaskRefusedError: unfit class names, no image at all, or a class with none left; with the report.
+        TaskRefusedError: a class name is invalid, or a class has no valid image; carries the report.
         SpoolFullError: there is no room for it.
     """
     source = open_source(file, archive_bytes, limits)
@@ -131,7 +131,7 @@ def take_in(
 
 
 def why_not_an_image(data: bytes, limits: IntakeLimits) -> str | None:
-    """Why these bytes are rejected; None if they decode to a picture."""
+    """Return why these bytes are rejected, or None if they decode to an image."""
     if not data:
         return "an empty file"
     if data.startswith(_NESTED) or _is_tar(data[: tarfile.BLOCKSIZE]):
@@ -146,11 +146,11 @@ def why_not_an_image(data: bytes, limits: IntakeLimits) -> str | None:
 def _check_nothing_empty(report: ValidationReport) -> None:
     extensions = {"validation": report.model_dump(mode="json")}
     if not report.accepted:
-        raise TaskRefusedError("the upload holds no image that can be learned from", extensions=extensions)
+        raise TaskRefusedError("the upload has no usable image", extensions=extensions)
     empty = [name for name, count in report.classes.items() if not count]
     if empty:
         listed = ", ".join(repr(name) for name in empty[:20])
-        raise TaskRefusedError(f"no usable image is left of: {listed}", extensions=extensions)
+        raise TaskRefusedError(f"these classes have no usable image: {listed}", extensions=extensions)
 
 
 def _spool(writer: SpoolWriter, class_index: int, data: bytes, suffix: str) -> None:

@@ -1,1 +1,1 @@
-"""Wire formats of other people's protocols."""
+"""Wire formats of external protocols."""

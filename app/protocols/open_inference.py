@@ -1,7 +1,7 @@
 """The wire format of the Open Inference Protocol (v2), with its binary tensor and classification extensions.
 
 https://github.com/kserve/open-inference-protocol, and Triton's extensions to it. Images come in as one BYTES tensor;
-what is known of them goes out as FP32 and BYTES tensors, within the JSON or behind it.
+results go out as FP32 and BYTES tensors, in the JSON or after it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Body(BaseModel):
 
 @dataclass(frozen=True)
 class Wanted:
-    """One output that was asked for. `classes`: that many best classes as text instead of all numbers; 0: numbers."""
+    """One requested output. `classes` is how many best classes to return as text; 0 returns all numbers."""
 
     name: OutputName
     classes: int
@@ -75,7 +75,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class InferRequest:
-    """What an `/infer` request asks for. An image that is no image already is an error in its slot."""
+    """A parsed `/infer` request. An image that failed to parse is carried as an error in its slot."""
 
     id: str | None
     images: list[bytes | KeepsightError]
@@ -84,7 +84,7 @@ class InferRequest:
 
 
 class InferAnswer(BaseModel):
-    """An answer without binary tensors; with them, their `data` follows the JSON."""
+    """The JSON of an answer. The data of binary tensors follows it."""
 
     model_name: str
     model_version: str
@@ -93,11 +93,11 @@ class InferAnswer(BaseModel):
 
 
 def read_request(body: bytes, header_length: int | None) -> InferRequest:
-    """A request's body; `header_length` bytes of it are JSON, all if None.
+    """Parse a request's body, whose first `header_length` bytes are JSON (None: all).
 
     Raises:
-        InvalidRequestError: it is not one that this model can answer; the message says what is wrong.
-        RequestValidationError: its JSON is not of the protocol's shape.
+        InvalidRequestError: this model cannot answer it; the message says why.
+        RequestValidationError: its JSON does not follow the protocol.
     """
     if header_length is not None and not 0 <= header_length <= len(body):
         raise InvalidRequestError(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes")
@@ -113,7 +113,7 @@ def read_request(body: bytes, header_length: int | None) -> InferRequest:
     wanted = [_wanted(output, all_binary) for output in parsed.outputs]
     timeout_us = parsed.parameters.get("timeout")
     if timeout_us is not None and not (type(timeout_us) is int and timeout_us > 0):  # bool is an int too
-        raise InvalidRequestError(f"timeout is {timeout_us!r}; expected microseconds")
+        raise InvalidRequestError(f"timeout is {timeout_us!r}; expected a positive number of microseconds")
     return InferRequest(
         id=parsed.id,
         images=images,
@@ -125,7 +125,7 @@ def read_request(body: bytes, header_length: int | None) -> InferRequest:
 def write_answer(
     scored: Sequence[Scored], request: InferRequest, *, model_name: str, model_version: str
 ) -> tuple[bytes, int | None]:
-    """The body of an answer, and how many bytes of it are JSON (None: all)."""
+    """Return the body of an answer, and how many bytes of it are JSON (None: all)."""
     outputs: list[dict[str, Any]] = []
     behind: list[bytes] = []
     for wanted in request.wanted:
@@ -151,7 +151,7 @@ def _images(tensor: _Input, behind: bytes) -> list[bytes | KeepsightError]:
     else:
         texts = list(_flat(tensor.data or []))
         if not all(isinstance(text, str) for text in texts):
-            raise InvalidRequestError("data must be images in base64; better send them as binary tensor")
+            raise InvalidRequestError("data has elements that are not text; expected images in base64")
         images = [from_base64(text) for text in texts]
     if math.prod(tensor.shape) != len(images):
         raise InvalidRequestError(f"shape {tensor.shape} has {math.prod(tensor.shape)} elements; got {len(images)}")
@@ -159,7 +159,7 @@ def _images(tensor: _Input, behind: bytes) -> list[bytes | KeepsightError]:
 
 
 def _elements(raw: bytes) -> list[bytes]:
-    """A binary BYTES tensor: of every element its length in four bytes (little-endian), then itself."""
+    """Split a binary BYTES tensor, where each element follows its length in four bytes (little-endian)."""
     found: list[bytes] = []
     at = 0
     while at < len(raw):
@@ -179,13 +179,13 @@ def _wanted(output: _Output, all_binary: bool) -> Wanted:
     classes = output.parameters.get("classification", 0)
     if not isinstance(classes, int) or classes < 0 or (classes and OUTPUTS[output.name] != "FP32"):
         raise InvalidRequestError(
-            f"classification is {classes!r} for {output.name!r}; expected a number, of FP32 outputs"
+            f"classification is {classes!r} for {output.name!r}; expected 0 or more, and 0 unless the output is FP32"
         )
     return Wanted(output.name, classes, output.parameters.get("binary_data", all_binary) is True)
 
 
 def _tensor(scored: Sequence[Scored], wanted: Wanted) -> tuple[str, list[int], list[Any], bytes]:
-    """Datatype, shape, values in a flat list, and as they lie in a binary tensor."""
+    """Return the datatype, the shape, and the values as a flat list and as binary tensor bytes."""
     if wanted.name == "labels":
         best = [image.labels[int(image.ranking.argmax())] for image in scored]
         return "BYTES", [len(best)], best, _bytes(best)

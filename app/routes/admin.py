@@ -1,4 +1,4 @@
-"""Moving the pointer between versions, over all servers."""
+"""Routes that move CURRENT on all servers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RESPONSES = problems(404, 409, 422, 503, 504, 507)
 async def promote(body: PromoteBody, services: ServicesDep, caller: AdminCaller) -> Moved:
     """Move CURRENT to a version, and answer once all servers serve it.
 
-    Every server loads the version before the pointer moves, so one that a server cannot serve changes nothing.
+    Every server loads the version before CURRENT moves. If a server cannot serve it, nothing changes.
     """
     move = await moves.promote(services, body.version_id, who=caller.name, reason=body.reason, expected=body.expected)
     return _moved(move)
@@ -27,18 +27,18 @@ async def promote(body: PromoteBody, services: ServicesDep, caller: AdminCaller)
 
 @router.post("/rollback", summary="Go back to a version", responses=_RESPONSES)
 async def rollback(body: RollbackBody, services: ServicesDep, caller: AdminCaller) -> Moved:
-    """Move CURRENT back to its parent or to the version named, and answer once all servers serve it.
+    """Move CURRENT back to its parent or to the named version, and answer once all servers serve it.
 
-    Every server has the version ready before the pointer moves, so one that a server cannot serve changes nothing. With
-    a named version this works while CURRENT itself is damaged.
+    Every server prepares the version before CURRENT moves. If a server cannot serve it, nothing changes. Naming a
+    version works even if CURRENT itself is damaged.
     """
     move = await moves.roll_back(services, body.version_id, who=caller.name, reason=body.reason, expected=body.expected)
     return _moved(move)
 
 
-@router.get("/rollout", summary="Who serves what", responses=problems(503))
+@router.get("/rollout", summary="What every server serves", responses=problems(503))
 async def rollout(services: ServicesDep, caller: AdminCaller) -> Rollout:
-    """Every server process of this store with its version and state, and what is being rolled out."""
+    """List every server of this store with its version and state, and the version that is being rolled out."""
     current, move, seen = await asyncio.gather(
         asyncio.to_thread(services.store.readable_current),
         asyncio.to_thread(services.roster.move),

@@ -1,4 +1,4 @@
-"""What is on these images?"""
+"""The route that classifies images."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ _BODY = {
 
 
 class _Options(ClassifyOptions):
-    """The options of a request, with nothing beside them."""
+    """The options of a request; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, whatever form it came in. An image that could not be read is an error in its slot."""
+    """A parsed request. An image that failed to parse is carried as an error in its slot."""
 
     images: Sequence[bytes | KeepsightError]
     filenames: Sequence[str | None]
@@ -78,10 +78,10 @@ async def classify(
     caller: ClassifyCaller,
     options: Annotated[ClassifyOptions, Query()],
 ) -> Response:
-    """The best labels of 1 to 64 images, from the version that is served at this moment.
+    """Classify 1 to 64 images with the version that is served at this moment.
 
-    An image that cannot be decoded is an error in its own slot, the others are answered. Options may stand in the
-    query, the form, or the JSON body.
+    An image that cannot be decoded has an error in its own result; the others are answered. Options may be in the
+    query, the form or the JSON body.
     """
     asked = await _read(request, options.model_dump(exclude_unset=True), services)
     words, prompts = _labels(asked.options, services)
@@ -104,7 +104,7 @@ async def classify(
         path=asked.options.path if words is None else "text",
         results=results(asked.filenames, slots, asked.options.top_k),
     )
-    return Response(answer.model_dump_json(), media_type="application/json")  # FastAPI would validate it once more
+    return Response(answer.model_dump_json(), media_type="application/json")  # FastAPI would validate it again
 
 
 async def _read(request: Request, query: Mapping[str, Any], services: Services) -> Asked:
@@ -125,7 +125,7 @@ async def _read(request: Request, query: Mapping[str, Any], services: Services) 
 def _of_form(form: Form, query: Mapping[str, Any]) -> Asked:
     wrong = {part.name for part in form.files} - {"images"}
     if wrong:
-        raise InvalidRequestError(f"files belong in the field 'images', got {', '.join(map(repr, sorted(wrong)))}")
+        raise InvalidRequestError(f"files must be in the field 'images'; got {', '.join(map(repr, sorted(wrong)))}")
     values: dict[str, Any] = dict(query)
     for name in {name for name, _ in form.fields}:
         values[name] = form.values(name) if name == "labels" else form.value(name)
@@ -156,16 +156,16 @@ def _options(values: dict[str, Any]) -> ClassifyOptions:
 
 
 def _labels(options: ClassifyOptions, services: Services) -> tuple[list[str] | None, list[str]]:
-    """The ad-hoc labels and their prompts; None where the version's classes are asked for."""
+    """Return the ad-hoc labels and their prompts; None if the version's classes are asked for."""
     if options.labels is None:
         if options.template is not None:
             raise InvalidRequestError(
-                "template goes with labels; learned classes keep the sentence they were taught by"
+                "template is only allowed with labels; learned classes keep the prompt they were taught with"
             )
         return None, []
     words = [label.strip() for label in options.labels]
     if not 1 <= len(words) <= services.settings.max_labels:
-        raise InvalidRequestError(f"{len(words)} labels; expected 1 to {services.settings.max_labels}")
+        raise InvalidRequestError(f"the request has {len(words)} labels; expected 1 to {services.settings.max_labels}")
     if not all(1 <= len(word) <= MAX_LABEL_LENGTH for word in words):
         raise InvalidRequestError(f"a label is empty or has more than {MAX_LABEL_LENGTH} characters")
     if len(set(words)) < len(words):

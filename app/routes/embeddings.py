@@ -1,4 +1,4 @@
-"""Vectors of images and texts, in the shape that OpenAI's clients speak."""
+"""The route for vectors of images and texts, in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from app.serving.live_model import Served
 
 router = APIRouter(prefix="/v1", tags=["embeddings"])
 MAX_TEXT_LENGTH = 10_000
-_DIGITS = 20  # characters of one number of an answer
+_DIGITS = 20  # characters per number in an answer
 _IMAGE = "data:image/"
 _BODY = {
     "required": True,
@@ -46,11 +46,11 @@ _SPACE = re.compile("[0-9a-f]{16}")
     responses=problems(400, 404, 409, 413, 422, 429, 503, 504),
 )
 async def embeddings(request: Request, services: ServicesDep, caller: ClassifyCaller) -> Response:
-    """Unit vectors in the space that images and texts share, from the version that is served at this moment.
+    """Return unit vectors in the joint space of images and texts, from the version that is served at this moment.
 
-    An image is a data URI in base64; anything else is a text, and no address is ever fetched. An image that cannot be
-    decoded refuses the request. Vectors of different `space` must not be compared: name the version that yours were
-    stored with as `stored_version`, and `matches_stored` tells whether they can be compared with these.
+    An image is a base64 data URI; anything else is a text, and no URL is ever fetched. If an image cannot be decoded,
+    the request is refused. Vectors of different `space` must not be compared: send the version of your stored vectors
+    as `stored_version`, and `matches_stored` says whether they can be compared with these.
     """
     raw = await request.body()
     body = await off_loop(len(raw), _parsed, raw)

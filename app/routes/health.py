@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, what does it count."""
+"""Health routes and metrics."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", summary="The process answers")
 async def healthz() -> Alive:
+    """Answer 200 while the process runs."""
     return Alive()
 
 
@@ -28,9 +29,9 @@ async def healthz() -> Alive:
     "/readyz", summary="A version is loaded and answers", responses=problems(503, keyed=False), response_model=Ready
 )
 async def readyz(services: ServicesDep) -> Ready:
-    """200 only while a version is loaded and a real inference was answered within the last seconds.
+    """Answer 200 if a version is loaded and an inference was answered within the last seconds, else 503.
 
-    Redis is not needed to answer classify requests, so `broker: unreachable` is still ready.
+    Classify requests do not need Redis, so a server is ready even with `broker: unreachable`.
     """
     served = await require_ready(services)
     try:
@@ -48,14 +49,15 @@ async def readyz(services: ServicesDep) -> Ready:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(services: ServicesDep) -> Response:
+    """Return this server's metrics in Prometheus' text format."""
     return Response(services.metrics.render(), media_type=CONTENT_TYPE)
 
 
 async def require_ready(services: Services) -> Served:
-    """The version that is served, once it has answered a real inference.
+    """Return the version that is served, if it answers a real inference.
 
     Raises:
-        NotReadyError: there is none, or it does not answer.
+        NotReadyError: no version is served, or it does not answer.
     """
     try:
         served = services.live.get()

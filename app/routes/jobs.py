@@ -1,4 +1,4 @@
-"""Following and cancelling the learning of a task."""
+"""Routes that list, follow and cancel jobs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 @router.get("", summary="All jobs", responses=problems(503))
 def list_jobs(services: ServicesDep, caller: TrainCaller) -> JobList:
-    """All jobs that are remembered, the newest first."""
+    """List all stored jobs, newest first."""
     return JobList(jobs=[JobView.of(record) for record in services.jobs.list()])
 
 
 @router.get("/{job_id}", summary="One job", responses=problems(404, 503))
 def get_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> JobView:
-    """State, progress while it runs, result or error once it is over."""
+    """Return a job's state, its progress while it runs, and its result or error once it has ended."""
     return JobView.of(services.jobs.get(job_id))
 
 
@@ -40,14 +40,14 @@ def get_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> JobView:
     responses={200: {"content": {"text/event-stream": {}}}, **problems(404, 503)},
 )
 async def follow_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> EventSourceResponse:
-    """Server-sent events `state` and `progress`; the data is the job as JSON. Ends after the final state."""
+    """Send server-sent events `state` and `progress`, each with the job as JSON, until the job has ended."""
     first = await asyncio.to_thread(services.jobs.get, job_id)
     return EventSourceResponse(_events(first, services), ping=services.settings.events_heartbeat_s)
 
 
 @router.delete("/{job_id}", status_code=202, summary="Cancel one job", responses=problems(404, 409, 503))
 def cancel_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> JobView:
-    """Ask for a job to stop: a queued one is cancelled at once, a running one within a step.
+    """Ask a job to stop: a queued job is cancelled at once, a running one within a step.
 
     Cancelling a cancelled job again changes nothing.
     """
@@ -77,6 +77,6 @@ async def _events(record: JobRecord, services: Services) -> AsyncIterator[Server
             try:
                 record = await asyncio.to_thread(services.jobs.get, record.job_id)
             except BrokerUnavailableError:
-                continue  # the heartbeat goes on; the job may well, too
+                continue  # the stream's heartbeat goes on, and so may the job
             except JobNotFoundError:
                 return

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (v2), for clients that speak it, such as Triton's."""
+"""Routes of the Open Inference Protocol (v2), for clients such as Triton's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.serving.answer_images import Pixels, all_or_nothing, answer_images, che
 from app.serving.engine import Scored
 from app.serving.live_model import Served
 
-_BYTES_PER_SCORE = 64  # of an answer, with all its outputs
+_BYTES_PER_SCORE = 64  # in an answer with all outputs
 router = APIRouter(prefix="/v2", tags=["open inference"])
 NAME = "keepsight"
 _BODY = {
@@ -43,12 +43,13 @@ _INFER: dict[str, Any] = {
 
 @router.get("", summary="The server", responses=problems())
 async def server(caller: AnyCaller) -> ServerMetadata:
-    """Name, version, and the extensions of the protocol that are spoken."""
+    """Return the server's name, its version, and the protocol extensions that it supports."""
     return ServerMetadata(version=version("keepsight"))
 
 
 @router.get("/health/live", summary="The process answers", response_model_exclude_none=True)
 async def live() -> Health:
+    """Answer 200 while the process runs."""
     return Health()
 
 
@@ -58,7 +59,7 @@ async def live() -> Health:
     responses=problems(503, keyed=False),
 )
 async def ready(services: ServicesDep) -> Health:
-    """As `/readyz`."""
+    """Answer 200 when `/readyz` does, else 503."""
     await require_ready(services)
     return Health(ready=True)
 
@@ -68,7 +69,7 @@ async def ready(services: ServicesDep) -> Health:
 )
 @router.get("/models/{name}/ready", summary="The model is served", responses=problems(404, 503))
 async def model_ready(services: ServicesDep, caller: AnyCaller, name: str, version_id: str | None = None) -> Health:
-    """200 only while this is what is served, and a real inference was answered within the last seconds."""
+    """Answer 200 if this is served and an inference was answered within the last seconds."""
     _served(services, name, version_id)
     await require_ready(services)
     return Health(ready=True)
@@ -77,7 +78,7 @@ async def model_ready(services: ServicesDep, caller: AnyCaller, name: str, versi
 @router.get("/models/{name}/versions/{version_id}", summary="This version's tensors", responses=problems(404, 503))
 @router.get("/models/{name}", summary="The model's tensors", responses=problems(404, 503))
 async def model(services: ServicesDep, caller: AnyCaller, name: str, version_id: str | None = None) -> ModelMetadata:
-    """What goes in and comes out. The one version that is listed is the one that is served."""
+    """Describe the model's inputs and outputs. The only version listed is the one that is served."""
     served = _served(services, name, version_id)
     shapes = {"BYTES": [-1], "FP32": [-1, len(served.classes)]}
     return ModelMetadata(
@@ -96,10 +97,10 @@ async def model(services: ServicesDep, caller: AnyCaller, name: str, version_id:
 async def infer(
     request: Request, services: ServicesDep, caller: ClassifyCaller, name: str, version_id: str | None = None
 ) -> Response:
-    """Scores of images by the fused path, as tensors. One image that cannot be decoded refuses the request.
+    """Score images by the fused path. If an image cannot be decoded, the request is refused.
 
-    Images are one BYTES tensor, in binary behind the JSON or in base64 within it. `labels` are the best ones, `scores`
-    and `probabilities` are fused. An FP32 output with `classification: k` is answered as k texts `value:index:label`.
+    Images are one BYTES tensor, in binary after the JSON or in base64 in it. `labels` has the best label per image;
+    `scores` and `probabilities` are fused. With `classification: k`, an FP32 output is k texts `value:index:label`.
     """
     served = _served(services, name, version_id)
     request.state.model_version = served.version_id

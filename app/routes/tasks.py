@@ -1,4 +1,4 @@
-"""Teaching new classes from an archive of labelled images."""
+"""The route that teaches new classes from an archive of labelled images."""
 
 from __future__ import annotations
 
@@ -61,24 +61,24 @@ async def submit_task(
     caller: TrainCaller,
     idempotency_key: Annotated[
         str | None,
-        Header(min_length=1, max_length=255, description="Sent again, the same request makes no second job."),
+        Header(min_length=1, max_length=255, description="A request repeated with its key creates no second job."),
     ] = None,
 ) -> TaskAccepted:
-    """Upload labelled images of new classes. Every image is decoded before the answer; the learning is a job.
+    """Upload labelled images of new classes. Every image is decoded before the answer; a job then learns them.
 
-    The answer names the job's address, how many images every class got, and what was rejected with the reason.
+    The answer has the job's address, the number of images per class, and every rejected file with its reason.
     """
     form = await _receive(request, services)
     try:
         fields, upload = _parse(form)
-        # keys of different callers never meet
+        # keeps the keys of different callers apart
         key = f"{caller.key_id}:{idempotency_key}" if idempotency_key else None
         submissions = Submissions(services.store, services.spool, services.jobs, IntakeLimits.of(services.settings))
 
         def work() -> Submitted:
             return submissions.submit(fields, upload, submitted_by=caller.name, idempotency_key=key)
 
-        # a client that hangs up while its images are decoded still leaves a clean spool
+        # runs to its end even if the client hangs up, so that the spool is left clean
         with anyio.CancelScope(shield=True):
             submitted = await anyio.to_thread.run_sync(work, limiter=services.intake)
     except Exception:
@@ -102,7 +102,7 @@ async def _receive(request: Request, services: Services) -> Form:
     await anyio.to_thread.run_sync(services.jobs.ping)  # before the upload is read
 
     def nameless() -> BinaryIO:
-        # never has a name in the file system, so even a killed process leaves nothing of it
+        # the file never has a name, so even a killed process leaves nothing of it
         return tempfile.TemporaryFile(dir=services.spool.root)
 
     try:

@@ -1,4 +1,4 @@
-"""What was learned when, and what is served."""
+"""Routes for versions and their classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ router = APIRouter(prefix="/v1", tags=["versions"])
 
 @router.get("/versions", summary="All versions", responses=problems())
 def list_versions(services: ServicesDep, caller: AnyCaller) -> VersionList:
-    """All versions, oldest first, with what CURRENT is and what this server serves."""
+    """List all versions, oldest first, with CURRENT and the version that this server serves."""
     pinned = services.store.pinned()
     return VersionList(
         current=services.store.current(),
@@ -25,13 +25,13 @@ def list_versions(services: ServicesDep, caller: AnyCaller) -> VersionList:
 
 @router.get("/versions/{version_id}", summary="One version's manifest", responses=problems(404, 409))
 def get_version(version_id: str, services: ServicesDep, caller: AnyCaller) -> Manifest:
-    """Everything about a version except its tensors: parent, model, classes, data, settings, evaluation."""
+    """Return everything about a version except its tensors: parent, model, classes, data, settings, evaluation."""
     return services.store.manifest(version_id)
 
 
 @router.get("/classes", summary="The classes that are served", responses=problems(503))
 def list_classes(services: ServicesDep, caller: AnyCaller) -> ClassList:
-    """The classes of the version that this server answers with, in the order of its scores."""
+    """List the classes of the version that this server serves, in the order of its scores."""
     served = services.live.get()
     return ClassList(
         model_version=served.version_id,

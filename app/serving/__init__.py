@@ -1,1 +1,1 @@
-"""From bytes to scores: decoding, the engine, the live model and the watcher that keeps it on CURRENT."""
+"""Everything between bytes and scores: decoding, the engine, the live model and the watcher that follows CURRENT."""

@@ -1,4 +1,4 @@
-"""Places for requests: so many at once, each for a while, and only while its client waits."""
+"""Limits requests: how many run at once, for how long, and only while the client is connected."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 class Admission:
-    """The places. A request takes one before its images are decoded, and gives it back with its answer.
+    """A limited number of places. A request takes one before its images are decoded, and returns it when answered.
 
     Args:
-        places: requests in hand at once.
+        places: most requests at once.
         timeout_s: the longest that a request may hold a place.
-        metrics: where requests in hand are shown.
+        metrics: shows the requests that hold a place.
     """
 
     def __init__(self, *, places: int, timeout_s: float, metrics: Metrics) -> None:
@@ -38,7 +38,7 @@ class Admission:
             BusyError: all places are taken.
         """
         if self._in_hand >= self._places:
-            raise BusyError(f"{self._in_hand} requests are in hand already, as many as are allowed")
+            raise BusyError(f"{self._in_hand} requests are in progress; at most {self._places} are allowed")
         self._in_hand += 1
         try:
             yield
@@ -48,7 +48,7 @@ class Admission:
     async def while_wanted(
         self, request: Request, work: Callable[[], Coroutine[Any, Any, T]], *, timeout_ms: int | None
     ) -> T:
-        """The result of `work`, done in a place: at most for `timeout_ms`, or what the server allows.
+        """Return the result of `work`, run in a place for at most `timeout_ms` and the server's limit.
 
         Raises:
             BusyError: all places are taken.
@@ -66,10 +66,10 @@ class Admission:
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled as soon as the client hangs up. The body must have been read.
+    """Return the result of `work`; cancel it if the client hangs up. The body must have been read.
 
     Raises:
-        ClientDisconnect: it has.
+        ClientDisconnect: the client hung up.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))

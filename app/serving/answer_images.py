@@ -1,4 +1,4 @@
-"""The way of images to their answers, the same for every route that takes images: decode, ask, count."""
+"""The steps from images to answers that all image routes share: decode, ask the model, count."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ A = TypeVar("A")
 Pixels = Tensor
 """An image as the model takes it: uint8 [3, size, size]."""
 Ask = Callable[[Sequence[Pixels]], Awaitable[Sequence[A | Exception]]]
-"""Pixels of images to an answer for each, or to why it has none."""
+"""Maps the pixels of images to an answer or an error for each."""
 
 
 def take_served(services: Services, request: Request) -> Served:
-    """The version that a whole request is answered with. Metrics and the log are told which it was.
+    """Return the version that answers the whole request, and note it for the log.
 
     Raises:
-        NotReadyError: none can be served at this moment.
+        NotReadyError: no version can be served at this moment.
     """
     served = services.live.get()
     request.state.model_version = served.version_id
@@ -32,7 +32,7 @@ def take_served(services: Services, request: Request) -> Served:
 
 
 def check_image_count(count: int, services: Services) -> None:
-    """Refuse a request without images, and one with too many.
+    """Refuse a request with no images or too many.
 
     Raises:
         InvalidRequestError: the request has none or too many.
@@ -51,14 +51,14 @@ async def answer_images(
     *,
     outcome: Literal["classified", "embedded"],
 ) -> list[A | Exception]:
-    """An answer for every image, in its slot; an image that cannot be decoded or run is an exception in its slot.
+    """Return an answer for every image, in order; an image that cannot be decoded or run has an exception in its slot.
 
     Args:
-        services: the server's.
+        services: the server's services.
         served: the version to ask.
-        images: encoded images; one that could not be read so far is an error already.
-        ask: what is wanted of those that can be decoded.
-        outcome: what images that can be decoded are counted as.
+        images: encoded images, or the error of one that failed to parse.
+        ask: gets the answers for the images that can be decoded.
+        outcome: the metric's label for images that can be decoded.
     """
     slots = await services.decoder.decode(images, served.preprocessing)
     pixels = [slot for slot in slots if isinstance(slot, Tensor)]
@@ -69,14 +69,14 @@ async def answer_images(
 
 
 def all_or_nothing(slots: Sequence[A | Exception], names: Sequence[str]) -> list[A]:
-    """The answers, where one that is missing refuses the whole request.
+    """Return all answers, or raise the error of the first that is missing.
 
     Args:
-        slots: what `answer_images` gave.
-        names: what the images are called in an error: `image 0`, `input 3`.
+        slots: the result of `answer_images`.
+        names: the images' names in errors: `image 0`, `input 3`.
 
     Raises:
-        Exception: that of the first slot without an answer, under its name.
+        Exception: the error of the first slot without an answer, with its name.
     """
     answers: list[A] = []
     for name, slot in zip(names, slots, strict=True):

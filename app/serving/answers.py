@@ -1,4 +1,4 @@
-"""From what the model gives to what a client reads: the best labels, errors in their own slots, vectors."""
+"""Converts the model's output to a client's answer: the best labels, errors per image, vectors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Vector = Tensor
 
 
 def encoded(vector: Vector, encoding: Literal["float", "base64"]) -> list[float] | str:
-    """A vector as numbers, or as little-endian float32 in base64."""
+    """Return a vector as numbers, or as little-endian float32 in base64."""
     values = vector.to(torch.float32)
     return values.tolist() if encoding == "float" else base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()
 
 
 def predictions(scored: Scored, top_k: int) -> list[Prediction]:
-    """The `top_k` best labels of an image by the path that was asked for; equal scores keep the labels' order."""
-    # numpy: on the event loop, every operator of PyTorch would hand the interpreter over to a thread that waits for it
+    """Return an image's `top_k` best labels by the requested path; equal scores keep the labels' order."""
+    # numpy, because every operator of PyTorch would release the GIL, which another thread then takes
     best = np.argsort(-scored.ranking.numpy(), kind="stable")[:top_k]
     columns = (scored.ranking, scored.text, scored.visual, scored.fused, scored.probabilities)
     numbers = [[None] * len(best) if scores is None else scores.numpy()[best].tolist() for scores in columns]
@@ -44,7 +44,7 @@ def predictions(scored: Scored, top_k: int) -> list[Prediction]:
 
 
 def results(filenames: Sequence[str | None], slots: Sequence[Scored | Exception], top_k: int) -> list[ClassifyResult]:
-    """One result per image sent, in the order sent."""
+    """Return one result per image, in the order sent."""
     return [_result(*each, top_k) for each in zip(range(len(slots)), filenames, slots, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Whatever queued up while a batch was running is the next one. No timer runs while there is nothing to do."""
+"""Batches items: those that queue up during a batch form the next one. No timer runs while it is idle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class _Request(Generic[K, T, R]):
-    """Items that wait, run or are done. Its place among those that wait moves; it is told once all are done."""
+    """The items of one call of `run`, waiting, running or done. The caller is woken once all are done."""
 
     def __init__(self, key: K, items: Sequence[T]) -> None:
         self.key = key
@@ -34,14 +34,14 @@ class _Request(Generic[K, T, R]):
         self.done: asyncio.Future[None] = self.loop.create_future()
 
     def finish(self, place: int, result: R | Exception) -> bool:
-        """Keep an item's result; whether it was the last."""
+        """Keep an item's result and return whether it was the last."""
         self.results[place] = result
         self.open -= 1
         return self.open == 0
 
     def tell(self) -> None:
         """Wake the caller, from any thread."""
-        with contextlib.suppress(RuntimeError):  # its loop has been closed, so nobody waits any more
+        with contextlib.suppress(RuntimeError):  # its loop is closed, so no caller waits
             self.loop.call_soon_threadsafe(self._set_done)
 
     def _set_done(self) -> None:
@@ -50,22 +50,22 @@ class _Request(Generic[K, T, R]):
 
 
 class Batcher(Generic[K, T, R]):
-    """Runs `work(key, items)` on a thread of its own, over as many of the waiting items as fit.
+    """Runs `work(key, items)` on its own thread, with as many of the waiting items as fit in a batch.
 
-    A request that comes alone leaves at once. While a batch runs, the next one gathers; if `ahead` allows, it is handed
-    over as soon as it is full, so that `work` need not pause between the two.
+    A single request runs at once. While a batch runs, the next one gathers; if `ahead` allows, it starts as soon as it
+    is full, so that `work` need not pause between the two.
 
-    All items of a batch have the same key, that of the request that has waited longest; requests take turns, one item
-    each, so that a large one does not hold up small ones. If `work` fails, the batch is halved until those items stand
-    alone that it fails for, and only they get the error.
+    All items of a batch have the same key, that of the request that has waited longest. Requests take turns, one item
+    each, so that a large one does not hold up small ones. If `work` fails, the batch is halved until each failing item
+    is alone, and only that item gets the error.
 
     Args:
-        work: a result for every item, in order; an exception in a place is that item's result.
-        name: of the thread.
+        work: returns a result for every item, in order; an exception among them is that item's result.
+        name: the thread's name.
         max_batch_size: most items of one batch.
-        max_wait_s: how long a batch that is not full waits for more, from its first item's arrival on. 0: not at all.
-        ahead: full batches that `work` is called with while it is at another, from as many more threads.
-        observe: called with size and seconds of every batch.
+        max_wait_s: how long a batch that is not full waits for more after its first item arrived; 0: not at all.
+        ahead: full batches that may run beside another, each on one more thread.
+        observe: called with the size and seconds of every batch.
     """
 
     def __init__(
@@ -97,11 +97,12 @@ class Batcher(Generic[K, T, R]):
             return sum(len(request.items) - request.begun for request in self._waiting)
 
     async def run(self, key: K, items: Sequence[T]) -> list[R | Exception]:
-        """The results of all items, in order. Whoever stops waiting (cancelled, out of time) costs nothing more:
-        items that no batch has taken by then are never run.
+        """Return the results of all items, in order.
+
+        If the caller is cancelled or runs out of time, items that no batch has taken are never run.
 
         Raises:
-            StoppingError: the batcher is being closed.
+            StoppingError: the batcher is closing.
         """
         if not items:
             return []
@@ -121,7 +122,7 @@ class Batcher(Generic[K, T, R]):
         return [result for result in request.results if result is not None]
 
     def close(self) -> None:
-        """Run what waits, then end the threads. Whoever comes later is refused."""
+        """Run the waiting items, then end the threads. Later calls of `run` are refused."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -147,7 +148,7 @@ class Batcher(Generic[K, T, R]):
                 request.tell()
 
     def _take(self) -> list[tuple[_Request[K, T, R], int]]:
-        """The next batch, as soon as there is one: (request, place among its items). Empty: it is time to stop."""
+        """Wait for the next batch and return its (request, index of the item) pairs; empty when closed."""
         with self._changed:
             while True:
                 if not self._waiting and self._stopping:
@@ -182,9 +183,9 @@ class Batcher(Generic[K, T, R]):
         try:
             results = self._work(key, items)
             if len(results) != len(items):
-                raise RuntimeError(f"{len(results)} results for {len(items)} items")
+                raise RuntimeError(f"work returned {len(results)} results for {len(items)} items")
             return results
-        except Exception as error:  # the thread's edge: whatever is wrong with an item stays with it
+        except Exception as error:  # the thread's edge: only the failing item gets the error
             if len(items) == 1:
                 logger.warning("an item cannot be run: %s", error, exc_info=error)
                 return [error]

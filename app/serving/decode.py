@@ -1,4 +1,4 @@
-"""Untrusted bytes to pixels, in a small pool of threads; what cannot be decoded fails alone."""
+"""Decodes untrusted bytes to pixels in a small pool of threads. An undecodable image fails alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from segp_cl.runtime.fast_decoding import fast_pixels
 
 
 def from_base64(text: str) -> bytes | KeepsightError:
-    """The bytes of base64 text or of a data URI; the error that belongs in the image's slot if it is neither."""
+    """Return the bytes of base64 text or a data URI, or the error for the image's slot."""
     payload = text.partition(",")[2] if text.startswith("data:") else text
     try:
         return base64.b64decode(payload, validate=True)
@@ -31,9 +31,9 @@ class Decoder:
 
     Args:
         threads: images decoded at the same time, over all requests.
-        max_image_bytes: largest image that is looked at.
-        max_image_pixels: largest picture that is unpacked.
-        fast: pixels that nearly are the exact ones, in a fraction of the time (docs/adr/0013).
+        max_image_bytes: largest image that is decoded, in bytes.
+        max_image_pixels: largest image that is decoded, in pixels.
+        fast: nearly exact pixels in a fraction of the time (docs/adr/0013).
     """
 
     def __init__(self, *, threads: int, max_image_bytes: int, max_image_pixels: int, fast: bool = False) -> None:
@@ -45,9 +45,9 @@ class Decoder:
     async def decode(
         self, images: Sequence[bytes | KeepsightError], preprocessing: Preprocessing
     ) -> list[Tensor | KeepsightError]:
-        """The uint8 pixels [3, S, S] of every image in its slot, or the error that belongs there.
+        """Return the uint8 pixels [3, S, S] of every image, or its error, in order.
 
-        A slot that comes in as an error (a base64 text that is none) stays one.
+        An error among `images` (from invalid base64, for instance) is returned unchanged.
         """
         loop = asyncio.get_running_loop()
         if len(images) == 1:  # most requests: no task to gather
@@ -57,7 +57,7 @@ class Decoder:
         )
 
     def close(self) -> None:
-        """End the threads once they are done."""
+        """End the threads when their work is done."""
         self._pool.shutdown()
 
     def _one(self, image: bytes | KeepsightError, preprocessing: Preprocessing) -> Tensor | KeepsightError:

@@ -1,4 +1,4 @@
-"""What the model does for requests: images of all of them share batches, ad-hoc labels wait in a queue of their own."""
+"""Runs the model for requests. Images of all requests share batches; ad-hoc labels have their own queue."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Path = Literal["fused", "text", "visual"]
 
 @dataclass(frozen=True)
 class Scored:
-    """One image's scores over `labels`, on the CPU. `probabilities` are those of the path that was asked for.
+    """One image's scores over `labels`, on the CPU. `probabilities` are those of the requested path.
 
-    Ad-hoc labels have no prototypes: then `visual` and `fused` are None.
+    Ad-hoc labels have no prototypes, so `visual` and `fused` are None.
     """
 
     labels: tuple[str, ...]
@@ -46,9 +46,9 @@ class Scored:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a pass gives for one image: features in the joint space [d]; by path scores and probabilities [classes].
+    """A pass's output for one image: features [d] in the joint space; scores and probabilities [classes] by path.
 
-    Both mappings are empty where the version has no classes.
+    Both mappings are empty if the version has no classes.
     """
 
     image: Tensor
@@ -61,11 +61,11 @@ class Engine:
 
     Args:
         max_images: most images of one forward pass.
-        passes_ahead: full passes that are begun while another runs, for threads that would idle at its end.
+        passes_ahead: full passes that may start while another runs, so that no thread idles at its end.
         max_labels: most ad-hoc labels of one forward pass.
         max_wait_s: how long a batch that is not full waits for more.
-        label_cache_size: ad-hoc prompts whose text features are kept, the least recently used leaves first.
-        metrics: where passes are timed and the queue is shown.
+        label_cache_size: most ad-hoc prompts whose text features are kept; the least recently used go first.
+        metrics: records passes and the length of the queue.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Engine:
         metrics.queue_depth.set_function(lambda: self._images.waiting)
 
     async def scores(self, served: Served, pixels: Sequence[Tensor], path: Path) -> list[Scored | Exception]:
-        """Every image's scores over the version's classes, of which there must be some; or why it has none.
+        """Return every image's scores over the version's classes (one at least), or its error.
 
         Raises:
             StoppingError: the server is stopping.
@@ -110,7 +110,7 @@ class Engine:
     async def label_scores(
         self, served: Served, pixels: Sequence[Tensor], labels: Sequence[str], prompts: Sequence[str]
     ) -> list[Scored | Exception]:
-        """Every image's text scores over any words; `prompts` are the sentences that the text tower reads for `labels`.
+        """Return every image's text scores over any words; `prompts` are what the text tower reads for `labels`.
 
         Raises:
             StoppingError: the server is stopping.
@@ -129,7 +129,7 @@ class Engine:
         return [scored(answer) for answer in answers]
 
     async def image_embeddings(self, served: Served, pixels: Sequence[Tensor]) -> list[Tensor | Exception]:
-        """Every image's vector in the joint space [d], of unit norm; or why it has none.
+        """Return every image's unit vector [d] in the joint space, or its error.
 
         Raises:
             StoppingError: the server is stopping.
@@ -138,7 +138,7 @@ class Engine:
         return [answer.image if isinstance(answer, _Answer) else answer for answer in answers]
 
     async def text_embeddings(self, served: Served, texts: Sequence[str]) -> list[Tensor | Exception]:
-        """Every text's vector in the joint space [d], of unit norm, as it stands: no template is put around it.
+        """Return every text's unit vector [d] in the joint space. Texts are encoded without a template.
 
         Raises:
             StoppingError: the server is stopping.
@@ -146,10 +146,10 @@ class Engine:
         return await self._prompts.run(served, texts)
 
     async def probe(self, served: Served, *, timeout_s: float, fresh_s: float = 5.0) -> None:
-        """Return once an inference was answered within the last `fresh_s` seconds; make one if there was none.
+        """Return if an inference was answered within the last `fresh_s` seconds; otherwise run one.
 
         Raises:
-            TimeoutError: it was not answered in time, so the thread that makes them is stuck.
+            TimeoutError: it was not answered in time: the inference thread is stuck.
         """
         if time.monotonic() - self._answered_at < fresh_s:
             return
@@ -160,7 +160,7 @@ class Engine:
             raise answer
 
     def close(self) -> None:
-        """End the threads once what waits is done."""
+        """Run the waiting items, then end the threads."""
         self._images.close()
         self._prompts.close()
 
@@ -177,7 +177,7 @@ class Engine:
     def _pass(self, served: Served, pixels: Sequence[Tensor]) -> Sequence[_Answer | Exception]:
         classifier = served.classifier
         features = classifier.features(torch.stack(list(pixels)))
-        # taken apart by one operator each: every one hands the interpreter over to a thread that waits for it
+        # one unbind per tensor: every operator of PyTorch releases the GIL, which another thread then takes
         scores: dict[str, Sequence[Tensor]] = {}
         probabilities: dict[str, Sequence[Tensor]] = {}
         if served.classes:
@@ -218,12 +218,12 @@ class _LabelCache:
         self._features: OrderedDict[tuple[VersionId, str], Tensor] = OrderedDict()
 
     def get(self, version_id: VersionId, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Those of `prompts` that are known."""
+        """Return those of `prompts` that are known."""
         found = {prompt: self._features.get((version_id, prompt)) for prompt in prompts}
         return {prompt: row for prompt, row in found.items() if row is not None}
 
     def put(self, version_id: VersionId, features: Mapping[str, Tensor]) -> None:
-        """Remember them, as used last."""
+        """Remember features as most recently used."""
         for prompt, row in features.items():
             self._features[version_id, prompt] = row
             self._features.move_to_end((version_id, prompt))

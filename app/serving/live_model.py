@@ -1,4 +1,4 @@
-"""The version that is served, as one reference: requests take it once, a swap replaces it whole."""
+"""Holds the served version as one reference: a request reads it once, a swap replaces it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Served:
-    """A version in memory, ready to answer. Whoever holds it can use it, whatever is served meanwhile."""
+    """A version in memory, ready to answer. A request that holds it can finish after a swap."""
 
     version_id: VersionId
     classifier: Classifier
@@ -39,27 +39,25 @@ class Served:
         return self.classifier.state.classes
 
     def check_classes(self) -> None:
-        """Make sure that there is something to tell apart.
+        """Check that the version has classes.
 
         Raises:
             NoClassesError: the version has learned no classes yet.
         """
         if not self.classes:
-            raise NoClassesError(
-                f"version {self.version_id} has learned no classes yet: teach it some, or ask with labels"
-            )
+            raise NoClassesError(f"version {self.version_id} has learned no classes yet; teach it some, or send labels")
 
     @cached_property
     def space(self) -> str:
-        """The name of the space that its embeddings lie in."""
+        """The name of its embedding space."""
         return embedding_space(self.classifier.state)
 
 
 class Loader:
-    """Brings versions into memory, and keeps the last `warm` of them there: going back to one of these loads nothing.
+    """Loads versions and keeps the last `warm` of them in memory, so that going back to one loads nothing.
 
-    A warm version shares all but its adapted weights with the base model. `passes` says how versions are run. Used by
-    one thread at a time.
+    A warm version shares all but its adapted weights with the base model. `passes` says how versions are run. Use it
+    from one thread at a time.
     """
 
     def __init__(self, store: Store, base: Backbone, *, warm: int, passes: PassSettings | None = None) -> None:
@@ -70,15 +68,15 @@ class Loader:
         self._kept: OrderedDict[VersionId, tuple[Served, GoldenAnswers | None]] = OrderedDict()
 
     def __call__(self, version_id: VersionId) -> Served:
-        """A version on the base model, verified against what was published, that answers as it did then.
+        """Load a version on the base model, and check its files and its golden answers.
 
-        One that is kept is not read again: who moves CURRENT to it verifies its files.
+        A version that is in memory is not read again: the process that moves CURRENT to it verifies its files.
 
         Raises:
-            VersionNotFoundError: there is none.
+            VersionNotFoundError: there is no such version.
             CorruptVersionError: its bytes are not what was published.
             IncompatibleStateError: it belongs to another base model.
-            GoldenAnswersError: it answers otherwise than when it was published.
+            GoldenAnswersError: it does not reproduce its golden answers.
         """
         kept = self._kept.pop(version_id, None)
         if kept is None:
@@ -99,25 +97,25 @@ class Loader:
             classifier.features(torch.zeros(batch_size, 3, size, size, dtype=torch.uint8))
         if content.golden is not None:
             replay(served.classifier, content.golden, size)
-        else:  # published by an older release: let it answer something
+        else:  # published by an older release: run something
             served.classifier.features(pictures(size))
-        _ = served.space  # hashes megabytes, so not when the first request asks
+        _ = served.space  # hashes megabytes, so compute it before the first request
         return served, content.golden
 
 
 def uptime_s() -> float:
-    """Seconds that go on while this process is stopped or the machine sleeps."""
+    """Return seconds of a clock that goes on while this process is stopped or the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class LiveModel:
-    """Holds what is served. Reading and replacing one reference is atomic, so there is no lock.
+    """The version that is served. Reading and replacing one reference is atomic, so there is no lock.
 
     Args:
-        metrics: where swaps are counted.
-        lease_s: seconds after the last look at CURRENT for which it may be answered; a process that was stopped for
-            longer may be on a version that the other servers have left.
-        clock: seconds; it must go on while this process does not.
+        metrics: counts swaps.
+        lease_s: seconds that this server may answer after it last read CURRENT; one that was stopped for longer may
+            serve a version that the other servers have left.
+        clock: returns seconds; it must go on while this process is stopped.
     """
 
     def __init__(
@@ -132,15 +130,15 @@ class LiveModel:
 
     @property
     def version_id(self) -> VersionId | None:
-        """What is served now, None before the first version is loaded."""
+        """The version that is served, None before the first is loaded."""
         return None if self._served is None else self._served.version_id
 
     def get(self) -> Served:
-        """The version to answer a whole request with.
+        """Return the version that answers a whole request.
 
         Raises:
-            NotReadyError: none is loaded.
-            StaleError: it may not be what the other servers answer with.
+            NotReadyError: no version is loaded.
+            StaleError: the other servers may serve another version.
         """
         if self._served is None:
             raise NotReadyError("no version is loaded yet")
@@ -148,19 +146,19 @@ class LiveModel:
             raise StaleError(self._refusal)
         unseen_s = self._clock() - self._confirmed_at
         if unseen_s > self._lease_s:
-            raise StaleError(f"this server has not looked for {unseen_s:.0f} s which version is to be served")
+            raise StaleError(f"this server read CURRENT {unseen_s:.0f} s ago; expected at most {self._lease_s:g} s ago")
         return self._served
 
     def confirm(self) -> None:
-        """CURRENT was looked at just now."""
+        """Note that CURRENT was read just now."""
         self._confirmed_at = self._clock()
 
     def refuse(self, why: str | None) -> None:
-        """Answer nobody from now on, for this reason; with None, answer again."""
+        """Refuse all requests from now on, for this reason; None: answer again."""
         self._refusal = why
 
     def swap(self, served: Served) -> None:
-        """Serve another version from now on. Requests that hold the one before finish on it."""
+        """Serve another version from now on. Requests that hold the previous one finish on it."""
         before, self._served = self.version_id, served
         self._metrics.swaps.inc()
         self._metrics.serving.info({"version": served.version_id})

@@ -1,6 +1,6 @@
-"""This server among all of its store: says how it is, and prepares what is about to be served.
+"""This server's part in a rollout: reports its state, and prepares the version that is about to be served.
 
-The protocol's other side is `exchange.rollout`.
+The other side of the protocol is `exchange.rollout`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def new_server_id() -> str:
-    """A name for this process that no other has, and that an operator can find it by."""
+    """Return a unique name for this server, by which an operator can find the process."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
@@ -31,13 +31,13 @@ class Member:
 
     Args:
         server_id: this server's name.
-        roster: of the store's servers; Redis need not answer.
-        live: what is served.
-        device: where the model runs, for people.
+        roster: the store's servers; Redis may be gone.
+        live: the version that is served.
+        device: where the model runs, for display.
         beat_s: seconds between two reports.
 
     Attributes:
-        refusal: why the version asked for last cannot be served here.
+        refusal: why the last requested version cannot be served here.
     """
 
     def __init__(self, server_id: str, *, roster: Roster, live: LiveModel, device: str, beat_s: float) -> None:
@@ -52,16 +52,16 @@ class Member:
         self.refusal: Exception | None = None
         self._preparing: asyncio.Task[None] | None = None
         self._watcher: Watcher | None = None
-        # its own thread: a report must not wait for uploads or a version that loads
+        # its own thread: a report must not wait for uploads or for a version to load
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="roster")
 
     async def join(self, watcher: Watcher) -> None:
-        """Be on the roster, before anybody is answered; without Redis, later."""
+        """Join the roster before any request is answered, or later if Redis is gone."""
         self._watcher = watcher
         await self.beat()
 
     async def run(self) -> None:
-        """Take part until cancelled."""
+        """Report until cancelled."""
         try:
             while True:
                 await self.beat()
@@ -81,17 +81,17 @@ class Member:
         self._woken.set()
 
     async def beat(self) -> None:
-        """Report once, and begin to prepare what the answer asks for. Without Redis nothing happens."""
+        """Report once, and begin to prepare the version that the reply names. Does nothing if Redis is gone."""
         loop = asyncio.get_running_loop()
         try:
             move = await loop.run_in_executor(self._pool, self._roster.report, self._report())
         except BrokerUnavailableError as error:
-            logger.debug("no report: %s", error)
+            logger.debug("could not report: %s", error)
             return
         self._heed(move)
 
     async def left_out(self, version_id: VersionId) -> bool | None:
-        """Whether the other servers went on to `version_id` without this one. None: nobody can say."""
+        """Return whether the other servers moved to `version_id` without this one; None if Redis is gone."""
         loop = asyncio.get_running_loop()
         try:
             members = await loop.run_in_executor(self._pool, self._roster.members, version_id)
@@ -104,11 +104,11 @@ class Member:
         try:
             await asyncio.get_running_loop().run_in_executor(self._pool, self._roster.leave, self.id)
         except BrokerUnavailableError as error:
-            logger.debug("left without a word: %s", error)
+            logger.debug("could not leave the roster: %s", error)
         self._pool.shutdown()
 
     def _heed(self, move: Move | None) -> None:
-        assert self._watcher is not None, "it runs"
+        assert self._watcher is not None, "join sets it"
         if move is not None and move.state == "preparing":
             if self._asked is None or self._asked.id != move.id:
                 self._asked = move
@@ -121,12 +121,12 @@ class Member:
     async def _prepare(self, move: Move, watcher: Watcher) -> None:
         try:
             await watcher.prepare(move.version_id)
-        except Exception as error:  # whatever is wrong with a version, the mover must hear of it
+        except Exception as error:  # whatever is wrong with a version, the rollout must learn of it
             logger.error("cannot prepare %s: %s", move.version_id, error)
             self.refusal = error
         else:
             self.refusal = None
-            if self._asked is not move:  # called off meanwhile
+            if self._asked is not move:  # the rollout was abandoned meanwhile
                 watcher.discard()
         self._answered = move.id
         self.wake()

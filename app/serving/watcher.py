@@ -1,4 +1,4 @@
-"""Keeps this server on CURRENT: looks at the store every second and when woken, loads beside the live one, swaps."""
+"""Keeps this server on CURRENT: polls it, loads a new version beside the live one, and swaps them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 async def nobody_is_left_out(version_id: VersionId) -> bool | None:
-    """Where a server is the only one."""
+    """Return False: the only server is never left out."""
     return False
 
 
@@ -33,19 +33,19 @@ class LoadFailure:
 
 
 class Watcher:
-    """Follows the pointer.
+    """Follows CURRENT.
 
-    While a version loads that others serve already, this server refuses to answer: nobody must get the answer of an
-    older one from here and of the newer one next door. What was prepared in time is swapped in without a pause.
+    While it loads a version that other servers already serve, this server refuses requests: no client must get the
+    older version's answer here and the newer one's elsewhere. A prepared version is swapped in without a pause.
 
     Args:
         current: reads CURRENT.
-        load: brings a version into memory and lets it answer once; may raise.
-        live: what is served.
-        poll_s: seconds between two looks.
+        load: loads a version and runs it once; may raise.
+        live: the version that is served.
+        poll_s: seconds between two reads.
         backoff_s: seconds before a version that could not be loaded is tried again.
-        metrics: where failures and seconds are counted.
-        left_out: whether the other servers serve a version already; None: nobody can say.
+        metrics: counts failures and seconds.
+        left_out: whether the other servers already serve a version; None: unknown.
         swapped: called after every swap.
     """
 
@@ -73,21 +73,21 @@ class Watcher:
         self._left_out = left_out
         self._tell = swapped
         self._prepared: Served | None = None
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="versions")  # one looks while the other loads
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="versions")  # one reads CURRENT while the other loads
         self.failure: LoadFailure | None = None
 
     @property
     def prepared(self) -> VersionId | None:
-        """What is ready to be swapped in."""
+        """The version that is ready to be swapped in."""
         return None if self._prepared is None else self._prepared.version_id
 
     @property
     def loading(self) -> bool:
-        """Whether a version is being brought into memory."""
+        """Whether a version is being loaded."""
         return self._loading.locked()
 
     async def run(self) -> None:
-        """Follow the pointer until cancelled. Nothing that goes wrong with a version ends this."""
+        """Follow CURRENT until cancelled. A version that cannot be loaded does not end this."""
         watching = asyncio.create_task(self._keep_confirming())
         try:
             while True:
@@ -103,11 +103,11 @@ class Watcher:
             watching.cancel()
 
     def close(self) -> None:
-        """End the threads once they are done."""
+        """End the threads when their work is done."""
         self._pool.shutdown()
 
     def wake(self) -> None:
-        """Look now."""
+        """Read CURRENT now."""
         self._woken.set()
 
     async def look(self) -> None:
@@ -120,14 +120,14 @@ class Watcher:
                 served = await self._take(version_id)
                 if await self._read() == version_id:  # else it moved on while this one was loading
                     await self._swap(served)
-        except Exception as error:  # the loop's edge: whatever is wrong with a version, the one before stays
+        except Exception as error:  # the loop's edge: whatever is wrong with a version, the previous one stays
             self._note_failure(version_id, error)
             return
         self.failure = None
         self._live.refuse(None)
 
     async def prepare(self, version_id: VersionId) -> None:
-        """Load a version that CURRENT is about to move to, so that the move cannot fail for it.
+        """Load a version that CURRENT is about to move to, so that the move cannot fail.
 
         Raises:
             KeepsightError: it cannot be loaded.
@@ -139,14 +139,14 @@ class Watcher:
         self.failure = None
 
     def discard(self) -> None:
-        """Let go of a prepared version, because CURRENT did not move to it after all."""
+        """Drop the prepared version, because CURRENT did not move to it."""
         self._prepared = None
 
     async def until_serving(self, version_id: VersionId, timeout_s: float) -> None:
         """Return as soon as `version_id` is served.
 
         Raises:
-            SwapTimeoutError: it is not within `timeout_s`.
+            SwapTimeoutError: it is not served within `timeout_s`.
         """
         self.wake()
         try:
@@ -165,11 +165,11 @@ class Watcher:
             return prepared
         left_out = self._live.version_id is not None and await self._left_out(version_id)
         if left_out is not False:
-            self._live.refuse(f"the other servers have moved on to {version_id}, which this one is loading")
+            self._live.refuse(f"the other servers have moved on to {version_id}, which this server is loading")
         try:
             return await self._timed_load(version_id)
         except Exception:
-            if left_out is None:  # perhaps nobody serves it: better the version before than nothing
+            if left_out is None:  # perhaps no server serves it: the previous version is better than none
                 self._live.refuse(None)
             raise
 
@@ -182,18 +182,18 @@ class Watcher:
         self._tell()
 
     async def _read(self) -> VersionId | None:
-        """CURRENT. That it was read, or that it cannot be, counts as having looked."""
+        """Read CURRENT. A read that fails renews the lease too."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._current)
         finally:
             self._live.confirm()
 
     async def _keep_confirming(self) -> None:
-        """Go on looking while a version loads, which may take longer than a server may go without a look."""
+        """Keep reading CURRENT while a version loads, which may take longer than the lease."""
         while True:
             await asyncio.sleep(self._poll_s)
             if self._loading.locked():
-                with contextlib.suppress(Exception):  # `look` will meet it too, and say so
+                with contextlib.suppress(Exception):  # `look` meets the same error and logs it
                     await self._read()
 
     async def _timed_load(self, version_id: VersionId) -> Served:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from segp_cl.runtime.process import prepare_process
+from segp_cl.runtime.process import set_up_process
 
 
 def main() -> None:
     """Run the command line in a process that is set up as an update's."""
-    prepare_process()
+    set_up_process()
     # imported late: PyTorch must be loaded after that
     from benchmarks.accuracy import cli
 

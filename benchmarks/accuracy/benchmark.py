@@ -14,12 +14,13 @@ from benchmarks.accuracy.evaluate import Evaluator, global_accuracy
 from benchmarks.accuracy.protocol import make_bench
 from benchmarks.accuracy.record import BenchmarkRecord, Retention, RowRecord
 from benchmarks.accuracy.rows import NAIVE_GRID, Row, Training, settings_of, training_of
-from benchmarks.accuracy.study import Options, Study, library_versions
+from benchmarks.accuracy.study import Options, Study
+from benchmarks.common.machine import library_versions
 from segp_cl.metrics import last_accuracy
 from segp_cl.models.backbone import Backbone
 from segp_cl.types import LearnerState, OnProgress
 
-__all__ = ["Listener", "Options", "library_versions", "run_benchmark", "tasks_of"]
+__all__ = ["Listener", "Options", "run_benchmark", "tasks_of"]
 
 
 class Listener:
@@ -101,7 +102,7 @@ def _grid() -> list[dict[str, float]]:
 def _tune(study: Study, listener: Listener) -> dict[str, float | int]:
     """The rate and the epochs at which naive LoRA's Last is best on the validation slice, with the first seed."""
     name, seed, validation = "naive-tuned", study.options.seeds[0], study.on_validation()
-    training, row = training_of(name), Row(name, "text", "")
+    training, row = training_of(name), Row(name, "text")
     rate = study.backbone.resolve(study.config(training)).learning_rate
     assert rate is not None, "resolved"
     best: tuple[float, dict[str, float | int]] | None = None

@@ -20,6 +20,7 @@ from benchmarks.accuracy.datasets import DATASETS, load_dataset
 from benchmarks.accuracy.report import markdown_table, write_report
 from benchmarks.accuracy.rows import choose_rows
 from benchmarks.accuracy.sweep import sweep, write_sweep
+from benchmarks.common.options import ChannelsLast, Compile, Threads
 from segp_cl.errors import KeepsightError
 from segp_cl.learn.distributed import Ranks
 from segp_cl.models.load import load_backbone
@@ -46,7 +47,6 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter
 Work = Annotated[Path, typer.Option(help="Where finished tasks are kept, so that a run can be gone on with.")]
 Out = Annotated[Path, typer.Option(help="Where results go, in a folder named after the data set.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="cpu, cuda, or auto: cuda if there is one.")]
-Threads = Annotated[int, typer.Option(min=1, help="Torch threads.")]
 On = Annotated[Literal["test", "validation"], typer.Option(help="Measure on the test split or the validation slice.")]
 Template = Annotated[str, typer.Option(help="Prompt, with {} for the class.")]
 
@@ -70,8 +70,8 @@ def run(
     out: Out = Path("docs/results"),
     device: Device = "auto",
     threads: Threads = min(2, os.cpu_count() or 1),
-    channels_last: Annotated[bool, typer.Option(help="Images in channels-last layout.")] = False,
-    compile: Annotated[bool, typer.Option("--compile", help="Run the towers through torch.compile.")] = False,
+    channels_last: ChannelsLast = False,
+    compile: Compile = False,
 ) -> None:
     """Learn a data set task by task, in every row's way, and write a record, a table and plots."""
     place = group.join(_prepare(device, threads))

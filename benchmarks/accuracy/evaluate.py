@@ -113,7 +113,6 @@ def accuracy_rows(
     images: Sequence[int],
     classes: Sequence[int],
     path: Path,
-    fusion_weight: float | None,
 ) -> list[list[float]]:
     """R_ij: row i from `scores[i]`, over the classes of tasks 0..max(i, j). What is untaught is told by its text.
 
@@ -122,27 +121,24 @@ def accuracy_rows(
         labels: every evaluation image's class.
         images: how many evaluation images each task has, in the order of `labels`.
         classes: how many classes each task has.
-        path: which scores answer.
-        fusion_weight: for the fused path; None: each version's own.
+        path: which scores answer; the fused ones with each version's own weight.
     """
     return [
         [
-            _accuracy(_answers(scored, part, path, fusion_weight, sum(classes[: max(i, j) + 1])), labels[part])
+            _accuracy(_answers(scored, part, path, sum(classes[: max(i, j) + 1])), labels[part])
             for j, part in enumerate(_parts(images))
         ]
         for i, scored in enumerate(scores)
     ]
 
 
-def _answers(
-    scores: TaskScores, part: slice, path: Path, fusion_weight: float | None, classes: int
-) -> Float[Tensor, "part some"]:
+def _answers(scores: TaskScores, part: slice, path: Path, classes: int) -> Float[Tensor, "part some"]:
     text, visual = scores.text[part, :classes], scores.visual[part]
     if path == "text" or classes > visual.shape[1]:
         return text
     if path == "visual":
         return visual
-    return fused_scores(text, visual, fusion_weight=scores.fusion_weight if fusion_weight is None else fusion_weight)
+    return fused_scores(text, visual, fusion_weight=scores.fusion_weight)
 
 
 def global_accuracy(scores: TaskScores, labels: Int64[Tensor, " images"]) -> float:

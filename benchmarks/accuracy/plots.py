@@ -1,14 +1,12 @@
-"""The plots of a benchmark as PNG bytes. Agg only, no pyplot: nothing here touches matplotlib's global figures."""
+"""The plots of a benchmark as PNG bytes."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -16,9 +14,9 @@ from numpy.typing import NDArray
 
 from benchmarks.accuracy.record import BenchmarkRecord, Drift, RowRecord
 from benchmarks.accuracy.spread import RowSpread, Spread
+from benchmarks.common import plots
 from segp_cl.metrics import seen_accuracy
 
-DPI = 110
 WIDTH_INCHES = 10.0
 """1100 pixels at `DPI`."""
 
@@ -36,19 +34,19 @@ class Style:
     width: float = 1.5
 
 
-# Okabe and Ito's and Tol's palettes, told apart by the colour-blind; all blues are kept for segp and its variants.
+# the shared colours and Tol's; all blues are kept for segp and its variants
 _KNOWN = {
-    "zero-shot": Style("#8c8c8c", ":", "x"),
-    "prototypes": Style("#009E73", "-", "s"),
-    "naive": Style("#D55E00", "-", "v"),
-    "naive-tuned": Style("#E69F00", "-", "^"),
-    "acgd": Style("#CC79A7", "-", "D"),
+    "zero-shot": Style(plots.GREY, ":", "x"),
+    "prototypes": Style(plots.GREEN, "-", "s"),
+    "naive": Style(plots.VERMILION, "-", "v"),
+    "naive-tuned": Style(plots.ORANGE, "-", "^"),
+    "acgd": Style(plots.PINK, "-", "D"),
     "acgd+tsgr": Style("#882255", "-", "P"),
-    "joint": Style("#000000", "--", "*"),
-    "segp": Style("#08306B", "-", "o", 2.8),
+    "joint": Style(plots.BLACK, "--", "*"),
+    "segp": Style(plots.OURS, "-", "o", 2.8),
     "segp-paper": Style("#2171B5", "--", "h"),
-    "segp-text": Style("#4292C6", "-.", "<"),
-    "segp-visual": Style("#56B4E9", "-", ">"),
+    "segp-text": Style(plots.OURS_LIGHTER, "-.", "<"),
+    "segp-visual": Style(plots.SKY, "-", ">"),
     "segp-visual-stale": Style("#9ECAE1", ":", "d"),
 }
 _OTHERS = ("#999933", "#661100", "#B8A400", "#AA4499", "#44AA77", "#6E4B3A")
@@ -74,7 +72,7 @@ def styles(rows: Sequence[str]) -> dict[str, Style]:
 
 def accuracy_plot(record: BenchmarkRecord) -> bytes:
     """Accuracy over all classes seen so far after each task: a line per row, a band of one std over seeds."""
-    figure = Figure(figsize=(WIDTH_INCHES, 5.6), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 5.6), layout="constrained")
     axes = figure.add_subplot()
     look = styles(record.row_names())
     finals: dict[str, float] = {}
@@ -113,7 +111,7 @@ def accuracy_plot(record: BenchmarkRecord) -> bytes:
         handlelength=3.2,
         fontsize=9,
     )
-    return _png(figure)
+    return plots.png(figure)
 
 
 def matrix_plot(record: BenchmarkRecord) -> bytes:
@@ -124,7 +122,7 @@ def matrix_plot(record: BenchmarkRecord) -> bytes:
     lowest = min(float(mean.min()) for mean in means.values())
     scale = Normalize(vmin=max(0.0, 10 * np.floor(min(lowest, 90.0) / 10)), vmax=100.0)
     width = min(WIDTH_INCHES, 3.1 * len(rows) + 0.9)
-    figure = Figure(figsize=(width, 3.9 if len(rows) > 1 else 4.2), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, 3.9 if len(rows) > 1 else 4.2), layout="constrained")
     panels = figure.subplots(1, len(rows), squeeze=False)[0]
     for axes, (row, mean) in zip(panels, means.items(), strict=True):
         image = axes.imshow(mean, cmap="viridis", norm=scale)
@@ -134,7 +132,7 @@ def matrix_plot(record: BenchmarkRecord) -> bytes:
     panels[0].set_ylabel("after learning task")
     figure.colorbar(image, ax=list(panels), label="accuracy (%)", shrink=0.8, pad=0.015)
     figure.supxlabel("hatched: task not yet taught, its labels asked for by their text", fontsize=9, color="#555555")
-    return _png(figure)
+    return plots.png(figure)
 
 
 def ladder_plot(record: BenchmarkRecord) -> bytes:
@@ -142,7 +140,7 @@ def ladder_plot(record: BenchmarkRecord) -> bytes:
     rows = record.row_names()
     look = styles(rows)
     spreads = [RowSpread.of(record.of(row)) for row in rows]
-    figure = Figure(figsize=(WIDTH_INCHES, 1.2 + 0.3 * len(rows)), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 1.2 + 0.3 * len(rows)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     colors = [look[row].color for row in rows]
     _bars(left, [spread.last_accuracy for spread in spreads], colors)
@@ -151,7 +149,7 @@ def ladder_plot(record: BenchmarkRecord) -> bytes:
     right.set_title("Forgetting (points): lower is better", fontsize=10)
     left.set_yticks(range(len(rows)), list(rows))
     left.set_ylim(len(rows) - 0.4, -0.6)
-    return _png(figure)
+    return plots.png(figure)
 
 
 def drift_plot(record: BenchmarkRecord) -> bytes | None:
@@ -163,7 +161,7 @@ def drift_plot(record: BenchmarkRecord) -> bytes | None:
     columns = min(4, len(drifts))
     lines = -(-len(drifts) // columns)
     size = (min(WIDTH_INCHES, 1.2 + 3.2 * columns), 0.9 + 2.1 * lines)
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
     for axes, (row, found) in zip(panels, drifts.items(), strict=False):
         _drift_panel(axes, found)
@@ -178,7 +176,7 @@ def drift_plot(record: BenchmarkRecord) -> bytes | None:
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     figure.supxlabel("Jensen-Shannon divergence before / after an update (nats)", fontsize=10)
     figure.supylabel("density (log scale)", fontsize=10)
-    return _png(figure)
+    return plots.png(figure)
 
 
 def _seen(records: Sequence[RowRecord]) -> list[Spread]:
@@ -226,8 +224,8 @@ def _bars(axes: Axes, spreads: Sequence[Spread | None], colors: Sequence[str]) -
 def _drift_panel(axes: Axes, drifts: Sequence[Drift]) -> None:
     edges = np.unique(np.concatenate([drift.edges for drift in drifts]))
     sides: Mapping[str, tuple[str, str, list[tuple[int, ...]], float]] = {
-        "near": ("#D55E00", "-", [d.near for d in drifts], float(np.mean([d.near_mean for d in drifts]))),
-        "far": ("#0072B2", "--", [d.far for d in drifts], float(np.mean([d.far_mean for d in drifts]))),
+        "near": (plots.VERMILION, "-", [d.near for d in drifts], float(np.mean([d.near_mean for d in drifts]))),
+        "far": (plots.BLUE, "--", [d.far for d in drifts], float(np.mean([d.far_mean for d in drifts]))),
     }
     for height, (side, (color, dash, counts, mean)) in enumerate(sides.items()):
         pooled = sum(_rebinned(d.edges, c, edges) for d, c in zip(drifts, counts, strict=True))
@@ -261,10 +259,3 @@ def _task_ticks(tasks: int) -> list[int]:
 
 def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _png(figure: Figure) -> bytes:
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()

@@ -29,14 +29,9 @@ class PreparedImages:
     def __init__(
         self, images: LabelledImages, chosen: Sequence[int], labels: Sequence[int], preprocessing: Preprocessing
     ) -> None:
-        self._images, self._chosen, self._labels = images, tuple(chosen), tuple(labels)
+        self._images, self._chosen, self.labels = images, tuple(chosen), tuple(labels)
         self._preprocessing = preprocessing
         self._prepared = RowFile(len(chosen))
-
-    @property
-    def labels(self) -> Sequence[int]:
-        """Position in `Task.classes` of every image."""
-        return self._labels
 
     def pixels(self, indices: Sequence[int]) -> UInt8[Tensor, "batch 3 height width"]:
         """The images at `indices`, decoded, resized and cropped.
@@ -171,12 +166,8 @@ class _Joined:
     """Several streams of images as one, with labels of its own."""
 
     def __init__(self, parts: Sequence[ImageSource], labels: Sequence[int]) -> None:
-        self._parts, self._labels = tuple(parts), tuple(labels)
+        self._parts, self.labels = tuple(parts), tuple(labels)
         self._places = [(number, index) for number, part in enumerate(parts) for index in range(len(part.labels))]
-
-    @property
-    def labels(self) -> Sequence[int]:
-        return self._labels
 
     def pixels(self, indices: Sequence[int]) -> UInt8[Tensor, "batch 3 height width"]:
         rows_of: dict[int, list[int]] = {}

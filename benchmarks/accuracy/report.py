@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.accuracy.plots import accuracy_plot, drift_plot, ladder_plot, matrix_plot
 from benchmarks.accuracy.portable import without_paths
 from benchmarks.accuracy.record import BenchmarkRecord
-from benchmarks.accuracy.spread import NOTHING, RowSpread, Spread, percent, with_std
-
-FILES = ("record.json", "summary.json", "accuracy.png", "matrix.png", "ladder.png", "drift.png", "README.md")
-"""All that a report may consist of; `drift.png` only where a row has drift. The page comes last, after its plots."""
+from benchmarks.accuracy.spread import RowSpread, Spread, percent, with_std
+from benchmarks.common.pages import NOTHING, table
+from benchmarks.common.record import save_files
 
 _CAPTIONS = {
     "accuracy.png": "Accuracy over all classes seen so far; where a line falls steeply, old classes are paid for new "
@@ -29,10 +26,10 @@ _CAPTIONS = {
 
 
 def write_report(record: BenchmarkRecord, folder: Path) -> None:
-    """Write `FILES` into `folder`, which is made if need be.
+    """Write the record, its summary, its plots and the page into `folder`; `drift.png` only where a row has drift.
 
-    Everything is rendered before the first file is replaced, and each is replaced in one step: an interrupted or failed
-    report leaves the older one. Absolute paths in the record are cut down to their last component.
+    Everything is rendered before the first file is replaced, and each is replaced in one step: a report that fails
+    leaves the older one. Absolute paths in the record are cut down to their last component.
 
     Raises:
         ValueError: the record has no rows.
@@ -46,12 +43,13 @@ def write_report(record: BenchmarkRecord, folder: Path) -> None:
         "matrix.png": matrix_plot(record),
         "drift.png": drift_plot(record),
     }
-    contents = {name: plot for name, plot in plots.items() if plot is not None}
-    text = page(record, plots=list(contents))
-    contents["record.json"] = _json(record.model_dump(mode="json")).encode()
-    contents["summary.json"] = (json.dumps(summary(record), indent=2, allow_nan=False) + "\n").encode()
-    contents["README.md"] = text.encode()
-    _replace(folder, contents)
+    contents = {
+        "record.json": _json(record.model_dump(mode="json")).encode(),
+        "summary.json": (json.dumps(summary(record), indent=2, allow_nan=False) + "\n").encode(),
+        **plots,
+        "README.md": page(record, plots=[name for name, plot in plots.items() if plot is not None]).encode(),
+    }
+    save_files(folder, contents)
 
 
 def summary(record: BenchmarkRecord) -> dict[str, object]:
@@ -81,7 +79,8 @@ def markdown_table(record: BenchmarkRecord) -> str:
         ]
         for row, spread in _spreads(record).items()
     ]
-    return _table(["Row", "Seeds", "Last", "Avg", "Forgetting", "BWT", "FWT", "Global", "s per task"], lines)
+    head = ["Row", "Seeds", "Last", "Avg", "Forgetting", "BWT", "FWT", "Global", "s per task"]
+    return table(head, lines, left=1, padded=True)
 
 
 def page(record: BenchmarkRecord, *, plots: Sequence[str]) -> str:
@@ -93,7 +92,7 @@ def page(record: BenchmarkRecord, *, plots: Sequence[str]) -> str:
     )
     parts += [f"![{name.removesuffix('.png')}]({name})\n\n{_CAPTIONS[name]}" for name in plots]
     parts += _retention(record) + _drift(record)
-    parts += ["## Versions", _table(["", "Version"], [[name, value] for name, value in record.versions.items()])]
+    parts += ["## Versions", table(["", "Version"], list(record.versions.items()), padded=True)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -152,7 +151,8 @@ def _retention(record: BenchmarkRecord) -> list[str]:
     if not lines:
         return []
     note = "Zero-shot accuracy by the text path on another data set, untouched and after the last task."
-    return ["## Retention", note, _table(["Row", "Data set", "Images", "Before", "After", "Change"], lines)]
+    head = ["Row", "Data set", "Images", "Before", "After", "Change"]
+    return ["## Retention", note, table(head, lines, left=2, padded=True)]
 
 
 def _drift(record: BenchmarkRecord) -> list[str]:
@@ -170,7 +170,7 @@ def _drift(record: BenchmarkRecord) -> list[str]:
         "Jensen-Shannon divergence in nats between the predictions for old classes before and after each update, by "
         "distance to the boundary before it."
     )
-    return ["## Drift", note, _table(["Row", "Near", "Far", "Near / far"], lines)]
+    return ["## Drift", note, table(["Row", "Near", "Far", "Near / far"], lines, left=1, padded=True)]
 
 
 def _images(images: int, per_class: int | None, classes: int) -> str:
@@ -181,22 +181,6 @@ def _images(images: int, per_class: int | None, classes: int) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A markdown table, its columns padded so that it reads in a terminal too: names to the left, the rest right."""
-    widths = [max(3, *(len(line[column]) for line in (head, *lines))) for column in range(len(head))]
-    named = [column for column in range(len(head)) if head[column] in {"", "Row", "Data set", "Version"}]
-
-    def row(cells: Sequence[str]) -> str:
-        padded = (
-            cell.ljust(width) if column in named else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * width if column in named else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-    return "\n".join([row(head), row(rule), *(row(line) for line in lines)])
 
 
 def _json(value: object) -> str:
@@ -212,15 +196,3 @@ def _indented(value: object, indent: str) -> str:
     if isinstance(value, list) and any(isinstance(entry, dict | list) for entry in value):
         return "[\n" + ",\n".join(deeper + _indented(entry, deeper) for entry in value) + f"\n{indent}]"
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _replace(folder: Path, contents: Mapping[str, bytes]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as scratch:
-        for name, content in contents.items():
-            (Path(scratch) / name).write_bytes(content)
-        for name in FILES:
-            if name in contents:
-                os.replace(Path(scratch) / name, folder / name)
-            else:
-                (folder / name).unlink(missing_ok=True)

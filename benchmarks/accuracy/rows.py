@@ -38,12 +38,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: a training by name, a path, and what it shows. `fusion_weight` None: the one that the version carries."""
+    """A row: a training by name, and the path that answers."""
 
     training: str
     path: Path
-    shows: str
-    fusion_weight: float | None = None
 
 
 NAIVE_GRID = {"learning_rate_factor": (0.3, 1.0, 3.0), "epochs": (2, 5, 10)}
@@ -64,20 +62,20 @@ TRAININGS: Mapping[str, Training] = {
 }
 
 ROWS: Mapping[str, Row] = {
-    "zero-shot": Row("frozen", "text", "the untouched model"),
-    "prototypes": Row("prototypes", "visual", "frozen image tower, nearest class mean"),
-    "prototypes-whitened": Row("prototypes-whitened", "visual", "the same, whitened as segp's are"),
-    "naive": Row("naive", "text", "LoRA, cross-entropy only"),
-    "naive-tuned": Row("naive-tuned", "text", "the same at its own best rate and epochs"),
-    "acgd": Row("acgd", "text", "naive + ACGD"),
-    "acgd+tsgr": Row("acgd+tsgr", "text", "naive + ACGD + TSGR"),
-    "segp-visual-stale": Row("acgd+tsgr", "visual", "its prototypes, left where they were"),
-    "segp-visual": Row("paper", "visual", "prototypes moved with the anchors"),
-    "segp-paper": Row("paper", "fused", "the paper's method whole, beta 0.5"),
-    "segp-text": Row("segp", "text", "the full method with what is ours: text path"),
-    "segp-whitened": Row("segp", "visual", "its visual path"),
-    "segp": Row("segp", "fused", "both paths, beta from kept-back images"),
-    "joint": Row("joint", "fused", "all tasks at once: the ceiling"),
+    "zero-shot": Row("frozen", "text"),  # the untouched model
+    "prototypes": Row("prototypes", "visual"),  # frozen image tower, nearest class mean
+    "prototypes-whitened": Row("prototypes-whitened", "visual"),  # the same, whitened as segp's are
+    "naive": Row("naive", "text"),  # LoRA, cross-entropy only
+    "naive-tuned": Row("naive-tuned", "text"),  # the same at its own best rate and epochs
+    "acgd": Row("acgd", "text"),  # naive + ACGD
+    "acgd+tsgr": Row("acgd+tsgr", "text"),  # naive + ACGD + TSGR
+    "segp-visual-stale": Row("acgd+tsgr", "visual"),  # its prototypes, left where they were
+    "segp-visual": Row("paper", "visual"),  # prototypes moved with the anchors
+    "segp-paper": Row("paper", "fused"),  # the paper's method whole, beta 0.5
+    "segp-text": Row("segp", "text"),  # the full method with what is ours: text path
+    "segp-whitened": Row("segp", "visual"),  # its visual path
+    "segp": Row("segp", "fused"),  # both paths, beta from kept-back images
+    "joint": Row("joint", "fused"),  # all tasks at once: the ceiling
 }
 
 
@@ -86,7 +84,7 @@ def all_rows() -> dict[str, Row]:
     rows = dict(ROWS)
     for strategy in get_args(StrategyName):
         if strategy not in ("segp", "naive", "prototypes"):
-            rows.setdefault(strategy, Row(strategy, "fused", f"the strategy {strategy}"))
+            rows.setdefault(strategy, Row(strategy, "fused"))
     return rows
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from benchmarks.accuracy.evaluate import Evaluator, TaskScores
 from benchmarks.accuracy.protocol import Bench
 from benchmarks.accuracy.rows import Training
+from benchmarks.common.record import load_json, save_json
 from model_store.store import Store
 from model_store.types import Provenance, VersionId
 from segp_cl.config import LearnerConfig
@@ -58,7 +58,7 @@ class Runner:
         config: LearnerConfig,
         seed: int,
         *,
-        on_task: Callable[[int, int], None] = lambda done, tasks: None,
+        on_task: Callable[[], None] = lambda: None,
         on_progress: OnProgress | None = None,
     ) -> Trained:
         """Learn every task, measuring after each; tasks that an earlier run finished are read, not learned again.
@@ -69,17 +69,16 @@ class Runner:
             training: together, frozen or task by task.
             config: hyper-parameters.
             seed: of everything random; task t uses a stream of its own, so going on gives what a single run gives.
-            on_task: called with (tasks done, tasks in all) at the start and after every task.
+            on_task: called after every task, those that an earlier run finished too.
             on_progress: passed to `learn_task`.
         """
         tasks = self._tasks(training)
         folder = self.work / self._name(training, config, seed)
         folder.mkdir(parents=True, exist_ok=True)
-        on_task(0, len(tasks))
         done: list[_Done] = []
         while len(done) < len(tasks) and (found := _Done.read(folder, len(done) + 1)):
             done.append(found)
-            on_task(len(done), len(tasks))
+            on_task()
         ranks = Ranks.current()
         ranks.wait()  # nothing is written before all have seen what is done
         store = Store(folder / "store")
@@ -115,7 +114,7 @@ class Runner:
                 assert finished is not None, "the first process has written it down"
                 done.append(finished)
                 state = store.open(finished.version) if finished.version else state
-            on_task(number, len(tasks))
+            on_task()
         return Trained(tuple(d.scores for d in done), tuple(d.seconds for d in done), done[-1].settings, state)
 
     def _evaluator(self, config: LearnerConfig) -> Evaluator:
@@ -149,19 +148,16 @@ class _Done:
     @classmethod
     def read(cls, folder: Path, number: int) -> _Done | None:
         marker = folder / f"task-{number:03d}.json"
-        if not marker.exists():
+        stored = load_json(marker)
+        if not stored:
             return None
-        stored = json.loads(marker.read_text())
         scores = TaskScores.load(marker.with_suffix(".npz"))
         return cls(scores, stored["seconds"], stored["settings"], stored["version"])
 
     def write(self, folder: Path, number: int) -> None:
         marker = folder / f"task-{number:03d}.json"
         self.scores.save(marker.with_suffix(".npz"))
-        temporary = marker.with_suffix(".tmp")
-        written = {"version": self.version, "seconds": self.seconds, "settings": dict(self.settings)}
-        temporary.write_text(json.dumps(written))
-        os.replace(temporary, marker)
+        save_json(marker, {"version": self.version, "seconds": self.seconds, "settings": dict(self.settings)})
 
 
 def _decode(images: ImageSource) -> None:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.accuracy.record import RowRecord
+from benchmarks.common.pages import NOTHING
 from segp_cl.metrics import Summary
-
-NOTHING = "–"
-"""What stands where a figure is not defined or was not measured."""
 
 
 @dataclass(frozen=True)

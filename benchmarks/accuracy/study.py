@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,11 @@ from benchmarks.accuracy.protocol import Bench, EvaluatedOn, PreparedImages, mak
 from benchmarks.accuracy.record import Protocol, Retention, RowRecord
 from benchmarks.accuracy.rows import Row, Training, settings_of
 from benchmarks.accuracy.runner import Runner, Trained
+from benchmarks.common.machine import library_versions
 from segp_cl.config import LearnerConfig
 from segp_cl.models.backbone import Backbone
 from segp_cl.prompts import DEFAULT_TEMPLATE
 from segp_cl.types import OnProgress, Task
-
-LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "keepsight")
 
 
 @dataclass(frozen=True)
@@ -125,9 +122,7 @@ class Study:
             self.options.dtype,
             evaluator_for=lambda config: self._evaluator(bench, config),
         )
-        return runner.run(
-            training, config, seed, on_task=lambda number, _: on_task() if number else None, on_progress=on_progress
-        )
+        return runner.run(training, config, seed, on_task=on_task, on_progress=on_progress)
 
     def record(self, name: str, row: Row, trained: Trained, seed: int, retention: Retention | None = None) -> RowRecord:
         """What a row says of a training."""
@@ -136,8 +131,7 @@ class Study:
         classes = [len(task.classes) for task in bench.tasks]
         if len(trained.scores) == 1:  # all tasks were learned as one
             images, classes = [sum(images)], [sum(classes)]
-        matrix = accuracy_rows(trained.scores, labels, images, classes, row.path, row.fusion_weight)
-        weights = [s.fusion_weight if row.fusion_weight is None else row.fusion_weight for s in trained.scores]
+        matrix = accuracy_rows(trained.scores, labels, images, classes, row.path)
         moved = drift(trained.scores, labels, images, classes, logit_scale=self.backbone.logit_scale)
         return RowRecord(
             row=name,
@@ -147,7 +141,7 @@ class Study:
             global_accuracies=tuple(global_accuracy(scored, labels) for scored in trained.scores),
             seconds=trained.seconds,
             settings=dict(trained.settings),
-            fusion_weights=tuple(weights) if row.path == "fused" else (),
+            fusion_weights=tuple(scored.fusion_weight for scored in trained.scores) if row.path == "fused" else (),
             drift=moved if row.path == "text" else None,
             retention=retention,
         )
@@ -178,16 +172,6 @@ class Study:
         if stages not in self._evaluators:
             self._evaluators[stages] = Evaluator(self.backbone, bench, config)
         return self._evaluators[stages]
-
-
-def library_versions(device: torch.device) -> dict[str, str]:
-    """Of Python, the libraries that decide results, and the processor that `device` is."""
-    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}"
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
-        "device": processor,
-    }
 
 
 @cache

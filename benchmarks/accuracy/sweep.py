@@ -19,6 +19,8 @@ from benchmarks.accuracy.rows import Path as AnsweringPath
 from benchmarks.accuracy.rows import Row, choose_rows, settings_of, training_of
 from benchmarks.accuracy.spread import Spread, percent
 from benchmarks.accuracy.study import Study
+from benchmarks.common.plots import BLACK, BLUE, ORANGE, png
+from benchmarks.common.record import save_bytes
 from segp_cl.models.backbone import Backbone
 
 PATHS: tuple[AnsweringPath, ...] = get_args(AnsweringPath)
@@ -97,7 +99,7 @@ def sweep(
             listener.begin(f"{parameter} = {value}, seed {seed}")
             trained = study.train(training, config, seed, on_task=listener.task_done, on_progress=listener.on_progress)
             for path in PATHS:
-                found[path].append(study.record(row, Row(name, path, ""), trained, seed))
+                found[path].append(study.record(row, Row(name, path), trained, seed))
     return Sweep(
         dataset=dataset.name,
         tasks=dataset.tasks,
@@ -128,11 +130,10 @@ def write_sweep(result: Sweep, folder: Path) -> str:
 
     Files are named `<training>-<parameter>[-<hyper-parameter>=<value>...]`, with what is not as by default.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{result.name}.json").write_text(result.model_dump_json(indent=1) + "\n")
-    _plot(result).savefig(folder / f"{result.name}.png", dpi=110, metadata={"Software": None})
+    save_bytes(folder / f"{result.name}.json", (result.model_dump_json(indent=1) + "\n").encode())
+    save_bytes(folder / f"{result.name}.png", png(_plot(result)))
     found = {file.stem: Sweep.model_validate_json(file.read_text()) for file in sorted(folder.glob("*.json"))}
-    (folder / "README.md").write_text(page(found))
+    save_bytes(folder / "README.md", page(found).encode())
     return table(result)
 
 
@@ -179,7 +180,7 @@ def table(result: Sweep) -> str:
 def _plot(result: Sweep) -> Figure:
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), ("last", "forgetting"), strict=True):
-        for path, colour in zip(PATHS, ("#0072b2", "#e69f00", "#000000"), strict=True):
+        for path, colour in zip(PATHS, (BLUE, ORANGE, BLACK), strict=True):
             found: list[Spread] = [getattr(point, metric)[path] for point in result.points]
             axes.errorbar(
                 range(len(found)),

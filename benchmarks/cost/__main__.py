@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.cost import models, plan
+from benchmarks.common import models
+from benchmarks.common.machine import machine, memory_mib
+from benchmarks.common.options import ONLY, Out, Quick
+from benchmarks.common.progress import quiet_bar
+from benchmarks.common.record import load_json, save_json
+from benchmarks.cost import plan
 from benchmarks.cost.parts import Measured, OnPoint, measure_dpgd, measure_growth, measure_steps
-from benchmarks.cost.record import Part, load_json, machine, memory_mib, merge_part, save_json
+from benchmarks.cost.record import Part, merge_part
 from benchmarks.cost.report import write_report
 from benchmarks.cost.runner import run_point
 
@@ -23,15 +25,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def main(
-    only: Annotated[
-        list[Part] | None, typer.Option(help="Measure this part alone; may be given more than once.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Where the record is; other parts' figures in it stay.")] = OUT,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Small sizes, to see that it works; the record says so.")
-    ] = False,
-) -> None:
+def main(only: Annotated[list[Part] | None, ONLY] = None, out: Out = OUT, quick: Quick = False) -> None:
     """Measure what an update costs: a step against naive LoRA's, DPGD's share, growth of time and memory.
 
     Use a quiet machine: samples that other processes disturbed are dropped. The full plan takes half an hour on two
@@ -39,7 +33,12 @@ def main(
     """
     console = Console(stderr=True)
     for part in only or list(Part):
-        with _bar(console, part) as on_point:
+        with quiet_bar(console) as bar:
+            task = bar.add_task(str(part), total=None)
+
+            def on_point(what: str, done: int, total: int) -> None:
+                bar.update(task, description=f"{part}: {what}", completed=done, total=total)  # noqa: B023 - not kept
+
             measured = _measure(part, quick=quick, on_point=on_point)
         keep(out, part, measured, quick=quick)
         console.print(f"{part}: written to {out}")
@@ -59,7 +58,7 @@ def _measure(part: Part, *, quick: bool, on_point: OnPoint) -> Measured:
     with tempfile.TemporaryDirectory(prefix="keepsight-cost-") as folder:
         if part is Part.STEPS:
             on_point("writing random weights", 0, 1)
-            vit = models.write_vit_b16(Path(folder))
+            vit = models.write_open_clip(Path(folder), "ViT-B-16")
             entries = plan.steps_plan(vit, available_mib=memory_mib("MemAvailable"), quick=quick)
             return measure_steps(entries, run_point, on_point)
         if part is Part.DPGD:
@@ -67,26 +66,6 @@ def _measure(part: Part, *, quick: bool, on_point: OnPoint) -> Measured:
         small = models.write_small_vit(Path(folder))
         growth = plan.growth_plan(small, models.SMALL_VIT_IN_WORDS, quick=quick)
         return measure_growth(growth, run_point, on_point)
-
-
-@contextlib.contextmanager
-def _bar(console: Console, part: Part) -> Iterator[Callable[[str, int, int], None]]:
-    # drawn once a second: a lively bar would be load on the machine that is measured
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        refresh_per_second=1,
-        transient=True,
-    ) as progress:
-        task = progress.add_task(str(part), total=None)
-
-        def on_point(what: str, done: int, total: int) -> None:
-            progress.update(task, description=f"{part}: {what}", completed=done, total=total)
-
-        yield on_point
 
 
 if __name__ == "__main__":

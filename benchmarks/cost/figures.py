@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Final, Generic, Protocol, TypeVar
 
+from benchmarks.common.load import FOREIGN_LIMIT_CORES
 from benchmarks.cost.jobs import BASE_SIDE, StepSample
 
-FOREIGN_LIMIT_CORES: Final = 0.15
 KEPT_SHARE: Final = 0.5
 NOISE_RULE: Final = (
     f"A sample is dropped if other processes kept more than {FOREIGN_LIMIT_CORES} of a core busy while it was taken "

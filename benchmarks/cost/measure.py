@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import gc
-import resource
-import sys
 from collections.abc import Callable, Iterator
 
 import torch
 
+from benchmarks.common.load import LoadMeter
+from benchmarks.common.scenes import RandomImages, state_with, take_steps, task_of
 from benchmarks.cost.jobs import Job, Sample, StepSample, StepsJob, UpdateJob, UpdateSample
-from benchmarks.cost.load import LoadMeter
-from benchmarks.cost.scenes import RandomImages, state_with, task_of
 from segp_cl.config import LearnerConfig
 from segp_cl.data.image_sets import TensorImages
 from segp_cl.learn.learner import learn_task
 from segp_cl.models.backbone import Backbone
 from segp_cl.models.load import load_backbone
-from segp_cl.types import Learned, LearnerState, OnProgress, Progress, Task
+from segp_cl.runtime.process import peak_rss_bytes
+from segp_cl.types import Learned, LearnerState, OnProgress, Task
 
 OnTick = Callable[[str], None]
 _WARM_UP_CLASSES = 10
-
-
-class _EnoughError(Exception):
-    """The last step that is timed is done: what follows it in an update is of no interest."""
 
 
 def measure(job: Job, on_tick: OnTick = lambda _: None) -> Iterator[Sample]:
@@ -39,8 +34,7 @@ def measure(job: Job, on_tick: OnTick = lambda _: None) -> Iterator[Sample]:
 
 def peak_mib() -> float:
     """The most memory this process has held so far, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return peak_rss_bytes() / 2**20
 
 
 def _steps(job: StepsJob, backbone: Backbone, on_tick: OnTick) -> Iterator[StepSample]:
@@ -62,30 +56,16 @@ def _timed_steps(
     samples: list[StepSample] = []
     meter = LoadMeter()
 
-    def on_progress(progress: Progress) -> None:
-        if progress.phase != "train":
-            return
+    def on_step(step: int) -> None:
         seconds, foreign = meter.read()
-        if progress.step > job.drop:
+        if step > job.drop:
             samples.append(
                 StepSample(
-                    side=side,
-                    round=number,
-                    step=progress.step,
-                    seconds=seconds,
-                    foreign_cores=foreign,
-                    peak_mib=peak_mib(),
+                    side=side, round=number, step=step, seconds=seconds, foreign_cores=foreign, peak_mib=peak_mib()
                 )
             )
-        if progress.step == job.steps:
-            raise _EnoughError
 
-    try:
-        _learn(backbone, state, task, job.config_of(side), on_progress)
-    except _EnoughError:
-        pass
-    else:
-        raise RuntimeError(f"the update ended before its step {job.steps}")
+    take_steps(backbone, state, task, job.config_of(side), steps=job.steps, on_step=on_step)
     return samples
 
 

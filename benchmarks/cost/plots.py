@@ -1,31 +1,29 @@
-"""The plots as PNG bytes. Agg only, no pyplot: nothing here touches matplotlib's global figures."""
+"""The plots as PNG bytes."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.cost.figures import FOREIGN_LIMIT_CORES, quiet
+from benchmarks.common import plots
+from benchmarks.common.load import FOREIGN_LIMIT_CORES
+from benchmarks.cost.figures import quiet
 from benchmarks.cost.jobs import BASE_SIDE, StepSample
 
-DPI = 110
 SIDE_NAMES = {BASE_SIDE: "naive LoRA", "segp": "SeGP-CL", "segp_full_cost": "SeGP-CL,\nfull cost"}
-_SIDE_COLORS = {BASE_SIDE: "#D55E00", "segp": "#08306B", "segp_full_cost": "#56B4E9"}
+_SIDE_COLORS = {BASE_SIDE: plots.VERMILION, "segp": plots.OURS, "segp_full_cost": plots.SKY}
 _PHASE_STYLES = {
     "stem": ("#999999", (0, (1, 1))),
-    "anchors": ("#CC79A7", "--"),
+    "anchors": (plots.PINK, "--"),
     "teacher": ("#8C6BB1", (0, (3, 1, 1, 1))),
-    "train": ("#009E73", "-."),
-    "prototypes": ("#E69F00", ":"),
-    "align": ("#56B4E9", (0, (5, 1))),
+    "train": (plots.GREEN, "-."),
+    "prototypes": (plots.ORANGE, ":"),
+    "align": (plots.SKY, (0, (5, 1))),
 }
 PHASES = tuple(_PHASE_STYLES)
-_TOTAL = "#08306B"
 
 
 def steps_plot(samples: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], titles: Mapping[str, str]) -> bytes:
@@ -39,14 +37,14 @@ def steps_plot(samples: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
         axes.set_ylim(bottom=0)
         axes.grid(axis="y", alpha=0.3)
     panels[0].set_ylabel("step time / naive LoRA's median")
-    return _png(figure)
+    return plots.png(figure)
 
 
 def _scatter(axes: Axes, samples: Sequence[StepSample]) -> None:
     series = {side: [s for s in samples if s.side == side] for side in dict.fromkeys(s.side for s in samples)}
     unit = quiet(series[BASE_SIDE]).seconds if BASE_SIDE in series else 1.0
     for place, (side, taken) in enumerate(series.items()):
-        color = _SIDE_COLORS.get(side, "#666666")
+        color = _SIDE_COLORS.get(side, plots.OTHER)
         for number, sample in enumerate(taken):
             shift = 0.5 * (number / max(1, len(taken) - 1) - 0.5)
             calm = (sample.foreign_cores or 0.0) <= FOREIGN_LIMIT_CORES
@@ -63,15 +61,15 @@ def growth_plot(points: Sequence[Mapping[str, Any]], axis: str, title: str, x_la
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     figure.suptitle(title)
     time_axes, memory_axes = figure.subplots(1, 2)
-    time_axes.plot(x, [point["seconds"] for point in found], "o-", color=_TOTAL, lw=2.4, label="whole update")
+    time_axes.plot(x, [point["seconds"] for point in found], "o-", color=plots.OURS, lw=2.4, label="whole update")
     for phase, (color, dash) in _PHASE_STYLES.items():
         seconds = [point["phases"].get(phase, 0.0) for point in found]
         if any(seconds):
             time_axes.plot(x, seconds, linestyle=dash, color=color, marker=".", label=phase)
     time_axes.set_ylabel("wall seconds")
     time_axes.legend(framealpha=0.9)
-    memory_axes.plot(x, [point["peak_mib"] for point in found], "o-", color=_TOTAL, lw=2.4, label="peak")
-    memory_axes.plot(x, [point["before_mib"] for point in found], ":", color="#8c8c8c", marker=".", label="before it")
+    memory_axes.plot(x, [point["peak_mib"] for point in found], "o-", color=plots.OURS, lw=2.4, label="peak")
+    memory_axes.plot(x, [point["before_mib"] for point in found], ":", color=plots.GREY, marker=".", label="before it")
     memory_axes.set_ylabel("peak memory of the process, MiB")
     memory_axes.legend(framealpha=0.9)
     for axes in (time_axes, memory_axes):
@@ -81,11 +79,4 @@ def growth_plot(points: Sequence[Mapping[str, Any]], axis: str, title: str, x_la
         axes.grid(which="both", alpha=0.2)
     low, high = memory_axes.get_ylim()
     memory_axes.set_ylim(low / 2, high * 2)  # a flat line is to look flat
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
+    return plots.png(figure)

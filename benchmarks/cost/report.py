@@ -6,22 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.pages import NOTHING, measured_on, number, table
+from benchmarks.common.record import Record, load_json, save_files
 from benchmarks.cost.figures import NOISE_RULE
 from benchmarks.cost.jobs import BASE_SIDE
 from benchmarks.cost.plan import BATCH
 from benchmarks.cost.plots import PHASES, SIDE_NAMES, growth_plot, steps_plot
-from benchmarks.cost.record import Part, Record, load_json, save_bytes
+from benchmarks.cost.record import Part
 
-_NOTHING = "–"
 _SHARE_NAMES = {"images_20_old_90": "20 images a class", "paper_size": "500 images a class (the paper's size)"}
 
 
 def write_report(folder: Path) -> None:
     """Draw the plots of the parts that `folder` has figures of, and the page; each file is replaced in one step."""
     summary, samples = load_json(folder / "summary.json"), load_json(folder / "samples.json")
-    for name, content in plots(summary, samples).items():
-        save_bytes(folder / name, content)
-    save_bytes(folder / "README.md", page(summary).encode())
+    save_files(folder, {**plots(summary, samples), "README.md": page(summary).encode()})
 
 
 def plots(summary: Record, samples: Record) -> dict[str, bytes]:
@@ -70,9 +69,9 @@ def _steps(summary: Record, conditions: Record) -> list[str]:
                 (
                     detail["title"],
                     SIDE_NAMES.get(side, side).replace("\n", " "),
-                    _number(found["seconds"], 2),
-                    _number(ratio, 3),
-                    f"{min(scatter):.2f} to {max(scatter):.2f}" if scatter and side != BASE_SIDE else _NOTHING,
+                    number(found["seconds"], 2),
+                    number(ratio, 3),
+                    f"{min(scatter):.2f} to {max(scatter):.2f}" if scatter and side != BASE_SIDE else NOTHING,
                     f"{found['samples'] - found['dropped']} of {found['samples']}"
                     + (" (noisy)" if found["noisy"] else ""),
                     f"{found['peak_mib']:,}",
@@ -95,7 +94,7 @@ def _steps(summary: Record, conditions: Record) -> list[str]:
         "part of them, so that here anchors are the seeds as they are (`k_adv` 0; for ViT-B/16 `k_seed` 1). One "
         "process runs all sides of a model in turn.",
         *notes,
-        _table(
+        table(
             ("model", "side", "s a step", "ratio", "by round", "samples kept", "peak MiB of the process"), rows, left=2
         ),
         "![Step times](steps.png)",
@@ -111,9 +110,9 @@ def _dpgd(summary: Record, conditions: Record) -> list[str]:
         rows.append(
             (
                 _SHARE_NAMES.get(label, label),
-                _NOTHING if share is None else f"{100 * share:.1f} %" + (" (noisy)" if detail.get("noisy") else ""),
-                *(_number(phases.get(phase), 1) for phase in PHASES),
-                _number(detail.get("seconds"), 1),
+                NOTHING if share is None else f"{100 * share:.1f} %" + (" (noisy)" if detail.get("noisy") else ""),
+                *(number(phases.get(phase), 1) for phase in PHASES),
+                number(detail.get("seconds"), 1),
             )
         )
         if detail.get("epochs_measured") != detail.get("epochs_of_the_share"):
@@ -129,7 +128,7 @@ def _dpgd(summary: Record, conditions: Record) -> list[str]:
         "Compact, default settings, 10 new classes on top of 90: the seconds of making anchors in the wall seconds of "
         "the whole update. Pictures are made as they are read.",
         *notes,
-        _table(("update", "share", *(f"{phase} s" for phase in PHASES), "all s"), rows, left=1),
+        table(("update", "share", *(f"{phase} s" for phase in PHASES), "all s"), rows, left=1),
     ]
 
 
@@ -142,15 +141,15 @@ def _growth(summary: Record, conditions: Record) -> list[str]:
         _conditions(conditions),
         f"**With old classes**: {old['model']}, {old['images']:,} new images of {sizes['new_classes']} classes, "
         f"{epochs} epochs. From the fewest to the most old classes, time grows by "
-        f"{_number(summary['growth_old_classes_ratio'], 2)} and memory by "
-        f"{_number(summary['growth_old_classes_memory_ratio'], 2)} (exponent of time "
-        f"{_number(summary['growth_old_classes_exponent'], 2)}).",
+        f"{number(summary['growth_old_classes_ratio'], 2)} and memory by "
+        f"{number(summary['growth_old_classes_memory_ratio'], 2)} (exponent of time "
+        f"{number(summary['growth_old_classes_exponent'], 2)}).",
         _growth_table(summary["growth_old_classes"], "old_classes", "old classes"),
         "![Growth with old classes](growth_old_classes.png)",
         f"**With new images**: {images['model']}, one epoch, so that the largest size takes minutes; "
         f"{images['old_classes']} old classes, pictures made when they are read. Time grows as the number of images to "
-        f"the power {_number(summary['growth_images_exponent'], 2)}; memory by "
-        f"{_number(summary['growth_images_memory_ratio'], 2)} from the smallest size to the largest.",
+        f"the power {number(summary['growth_images_exponent'], 2)}; memory by "
+        f"{number(summary['growth_images_memory_ratio'], 2)} from the smallest size to the largest.",
         _growth_table(summary["growth_images"], "images", "new images"),
         "![Growth with new images](growth_images.png)",
     ]
@@ -163,35 +162,21 @@ def _growth_table(points: Sequence[Mapping[str, Any]], axis: str, name: str) -> 
         rows.append(
             (
                 f"{point[axis]:,}",
-                _number(point.get("seconds"), 1) + (" (noisy)" if point.get("noisy") else ""),
-                *(_number(phases.get(phase), 1) for phase in PHASES),
-                f"{point['anchors']:,}" if "anchors" in point else point.get("failure", _NOTHING),
-                f"{point['before_mib']:,}" if "before_mib" in point else _NOTHING,
-                f"{point['peak_mib']:,}" if "peak_mib" in point else _NOTHING,
+                number(point.get("seconds"), 1) + (" (noisy)" if point.get("noisy") else ""),
+                *(number(phases.get(phase), 1) for phase in PHASES),
+                f"{point['anchors']:,}" if "anchors" in point else point.get("failure", NOTHING),
+                f"{point['before_mib']:,}" if "before_mib" in point else NOTHING,
+                f"{point['peak_mib']:,}" if "peak_mib" in point else NOTHING,
             )
         )
     seconds = tuple(f"{phase} s" for phase in PHASES)
     header = (name, "all s", *seconds, "anchors", "MiB before", "peak MiB")
-    return _table(header, rows, left=0)
+    return table(header, rows, left=0)
 
 
 def _conditions(conditions: Record) -> str:
-    machine = conditions.get("machine", {})
-    return (
-        f"*{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('memory_gib')} GiB, "
-        f"{machine.get('threads')} threads, torch {machine.get('torch')}, {machine.get('date')}"
-        f"{', quick plan: sizes cut down' if conditions.get('quick') else ''}*"
-    )
+    return measured_on(conditions.get("machine", {}), quick=conditions.get("quick", False))
 
 
 def _settings(overrides: Mapping[str, object]) -> str:
     return ", ".join(f"`{name}` {value}" for name, value in overrides.items()) or "the defaults"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return _NOTHING if value is None else f"{value:,.{digits}f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
-    rule = ["---" if column < left else "---:" for column in range(len(header))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))

@@ -9,12 +9,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from benchmarks.common.process import ROOT
 from benchmarks.cost.jobs import LINE, Job, Sample, Tick
-from segp_cl.runtime.process import prepared_environment
+from segp_cl.runtime.process import set_up_environment
 
-_ROOT = Path(__file__).parents[2]
 _TAIL_BYTES = 2000
 
 
@@ -32,11 +31,11 @@ Run = Callable[[Job, Callable[[str], None]], Answer]
 def run_point(job: Job, on_tick: Callable[[str], None]) -> Answer:
     """Measure `job` in a fresh process: peak memory is a process's, and glibc reads its tunables at the start only."""
     samples: list[Sample] = []
-    environment = prepared_environment({"HF_HUB_OFFLINE": "1", **os.environ})
+    environment = set_up_environment({"HF_HUB_OFFLINE": "1", **os.environ})
     command = (sys.executable, "-m", "benchmarks.cost.point", job.model_dump_json())
     with tempfile.TemporaryFile() as errors:
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, env=environment, cwd=_ROOT, text=True, encoding="utf-8"
+            command, stdout=subprocess.PIPE, stderr=errors, env=environment, cwd=ROOT, text=True, encoding="utf-8"
         ) as process:
             assert process.stdout is not None
             try:

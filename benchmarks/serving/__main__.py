@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.cost.record import load_json
+from benchmarks.common.options import ONLY, Out, Quick
+from benchmarks.common.progress import quiet_bar
+from benchmarks.common.record import last_components, load_json
 from benchmarks.serving import record
 from benchmarks.serving.figures import AIMS
 from benchmarks.serving.foreign import Gate
@@ -37,13 +37,9 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(
-    only: Annotated[
-        list[Part] | None, typer.Option(help="Measure this part alone; may be given more than once.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Where the record is; other parts' figures in it stay.")] = OUT,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Small sizes, to see that it works; the record says so.")
-    ] = False,
+    only: Annotated[list[Part] | None, ONLY] = None,
+    out: Out = OUT,
+    quick: Quick = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is finished already.")] = False,
     data: Annotated[
         Path | None, typer.Option(help="Your own JPEG files [default: crops of photographs that packages ship]")
@@ -67,14 +63,15 @@ def main(
     done = {} if fresh else record.finished(out, plan)
     asked = only or list(Part)
     failed: list[str] = []
-    with _bar(console, len(asked)) as (tell, step):
+    with quiet_bar(console) as bar:
+        task = bar.add_task("", total=len(asked))
         for part in asked:
-            place.tell = lambda what, part=part: tell(f"{part}: {what}")  # type: ignore[misc]
+            place.tell = lambda what, part=part: bar.update(task, description=f"{part}: {what}")  # type: ignore[misc]
             if part in done:
                 console.print(f"{part}: finished already")
             else:
                 failed += _one(place, part, out, console)
-            step()
+            bar.advance(task)
     _conclude(console, out, failed)
 
 
@@ -95,7 +92,7 @@ def _one(place: Workplace, part: Part, out: Path, console: Console) -> list[str]
 
 def without_places(text: str) -> str:
     """A message without addresses and absolute paths: the record tells of servers, not of somebody's machine."""
-    return re.sub(r"https?://\S+|(?<![\w.])/[\w.+-]+(/[\w.+-]+)+", "…", text)
+    return last_components(re.sub(r"https?://\S+", "…", text))
 
 
 def _conclude(console: Console, out: Path, failed: list[str]) -> None:
@@ -110,22 +107,6 @@ def _conclude(console: Console, out: Path, failed: list[str]) -> None:
         for sentence in failed:
             console.print(f"[red]Not measured: {sentence}[/red]", highlight=False)
         raise typer.Exit(1)
-
-
-@contextlib.contextmanager
-def _bar(console: Console, parts: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    # drawn once a second: a lively bar would be load on the machine that is measured
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        refresh_per_second=1,
-        transient=True,
-    ) as progress:
-        task = progress.add_task("", total=parts)
-        yield (lambda what: progress.update(task, description=what)), (lambda: progress.update(task, advance=1))
 
 
 if __name__ == "__main__":

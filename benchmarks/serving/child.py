@@ -7,11 +7,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.common.process import ROOT
 
 
 class ChildError(RuntimeError):

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from benchmarks.serving.servers import Launch
-from benchmarks.serving.weights_files import CHECKPOINT, HF_FOLDERS, LABELS, MODEL
 from benchmarks.serving.wire import Shape
 
 FOLDER: Final = Path(__file__).with_name("peers")
 _STAMP: Final = "requirements.sha256"
+MODEL: Final = "ViT-B-32"
+CHECKPOINT: Final = "vit_b_32.safetensors"
+LABELS: Final = "labels.json"
+HF_FOLDERS: Final = {"CLIPImageProcessor": "hf-slow", "CLIPImageProcessorFast": "hf-fast"}
+"""By image processor."""
 CLASSIFY: Final = Shape(path="/v1/classify", style="multipart")
 EMBED: Final = Shape(path="/v1/embeddings", style="openai", extra={"encoding_format": "base64"})
 Settings = dict[str, Any]
@@ -71,18 +75,9 @@ def versions(peer: str, folder: Path) -> dict[str, str]:
     """What counts of the packages in the peer's environment."""
     command = [str(folder / peer / "bin" / "python"), "-m", "pip", "list", "--format", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    wanted = {
-        "infinity-emb",
-        "litserve",
-        "bentoml",
-        "torch",
-        "torchvision",
-        "transformers",
-        "open-clip-torch",
-        "pillow",
-    }
+    others = ("torch", "torchvision", "transformers", "open-clip-torch", "pillow")
     found = {entry["name"].lower().replace("_", "-"): entry["version"] for entry in json.loads(done.stdout)}
-    return {name: version for name, version in found.items() if name in wanted}
+    return {name: version for name, version in found.items() if name in others or name.startswith(peer)}
 
 
 def _common(weights: Path, threads: int) -> Settings:
@@ -108,22 +103,15 @@ def _litserve(venv: Path, settings: Settings, weights: Path, threads: int) -> La
 
 
 def _bentoml(venv: Path, settings: Settings, weights: Path, threads: int) -> Launch:
-    command = [
-        str(venv / "bin" / "bentoml"),
-        "serve",
-        "bentoml_service:Clip",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "{port}",
-    ]
+    command = [str(venv / "bin" / "bentoml"), "serve", "bentoml_service:Clip"]
+    command += ["--host", "127.0.0.1", "--port", "{port}", "--working-dir", str(FOLDER)]
     environment = {
         **_threads(threads, settings),
         "PEER_SETTINGS": json.dumps({**_common(weights, threads), **settings}),
         "BENTOML_HOME": str(weights / "bentoml-home"),
         "BENTOML_DO_NOT_TRACK": "True",
     }
-    return Launch("bentoml", [*command, "--working-dir", str(FOLDER)], "/readyz", environment, FOLDER)
+    return Launch("bentoml", command, "/readyz", environment, FOLDER)
 
 
 def _infinity(venv: Path, settings: Settings, weights: Path, threads: int) -> Launch:
@@ -139,33 +127,8 @@ def _infinity(venv: Path, settings: Settings, weights: Path, threads: int) -> La
     return Launch("infinity", command, "/health", _threads(threads, settings), weights)
 
 
-def _lit(
-    batch: int, wait_s: float, workers: int, decode: str, api_servers: int = 1, fast: bool = False, sleep: bool = True
-) -> Settings:
-    return {
-        "max_batch_size": batch,
-        "batch_timeout": wait_s,
-        "workers": workers,
-        "decode": decode,
-        "api_servers": api_servers,
-        "fast_queue": fast,
-        "sleeping_threads": sleep,
-    }
-
-
-def _bento(batch: int, latency_ms: int, workers: int, decode: str, sleep: bool = True) -> Settings:
-    return {
-        "max_batch_size": batch,
-        "max_latency_ms": latency_ms,
-        "workers": workers,
-        "decode": decode,
-        "metrics": False,
-        "sleeping_threads": sleep,
-    }
-
-
-def _inf(batch: int, processor: str, sleep: bool = True) -> Settings:
-    return {"batch_size": batch, "processor": processor, "compile": False, "sleeping_threads": sleep}
+def _tries(usual: Settings, *changes: Settings) -> tuple[Settings, ...]:
+    return tuple({**usual, **change} for change in changes)
 
 
 PEERS: Final = (
@@ -177,13 +140,14 @@ PEERS: Final = (
             style="openai",
             extra={"model": "clip", "encoding_format": "base64", "modality": "image"},
         ),
-        (
-            _inf(16, "CLIPImageProcessorFast"),
-            _inf(16, "CLIPImageProcessor"),
-            _inf(32, "CLIPImageProcessorFast"),
-            _inf(8, "CLIPImageProcessorFast"),
-            _inf(16, "CLIPImageProcessorFast", sleep=False),
-            _inf(16, "CLIPImageProcessor", sleep=False),
+        _tries(
+            {"batch_size": 16, "processor": "CLIPImageProcessorFast", "compile": False, "sleeping_threads": True},
+            {},
+            {"processor": "CLIPImageProcessor"},
+            {"batch_size": 32},
+            {"batch_size": 8},
+            {"sleeping_threads": False},
+            {"processor": "CLIPImageProcessor", "sleeping_threads": False},
         ),
         _infinity,
     ),
@@ -191,17 +155,26 @@ PEERS: Final = (
         "litserve",
         "classify",
         Shape(path="/predict", style="raw"),
-        (
-            _lit(16, 0.005, 1, "pool"),
-            _lit(1, 0.0, 1, "inline"),
-            _lit(16, 0.0, 1, "pool"),
-            _lit(16, 0.01, 1, "pool"),
-            _lit(32, 0.005, 1, "pool"),
-            _lit(16, 0.005, 1, "inline"),
-            _lit(16, 0.005, 2, "inline"),
-            _lit(16, 0.005, 1, "pool", api_servers=2),
-            _lit(16, 0.005, 1, "pool", fast=True),
-            _lit(16, 0.005, 1, "pool", sleep=False),
+        _tries(
+            {
+                "max_batch_size": 16,
+                "batch_timeout": 0.005,
+                "workers": 1,
+                "decode": "pool",
+                "api_servers": 1,
+                "fast_queue": False,
+                "sleeping_threads": True,
+            },
+            {},
+            {"max_batch_size": 1, "batch_timeout": 0.0, "decode": "inline"},
+            {"batch_timeout": 0.0},
+            {"batch_timeout": 0.01},
+            {"max_batch_size": 32},
+            {"decode": "inline"},
+            {"workers": 2, "decode": "inline"},
+            {"api_servers": 2},
+            {"fast_queue": True},
+            {"sleeping_threads": False},
         ),
         _litserve,
     ),
@@ -209,13 +182,21 @@ PEERS: Final = (
         "bentoml",
         "classify",
         Shape(path="/classify", style="multipart", field="images"),
-        (
-            _bento(16, 30_000, 1, "pool"),
-            _bento(16, 30_000, 1, "inline"),
-            _bento(32, 30_000, 1, "pool"),
-            _bento(16, 1_000, 1, "pool"),
-            _bento(16, 30_000, 2, "inline"),
-            _bento(16, 30_000, 1, "pool", sleep=False),
+        _tries(
+            {
+                "max_batch_size": 16,
+                "max_latency_ms": 30_000,
+                "workers": 1,
+                "decode": "pool",
+                "metrics": False,
+                "sleeping_threads": True,
+            },
+            {},
+            {"decode": "inline"},
+            {"max_batch_size": 32},
+            {"max_latency_ms": 1_000},
+            {"workers": 2, "decode": "inline"},
+            {"sleeping_threads": False},
         ),
         _bentoml,
     ),

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.serving.foreign import Window
 
 
@@ -58,6 +61,13 @@ def quantile(values: Iterable[float], share: float) -> float | None:
     """The smallest value that at least `share` of all do not exceed; None of nothing."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
+
+
+def least_centred_cosine(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> float:
+    """Row by row the cosine of two sets of vectors, each less its own mean; the least of them."""
+    a, b = ours - ours.mean(axis=0), theirs - theirs.mean(axis=0)
+    cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return float(cosines.min())
 
 
 def ratios_by_round(windows: Sequence[Window], above: str, below: str, value: str) -> list[float]:

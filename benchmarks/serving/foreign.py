@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
-from benchmarks.cost.load import busy_ticks, foreign_cores
+from benchmarks.common.load import FOREIGN_LIMIT_CORES, LoadMeter
 from benchmarks.serving.proc import tree_cpu_s
 
-FOREIGN_LIMIT_CORES: Final = 0.15
 NOISE_RULE: Final = (
     f"A window is thrown away if other processes kept more than {FOREIGN_LIMIT_CORES} of a core busy while it lasted "
     "(/proc/stat, less the CPU time of this program's processes), and repeated a bounded number of times. Where it was "
@@ -20,23 +18,16 @@ NOISE_RULE: Final = (
 )
 
 
-class ForeignMeter:
-    """Foreign load since it was made or last read: the machine's busy time less that of this process's whole tree."""
+def foreign_meter() -> Callable[[], float]:
+    """Cores that others kept busy since the last call: all of the machine's work less that of this process's tree."""
+    meter = LoadMeter(lambda: tree_cpu_s(os.getpid()))
 
-    def __init__(self) -> None:
-        self._last = self._now()
+    def read() -> float:
+        _, foreign = meter.read()
+        assert foreign is not None, "a tree's CPU time is known where there is /proc"
+        return foreign
 
-    def read(self) -> float:
-        """Cores that others kept busy since the last call; starts anew."""
-        before, after = self._last, self._now()
-        self._last = after
-        wall, busy, own = (b - a for a, b in zip(before, after, strict=True))
-        return foreign_cores(busy, own, wall)
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        busy = busy_ticks(Path("/proc/stat").read_text()) / os.sysconf("SC_CLK_TCK")
-        return time.monotonic(), busy, tree_cpu_s(os.getpid())
+    return read
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,7 @@ class Gate:
     retries: int = 2
     budget: int = 30
     spent: int = field(default=0, init=False)
-    meter: Callable[[], Callable[[], float]] = field(default=lambda: ForeignMeter().read)
+    meter: Callable[[], Callable[[], float]] = field(default=lambda: foreign_meter())
 
     def measure(self, side: str, number: int, run: Callable[[], Mapping[str, Any]]) -> Window:
         """Run one window until it is quiet, or out of tries."""
@@ -108,12 +99,17 @@ def interleaved(
 
 
 def load_of(windows: Sequence[Window]) -> dict[str, Any]:
-    """What the record says of a part's windows: foreign load, how many tries were thrown away, how many are noisy."""
-    loads = sorted(window.foreign for window in windows)
+    """What the record says of a part's windows."""
+    thrown_away = sum(len(window.thrown) for window in windows)
+    return load_summary([window.foreign for window in windows], thrown_away=thrown_away)
+
+
+def load_summary(loads: Sequence[float], *, thrown_away: int = 0) -> dict[str, Any]:
+    """Foreign load, how many tries were thrown away, and how many of those that count are noisy."""
     return {
-        "windows": len(windows),
-        "thrown_away": sum(len(window.thrown) for window in windows),
-        "noisy": sum(window.noisy for window in windows),
-        "foreign_cores_median": loads[len(loads) // 2] if loads else None,
-        "foreign_cores_most": loads[-1] if loads else None,
+        "windows": len(loads),
+        "thrown_away": thrown_away,
+        "noisy": sum(load > FOREIGN_LIMIT_CORES for load in loads),
+        "foreign_cores_median": median(loads) if loads else None,
+        "foreign_cores_most": max(loads, default=None),
     }

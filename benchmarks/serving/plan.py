@@ -7,6 +7,9 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+CLASSES: Final = 100
+"""Of every made-up version."""
+
 
 class Part(StrEnum):
     """One of the questions; each is kept on its own."""

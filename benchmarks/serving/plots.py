@@ -1,24 +1,23 @@
-"""The plots as PNG bytes. Agg only, no pyplot."""
+"""The plots as PNG bytes."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-DPI = 110
+from benchmarks.common.plots import GREEN, GREY, ORANGE, OTHER, OURS, OURS_LIGHTER, PINK, VERMILION, png
+
 _COLORS = {
-    "keepsight classify": "#08306B",
-    "keepsight embeddings": "#4292C6",
-    "litserve": "#D55E00",
-    "bentoml": "#009E73",
-    "infinity": "#CC79A7",
+    "keepsight classify": OURS,
+    "keepsight embeddings": OURS_LIGHTER,
+    "litserve": VERMILION,
+    "bentoml": GREEN,
+    "infinity": PINK,
 }
-_VERSIONS = ("#08306B", "#E69F00", "#009E73")
+_VERSIONS = (OURS, ORANGE, GREEN)
 
 
 def plots(samples: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
@@ -40,7 +39,7 @@ def throughput_plot(table: Mapping[str, Mapping[str, Mapping[str, float | None]]
     rate, cost = figure.subplots(1, 2)
     clients = sorted(table, key=int)
     for name in dict.fromkeys(name for row in table.values() for name in row):
-        color = _COLORS.get(name, "#666666")
+        color = _COLORS.get(name, OTHER)
         for axes, value in ((rate, "per_s"), (cost, "cpu_ms")):
             points = [(int(c), table[c][name][value]) for c in clients if table[c].get(name, {}).get(value) is not None]
             style = "o-" if name.startswith("keepsight") else "s--"
@@ -54,40 +53,40 @@ def throughput_plot(table: Mapping[str, Mapping[str, Mapping[str, float | None]]
         axes.grid(alpha=0.3)
     rate.legend(framealpha=0.9)
     figure.suptitle("ViT-B-32, one image a request")
-    return _png(figure)
+    return png(figure)
 
 
 def latency_plot(latencies: Mapping[str, Sequence[float]]) -> bytes:
     """The share of requests that took at most so long: while a swap was under way, and in between."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for name, label, color in (("steady", "in between", "#08306B"), ("swap", "during a swap", "#D55E00")):
+    for name, label, color in (("steady", "in between", OURS), ("swap", "during a swap", VERMILION)):
         values = sorted(latencies[name])
         if values:
             axes.step(
                 values, [(i + 1) / len(values) for i in range(len(values))], where="post", color=color, label=label
             )
-    axes.axhline(0.99, color="#8c8c8c", lw=0.8, ls=":")
+    axes.axhline(0.99, color=GREY, lw=0.8, ls=":")
     axes.set_xlabel("ms")
     axes.set_ylabel("share of requests")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     axes.set_title("Latency under load")
-    return _png(figure)
+    return png(figure)
 
 
 def memory_plot(swaps: Sequence[Mapping[str, Any]], counted: str) -> bytes:
     """Memory of all server processes after each swap."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
-    axes.plot([swap["number"] for swap in swaps], [swap["memory_mib"] for swap in swaps], "o-", color="#08306B", ms=3)
+    axes.plot([swap["number"] for swap in swaps], [swap["memory_mib"] for swap in swaps], "o-", color=OURS, ms=3)
     axes.set_xlabel("swaps")
     axes.set_ylabel(f"MiB, all server processes ({counted})")
     axes.set_ylim(0, 1.25 * max(swap["memory_mib"] for swap in swaps))  # a flat line is to look flat
     axes.grid(alpha=0.3)
     axes.set_title("Memory")
-    return _png(figure)
+    return png(figure)
 
 
 def timeline_plot(timeline: Sequence[Sequence[float]], swaps: Sequence[Mapping[str, Any]]) -> bytes:
@@ -102,7 +101,7 @@ def timeline_plot(timeline: Sequence[Sequence[float]], swaps: Sequence[Mapping[s
     close.set_title("one swap")
     whole.set_title("all requests; grey: from an admin call to its end")
     whole.set_ylabel("ms")
-    return _png(figure)
+    return png(figure)
 
 
 def _timeline(
@@ -115,10 +114,3 @@ def _timeline(
         axes.plot([p[0] - start for p in points], [p[1] for p in points], ".", color=color, ms=2)
     axes.set_xlabel("s")
     axes.set_ylim(bottom=0)
-
-
-def _png(figure: Figure) -> bytes:
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.common.machine import proc_field
+
 PROC: Final = Path("/proc")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -79,11 +81,10 @@ def memory_mib(pids: Iterable[int]) -> tuple[float, str]:
 
 
 def _field_kib(path: Path, name: str) -> float:
-    for line in path.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return float(value.split()[0])
-    raise KeyError(name)
+    value = proc_field(path, name)
+    if value is None:
+        raise KeyError(name)
+    return float(value.split()[0])
 
 
 def freeze(root: int, *, frozen: bool) -> None:

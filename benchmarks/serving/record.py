@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cost.record import load_json, machine, save_bytes
+from benchmarks.common.machine import machine
+from benchmarks.common.record import load_json, save_bytes
 from benchmarks.serving.figures import summary
 from benchmarks.serving.plan import Part, Plan
 

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cost.record import load_json, save_bytes
+from benchmarks.common.pages import NOTHING, measured_on, number, table
+from benchmarks.common.record import load_json, save_files
 from benchmarks.serving.figures import AIMS
 from benchmarks.serving.foreign import NOISE_RULE
 from benchmarks.serving.plots import plots
 from benchmarks.serving.record import SUMMARY
 
 Record = Mapping[str, Any]
-_NOTHING = "–"
-_MET = {True: "yes", False: "**no**", None: _NOTHING}
+_MET = {True: "yes", False: "**no**", None: NOTHING}
 _CAPTIONS = {
     "throughput.png": "Throughput and CPU time a request, by clients",
     "latency.png": "Latency while a swap is under way and in between",
@@ -27,9 +27,7 @@ def write_report(out: Path) -> None:
     """Draw `report.md` and the plots anew from `summary.json`."""
     found = load_json(out / SUMMARY)
     drawn = plots(found.get("samples", {}))
-    for name, content in drawn.items():
-        save_bytes(out / name, content)
-    save_bytes(out / "report.md", page(found, list(drawn)).encode())
+    save_files(out, {**drawn, "report.md": page(found, list(drawn)).encode()})
 
 
 def page(found: Record, drawn: Sequence[str]) -> str:
@@ -49,12 +47,12 @@ def page(found: Record, drawn: Sequence[str]) -> str:
             f"`{aim.name}`",
             aim.words,
             f"{aim.kind} {aim.bound:g}",
-            _number(found.get(aim.name)),
+            number(found.get(aim.name)),
             _MET[aim.met(found.get(aim.name))],
         )
         for aim in AIMS
     ]
-    parts += ["## Figures and aims", _table(("figure", "what", "aim", "measured", "met"), rows)]
+    parts += ["## Figures and aims", table(("figure", "what", "aim", "measured", "met"), rows)]
     parts += _missing(found.get("missing", {}))
     for name, write in (("bare", _bare), ("peers", _peers), ("swaps", _swaps), ("commit", _commit), ("abuse", _abuse)):
         if name in samples and not samples[name].get("failed"):
@@ -76,8 +74,8 @@ def _bare(found: Record, part: Record) -> list[str]:
     for model, detail in part["models"].items():
         for what in ("throughput", "p50"):
             ratios = detail[f"{what}_ratios"]
-            scatter = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else _NOTHING
-            rows.append((model, what, _number(found.get(f"{what}_ratio_{model}")), scatter))
+            scatter = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else NOTHING
+            rows.append((model, what, number(found.get(f"{what}_ratio_{model}")), scatter))
     loops = "; ".join(
         f"{model}: batches of {d['loop']['batch']}, {d['loop']['decoders']} threads"
         for model, d in part["models"].items()
@@ -87,18 +85,18 @@ def _bare(found: Record, part: Record) -> list[str]:
         _conditions(part),
         "The bare loop decodes the same files in the same order by a pool of threads while the batch before runs, with "
         f"the best of the settings that were tried ({loops}). For p50 it takes one image after another.",
-        _table(("model", "what", "ratio", "by round"), rows),
+        table(("model", "what", "ratio", "by round"), rows),
     ]
 
 
 def _peers(found: Record, part: Record) -> list[str]:
     rows = [
-        (clients, name, _number(values["per_s"]), _number(values["cpu_ms"]), _number(values["client_cpu_ms"]))
+        (clients, name, number(values["per_s"]), number(values["cpu_ms"]), number(values["client_cpu_ms"]))
         for clients, row in part["table"].items()
         for name, values in row.items()
     ]
     costs = [
-        (clients, _number(found.get(f"best_peer_ratio_c{clients}")), _number(found.get(f"cpu_ratio_c{clients}")))
+        (clients, number(found.get(f"best_peer_ratio_c{clients}")), number(found.get(f"cpu_ratio_c{clients}")))
         for clients in part["table"]
     ]
     settings = [
@@ -112,21 +110,21 @@ def _peers(found: Record, part: Record) -> list[str]:
         "ViT-B-32 with the same weights and as many threads everywhere. infinity gives vectors only, so it is held "
         "against `POST /v1/embeddings`, the others against `POST /v1/classify`; each gets its images in the form that "
         "costs it least. CPU is that of a server's whole tree of processes. Least cosine between infinity's vectors "
-        f"and ours, less their means: {_number(part['infinity_least_centred_cosine'])}.",
+        f"and ours, less their means: {number(part['infinity_least_centred_cosine'])}.",
         "\n".join(settings),
-        _table(("clients", "throughput, ours over the best", "CPU a request, the cheapest over ours"), costs),
-        _table(("clients", "server", "requests/s", "CPU ms", "client's CPU ms"), rows),
+        table(("clients", "throughput, ours over the best", "CPU a request, the cheapest over ours"), costs),
+        table(("clients", "server", "requests/s", "CPU ms", "client's CPU ms"), rows),
     ]
 
 
 def _swaps(found: Record, part: Record) -> list[str]:
     verdict = part["verdict"]
     rows = [
-        ("requests", _number(verdict["requests"])),
-        ("p50, p99 in ms during swaps", f"{_number(found.get('swap_p50_ms'))}, {_number(found.get('swap_p99_ms'))}"),
-        ("p50, p99 in ms in between", f"{_number(found.get('steady_p50_ms'))}, {_number(found.get('steady_p99_ms'))}"),
-        ("s of a call, median", _number(found.get("swap_call_s"))),
-        ("ms from the pointer's move until all serve it", _number(found.get("commit_ms_under_load"))),
+        ("requests", number(verdict["requests"])),
+        ("p50, p99 in ms during swaps", f"{number(found.get('swap_p50_ms'))}, {number(found.get('swap_p99_ms'))}"),
+        ("p50, p99 in ms in between", f"{number(found.get('steady_p50_ms'))}, {number(found.get('steady_p99_ms'))}"),
+        ("s of a call, median", number(found.get("swap_call_s"))),
+        ("ms from the pointer's move until all serve it", number(found.get("commit_ms_under_load"))),
     ]
     first = [f"First that {name}: `{text[:300]}`" for name, text in verdict["first"].items()]
     return [
@@ -136,7 +134,7 @@ def _swaps(found: Record, part: Record) -> list[str]:
         f"{part['api_processes']} server process(es), every fifth request with four images. A request counts as during "
         "a swap if any of it lies between the call and 100 ms after its end. An answer is one version's own if all its "
         f"scores are those that this version gave in quiet. Memory is {part['memory_counted_as']}.",
-        _table(("what", "measured"), rows),
+        table(("what", "measured"), rows),
         *first,
     ]
 
@@ -151,13 +149,13 @@ def _commit(found: Record, part: Record) -> list[str]:
             "prepared_commit_ms_most",
             "prepared_call_ms",
         )
-        rows.append((model, *(_number(found.get(f"{key}_{model}")) for key in keys)))
+        rows.append((model, *(number(found.get(f"{key}_{model}")) for key in keys)))
     return [
         "## Changing versions without load",
         _conditions(part),
         f"On {part['api_processes']} server process(es). Cold: the whole call of a promote to a version that no "
         "process has in memory, until all serve it. Prepared: rollbacks to one that all have.",
-        _table(("model", "cold s", "most", "prepared ms", "most", "prepared, whole call, ms"), rows),
+        table(("model", "cold s", "most", "prepared ms", "most", "prepared, whole call, ms"), rows),
     ]
 
 
@@ -168,42 +166,26 @@ def _abuse(found: Record, part: Record) -> list[str]:
         _conditions(part),
         f"{part['plan']['abuse_requests']:,} requests, {part['plan']['abuse_share']:.0%} of them misdeeds. Answered "
         f"otherwise than they should be: {found.get('abuse_wrong')}. Stuck afterwards: {found.get('abuse_stuck')} "
-        f"(after {_number(found.get('abuse_settled_s'))} s). Memory after over before: "
-        f"{_number(found.get('abuse_memory_ratio'))}. Eight images of which one is none give seven answers and one "
+        f"(after {number(found.get('abuse_settled_s'))} s). Memory after over before: "
+        f"{number(found.get('abuse_memory_ratio'))}. Eight images of which one is none give seven answers and one "
         f"error: {_MET[found.get('abuse_eight_images_one_bad')]}.",
-        _table(("kind", "answers"), rows),
+        table(("kind", "answers"), rows),
     ]
 
 
 def _conditions(part: Record) -> str:
-    machine = part.get("environment", {})
-    return (
-        f"*{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('memory_gib')} GiB, "
-        f"{machine.get('threads')} threads, torch {machine.get('torch')}, {machine.get('date')}"
-        f"{', quick' if part['plan']['quick'] else ''}*"
-    )
+    return measured_on(part.get("environment", {}), quick=part["plan"]["quick"])
 
 
 def _loads(samples: Mapping[str, Record]) -> str:
     rows = [
         (
             name,
-            *(_number(part["load"][key]) for key in ("windows", "thrown_away", "noisy")),
-            f"{_number(part['load']['foreign_cores_median'])}, {_number(part['load']['foreign_cores_most'])}",
+            *(number(part["load"][key]) for key in ("windows", "thrown_away", "noisy")),
+            f"{number(part['load']['foreign_cores_median'])}, {number(part['load']['foreign_cores_most'])}",
             f"{part['seconds']} s",
         )
         for name, part in samples.items()
         if not part.get("failed")
     ]
-    return _table(("part", "windows", "thrown away", "noisy", "foreign cores: median, most", "took"), rows)
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return _NOTHING
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] * len(header)
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+    return table(("part", "windows", "thrown away", "noisy", "foreign cores: median, most", "took"), rows)

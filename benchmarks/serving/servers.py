@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.serving.child import ROOT
+from benchmarks.common.process import ROOT
 from benchmarks.serving.proc import all_stats, freeze, members, tree_cpu_s
 
 READY_S: Final = 240.0
@@ -61,7 +61,6 @@ class Server:
         self.name = launch.name
         self.port = free_port()
         self._log = log
-        self._frozen = False
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as out:
             self._process = subprocess.Popen(
@@ -102,14 +101,15 @@ class Server:
 
     def get(self, path: str) -> tuple[int, bytes]:
         """(status, body) of a GET."""
-        return self._ask("GET", path, None, {})
+        return self.ask("GET", path, None, {})
 
     def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
         """(status, parsed body) of a POST of JSON."""
-        status, answer = self._ask("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        status, answer = self.ask("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
         return status, json.loads(answer)
 
-    def _ask(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+    def ask(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        """(status, body) of one request on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             connection.request(method, path, body, headers)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmarks.serving.stores_names import CLASSES, labels, prompts
+from benchmarks.serving.plan import CLASSES
 from model_store.store import Store
 from model_store.types import PreprocessingRecord, Provenance
 from segp_cl.config import LearnerConfig
@@ -21,6 +21,16 @@ from segp_cl.models.lora import new_lora
 from segp_cl.types import HEAD, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
 _ADAPTER_SCALE = 1e-3
+
+
+def labels(count: int = CLASSES) -> list[str]:
+    """The classes' names."""
+    return [f"thing number {number}" for number in range(1, count + 1)]
+
+
+def prompts(count: int = CLASSES) -> list[str]:
+    """The sentence of every class."""
+    return [f"a photo of a {label}." for label in labels(count)]
 
 
 def made_up_state(base: Backbone, *, seed: int, adapted: bool, classes: int = CLASSES) -> LearnerState:

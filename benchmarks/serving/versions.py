@@ -7,7 +7,6 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from benchmarks.serving.proc import all_stats, members
 from benchmarks.serving.servers import Server, ServerError
 
 _ALL_S: Final = 60.0
@@ -36,29 +35,21 @@ class Move:
         return {**asdict(self), "wall_s": self.wall_s}
 
 
-def rollout(server: Server) -> dict[str, Any] | None:
-    """Which process serves what; None where the server does not have the route."""
+def living(server: Server) -> list[dict[str, Any]]:
+    """What each process serves, as the rollout tells; those that have been given up are left out.
+
+    Raises:
+        ServerError: the server does not tell.
+    """
     status, body = server.get("/v1/admin/rollout")
-    if status == 404:
-        return None
     if status != 200:
         raise ServerError(f"{server.name}: /v1/admin/rollout answered {status}: {body[:300].decode(errors='replace')}")
-    found: dict[str, Any] = json.loads(body)
-    return found
-
-
-def living(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The processes of a rollout's answer that have not been given up."""
-    return [process for process in found["processes"] if process.get("state") != "dead"]
+    return [process for process in json.loads(body)["processes"] if process.get("state") != "dead"]
 
 
 def serving(server: Server) -> list[str | None]:
-    """What each process serves."""
-    found = rollout(server)
-    if found is not None:
-        return [process["serving"] for process in living(found)]
-    version: str | None = json.loads(server.get("/v1/versions")[1])["serving"]
-    return [version]
+    """The versions of the processes that have not been given up."""
+    return [process["serving"] for process in living(server)]
 
 
 def move(server: Server, kind: str, to: str) -> Move:
@@ -82,7 +73,7 @@ def move(server: Server, kind: str, to: str) -> Move:
 
 
 def api_pids(server: Server, expected: int, *, timeout_s: float = _ALL_S) -> list[int]:
-    """The server processes, once all of them serve: those that the rollout names, or the one that runs `app`.
+    """The server processes, once all of them serve.
 
     The port is answered as soon as the first of several is ready, so the others are waited for.
 
@@ -91,22 +82,9 @@ def api_pids(server: Server, expected: int, *, timeout_s: float = _ALL_S) -> lis
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        found = rollout(server)
-        if found is not None:
-            pids = [int(process["pid"]) for process in living(found) if process["serving"] is not None]
-        else:
-            pids = [pid for pid in members(server.root, all_stats()) if _is_app(pid)]
+        pids = [int(process["pid"]) for process in living(server) if process["serving"] is not None]
         if len(pids) == expected:
             return pids
         if time.monotonic() > deadline:
             raise ServerError(f"expected {expected} server processes, found {len(pids)}")
         time.sleep(0.2)
-
-
-def _is_app(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().split(b"\0")
-    except OSError:
-        return False
-    return b"-m" in words and words[words.index(b"-m") + 1] == b"app" and b"keepsight" not in words[0]

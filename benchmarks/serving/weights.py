@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.cost.models import write_open_clip
-from benchmarks.serving.stores_names import labels, prompts
-from benchmarks.serving.weights_files import CHECKPOINT, HF_FOLDERS, LABELS, MODEL
+from benchmarks.common.models import write_open_clip
+from benchmarks.serving.contenders import CHECKPOINT, HF_FOLDERS, LABELS, MODEL
+from benchmarks.serving.figures import least_centred_cosine
+from benchmarks.serving.stores import labels, prompts
 from segp_cl.models.backbone import Backbone
 from segp_cl.models.load import load_backbone
 from segp_cl.types import ModelSpec
@@ -143,12 +144,7 @@ def agreement(base: Backbone, model: Any) -> float:
         ours = base.image_features(pixels)
         found = model.get_image_features(pixel_values=(pixels - base.get_buffer("mean")) / base.get_buffer("std"))
     theirs = F.normalize(getattr(found, "pooler_output", found), dim=-1)
-    return float(centred_cosines(ours, theirs).min())
-
-
-def centred_cosines(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Row by row, the cosine of two sets of vectors, each less its own mean."""
-    return F.cosine_similarity(ours - ours.mean(0), theirs - theirs.mean(0), dim=-1)
+    return least_centred_cosine(ours.numpy(), theirs.numpy())
 
 
 def _write_processors(target: Path, base: Backbone, processor: str) -> None:

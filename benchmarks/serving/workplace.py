@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.process import answer_of
 from benchmarks.serving import photos
-from benchmarks.serving.child import ROOT, Child
-from benchmarks.serving.contenders import Settings
+from benchmarks.serving.child import Child
+from benchmarks.serving.contenders import CHECKPOINT, HF_FOLDERS, LABELS, MODEL, Settings
 from benchmarks.serving.foreign import Gate
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.servers import Launch, Server, keepsight
-from benchmarks.serving.weights_files import CHECKPOINT, HF_FOLDERS, LABELS, MODEL
 from benchmarks.serving.wire import Shape
-from segp_cl.runtime.process import prepared_environment
+from segp_cl.runtime.process import set_up_environment
 
 COMPACT = "compact"
 VIT = "vit_b32"
-
-
-class PreparationError(RuntimeError):
-    """Something that is measured with could not be made. The message holds the end of what went wrong."""
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 @dataclass
@@ -64,7 +58,7 @@ class Workplace:
         wanted = [CHECKPOINT, LABELS, *(f"{name}/tokenizer_config.json" for name in HF_FOLDERS.values())]
         if not all((folder / name).is_file() for name in wanted):
             self.tell("random weights of ViT-B-32")
-            self._make("benchmarks.serving.weights", str(folder))
+            answer_of("benchmarks.serving.weights", str(folder), environment=OFFLINE)
         return folder
 
     def spec(self, model: str) -> tuple[str, str | None]:
@@ -85,8 +79,8 @@ class Workplace:
             "versions": versions,
             "first_adapted": first_adapted,
         }
-        ids: list[str] = self._make("benchmarks.serving.stores", json.dumps(settings))["versions"]
-        return root, ids
+        made = answer_of("benchmarks.serving.stores", json.dumps(settings), environment=OFFLINE)
+        return root, made["versions"]
 
     def ours(self, model: str, store: Path, *, api_processes: int = 1) -> Launch:
         """How Keepsight is started on a store."""
@@ -113,18 +107,10 @@ class Workplace:
             "threads": self.plan.threads,
         }
         # threads that wait for each other sleep, and freed memory is kept: what the server asks for in its own process
-        environment = {**prepared_environment({}), "OMP_NUM_THREADS": str(self.plan.threads), "HF_HUB_OFFLINE": "1"}
+        environment = {**set_up_environment({}), "OMP_NUM_THREADS": str(self.plan.threads), **OFFLINE}
         child = Child("benchmarks.serving.bare", json.dumps(settings), environment=environment)
         child.wait()
         return child
-
-    def _make(self, module: str, argument: str) -> Any:
-        command = [sys.executable, "-m", module, argument]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise PreparationError(f"{module} failed: {done.stderr.strip()[-1500:]}")
-        return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def measure_load(

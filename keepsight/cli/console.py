@@ -1,4 +1,4 @@
-"""Where output goes: results to stdout (text or one JSON document), everything else to stderr."""
+"""Output: results go to stdout (text or one JSON document), everything else to stderr."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from rich.table import Table
 
 
 def out() -> Console:
-    """For results. Made when asked for, so that it writes to today's `sys.stdout`; no wrapping when piped."""
+    """Return a console for results, made anew to write to the present `sys.stdout`. Piped lines are not wrapped."""
     return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
 
 
 def err() -> Console:
-    """For progress, remarks and errors."""
+    """Return a console for progress, remarks and errors."""
     return Console(stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False)
 
 
 def print_json(document: object) -> None:
-    """One JSON document on stdout and nothing else."""
+    """Print one JSON document on stdout and nothing else."""
     sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
     sys.stdout.flush()
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    """An empty table in the house style. A column whose name starts with `>` is right-aligned."""
+    """Return an empty table in the house style. A column whose name starts with `>` is right-aligned."""
     made = Table(title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")
     for column in columns:
         made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
@@ -43,12 +43,12 @@ def print_table(made: Table) -> None:
 
 
 def percent(fraction: object) -> str:
-    """A fraction in [0, 1] as a percentage, "–" if there is none."""
+    """Return a fraction in [0, 1] as a percentage, "–" if there is none."""
     return f"{fraction * 100:.1f} %" if isinstance(fraction, int | float) else "–"
 
 
 def seconds(value: float | None) -> str:
-    """A duration for people: 8.2 s, 3 min 05 s, 1 h 02 min; "–" if there is none."""
+    """Return a duration for people: 8.2 s, 3 min 05 s, 1 h 02 min; "–" if there is none."""
     if value is None:
         return "–"
     if value < 60:
@@ -60,7 +60,7 @@ def seconds(value: float | None) -> str:
 
 
 def moment(timestamp: str | None) -> str:
-    """An ISO 8601 time as local date and time, "–" if there is none."""
+    """Return an ISO 8601 time as local date and time, "–" if there is none."""
     if not timestamp:
         return "–"
     try:

@@ -1,4 +1,4 @@
-"""Watching a job: a live bar on a terminal, a line per phase elsewhere."""
+"""Shows a job while it runs: a live bar on a terminal, a line per phase elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from keepsight.client.api import Job
 
 
 class JobView(Protocol):
-    """Shows a job every time it changed."""
+    """Shows a job every time it changes."""
 
     def show(self, job: Job) -> None: ...
 
@@ -40,13 +40,13 @@ def watch(jobs: Iterable[Job], view: JobView) -> Job:
 
 
 def phase_text(job: Job) -> str:
-    """What the job is doing, in a word or two."""
+    """Return what the job is doing, in a word or two."""
     progress = job["progress"]
     return progress["phase"] if job["state"] == "running" and progress else job["state"]
 
 
 def losses_text(job: Job) -> str:
-    """The latest losses, as `name 0.123`."""
+    """Return the latest losses, as `name 0.123`."""
     progress = job["progress"]
     if not progress or not progress["losses"]:
         return ""
@@ -54,7 +54,7 @@ def losses_text(job: Job) -> str:
 
 
 def eta_text(job: Job) -> str:
-    """The time a running job still needs, as far as it knows."""
+    """Return the time that a running job still needs, empty if unknown."""
     progress = job["progress"]
     if job["state"] != "running" or not progress or progress.get("eta_s") is None:
         return ""
@@ -102,7 +102,7 @@ class LiveBar:
 
 
 class PhaseLines:
-    """A line whenever state or phase changes, for logs and pipes."""
+    """Prints a line whenever state or phase changes, for logs and pipes."""
 
     def __init__(self, console: Console, label: str) -> None:
         self._console = console
@@ -126,12 +126,12 @@ class PhaseLines:
 
 
 def job_view(console: Console, label: str) -> LiveBar | PhaseLines:
-    """The view that suits where `console` writes."""
+    """Return the view that suits where `console` writes."""
     return LiveBar(console, label) if console.is_terminal else PhaseLines(console, label)
 
 
 def upload_bar(console: Console) -> Progress:
-    """A bar for bytes on their way."""
+    """Return a progress bar for an upload."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

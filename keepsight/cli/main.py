@@ -1,4 +1,4 @@
-"""The `keepsight` command: what it is made of, and how what goes wrong reaches the person who typed it."""
+"""The `keepsight` command: its subcommands, and how errors are shown to the user."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ def keepsight(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """An image-classification service that keeps learning: teach it new classes while it runs, and take them back.
+    """An image-classification service that keeps learning: teach it new classes while it runs, and roll back.
 
-    `keepsight up` starts it, `keepsight demo` shows it on real images. Commands that speak to a running service
-    find it by --url or KEEPSIGHT_URL.
+    `keepsight up` starts it, `keepsight demo` shows it on real images. Commands that need a running service find it
+    by --url or KEEPSIGHT_URL.
     """
 
 
 def main() -> None:
     """Run the command line. Errors are one sentence on stderr and a non-zero exit code, never a traceback.
 
-    With KEEPSIGHT_DEBUG=1 the traceback is shown after all.
+    With KEEPSIGHT_DEBUG=1 the traceback is shown.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):  # so that whatever was begun is cleaned up, as after Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that everything is cleaned up, as after Ctrl-C
         signal.signal(number, end)
     try:
         app(prog_name="keepsight")
@@ -74,7 +74,7 @@ def main() -> None:
         fail(sentence_of(error), FAILED, error)
     except KeyboardInterrupt as error:
         fail("interrupted", INTERRUPTED, error)
-    except BrokenPipeError:  # the reader of our output, `head` for instance, has gone
+    except BrokenPipeError:  # the reader of our output, `head` for instance, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
@@ -86,12 +86,12 @@ def main() -> None:
 
 
 def end(number: int, frame: FrameType | None) -> None:
-    """Leave from wherever we are, with the exit code that shells give to a signal."""
+    """Exit with the code that shells give to a signal."""
     sys.exit(128 + number)
 
 
 def fail(sentence: str, exit_code: int, error: BaseException) -> None:
-    """Print a sentence on stderr (and, where a part died, the end of its log below) and exit."""
+    """Print an error on stderr (with the end of a part's log if one died) and exit."""
     if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
         raise error
     sys.stderr.write(f"keepsight: {sentence}\n")

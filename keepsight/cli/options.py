@@ -1,4 +1,4 @@
-"""Options that several commands share, and the client that they describe."""
+"""Options that several commands share, and the client that they configure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DEFAULT_STORE = Path("var/store")
 Url = Annotated[str, typer.Option("--url", envvar="KEEPSIGHT_URL", help="Address of the service.")]
 ApiKey = Annotated[
     str | None,
-    typer.Option("--api-key", envvar="KEEPSIGHT_API_KEY", help="API key, where the service asks for one."),
+    typer.Option("--api-key", envvar="KEEPSIGHT_API_KEY", help="API key, if the service requires one."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
-Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the store's journal.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="The reason, kept in the store's journal.")]
 StorePath = Annotated[
     Path, typer.Option("--store", envvar="KEEPSIGHT_STORE", help="The store's folder; logs and spool lie beside it.")
 ]
@@ -29,7 +29,7 @@ KEYS_FILE = Path("var/keys.json")
 
 
 def connect(url: str, api_key: str | None) -> Client:
-    """A client for the shared options; imported here so that `--help` needs no HTTP library."""
+    """Return a client for the shared options; imported here so that `--help` needs no HTTP library."""
     from keepsight.client import Client
 
     return Client(url, api_key=api_key)

@@ -1,4 +1,4 @@
-"""Answers of the service as tables."""
+"""Converts the service's answers to tables and sentences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keepsight.client.api import ImageResult, Job, Rollout, Versions
 
 
 def classification_table(results: Sequence[ImageResult]) -> Table:
-    """One line per image and prediction."""
+    """Return a table with one line per image and prediction."""
     made = table("image", "label", ">probability", ">score", ">text", ">visual")
     for result in results:
         name = escape(result["filename"] or str(result["index"]))
@@ -33,7 +33,7 @@ def classification_table(results: Sequence[ImageResult]) -> Table:
 
 
 def jobs_table(jobs: Sequence[Job]) -> Table:
-    """All jobs, as the service lists them."""
+    """Return a table of all jobs, as the service lists them."""
     made = table("job", "name", "state", ">step", "left", "created", "version")
     for job in jobs:
         progress, result = job["progress"], job["result"]
@@ -51,7 +51,7 @@ def jobs_table(jobs: Sequence[Job]) -> Table:
 
 
 def job_lines(job: Job) -> list[str]:
-    """One job in full, for people."""
+    """Return one job in full, as lines for people."""
     lines = [
         f"[bold]{escape(job['name'])}[/] ({job['job_id']}): {job['state']}",
         f"created {moment(job['created_at'])}, started {moment(job['started_at'])}, "
@@ -73,7 +73,7 @@ def job_lines(job: Job) -> list[str]:
 
 
 def outcome_sentence(job: Job) -> str:
-    """What became of a finished job."""
+    """Return what became of a finished job."""
     result, error = job["result"], job["error"]
     if job["state"] == "succeeded" and result:
         if result["promoted"]:
@@ -87,12 +87,12 @@ def outcome_sentence(job: Job) -> str:
 
 
 def problem_sentence(problem: Mapping[str, object]) -> str:
-    """The sentence of an RFC 9457 problem."""
+    """Return the sentence of an RFC 9457 problem."""
     return str(problem.get("detail") or problem.get("title") or "no reason was given")
 
 
 def versions_table(versions: Versions) -> Table:
-    """The lineage, newest first; `●` is current, `○` is what this server still answers with if that differs."""
+    """Return a table of versions, newest first; `●` is current, `○` is what this server serves if that differs."""
     made = table("", "version", "parent", "created", ">tasks", ">classes", "strategy", "dataset", ">accuracy", "")
     for version in sorted(versions["versions"], key=lambda v: v["number"], reverse=True):
         current = version["version_id"] == versions["current"]
@@ -113,8 +113,8 @@ def versions_table(versions: Versions) -> Table:
 
 
 def rollout_table(rollout: Rollout) -> Table:
-    """One line per serving process; those that are not where they should be say why."""
-    made = table("process", "device", "serving", "state", "reason")
+    """Return a table with one line per server, and the reason if it does not serve CURRENT."""
+    made = table("server", "device", "serving", "state", "reason")
     for process in rollout["processes"]:
         wrong = process["state"] in ("refused", "behind", "dead")
         made.add_row(
@@ -128,28 +128,28 @@ def rollout_table(rollout: Rollout) -> Table:
 
 
 def rollout_line(rollout: Rollout) -> str:
-    """What is current, and what is on its way."""
+    """Return a sentence with the current version and the one that is being prepared."""
     current = f"Current is {rollout['current'] or 'none'}"
     return f"{current}; {rollout['target']} is being prepared." if rollout["target"] else f"{current}."
 
 
 def headline_accuracy(evaluation: Mapping[str, object] | None) -> float | None:
-    """The one number of an evaluation for a table: accuracy of the fused path on the held-out images."""
+    """Return the one number that a table shows: accuracy of the fused path on the held-out images."""
     value = overall(evaluation).get("fused")
     return float(value) if isinstance(value, int | float) else None
 
 
 def overall(evaluation: Mapping[str, object] | None) -> Mapping[str, object]:
-    """The part of an evaluation that is over all its images; empty if nothing was held out."""
+    """Return the part of an evaluation over all images; empty if no images were held out."""
     evaluation = evaluation or {}
     found = evaluation.get("overall", evaluation)  # a version's summary holds just this part
     return found if isinstance(found, Mapping) else {}
 
 
 def accuracy_line(evaluation: Mapping[str, object] | None) -> str:
-    """An evaluation as one line."""
+    """Return an evaluation as one line."""
     numbers = overall(evaluation)
     if not numbers:
-        return "accuracy unknown: no image was held out"
+        return "accuracy unknown: no images were held out"
     paths = ", ".join(f"{path} {percent(numbers.get(path))}" for path in ("fused", "text", "visual"))
     return f"accuracy on {numbers.get('images')} held-out images: {paths}"

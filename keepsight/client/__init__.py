@@ -1,6 +1,6 @@
-"""All that a program needs to call the service: `Client`, `AsyncClient`, and what they raise. Needs httpx alone.
+"""The client library: `Client`, `AsyncClient`, and the errors that they raise. Needs only httpx.
 
-The modules beside this one hold the types of answers (`api`) and the parts that the clients are made of.
+`api` holds the types of answers; the other modules are parts of the clients.
 """
 
 from keepsight.client.async_client import AsyncClient

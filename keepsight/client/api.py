@@ -19,7 +19,13 @@ class Problem(TypedDict):
 
 
 class Prediction(TypedDict):
-    """One class of an answer. Scores are cosines; a path that was not asked for or does not exist is None."""
+    """One label for one image, with the scores of every path, whichever was asked for.
+
+    `text_score` and `visual_score` are cosines; the visual one is taken of whitened features where the version has a
+    covariance. `fused_score` is text score + beta * visual score, so it is no cosine. `score` is that of the path that
+    ranks. For labels that were sent with the request there are no prototypes, and `visual_score` and `fused_score` are
+    None. `probability` is a softmax over all labels, not only those returned.
+    """
 
     label: str
     score: float
@@ -30,7 +36,7 @@ class Prediction(TypedDict):
 
 
 class ImageResult(TypedDict):
-    """The answer for one image: predictions, best first, or the problem that this image alone had."""
+    """The answer for one image: predictions, best first; or the problem of this image, and no predictions."""
 
     index: int
     filename: str | None
@@ -39,7 +45,7 @@ class ImageResult(TypedDict):
 
 
 class Classification(TypedDict):
-    """`POST /v1/classify`. All results come from the one version that is named."""
+    """`POST /v1/classify`. All results come from `model_version`; `path` is the one that ranked."""
 
     model_version: str
     path: PathName
@@ -74,14 +80,17 @@ class Embeddings(TypedDict):
 
 
 class Reject(TypedDict):
-    """A file of an archive that was not accepted."""
+    """A file of the upload that was rejected, and why."""
 
     path: str
     reason: str
 
 
 class Validation(TypedDict):
-    """What an upload was found to contain: accepted images per class, and up to a few rejects with reasons."""
+    """What an upload contains: accepted images per class, and up to 1,000 rejected files with reasons.
+
+    `rejected_count` counts all of them.
+    """
 
     classes: dict[str, int]
     accepted: int
@@ -160,7 +169,7 @@ class Versions(TypedDict):
 
 
 class LearnedClass(TypedDict):
-    """A class that is served."""
+    """A class of the served version. `images` counts all that it was taught with."""
 
     name: str
     prompt: str
@@ -223,14 +232,15 @@ Moved = TypedDict(
         "commit_s": float,
     },
 )
-"""`POST /v1/admin/rollback` and `/promote`: answered once every process serves `to`.
+"""`POST /v1/admin/rollback` and `/promote`: answered once every server serves `to`.
 
-`prepare_s` is how long it took until each had it ready, `commit_s` how long from there until each served it.
+Without Redis only the server that was asked is waited for. `prepare_s` is the time until each had the version
+ready, `commit_s` the time from there until each served it.
 """
 
 
 class ServingProcess(TypedDict):
-    """One process that serves, or was seen to. `reason` says why it is not where it should be."""
+    """One server, as it last reported. `reason` says why it refused a version or cannot serve CURRENT."""
 
     id: str
     host: str
@@ -244,7 +254,7 @@ class ServingProcess(TypedDict):
 
 
 class Rollout(TypedDict):
-    """`GET /v1/admin/rollout`: what is current, what is being prepared, and how far every process is with it."""
+    """`GET /v1/admin/rollout`: what CURRENT names, what is being prepared (`target`), and how far every server is."""
 
     current: str | None
     target: str | None

@@ -1,4 +1,4 @@
-"""The REST API as methods to await: `keepsight.client` for programs that run on an event loop."""
+"""The REST API as methods to await, for programs that run on an event loop."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """The methods of `keepsight.Client`, to be awaited; what they take, return and raise is documented there.
+    """`keepsight.Client` with methods to await; their arguments, results and errors are documented there.
 
-    Files are read in threads, never on the event loop. One client may be used by many tasks at the same time.
+    Files are read in threads, never on the event loop. Many coroutines may use one client at the same time.
 
     Args:
         url: The service's address, without a path.
         api_key: Sent as a bearer token.
-        timeout_s: For every wait on the service in ordinary requests.
+        timeout_s: The longest wait for the service in ordinary requests.
         retries: When a request is sent again.
         transport: Replaces the network in tests.
         sleep: Waits between attempts and between polls.
@@ -78,7 +78,7 @@ class AsyncClient:
         await self._http.aclose()
 
     async def ready(self) -> bool:
-        """Whether a version is loaded and answers. Never raises for a service that is down or not yet ready."""
+        """Return whether a version is loaded and answers. Never raises for a service that is down or not yet ready."""
         try:
             return (await self._attempt(calls.ready())).is_success
         except httpx.TransportError:
@@ -107,7 +107,7 @@ class AsyncClient:
         stored_version: str | None = None,
         timeout_ms: int | None = None,
     ) -> Embeddings:
-        """Unit vectors of texts (strings) and images (anything else), in the order of `inputs`."""
+        """Return unit vectors of texts (strings) and images (anything else), in the order of `inputs`."""
         inputs = await anyio.to_thread.run_sync(embedding_inputs, inputs)
         return await self._send(calls.embeddings(inputs, stored_version=stored_version, timeout_ms=timeout_ms))
 
@@ -122,22 +122,22 @@ class AsyncClient:
         config: Mapping[str, object] | None = None,
         seed: int | None = None,
     ) -> Accepted:
-        """Upload a task: it is read while it is sent, from its start in every attempt, and makes one job at most."""
+        """Upload a task. Each attempt streams the archive from its start; at most one job is created."""
         with await anyio.to_thread.run_sync(open_archive, archive) as file:
             return await self._send(
                 calls.teach(file, filename, name=name, template=template, extend=extend, config=config, seed=seed)
             )
 
     async def jobs(self) -> list[Job]:
-        """All jobs that the service remembers."""
+        """Return all jobs that the service has stored."""
         return await self._send(calls.jobs())
 
     async def job(self, job_id: str) -> Job:
-        """One job."""
+        """Return one job."""
         return await self._send(calls.job(job_id))
 
     async def cancel(self, job_id: str) -> Job:
-        """Ask a job to stop; it does within one step."""
+        """Ask a job to stop, which it does within one step."""
         return await self._send(calls.cancel(job_id))
 
     async def follow(self, job_id: str, *, poll_s: float = 1.0) -> AsyncIterator[Job]:
@@ -154,31 +154,31 @@ class AsyncClient:
             await self._sleep(poll_s)
 
     async def versions(self) -> Versions:
-        """The lineage, what is current and what is served."""
+        """Return all versions, the current one and the one that is served."""
         return await self._send(calls.versions())
 
     async def version(self, version_id: str) -> Manifest:
-        """The manifest of one version."""
+        """Return the manifest of one version."""
         return await self._send(calls.version(version_id))
 
     async def classes(self) -> Classes:
-        """The classes that are served."""
+        """Return the classes that are served."""
         return await self._send(calls.classes())
 
     async def rollout(self) -> Rollout:
-        """What every serving process serves and prepares."""
+        """Return what every server serves and prepares."""
         return await self._send(calls.rollout())
 
     async def rollback(self, version_id: str | None = None, *, reason: str = "", expected: str | None = None) -> Moved:
-        """Serve `version_id` again, or the parent of the current version, if what is current is `expected`."""
+        """Roll back to `version_id`, or to the current version's parent, if the current version is `expected`."""
         return await self._send(calls.rollback(version_id, reason=reason, expected=expected))
 
     async def promote(self, version_id: str, *, reason: str = "", expected: str | None = None) -> Moved:
-        """Serve `version_id`, if what is current is `expected`."""
+        """Promote `version_id`, if the current version is `expected`."""
         return await self._send(calls.promote(version_id, reason=reason, expected=expected))
 
     async def _send(self, call: Call[T]) -> T:
-        """Send, again where that may help, and turn what remains wrong into our errors."""
+        """Send a call, retry it if that may help, and raise the client's own errors."""
         for attempt in itertools.count(1):
             try:
                 response = await self._attempt(call)
@@ -200,7 +200,7 @@ class AsyncClient:
         return await self._http.send(request)
 
     async def _events(self, job_id: str) -> AsyncIterator[Job]:
-        """The job's event stream until it ends or breaks; nothing if it cannot be had."""
+        """Yield the job's events until the stream ends or breaks; nothing if there is no stream."""
         events = JobEvents()
         call = calls.events(job_id)
         try:
@@ -214,9 +214,9 @@ class AsyncClient:
 
 
 class ReadInThreads(httpx.AsyncByteStream):
-    """A request's body whose chunks (of 64 KiB, as httpx reads files) are taken in threads.
+    """A request's body whose chunks (of 64 KiB, as httpx reads files) are read in threads.
 
-    httpx by itself reads an upload's file on the event loop, which then stands still for as long as the disk does.
+    httpx itself reads an upload's file on the event loop, which a slow disk would block.
     """
 
     def __init__(self, body: Iterable[bytes]) -> None:

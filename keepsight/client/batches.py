@@ -1,16 +1,16 @@
-"""Many files as requests of at most 64 images, and their answers as one."""
+"""Classifies many files in requests of at most 64 images, and joins the answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from keepsight.client import Client
 from keepsight.client.api import Classification, ImageResult, PathName
 from keepsight.client.errors import UploadError
+from keepsight.client.sync_client import Client
 
 MAX_BATCH = 64
-"""Images that one request may carry."""
+"""Most images in one request."""
 
 
 def classify_files(
@@ -22,13 +22,14 @@ def classify_files(
     labels: Sequence[str] = (),
     template: str | None = None,
 ) -> Classification:
-    """Classify any number of files, 64 a request, read one request at a time.
+    """Classify any number of files, 64 per request; each request's files are read just before it.
 
     `index` counts over all files and `filename` is the path as given. If the service moved to another version
-    between requests, `model_version` is the last one's.
+    between requests, `model_version` is that of the last.
 
     Raises:
-        UploadError: no files, or one cannot be read; or whatever the client raises.
+        UploadError: there are no files, or one cannot be read.
+        ClientError: a request failed.
     """
     if not files:
         raise UploadError("there is no image to classify")

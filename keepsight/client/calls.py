@@ -1,6 +1,6 @@
-"""Every call of the REST API: what is sent, how long it may take, how the answer is read. Nothing here sends anything.
+"""Describes every call of the REST API: what is sent, how long it may take, how the answer is read. Sends nothing.
 
-`keepsight.client` and `keepsight.client.async_client` send what these functions describe, each in its own way.
+`Client` and `AsyncClient` send what these functions describe.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ def _unchanged(document: Any) -> Any:
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request, and what its answer means.
+    """One request, and how to read its answer.
 
     Attributes:
         method: GET, POST or DELETE.
         route: Path, with identifiers escaped.
         body: What httpx is to send: `json`, or `data` and `files`.
         headers: Besides those of every request.
-        timeout_s: The longest wait on the service, where it is not the client's.
+        timeout_s: The longest wait for the service; None: the client's.
         reads_file: Whether the body is read from a file while it is sent.
-        read: From the answer's JSON object to what the caller gets.
+        read: Converts the answer's JSON object to what the caller gets.
     """
 
     method: str
@@ -70,17 +70,17 @@ class Call(Generic[T]):
         return f"{self.method} {self.route}"
 
     def request(self, build: Callable[..., httpx.Request]) -> httpx.Request:
-        """A new request, made by a client's `build_request`. A file in it will be read from its start."""
+        """Build a request with a client's `build_request`. A file in it will be read from its start."""
         options: dict[str, Any] = {**self.body, "headers": self.headers}
         if self.timeout_s is not None:
             options["timeout"] = httpx.Timeout(self.timeout_s, connect=CONNECT_TIMEOUT_S)
         return build(self.method, self.route, **options)
 
     def answer(self, response: httpx.Response) -> T:
-        """What the response says.
+        """Return what the response holds.
 
         Raises:
-            ApiError: it reports an error, or is no JSON object.
+            ApiError: it reports an error, or is not a JSON object.
         """
         if not response.is_success:
             raise api_error(response)
@@ -89,12 +89,12 @@ class Call(Generic[T]):
         except ValueError as error:
             raise ApiError(response.status_code, f"{response.url} did not answer with JSON") from error
         if not isinstance(document, dict):
-            raise ApiError(response.status_code, f"{response.url} answered {type(document).__name__}, not an object")
+            raise ApiError(response.status_code, f"{response.url} sent a {type(document).__name__}; expected an object")
         return self.read(document)
 
 
 def connection(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
-    """The arguments that either of httpx' clients is made with.
+    """Return the arguments for either of httpx' clients.
 
     Raises:
         ServiceUnreachableError: `url` is not an address.
@@ -150,7 +150,11 @@ def teach(
     config: Mapping[str, object] | None,
     seed: int | None,
 ) -> Call[Accepted]:
-    """Raises ValueError for an archive that cannot be read again: a second attempt would send what is left of it."""
+    """Describe an upload.
+
+    Raises:
+        ValueError: the archive cannot be read again from its start, which a second attempt needs.
+    """
     if not archive.seekable():
         raise ValueError(f"the archive {filename!r} cannot be read again from its start; give a file that can")
     form: dict[str, Any] = {"name": name, "extend": "true" if extend else "false"}
@@ -179,7 +183,7 @@ def job(job_id: str) -> Call[Job]:
 
 
 def events(job_id: str) -> Call[Job]:
-    """The stream's events are jobs, for `keepsight.client.events` to read."""
+    """Describe the event stream of a job, which `keepsight.client.events` reads."""
     return Call("GET", f"/v1/jobs/{_segment(job_id)}/events")
 
 

@@ -1,17 +1,17 @@
-"""What goes wrong between a program and the service, as one family with one sentence each."""
+"""The client's errors, as one family."""
 
 from __future__ import annotations
 
 
 class ClientError(Exception):
-    """A call could not be made, or was not answered as asked. The message says why."""
+    """A call could not be made or has failed. The message says why."""
 
 
 class ServiceUnreachableError(ClientError):
     """Nothing answers at the service's address, or the connection broke.
 
     Attributes:
-        connected: Whether a connection stood before.
+        connected: Whether there was a connection before.
     """
 
     def __init__(self, message: str, *, connected: bool = False) -> None:
@@ -24,7 +24,7 @@ class ApiError(ClientError):
 
     Attributes:
         status: The HTTP status.
-        problem: The RFC 9457 problem details, where the answer had some.
+        problem: The RFC 9457 problem details, if the answer had any.
     """
 
     def __init__(self, status: int, detail: str, *, problem: dict[str, object] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Server-sent events of a job, line by line."""
+"""Reads the server-sent events of a job, line by line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from keepsight.client.api import Job
 
 
 class JobEvents:
-    """Puts the lines of an event stream together to jobs. Comments and events without data are passed over."""
+    """Parses the lines of an event stream to jobs. Comments and events without data are ignored."""
 
     def __init__(self) -> None:
         self._data: list[str] = []
 
     def feed(self, line: str) -> Job | None:
-        """The job, if this line ends an event that has one.
+        """Read a line and return a job, if the line ends an event.
 
         Raises:
             ValueError: the event's data is not JSON.

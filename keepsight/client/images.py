@@ -1,4 +1,4 @@
-"""Images as `classify` and `embeddings` take them."""
+"""The images that `classify` and `embeddings` take."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ NamedImage = tuple[str, bytes]
 """A file name, as the answer will repeat it, and the file's bytes."""
 
 Image = bytes | Path | NamedImage
-"""The bytes of an image file, the file, or both a name and bytes."""
+"""The bytes of an image file, its path, or a name and the bytes."""
 
 
 def named_image(image: Image) -> NamedImage:
-    """An image with its bytes in memory. A file is named by its last part, bytes alone by `image`.
+    """Return an image's name and bytes. A file keeps its name without the folder; bytes alone are named `image`.
 
     Raises:
         OSError: the file cannot be read.
@@ -25,7 +25,7 @@ def named_image(image: Image) -> NamedImage:
 
 
 def named_images(images: Sequence[Image]) -> list[NamedImage]:
-    """Images with their bytes in memory.
+    """Return the names and bytes of images.
 
     Raises:
         OSError: a file cannot be read.
@@ -34,7 +34,7 @@ def named_images(images: Sequence[Image]) -> list[NamedImage]:
 
 
 def embedding_input(item: str | Image) -> str:
-    """A text as it stands, an image as a data URI; the service looks at the bytes to find out what image it is.
+    """Return a text unchanged, or an image as a data URI; the service detects its format from the bytes.
 
     Raises:
         OSError: the file cannot be read.
@@ -45,7 +45,7 @@ def embedding_input(item: str | Image) -> str:
 
 
 def embedding_inputs(inputs: str | Sequence[str | Image]) -> list[str]:
-    """What to embed, as the route takes it. A string alone is one text, not its letters.
+    """Return the inputs in the route's format. A single string is one text, not its letters.
 
     Raises:
         OSError: a file cannot be read.

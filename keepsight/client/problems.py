@@ -1,4 +1,4 @@
-"""From what went wrong with a request to the error that says so."""
+"""Converts failed requests to the client's errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from keepsight.client.errors import ApiError, ServiceUnreachableError
 
 
 def api_error(response: httpx.Response) -> ApiError:
-    """The error that a response reports."""
+    """Return the error that a response reports."""
     try:
         problem = response.json()
     except ValueError:
@@ -22,7 +22,7 @@ def api_error(response: httpx.Response) -> ApiError:
 
 
 def unreachable(error: Exception, url: str, request: str) -> ServiceUnreachableError:
-    """Why there is no response at all to `request`, a method and a route."""
+    """Return the error for a `request` (a method and a route) that got no response."""
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return ServiceUnreachableError(f"nothing answers at {url}")
     if isinstance(error, httpx.TimeoutException):

@@ -1,4 +1,4 @@
-"""When a request is sent again, and how long to wait before."""
+"""Decides when a request is sent again, and how long to wait before that."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ MAX_DOUBLINGS = 16
 
 @dataclass(frozen=True)
 class Retries:
-    """Requests that could not be delivered, or were turned away for now (429, 503), are sent again.
+    """How to retry requests that could not be delivered, or were refused for now (429, 503).
 
-    The wait doubles with every attempt, and half of it is random, so that clients that were turned away together do
-    not come back together. `Retry-After` is never undercut; one that asks for more than `max_wait_s` ends the attempts.
-    A connection that breaks once it stands is not tried again: the request may have arrived.
+    The wait doubles with every attempt, and half of it is random, so that clients that were refused together do not
+    come back together. It is never shorter than `Retry-After`; one longer than `max_wait_s` ends the attempts. A
+    request whose connection breaks is not sent again: it may have arrived.
 
     Args:
-        attempts: How often a request is sent in all; 1 means never again.
-        backoff_s: The longest wait after the first attempt, where the service asks for none.
+        attempts: How often a request is sent in all; 1 means no retry.
+        backoff_s: The longest wait after the first attempt, if the service asks for none.
         max_wait_s: Bounds the doubling, and what `Retry-After` may ask for.
         jitter: Draws from [0, 1).
     """
@@ -36,7 +36,7 @@ class Retries:
     jitter: Callable[[], float] = random.random
 
     def wait_s(self, attempt: int, outcome: httpx.Response | Exception) -> float | None:
-        """Seconds until the next attempt, or None if this outcome, of the 1-based `attempt`, is the last."""
+        """Return the seconds until the next attempt, or None if `attempt` (from 1), with this outcome, is the last."""
         asked = asked_wait_s(outcome)
         if asked is None or asked > self.max_wait_s or attempt >= self.attempts:
             return None
@@ -45,20 +45,20 @@ class Retries:
 
 
 def asked_wait_s(outcome: httpx.Response | Exception) -> float | None:
-    """Seconds that another attempt has to wait at least; None if another attempt would not help, or might do harm."""
+    """Return the seconds to wait at least before another attempt; None if it would not help, or might do harm."""
     if isinstance(outcome, httpx.Response):
         return retry_after_s(outcome) if outcome.status_code in RETRY_STATUSES else None
     return 0.0 if isinstance(outcome, httpx.ConnectError | httpx.ConnectTimeout) else None
 
 
 def retry_after_s(response: httpx.Response) -> float:
-    """`Retry-After` in seconds, whether it is a number or a date; 0 if it is neither, or has passed."""
+    """Return `Retry-After`, a number or a date, in seconds; 0 if it is neither, or has passed."""
     said = response.headers.get("Retry-After", "")
     try:
         wait = float(said)
     except ValueError:
         then = http_date(said)
-        # by the service's own clock where it tells it: ours may be wrong
+        # by the service's clock if it sends it: ours may be wrong
         wait = (
             (then - (http_date(response.headers.get("Date", "")) or datetime.now(UTC))).total_seconds() if then else 0
         )
@@ -66,7 +66,7 @@ def retry_after_s(response: httpx.Response) -> float:
 
 
 def http_date(text: str) -> datetime | None:
-    """An HTTP date; None if it is none."""
+    """Parse an HTTP date; return None if it is invalid."""
     try:
         moment = parsedate_to_datetime(text)
     except ValueError:

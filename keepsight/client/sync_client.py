@@ -1,4 +1,4 @@
-"""The REST API as methods that wait. The command line and the demo speak to the service through it alone."""
+"""The REST API as blocking methods. The command line and the demo call the service only through it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ T = TypeVar("T")
 
 
 class Client:
-    """The REST API as methods; `keepsight.AsyncClient` has the same, to be awaited.
+    """The REST API as methods; `keepsight.AsyncClient` has the same methods, to be awaited.
 
     Args:
         url: The service's address, without a path.
         api_key: Sent as a bearer token.
-        timeout_s: For every wait on the service in ordinary requests.
+        timeout_s: The longest wait for the service in ordinary requests.
         retries: When a request is sent again.
         transport: Replaces the network in tests.
         sleep: Waits between attempts and between polls.
@@ -77,7 +77,7 @@ class Client:
         self._http.close()
 
     def ready(self) -> bool:
-        """Whether a version is loaded and answers. Never raises for a service that is down or not yet ready."""
+        """Return whether a version is loaded and answers. Never raises for a service that is down or not yet ready."""
         try:
             return self._attempt(calls.ready()).is_success
         except httpx.TransportError:
@@ -98,10 +98,10 @@ class Client:
         Args:
             images: Files, their bytes, or (name, bytes); the answer repeats the name.
             top_k: Predictions per image.
-            path: Which scores rank.
+            path: Which scores rank the labels.
             labels: Words to choose among instead of the served classes.
-            template: The sentence around a label, with {} in it.
-            timeout_ms: Milliseconds after which the service need not answer any more.
+            template: The prompt for a label, with {} in its place.
+            timeout_ms: Milliseconds after which the service gives the request up.
         """
         named = named_images(images)
         return self._send(
@@ -115,10 +115,10 @@ class Client:
         stored_version: str | None = None,
         timeout_ms: int | None = None,
     ) -> Embeddings:
-        """Unit vectors of texts (strings) and images (anything else), in the order of `inputs`.
+        """Return unit vectors of texts (strings) and images (anything else), in the order of `inputs`.
 
-        Vectors of different `space` must not be compared: name the version or the space that yours were stored with
-        as `stored_version`, and `matches_stored` tells whether they can be compared with these.
+        Vectors of different `space` must not be compared: pass the version or space of your stored vectors as
+        `stored_version`, and `matches_stored` says whether they can be compared with these.
         """
         inputs = embedding_inputs(inputs)
         return self._send(calls.embeddings(inputs, stored_version=stored_version, timeout_ms=timeout_ms))
@@ -134,16 +134,16 @@ class Client:
         config: Mapping[str, object] | None = None,
         seed: int | None = None,
     ) -> Accepted:
-        """Upload a task: it is read while it is sent, from its start in every attempt, and makes one job at most.
+        """Upload a task. Each attempt streams the archive from its start; at most one job is created.
 
         Args:
             archive: A folder with a subfolder per class, a zip, tar or parquet file, or such a file opened.
-            filename: Under which it is sent; the service goes by the content.
-            name: What the task is called.
-            template: The sentence around a class's name, with {} in it.
-            extend: Known classes receive more images.
-            config: Hyper-parameters.
-            seed: Of everything random in the update.
+            filename: The name to send; the service goes by the content.
+            name: The task's name.
+            template: The prompt for a class, with {} in place of its name.
+            extend: Allow more images of known classes.
+            config: Hyper-parameters to override.
+            seed: Seed of all random choices in the update.
 
         Raises:
             UploadError: the folder or file cannot be read, or has no class in it.
@@ -155,21 +155,21 @@ class Client:
             )
 
     def jobs(self) -> list[Job]:
-        """All jobs that the service remembers."""
+        """Return all jobs that the service has stored."""
         return self._send(calls.jobs())
 
     def job(self, job_id: str) -> Job:
-        """One job."""
+        """Return one job."""
         return self._send(calls.job(job_id))
 
     def cancel(self, job_id: str) -> Job:
-        """Ask a job to stop; it does within one step."""
+        """Ask a job to stop, which it does within one step."""
         return self._send(calls.cancel(job_id))
 
     def follow(self, job_id: str, *, poll_s: float = 1.0) -> Iterator[Job]:
         """Yield the job now and after every change, ending with its terminal state.
 
-        Server-sent events where they flow; whenever the stream breaks, one poll and another try.
+        Uses server-sent events; when the stream breaks, polls once and opens it again.
         """
         while True:
             job = self.job(job_id)
@@ -183,31 +183,31 @@ class Client:
             self._sleep(poll_s)
 
     def versions(self) -> Versions:
-        """The lineage, what is current and what is served."""
+        """Return all versions, the current one and the one that is served."""
         return self._send(calls.versions())
 
     def version(self, version_id: str) -> Manifest:
-        """The manifest of one version."""
+        """Return the manifest of one version."""
         return self._send(calls.version(version_id))
 
     def classes(self) -> Classes:
-        """The classes that are served."""
+        """Return the classes that are served."""
         return self._send(calls.classes())
 
     def rollout(self) -> Rollout:
-        """What every serving process serves and prepares."""
+        """Return what every server serves and prepares."""
         return self._send(calls.rollout())
 
     def rollback(self, version_id: str | None = None, *, reason: str = "", expected: str | None = None) -> Moved:
-        """Serve `version_id` again, or the parent of the current version, if what is current is `expected`."""
+        """Roll back to `version_id`, or to the current version's parent, if the current version is `expected`."""
         return self._send(calls.rollback(version_id, reason=reason, expected=expected))
 
     def promote(self, version_id: str, *, reason: str = "", expected: str | None = None) -> Moved:
-        """Serve `version_id`, if what is current is `expected`."""
+        """Promote `version_id`, if the current version is `expected`."""
         return self._send(calls.promote(version_id, reason=reason, expected=expected))
 
     def _send(self, call: Call[T]) -> T:
-        """Send, again where that may help, and turn what remains wrong into our errors."""
+        """Send a call, retry it if that may help, and raise the client's own errors."""
         for attempt in itertools.count(1):
             try:
                 response = self._attempt(call)
@@ -226,7 +226,7 @@ class Client:
         return self._http.send(call.request(self._http.build_request))
 
     def _events(self, job_id: str) -> Iterator[Job]:
-        """The job's event stream until it ends or breaks; nothing if it cannot be had."""
+        """Yield the job's events until the stream ends or breaks; nothing if there is no stream."""
         events = JobEvents()
         call = calls.events(job_id)
         try:

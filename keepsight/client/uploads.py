@@ -1,4 +1,4 @@
-"""What `teach` sends and `classify` reads: folders as a tar made while it is read, archives, images by path."""
+"""Opens what `teach` and `classify` send: folders as a tar built while it is read, archives, image files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Member:
 
 
 class Upload(io.RawIOBase):
-    """A readable of known size that can be read again from its start, and says how far it was read."""
+    """A file of known size that can be read again from its start, and reports how far it was read."""
 
     def __init__(self, size: int, on_read: OnRead | None) -> None:
         super().__init__()
@@ -62,17 +62,17 @@ class Upload(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """To the start or the end; that is all that sending a file of known length needs."""
+        """Move to the start or the end; sending a file of known length needs no more."""
         target = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
         if target not in (0, self._position, self.size):
-            raise io.UnsupportedOperation("only to the start or the end")
+            raise io.UnsupportedOperation(f"cannot seek to {target}; expected the start or the end")
         if target != self._position:
             self._position = target
             self._rewound()
         return target
 
     def _rewound(self) -> None:
-        """The position was moved to the start or the end."""
+        """Follow a move of the position to the start or the end."""
 
     def _advance(self, count: int) -> None:
         self._position += count
@@ -81,7 +81,7 @@ class Upload(io.RawIOBase):
 
 
 class FileUpload(Upload):
-    """An archive that lies on disk."""
+    """An archive on disk."""
 
     def __init__(self, file: BinaryIO, on_read: OnRead | None = None) -> None:
         self._file = file
@@ -101,7 +101,7 @@ class FileUpload(Upload):
 
 
 class TarUpload(Upload):
-    """A tar of `members`, made while it is read: no temporary file, and a length that is known beforehand."""
+    """A tar of `members`, built while it is read: it needs no temporary file, and its length is known beforehand."""
 
     def __init__(self, members: Sequence[Member], on_read: OnRead | None = None) -> None:
         self._members = members
@@ -144,17 +144,17 @@ class TarUpload(Upload):
 
 
 def open_task(source: Path, on_read: OnRead | None = None) -> tuple[Upload, str]:
-    """What to send for a folder or an archive, and the file name to send it under.
+    """Open a folder or an archive, and return it with the file name to send.
 
     Raises:
-        UploadError: it does not exist, is neither a folder of class folders nor an archive the service reads.
+        UploadError: it does not exist, or is neither a folder of class folders nor an archive the service reads.
     """
     if source.is_dir():
         return TarUpload(class_members(source), on_read), f"{source.resolve().name or 'task'}.tar"
     if not source.exists():
         raise UploadError(f"{source} does not exist; give a folder with a subfolder per class, or an archive of one")
     if not source.name.lower().endswith(ARCHIVE_SUFFIXES):
-        raise UploadError(f"{source.name} is none of the archives that can be taught: {', '.join(ARCHIVE_SUFFIXES)}")
+        raise UploadError(f"{source.name} is not an archive that can be taught; expected {', '.join(ARCHIVE_SUFFIXES)}")
     try:
         return FileUpload(source.open("rb"), on_read), source.name
     except OSError as error:
@@ -162,7 +162,7 @@ def open_task(source: Path, on_read: OnRead | None = None) -> tuple[Upload, str]
 
 
 def open_archive(source: Path | Archive) -> AbstractContextManager[Archive]:
-    """A folder or an archive on disk, opened until the context ends; a file that is open already stays so.
+    """Open a folder or an archive on disk until the context ends; a file that is already open stays open.
 
     Raises:
         UploadError: as `open_task`.
@@ -171,7 +171,7 @@ def open_archive(source: Path | Archive) -> AbstractContextManager[Archive]:
 
 
 def class_members(folder: Path) -> list[Member]:
-    """The files of a folder with a subfolder per class, in a stable order; hidden ones are left out.
+    """Return the files of a folder with a subfolder per class, in a stable order, without hidden ones.
 
     Raises:
         UploadError: there is no subfolder with a file in it.
@@ -188,10 +188,10 @@ def class_members(folder: Path) -> list[Member]:
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
-    """Image files named by paths, folders (searched to the bottom for image suffixes) and globs; each once, in order.
+    """Return image files from paths, folders (searched recursively for image suffixes) and globs; each once, in order.
 
     Raises:
-        UploadError: an argument leads to nothing.
+        UploadError: an argument matches no file.
     """
     found: dict[Path, None] = {}
     for argument in arguments:

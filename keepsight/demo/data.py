@@ -32,7 +32,7 @@ HELD_OUT_SHARE = 0.25
 
 @dataclass(frozen=True)
 class DemoTask:
-    """One increment of classes: what is sent, and what is kept back, with each image's true class."""
+    """One task: the images to teach, and the held-out images with their true classes."""
 
     name: str
     classes: tuple[str, ...]
@@ -48,7 +48,7 @@ class DemoData:
         title: What the images are.
         template: The prompt of the classes.
         tasks: The increments.
-        margin: How far above chance, as a share of the rest, the fused accuracy must be to count as learned.
+        margin: Required fused accuracy above chance, as a share of the gap between chance and 1.
     """
 
     title: str
@@ -63,7 +63,7 @@ class DemoData:
 
 
 def digits(folder: Path, *, short: bool) -> DemoData:
-    """1,797 real scans (8 x 8 grey levels, UCI), written as dark ink on white paper; 0-4, then 5-9."""
+    """Write real scans of digits (UCI: 1,797 of 8 x 8 pixels), dark on white, as the tasks 0-4 and 5-9."""
     import numpy
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -73,7 +73,7 @@ def digits(folder: Path, *, short: bool) -> DemoData:
     files: dict[str, list[Path]] = {name: [] for name in DIGITS}
     for number, (scan, digit) in enumerate(zip(bunch.images, bunch.target, strict=True)):
         name = DIGITS[int(digit)]
-        if len(files[name]) * HELD_OUT_SHARE >= amount.held_out:  # enough to hold that many out
+        if len(files[name]) * HELD_OUT_SHARE >= amount.held_out:  # enough images to hold that many out
             continue
         path = folder / name / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def digits(folder: Path, *, short: bool) -> DemoData:
 
 
 def from_folder(data: Path, *, tasks: int, short: bool) -> DemoData:
-    """The user's folder with a subfolder per class, its classes in alphabetical order dealt into `tasks` runs.
+    """Split the user's folder, which has a subfolder per class, into `tasks` tasks in alphabetical order.
 
     Raises:
         DemoError: there is no such folder, or it has too few classes or a class too few images.
@@ -101,7 +101,7 @@ def from_folder(data: Path, *, tasks: int, short: bool) -> DemoData:
         if images:
             files[class_folder.name] = images
     if len(files) < tasks:
-        raise DemoError(f"{data} has {len(files)} class folders with images; {tasks} tasks need as many or more")
+        raise DemoError(f"{data} has {len(files)} class folders with images; {tasks} tasks need at least {tasks}")
     names = list(files)
     bounds = [round(len(names) * n / tasks) for n in range(tasks + 1)]
     amount = SHORT if short else FULL
@@ -113,7 +113,7 @@ def from_folder(data: Path, *, tasks: int, short: bool) -> DemoData:
 
 
 def make_task(name: str, files: Mapping[str, Sequence[Path]], amount: Slice) -> DemoTask:
-    """Split each class, shuffled with a fixed seed, into images to teach and images to hold out; none is in both."""
+    """Shuffle each class with a fixed seed, and split it into images to teach and held-out images."""
     train: list[Member] = []
     held_out: list[tuple[Path, str]] = []
     for class_name, paths in files.items():

@@ -1,7 +1,7 @@
-"""What ends the tour."""
+"""The demo's error."""
 
 from __future__ import annotations
 
 
 class DemoError(Exception):
-    """The tour cannot be taken, or one of its steps failed. The message says why."""
+    """The tour cannot start, or one of its steps failed. The message says why."""

@@ -1,4 +1,4 @@
-"""What the demo measures: accuracy by path, the answers of a version, and a client that never pauses."""
+"""The demo's measurements: accuracy by path, a version's answers, and a client that sends requests all the time."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from keepsight.demo.errors import DemoError
 
 STEADY_INTERVAL_S = 0.25
 MAX_TOP_K = 1000
-SAME = 1e-4  # relative and absolute; another version's numbers are off by far more
+SAME = 1e-4  # relative and absolute; another version's numbers differ by far more
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 accuracies in [0, 1] on one task's held-out images; None where a path does not exist.
+    """Top-1 accuracies in [0, 1] on one task's held-out images; None if a path does not exist.
 
-    `among` is the number of labels told apart. Where the task was `taught`, these are the version's classes;
-    where not, all names of all tasks, which the text path alone can answer.
+    `among` is the number of labels to choose from: the version's classes if the task was `taught`, otherwise the
+    class names of all tasks, which only the text path can score.
     """
 
     text: float
@@ -40,22 +40,23 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Measured:
-    """A version's accuracy on every task, and its complete answers, to be compared later."""
+    """A version's accuracy on every task, and its complete answers for later comparison."""
 
     version_id: str
     accuracy: dict[str, Accuracy]
     answers: dict[str, list[ImageResult]]
 
     def to_json(self) -> dict[str, object]:
-        """Without the answers."""
+        """Return this as JSON, without the answers."""
         return {"version_id": self.version_id, "accuracy": {name: asdict(a) for name, a in self.accuracy.items()}}
 
 
 def measure(client: Client, data: DemoData, *, taught: int) -> Measured:
-    """Classify every task's held-out images with the version that is served, which has learned the first `taught`.
+    """Classify every task's held-out images with the served version, which has learned the first `taught` tasks.
 
     Raises:
-        DemoError: the service moved to another version meanwhile; or whatever the client raises.
+        DemoError: the service moved to another version meanwhile.
+        ClientError: a request failed.
     """
     accuracy: dict[str, Accuracy] = {}
     answers: dict[str, list[ImageResult]] = {}
@@ -82,9 +83,9 @@ def measure(client: Client, data: DemoData, *, taught: int) -> Measured:
 
 
 def same_answer(was: ImageResult, is_now: ImageResult) -> bool:
-    """Whether one version gave both: the same labels, and every number of each but for rounding.
+    """Return whether one version gave both: the same labels with the same numbers, except for rounding.
 
-    Which images share a forward pass decides the last bits of a score, and so the order of labels that are as good.
+    The last bits of a score depend on which images share a forward pass, and so does the order of nearly equal labels.
     """
 
     def by_label(result: ImageResult) -> dict[str, Prediction]:
@@ -108,7 +109,7 @@ def same_answer(was: ImageResult, is_now: ImageResult) -> bool:
 
 
 def accuracy_of(results: Sequence[ImageResult], task: DemoTask, *, among: int, taught: bool) -> Accuracy:
-    """Accuracy by path. One answer that lists all classes holds the ranking of every path.
+    """Return accuracy by path. An answer that lists all classes holds the ranking of every path.
 
     Raises:
         DemoError: no image could be read.
@@ -133,7 +134,7 @@ def accuracy_of(results: Sequence[ImageResult], task: DemoTask, *, among: int, t
 
 
 def best(predictions: Sequence[Prediction], path: str) -> str:
-    """The label that a path ranks first."""
+    """Return the label that a path ranks first."""
     scores = {p["label"]: p["text_score"] if path == "text_score" else p["visual_score"] for p in predictions}
     return max(scores, key=lambda label: -2.0 if scores[label] is None else scores[label] or 0.0)
 
@@ -149,9 +150,9 @@ class SteadyReport:
 
 
 class SteadyClient:
-    """Classifies one image after the other, never tries anything twice, and counts what failed.
+    """Classifies one image again and again, without retries, and counts failures.
 
-    It starts with words that no version was taught and uses the taught classes once `taught` is set.
+    It starts with labels that no version was taught, and uses the taught classes once `taught` is set.
     """
 
     def __init__(self, url: str, image: Path, labels: Sequence[str], template: str) -> None:
@@ -200,6 +201,6 @@ class SteadyClient:
         else:
             answer = self._client.classify([self._image], path="text", labels=self._labels, template=self._template)
         if answer["results"][0]["error"] or not answer["results"][0]["predictions"]:
-            raise DemoError(f"answered without predictions: {answer['results'][0]}")
+            raise DemoError(f"the service answered without predictions: {answer['results'][0]}")
         if answer["model_version"] not in self.report.versions[-1:]:
             self.report.versions.append(answer["model_version"])

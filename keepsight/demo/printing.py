@@ -1,4 +1,4 @@
-"""The demo's table, its checks and its last words."""
+"""Prints the demo's table, its checks and its last words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TASKS_ABREAST = 2
 
 
 def print_table(screen: Console, data: DemoData, measured: Sequence[Measured]) -> None:
-    """Accuracy of every version on every task's held-out images, by path; two tasks side by side fit 80 columns."""
+    """Print every version's accuracy on every task's held-out images, by path; two tasks fit in 80 columns."""
     for start in range(0, len(data.tasks), TASKS_ABREAST):
         screen.print()
         screen.print(accuracy_table(data.tasks[start : start + TASKS_ABREAST], measured, first_number=start + 1))
@@ -38,7 +38,7 @@ def print_table(screen: Console, data: DemoData, measured: Sequence[Measured]) -
 
 
 def accuracy_table(tasks: Sequence[DemoTask], measured: Sequence[Measured], *, first_number: int) -> Table:
-    """Some of the tasks; `first_number` is the first one's."""
+    """Return the table of some tasks; `first_number` is the number of the first."""
     title = "Top-1 accuracy on held-out images, in percent" if first_number == 1 else None
     made = Table(title=title, title_justify="left", header_style="bold")
     made.add_column("version", no_wrap=True)
@@ -60,12 +60,12 @@ def accuracy_table(tasks: Sequence[DemoTask], measured: Sequence[Measured], *, f
 
 
 def number_of(fraction: float | None) -> str:
-    """A fraction as a percentage without its sign, so that the table fits 80 columns."""
+    """Return a fraction as a percentage without its sign, so that the table fits 80 columns."""
     return percent(fraction).removesuffix(" %")
 
 
 def print_checks(screen: Console, checks: Sequence[Check], took: Mapping[str, float]) -> None:
-    """Whether each step held, and how long the tour took."""
+    """Print whether each check held, and how long the tour took."""
     screen.print()
     for check in checks:
         mark = "[green]held  [/]" if check.held else "[red]FAILED[/]"
@@ -76,7 +76,7 @@ def print_checks(screen: Console, checks: Sequence[Check], took: Mapping[str, fl
 
 
 def print_farewell(screen: Console, url: str, image: Path, store: Path) -> None:
-    """Where the service is, what to try, and how to stop it."""
+    """Print where the service is, what to try, and how to stop it."""
     command = Path(sys.argv[0])
     keepsight = shlex.quote(os.path.relpath(command)) if command.name == "keepsight" else "keepsight"
     curl = f"curl -F images=@{shlex.quote(os.path.relpath(image))} -F top_k=3 {url}/v1/classify"

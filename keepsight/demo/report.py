@@ -1,4 +1,4 @@
-"""What the tour found, step by step."""
+"""The results of the tour, step by step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keepsight.demo.measure import Measured
 
 @dataclass(frozen=True)
 class Check:
-    """A step of the tour, whether it held, and the figures that say so."""
+    """A check of the tour, whether it held, and its figures."""
 
     name: str
     held: bool
@@ -22,7 +22,7 @@ class Check:
 
 @dataclass
 class Tour:
-    """What has happened so far."""
+    """The results so far."""
 
     measured: list[Measured] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
@@ -31,12 +31,12 @@ class Tour:
     served: list[str] = field(default_factory=list)
 
     def check(self, name: str, held: bool, detail: str) -> None:
-        """Note whether a step held."""
+        """Note whether a check held."""
         self.checks.append(Check(name, held, detail))
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
-        """Note how long something took."""
+        """Note how long the block took."""
         began = time.monotonic()
         yield
         self.seconds[what] = round(time.monotonic() - began, 2)

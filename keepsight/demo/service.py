@@ -1,4 +1,4 @@
-"""The demo's own folder and service: fresh for every run, apart from everything else the user has."""
+"""The demo's own folder and service: fresh for every run, and separate from all else that the user has."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from keepsight.local.instance import Instance, check_port
 
 MARKER = ".keepsight-demo"
 HOST = "127.0.0.1"
-NOT_OURS = ("KEEPSIGHT_REDIS_URL", "KEEPSIGHT_SPOOL", "KEEPSIGHT_STORE")  # the demo's own lie in its folder
+NOT_OURS = ("KEEPSIGHT_REDIS_URL", "KEEPSIGHT_SPOOL", "KEEPSIGHT_STORE")  # not passed on: the demo has its own
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What `keepsight demo` was asked for; see its `--help`."""
+    """The options of `keepsight demo`; see its `--help`."""
 
     data: Path | None = None
     tasks: int = 2
@@ -35,8 +35,8 @@ class DemoSettings:
     overrides: dict[str, object] = field(default_factory=dict)
 
 
-def prepare(settings: DemoSettings) -> DemoData:
-    """The demo's images, in its folder or where the user has them."""
+def gather_images(settings: DemoSettings) -> DemoData:
+    """Return the demo's images, from its own folder or the user's."""
     if settings.data is None:
         data = digits(settings.folder / "images", short=settings.short)
     else:
@@ -47,7 +47,7 @@ def prepare(settings: DemoSettings) -> DemoData:
 
 
 def make_folder(folder: Path) -> Instance:
-    """An empty folder for the demo, whose earlier service is stopped. Only what a demo made is ever deleted.
+    """Empty the demo's folder, after stopping an earlier demo in it. Only a demo's folder is ever deleted.
 
     Raises:
         DemoError: the folder holds something else.
@@ -56,7 +56,7 @@ def make_folder(folder: Path) -> Instance:
     instance.stop()
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARKER).exists():
-            raise DemoError(f"{folder} holds something that is not a demo's; name another --folder")
+            raise DemoError(f"{folder} holds files that are not a demo's; name another --folder")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
@@ -86,7 +86,7 @@ def start(settings: DemoSettings, screen: Console) -> dict[str, Any]:
 
 
 def peak_memory_mib(pids: dict[str, int]) -> dict[str, float]:
-    """The most memory each process has held, where the system tells; an update's own is in its report."""
+    """Return the peak memory of each process in MiB, where the system reports it; an update's is in its report."""
     peaks = {}
     for name, pid in pids.items():
         try:

@@ -1,4 +1,4 @@
-"""`keepsight demo`: the tour over a service of its own, every step a check that either held or did not."""
+"""`keepsight demo`: a tour of a fresh service, whose every step is a check that holds or fails."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from keepsight.demo.data import DemoData
 from keepsight.demo.errors import DemoError
 from keepsight.demo.measure import SAME, Measured, SteadyClient, measure, same_answer
 from keepsight.demo.report import Tour
-from keepsight.demo.service import DemoSettings, make_folder, peak_memory_mib, prepare, start
+from keepsight.demo.service import DemoSettings, gather_images, make_folder, peak_memory_mib, start
 
 
 def run_demo(settings: DemoSettings, *, quiet: bool = False) -> dict[str, Any]:
     """Start a fresh service, take the tour, print it, and leave the service running unless asked to stop it.
 
     Args:
-        settings: What was asked for.
+        settings: The options.
         quiet: Print on stderr only, because the report will be printed as JSON.
 
     Returns:
         The report: tasks, accuracy of every version, checks, the steady client's counts, seconds.
 
     Raises:
-        DemoError: the service could not start or a request of the tour failed; nothing is left running then.
+        DemoError: the service could not start or a request of the tour failed; then nothing is left running.
     """
     from keepsight.demo.printing import print_checks, print_farewell, print_table
 
@@ -43,7 +43,7 @@ def run_demo(settings: DemoSettings, *, quiet: bool = False) -> dict[str, Any]:
     instance = make_folder(settings.folder)
     with tour.timed("whole tour"):
         with screen.status("Preparing the images"):
-            data = prepare(settings)
+            data = gather_images(settings)
         screen.print(
             f"[bold]Keepsight on {escape(data.title)}[/]: {len(data.tasks)} tasks, {len(data.classes)} classes"
         )
@@ -93,7 +93,7 @@ def run_demo(settings: DemoSettings, *, quiet: bool = False) -> dict[str, Any]:
 def take(
     tour: Tour, client: Client, data: DemoData, settings: DemoSettings, steady: SteadyClient, screen: Console
 ) -> None:
-    """The tour itself: measure, teach and measure, go back, go forward."""
+    """Take the tour: measure, teach and measure, roll back, go forward."""
     with screen.status("Version 1, which was taught nothing, answers words"), tour.timed("zero-shot answers"):
         tour.measured.append(measure(client, data, taught=0))
         settle(tour, steady, tour.measured[0].version_id)
@@ -154,16 +154,16 @@ def teach(client: Client, data: DemoData, number: int, overrides: dict[str, obje
 
 
 def settle(tour: Tour, steady: SteadyClient, version_id: str) -> None:
-    """Note that a version is served now, and let the steady client meet it before the next one comes."""
+    """Note that a version is served now, and wait until the steady client has seen it."""
     tour.served.append(version_id)
     steady.has_seen(version_id)
 
 
 def wait_until_served(client: Client, version_id: str, *, timeout_s: float = 60.0) -> None:
-    """Wait for the server to notice that the pointer moved.
+    """Wait until the server serves a version.
 
     Raises:
-        DemoError: it did not in time.
+        DemoError: it does not in time.
     """
     deadline = time.monotonic() + timeout_s
     while client.versions()["serving"] != version_id:
@@ -173,7 +173,7 @@ def wait_until_served(client: Client, version_id: str, *, timeout_s: float = 60.
 
 
 def check_learned(tour: Tour, data: DemoData, number: int, name: str, measured: Measured) -> None:
-    """A taught task's fused accuracy must be above chance by the data's margin."""
+    """Check that a taught task's fused accuracy is above chance by the data's margin."""
     accuracy = measured.accuracy[data.tasks[number - 1].name]
     chance = 1 / accuracy.among
     needed = min(1.0, chance + data.margin * (1 - chance))
@@ -186,7 +186,7 @@ def check_learned(tour: Tour, data: DemoData, number: int, name: str, measured: 
 
 
 def compare(tour: Tour, name: str, before: Measured, now: Measured, *, served: str | None) -> None:
-    """Every answer must be the one recorded when the version was served before."""
+    """Check that every answer is the same as when the version was served before."""
     images = sum(len(results) for results in before.answers.values())
     different = sum(
         not same_answer(was, is_now)
@@ -201,11 +201,11 @@ def compare(tour: Tour, name: str, before: Measured, now: Measured, *, served: s
 
 
 def short_name(version_id: str) -> str:
-    """A version's number, without leading zeros."""
+    """Return a version's number, without leading zeros."""
     return version_id.partition("-")[0].lstrip("0") or version_id
 
 
 def check_nothing_kept(tour: Tour, folder: Path) -> None:
-    """No uploaded image may lie in the spool any more."""
+    """Check that no uploaded image is left in the spool."""
     left = [path for path in (folder / "spool").rglob("*") if path.is_file()]
     tour.check("no uploaded image was kept", not left, f"{len(left)} files in the spool")

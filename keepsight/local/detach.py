@@ -1,9 +1,8 @@
-"""`keepsight up --detach`: the same command in the background, waited for until it is ready."""
+"""`keepsight up --detach`: runs the command in the background, and waits until it is ready."""
 
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from keepsight.local.errors import StartError
 from keepsight.local.instance import Instance
-from keepsight.local.supervisor import bound
+from keepsight.local.supervisor import OUR_MODULE, bound
 
 POLL_S = 0.1
 
@@ -37,13 +36,13 @@ def start_detached(
         The service's note: `url`, `pid` and so on.
 
     Raises:
-        StartError: it ended instead; the message is what it said.
+        StartError: it ended instead; the message is its output.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         start = output.tell()
         process = subprocess.Popen(
-            [*([] if outlive_us else bound()), sys.executable, "-m", "keepsight", "up", *arguments],
+            [*([] if outlive_us else bound()), *OUR_MODULE, "keepsight", "up", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -61,7 +60,7 @@ def start_detached(
                 with log.open("rb") as output:
                     output.seek(start)
                     said = output.read().decode(errors="replace").strip()
-                raise StartError(said.removeprefix("keepsight: ") or f"`keepsight up` ended ({process.returncode}).")
+                raise StartError(said.removeprefix("keepsight: ") or f"`keepsight up` ended ({process.returncode})")
             time.sleep(POLL_S)
     except BaseException:
         if process.poll() is None:

@@ -1,4 +1,4 @@
-"""What goes wrong with a service on this machine."""
+"""Errors of the service on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One `keepsight up` for each store: the lock that says so, and the note that tells others where it is."""
+"""One `keepsight up` per store: the lock that ensures this, and the note that says where it runs."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class Instance:
             lock.release()
 
     def write_note(self, note: dict[str, Any]) -> None:
-        """Tell others that the service is ready, and where."""
+        """Write that the service is ready, and where."""
         temporary = self.note_path.with_name(self.note_path.name + ".new")
         temporary.write_text(json.dumps(note), encoding="utf-8")
         os.replace(temporary, self.note_path)
 
     def note(self) -> dict[str, Any] | None:
-        """What the running service wrote, if it is ready."""
+        """Return the running service's note, or None if it is not ready."""
         try:
             note = json.loads(self.note_path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -70,7 +70,7 @@ class Instance:
         return note if isinstance(note, dict) else None
 
     def is_running(self) -> bool:
-        """Whether a process holds the store."""
+        """Return whether a process holds the store."""
         if not self.lock_path.exists():
             return False
         lock = FileLock(self.lock_path)
@@ -82,7 +82,7 @@ class Instance:
         return False
 
     def stop(self, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-        """Stop the service on this store; False if none runs.
+        """Stop the service on this store. Returns False if none runs.
 
         Raises:
             LocalError: it is still starting, or did not end in time.
@@ -102,7 +102,7 @@ class Instance:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nothing listens on at this moment."""
+    """Return a TCP port that nothing listens on at this moment."""
     with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
@@ -123,7 +123,7 @@ def check_port(host: str, port: int) -> None:
             raise StartError(
                 f"port {port} of {host} is in use; stop what listens there, or choose another with --port"
             ) from error
-        raise StartError(f"{host}:{port} cannot be listened on: {error.strerror or error}") from error
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
 def _family(host: str) -> socket.AddressFamily:

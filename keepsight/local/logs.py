@@ -1,4 +1,4 @@
-"""The parts' log files: kept from growing without end, and copied to the console when asked for."""
+"""Rotates the parts' log files, and copies them to the console on request."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ POLL_S = 0.2
 
 
 def rotate(log: Path) -> None:
-    """Set a log aside as `.1` before a new run if it has grown large."""
+    """Rename a log to `.1` before a new run, if it is large."""
     if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
         os.replace(log, log.with_name(log.name + ".1"))
 
 
 class LogStream:
-    """Copies what is appended to log files, line by line, each with its part's name before it."""
+    """Copies lines that are appended to log files, each with its part's name before it."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -38,7 +38,7 @@ class LogStream:
         self._copy()
 
     def follow(self, name: str, log: Path, start: int) -> None:
-        """Copy what `log` holds from byte `start` on."""
+        """Copy `log` from byte `start` on."""
         self._followed.append(_Followed(name, log, start))
 
     def _run(self) -> None:

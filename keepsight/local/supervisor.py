@@ -1,4 +1,4 @@
-"""A few processes that live and die together, but for those that the others can do without."""
+"""Runs processes that start and stop together; those that the others can do without are started again."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from keepsight.local.errors import StartError
 
+OUR_MODULE: Final = (sys.executable, "-P", "-m")
+"""What to put before the name of a module of ours to run it.
+
+-P keeps the working directory off its path: a folder called `app` or `worker` there is the user's, and is not run.
+"""
 BOUND = Path(__file__).with_name("bound.py")
 POLL_S = 0.1
 TAIL_LINES = 12
@@ -76,12 +81,12 @@ class Running:
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
     def ask_to_stop(self) -> None:
-        """SIGTERM to the program itself."""
+        """Send SIGTERM to the program itself."""
         if self.exit_code is None:
             self.process.terminate()
 
     def kill(self) -> None:
-        """SIGKILL to what is left of the process group."""
+        """Send SIGKILL to what is left of the process group."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -125,7 +130,7 @@ class Supervisor:
                 raise StartError(death_notice(running, code))
 
     def tend(self, tell: Callable[[str], None]) -> bool:
-        """As `check`, but a replaceable part that has ended is started again.
+        """Do as `check`, but start a replaceable part that has ended again.
 
         At once if it lived long, else after a pause that doubles from one second each time, so that a part that cannot
         live does not keep the others from working. Call it from the main thread, as `start`.
@@ -154,7 +159,7 @@ class Supervisor:
             code = running.exit_code
             assert code is not None, "it has ended"
             when = f"in {pause:.0f} s" if pause else "now"
-            tell(f"{death_notice(running, code)}\nThe others go on; it is started again {when}.")
+            tell(f"keepsight: {death_notice(running, code)}\nThe others go on; it is started again {when}.")
         if now < self._due[name]:
             return False
         del self._due[name]
@@ -186,7 +191,7 @@ class Supervisor:
             running.process.kill()
 
     def stop(self) -> list[str]:
-        """Stop all parts, those with `stop_last` after the others; who outlasts the grace is killed.
+        """Stop all parts, those with `stop_last` after the others; one that outlasts its grace is killed.
 
         Whatever a part started in its process group is killed with it.
 
@@ -210,11 +215,11 @@ class Supervisor:
 
 
 def bound() -> list[str]:
-    """What to put before a command so that it gets SIGTERM when the thread that starts it ends."""
+    """Return what to put before a command so that it gets SIGTERM when the thread that starts it ends."""
     return [sys.executable, "-I", "-S", str(BOUND), str(os.getpid()), str(int(signal.SIGTERM))]
 
 
 def death_notice(running: Running, code: int) -> str:
-    """How a part ended, and what it last said."""
+    """Return how a part ended, and the end of its log."""
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return f"The {running.part.name} {how}; its log, {running.part.log}, ends:\n{running.log_tail()}"
+    return f"the {running.part.name} {how}; its log, {running.part.log}, ends:\n{running.log_tail()}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 
 from keepsight.local.instance import Instance, check_port, free_port
 from keepsight.local.logs import LogStream, rotate
-from keepsight.local.supervisor import Part, Supervisor
+from keepsight.local.supervisor import OUR_MODULE, Part, Supervisor
 
 WATCH_S = 0.25
 SERVER_GRACE_S = 15.0
@@ -28,7 +27,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class UpSettings:
-    """What `keepsight up` was asked for.
+    """The options of `keepsight up`.
 
     Attributes:
         host: Address that the server binds.
@@ -36,7 +35,7 @@ class UpSettings:
         store: Root of the versions; spool, logs and broker data lie beside it.
         redis_url: A broker that runs already; None starts the embedded one.
         worker: Whether to start a worker.
-        api_processes: How many server processes share the port.
+        api_processes: How many servers share the port.
         devices: Where their models run, in turn; empty: as KEEPSIGHT_DEVICE says.
         metrics_port: Where the first serves its metrics by itself, the second one port further, and so on.
         ready_timeout_s: How long the service may take until /readyz says yes.
@@ -68,13 +67,13 @@ class UpSettings:
 
 
 def service_url(host: str, port: int) -> str:
-    """The address to open for a server that binds `host`."""
+    """Return the address to open for a server that binds `host`."""
     name = WILDCARDS.get(host, host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def parts(settings: UpSettings, *, port: int, broker_port: int) -> list[Part]:
-    """The processes that make up the service, in the order in which they are started."""
+    """Return the parts of the service, in the order in which they are started."""
     redis_url = settings.redis_url or f"redis://127.0.0.1:{broker_port}/0"
     threads = os.environ.get("KEEPSIGHT_THREADS", str(min(2, os.cpu_count() or 1)))
     environment = {
@@ -87,13 +86,12 @@ def parts(settings: UpSettings, *, port: int, broker_port: int) -> list[Part]:
         "KEEPSIGHT_PORT": str(port),
     }
     logs = settings.log_folder
-    python = (sys.executable, "-m")
-    started = server_parts(settings, python, logs, environment)
+    started = server_parts(settings, logs, environment)
     if settings.worker:
-        started.insert(0, worker_part(python, logs, environment))
+        started.insert(0, worker_part(logs, environment))
     if settings.redis_url is None:
         command = (
-            *python,
+            *OUR_MODULE,
             "keepsight.local.broker",
             "--data-dir",
             str(settings.base / "broker"),
@@ -104,7 +102,7 @@ def parts(settings: UpSettings, *, port: int, broker_port: int) -> list[Part]:
     return started
 
 
-def server_parts(settings: UpSettings, python: tuple[str, ...], logs: Path, environment: dict[str, str]) -> list[Part]:
+def server_parts(settings: UpSettings, logs: Path, environment: dict[str, str]) -> list[Part]:
     """The server processes. Where there are several, the others go on if one ends, and it is started again."""
     several = settings.api_processes > 1
     made = []
@@ -117,13 +115,13 @@ def server_parts(settings: UpSettings, python: tuple[str, ...], logs: Path, envi
             own["KEEPSIGHT_DEVICE"] = settings.devices[number % len(settings.devices)]
         if settings.metrics_port is not None:
             own["KEEPSIGHT_METRICS_PORT"] = str(settings.metrics_port + number)
-        made.append(Part(name, (*python, "app"), logs / f"{name}.log", own, SERVER_GRACE_S, replaceable=several))
+        made.append(Part(name, (*OUR_MODULE, "app"), logs / f"{name}.log", own, SERVER_GRACE_S, replaceable=several))
     return made
 
 
-def worker_part(python: tuple[str, ...], logs: Path, environment: dict[str, str]) -> Part:
+def worker_part(logs: Path, environment: dict[str, str]) -> Part:
     """The worker: whatever becomes of it, the version that is served stays served."""
-    command = (*python, "worker")
+    command = (*OUR_MODULE, "worker")
     return Part("worker", command, logs / "worker.log", environment, WORKER_GRACE_S, replaceable=True)
 
 
@@ -138,7 +136,7 @@ def run(
     """Start everything, call `on_ready` with the service's note, and stay until a signal asks to stop.
 
     Args:
-        settings: What was asked for.
+        settings: The options.
         on_ready: Gets `url`, `pid`, `parts` (names to pids), `logs`, `store` and the broker's address.
         on_stopping: Called when the parts are asked to stop.
         on_loss: Gets the notice that the worker has ended and is started again.
@@ -183,19 +181,19 @@ def run(
 
 
 def pids(supervisor: Supervisor) -> dict[str, int]:
-    """Parts by name, with their process ids."""
+    """Return the process ids of the parts, by name."""
     return {running.part.name: running.process.pid for running in supervisor.running}
 
 
 def probe(url: str) -> Callable[[], bool]:
-    """A question: is the service at `url` ready?"""
+    """Return a function that says whether the service at `url` is ready."""
     from keepsight.client import Client
 
     return Client(url).ready
 
 
 def without_password(url: str) -> str:
-    """An address that may be printed."""
+    """Return an address without its password, so that it may be printed."""
     split = urlsplit(url)
     if split.password is None:
         return url

@@ -1,1 +1,1 @@
-"""From untrusted bytes to pixels, and labelled images that stream from files."""
+"""Decodes untrusted bytes to pixels, and streams labelled images from files. Begin with `image_sets`."""

@@ -1,4 +1,4 @@
-"""Untrusted bytes to RGB pictures, pictures to pixels for a base model, and images that stream from files."""
+"""Decodes untrusted bytes to RGB images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 MAX_IMAGE_PIXELS = 50_000_000
 
-# The plugins are called directly: Image.open would try any format, and would warn about big pictures by itself.
+# The plugins are called directly: Image.open would try any format, and would warn about big images by itself.
 _PLUGINS: tuple[tuple[tuple[bytes, ...], type[ImageFile.ImageFile]], ...] = (
     ((b"\xff\xd8\xff",), JpegImagePlugin.JpegImageFile),
     ((b"\x89PNG\r\n\x1a\n",), PngImagePlugin.PngImageFile),
@@ -40,18 +40,19 @@ _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC = 258, 262
 def decode_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS, at_least: int | None = None) -> Image.Image:
     """Decode one JPEG, PNG, GIF, WEBP, BMP or TIFF to 8-bit RGB; the format is taken from the bytes, never from a name.
 
-    EXIF rotation is applied, of an animation the first frame is taken, transparency is laid on white, and grey
-    values of more than 8 bits are scaled, not clipped (32 bits have no fixed white: from minimum to maximum).
-    Safe to call from many threads: no state of Pillow's is changed.
+    Applies EXIF rotation, takes the first frame of an animation, puts transparency on white, and scales grey values
+    of more than 8 bits instead of clipping them (32 bits have no fixed white, so from minimum to maximum).
+    Thread-safe: changes no state of Pillow's.
 
     Args:
         data: the file's bytes.
-        max_pixels: largest picture that is unpacked, in its own size.
-        at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if that divides both sides without a rest (a
-            last column of less than a pixel would shift the picture) and leaves them so many pixels or more.
+        max_pixels: largest image that is decoded, counted at its own size.
+        at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if that divides both sides exactly (a last
+            column of less than a pixel would shift the image) and leaves each at least this many pixels.
 
     Raises:
-        ImageDecodeError: not such an image, truncated, or more than `max_pixels` pixels (refused before decoding).
+        ImageDecodeError: not an image of these formats, truncated, or of more than `max_pixels` pixels (refused before
+            decoding).
     """
     plugin = next((plugin for magics, plugin in _PLUGINS if data.startswith(magics)), None)
     if plugin is None:
@@ -69,7 +70,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS, at_least: i
             return _to_rgb(_upright(image))
     except ImageDecodeError:
         raise
-    except Exception as error:  # Pillow's plugins raise a dozen kinds on hostile bytes; every one means the same here
+    except Exception as error:  # Pillow's plugins raise a dozen types on hostile bytes; all mean the same here
         name = plugin.format or "image"
         raise ImageDecodeError(f"the {name} image is truncated or damaged: {error or type(error).__name__}") from error
 
@@ -81,7 +82,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _fraction(size: tuple[int, int], at_least: int) -> tuple[int, int]:
-    """An eighth, a quarter or a half of `size`, the smallest that is whole and no side of which is below `at_least`."""
+    """Return the smallest exact eighth, quarter or half of `size` with no side below `at_least`, or else `size`."""
     width, height = size
     whole = (n for n in (8, 4, 2) if width % n == 0 and height % n == 0 and min(size) // n >= at_least)
     n = next(whole, 1)
@@ -89,7 +90,7 @@ def _fraction(size: tuple[int, int], at_least: int) -> tuple[int, int]:
 
 
 def _gif_size(data: bytes) -> tuple[int, int]:
-    """The canvas that a GIF's screen and first frame need, read from their headers; (0, 0) if there is no frame."""
+    """Return the canvas that a GIF's screen and first frame need, from their headers; (0, 0) if there is no frame."""
 
     def u16(at: int) -> int:
         return int.from_bytes(data[at : at + 2], "little")
@@ -112,7 +113,7 @@ def _upright(image: Image.Image) -> Image.Image:
         if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
             return image  # exif_transpose would copy it
         return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block is no reason to refuse a picture that decoded
+    except Exception:  # a damaged EXIF block is no reason to refuse an image that decoded
         return image
 
 

@@ -1,4 +1,4 @@
-"""Which images of a task are held out: measured on, and not trained on."""
+"""Chooses the images of a task that are held out: measured on, and not trained on."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from hashlib import sha256
 import torch
 
 Shuffle = Callable[[Sequence[int]], Sequence[int]]
-"""Positions of one class's images to the same positions, those first that are held out first."""
+"""Reorders the positions of one class's images; the first are held out first."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Positions in the data set, ascending. Together they are all of it."""
+    """Positions in the data set, ascending. Together they cover all of it."""
 
     train: tuple[int, ...]
     held_out: tuple[int, ...]
@@ -23,14 +23,14 @@ class Split:
 def hold_out(labels: Sequence[int], *, fraction: float, min_images: int, shuffle: Shuffle) -> Split:
     """Hold out `fraction` of every class's images.
 
-    A class of fewer than `min_images` images gives none; of any other at least one is held out and one is left, unless
-    `fraction` is 0.
+    No image is held out of a class of fewer than `min_images`. Of any other class at least one is held out and at least
+    one is left, unless `fraction` is 0.
 
     Args:
         labels: the class of every image.
         fraction: in [0, 1).
         min_images: at least 2.
-        shuffle: chooses among the images of a class.
+        shuffle: orders the images of a class.
     """
     by_class: dict[int, list[int]] = {}
     for position, label in enumerate(labels):
@@ -45,7 +45,7 @@ def hold_out(labels: Sequence[int], *, fraction: float, min_images: int, shuffle
 
 
 def drawn_from(generator: torch.Generator) -> Shuffle:
-    """An order that the generator draws."""
+    """Return a shuffle whose order the generator draws."""
 
     def shuffle(positions: Sequence[int]) -> list[int]:
         return [positions[i] for i in torch.randperm(len(positions), generator=generator).tolist()]
@@ -54,5 +54,5 @@ def drawn_from(generator: torch.Generator) -> Shuffle:
 
 
 def named_by(digest: str, seed: int) -> Shuffle:
-    """An order that is the same for the same data set, named by its digest, and seed."""
+    """Return a shuffle whose order depends only on the data set, named by its digest, and the seed."""
     return lambda positions: sorted(positions, key=lambda p: sha256(f"{digest}:{seed}:{p}".encode()).digest())

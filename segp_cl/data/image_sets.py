@@ -1,4 +1,4 @@
-"""Labelled images that are read when they are asked for."""
+"""Labelled images that are read on demand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class TensorImages:
-    """Labelled images that are already pixels: `pixels` [N, 3, size, size] of 8 bits, one label each."""
+    """Labelled images in memory: `pixels` [N, 3, size, size] of 8 bits, one label each."""
 
     def __init__(self, pixels: UInt8[Tensor, "images 3 height width"], labels: Sequence[int]) -> None:
         _check_lengths(len(pixels), len(labels))
@@ -32,16 +32,16 @@ class TensorImages:
         return self._labels
 
     def pixels(self, indices: Sequence[int]) -> UInt8[Tensor, "batch 3 height width"]:
-        """The images at `indices`, in that order."""
+        """Return the images at `indices`, in that order."""
         return self._pixels[list(indices)]
 
 
 class FolderImages:
-    """Labelled image files, decoded when asked for, by `threads` at a time.
+    """Labelled image files, decoded on demand by `threads` threads.
 
-    No more than the batch asked for is held in memory. With `cache`, pixels are kept after their first read in a file
-    without a name in that folder, so that later epochs do not decode again and no image stays behind. A cache that
-    cannot be written (a full disk) costs time, not the task.
+    Only the requested batch is held in memory. With `cache`, pixels are stored after their first read in an unnamed
+    file in that folder, so that later epochs do not decode again and no image remains on disk. If the cache cannot be
+    written (a full disk), images are decoded again.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class FolderImages:
         return self._labels
 
     def pixels(self, indices: Sequence[int]) -> UInt8[Tensor, "batch 3 height width"]:
-        """The images at `indices`, in that order, decoded, resized and cropped.
+        """Return the images at `indices`, in that order, decoded, resized and cropped.
 
         Raises:
-            ImageDecodeError: a file is gone or is not an image; the message names it.
+            ImageDecodeError: a file is missing or is not an image; the message names it.
         """
         size = self._preprocessing.size
         batch = torch.empty((len(indices), 3, size, size), dtype=torch.uint8)
@@ -98,10 +98,10 @@ class FolderImages:
             try:
                 self._cache.write(index, pixels)
             except OSError as error:
-                logger.warning("The pixel cache cannot be written (%s); images are decoded again instead.", error)
+                logger.warning("the pixel cache cannot be written (%s); images are decoded again instead", error)
         return pixels
 
 
 def _check_lengths(images: int, labels: int) -> None:
     if images != labels:
-        raise ValueError(f"every image needs one label: got {images} images and {labels} labels")
+        raise ValueError(f"expected one label for every image, got {images} images and {labels} labels")

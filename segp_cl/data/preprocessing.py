@@ -1,4 +1,4 @@
-"""RGB images to the pixels that a base model takes."""
+"""Converts RGB images to the pixels that a base model takes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch import Tensor
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-_LONGEST_RATIO = 64  # beyond it the sides of a strip are cut off before it is scaled; the centre crop drops them anyway
+_LONGEST_RATIO = 64  # the ends of a longer strip are cut off before it is scaled; the centre crop drops them anyway
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Deterministic: resize the shorter side to `size` pixels, crop the centre, scale to [0, 1].
+    """Preprocessing of images: resize the shorter side to `size` pixels, crop the centre, scale to [0, 1].
 
-    With `resize="squash"` both sides become `size` and nothing is cropped (SigLIP's towers were trained so).
-    Mean and standard deviation (per channel, of [0, 1] pixels) are applied inside the backbone, so that DPGD's
-    perturbation lives in pixels. `interpolation` is `bicubic` or `bilinear`, antialiased.
+    It is deterministic. With `resize="squash"` both sides become `size` and nothing is cropped (as SigLIP's towers
+    were trained). Mean and standard deviation (per channel, of [0, 1] pixels) are applied inside the backbone, so that
+    DPGD perturbs pixels. `interpolation` is `bicubic` or `bilinear`, antialiased.
     """
 
     size: int
@@ -35,17 +35,17 @@ class Preprocessing:
 
 
 Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels; right and bottom are outside."""
+"""Left, top, right, bottom in pixels; right and bottom are exclusive."""
 
 
 Resample = Callable[[Image.Image, tuple[int, int], Box, str], UInt8[Tensor, "3 size size"]]
-"""(RGB picture, width and height to scale it to, box to cut out then, interpolation) to pixels."""
+"""Maps (RGB image, width and height to scale it to, box to cut out then, interpolation) to pixels."""
 
 
 def resample_exactly(
     image: Image.Image, size: tuple[int, int], box: Box, interpolation: str
 ) -> UInt8[Tensor, "3 size size"]:
-    """Pillow's own resampling: what the models' published preprocessing does, to the bit."""
+    """Resample with Pillow, bit for bit as the models' published preprocessing does."""
     if image.size != size:
         image = image.resize(size, _RESAMPLING[interpolation])
     return torch.from_numpy(np.array(image.crop(box))).permute(2, 0, 1).contiguous()
@@ -54,7 +54,7 @@ def resample_exactly(
 def to_pixels(
     image: Image.Image, preprocessing: Preprocessing, *, resample: Resample = resample_exactly
 ) -> UInt8[Tensor, "3 size size"]:
-    """Resize and crop one RGB picture as torchvision's `Resize` and `CenterCrop` do on PIL images."""
+    """Resize and crop one RGB image as torchvision's `Resize` and `CenterCrop` do on PIL images."""
     size = preprocessing.size
     if preprocessing.resize == "squash":
         return resample(image, (size, size), (0, 0, size, size), preprocessing.interpolation)

@@ -1,4 +1,4 @@
-"""Rows of equal shape on disk, in a file without a name."""
+"""Rows of equal shape on disk, in an unnamed file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 
 
 class RowFile:
-    """Tensors of equal shape and type, by position. Nothing of them is held in memory.
+    """Tensors of equal shape and type, by position, stored on disk and not in memory.
 
-    The file's space is freed when this object goes or its process dies; no other process can open it.
+    The file's space is freed when this object is deleted or its process dies; no other process can open it.
 
     Args:
-        rows: how many there may be.
-        folder: where the file lies; the system's folder for temporary files if None.
+        rows: the largest number of rows.
+        folder: where the file is; the system's folder for temporary files if None.
     """
 
     def __init__(self, rows: int, *, folder: Path | None = None) -> None:
@@ -34,10 +34,10 @@ class RowFile:
         return bool(self._written[index])
 
     def write(self, index: int, row: Tensor) -> None:
-        """Keep a row; all must be alike.
+        """Store a row; all must have the same shape and type.
 
         Raises:
-            OSError: it could not be written whole (a full disk). It is not kept then.
+            OSError: the row could not be written completely (a full disk). It is not stored then.
         """
         self._like = torch.empty_like(row, device="meta")
         length = row.nbytes
@@ -47,6 +47,6 @@ class RowFile:
         self._written[index] = True
 
     def read(self, index: int) -> Tensor:
-        """The row that was written last at `index`; it must be in there."""
+        """Return the row last written at `index`; there must be one."""
         stored = bytearray(os.pread(self._file, self._like.nbytes, index * self._like.nbytes))
         return torch.frombuffer(stored, dtype=self._like.dtype).view(self._like.shape)

@@ -1,4 +1,4 @@
-"""Images as the first adapted layer sees them: what lies before it never changes during an update, so it runs once."""
+"""The inputs of the first adapted layer: the layers before it do not change during an update, so they run once."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from segp_cl.types import ImageSource
 
 
 class StemInputs:
-    """A stream of images behind a frozen stem, which each of them passes once.
+    """The frozen stem's activations for a stream of images, computed once per image.
 
-    Activations are kept in a file without a name, never in memory: its space is freed when this object goes or its
-    process dies. Without a stem (`stem` is None) batches are the pixels, and no file is made.
+    Activations are stored in an unnamed file, never in memory; its space is freed when this object is deleted or its
+    process dies. Without a stem (`stem` is None) batches are the pixels, and there is no file.
 
     Args:
         images: the stream.
         stem: pixels in [0, 1] to activations, batch by batch.
-        device: where batches are wanted.
+        device: where batches are returned.
         folder: where to put the file; the system's folder for temporary files if None.
     """
 
@@ -45,7 +45,7 @@ class StemInputs:
         return self._images.labels
 
     def batch(self, indices: Sequence[int]) -> Float[Tensor, "batch ..."]:
-        """The inputs of the images at `indices`, in that order, on the device."""
+        """Return the activations of the images at `indices`, in that order, on the device."""
         if self._kept is None:
             return as_unit_pixels(self._images.pixels(indices).to(self._device))
         missing = [index for index in dict.fromkeys(indices) if index not in self._kept]
@@ -60,6 +60,6 @@ class StemInputs:
         activations = self._stem(as_unit_pixels(self._images.pixels(indices).to(self._device)))
         rows = dict(zip(indices, activations.float().cpu().contiguous(), strict=True))
         for index, row in rows.items():
-            with contextlib.suppress(OSError):  # what a full disk leaves out is computed again
+            with contextlib.suppress(OSError):  # a row that a full disk does not store is computed again
                 kept.write(index, row)
         return rows

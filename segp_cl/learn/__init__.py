@@ -1,1 +1,1 @@
-"""One task in, the next state out. Begin with `learner.learn_task`."""
+"""Learns a task: from one state to the next. Begin with `learner.learn_task`."""

@@ -1,12 +1,12 @@
-"""One update by several processes: each takes its share of every batch, and their gradients are averaged.
+"""One update by several processes: each takes a share of every batch, and their gradients are averaged.
 
-All processes of the group call `learn_task` alike: the same state, task, configuration, and a generator of their own
-with the same seed. The images and anchors of a step are shared out, so memory and time of the image tower fall with the
-number of processes; texts, anchors and prototypes are computed by every process alike, without a word between them.
-On equal hardware they agree; where a GPU rounds differently from run to run, keep the state of the first process.
-An update that ends early in one process (an error, a cancelled job) leaves the others waiting: end them all.
+All processes of the group call `learn_task` with the same state, task and configuration, and with their own generator
+of the same seed. They divide the images and anchors of a step, so memory and time of the image tower fall with the
+number of processes; every process makes all texts, anchors and prototypes itself, without communication. On equal
+hardware they agree; where a GPU rounds differently from run to run, use the state of the first process. An update that
+ends early in one process (an error, a cancelled job) leaves the others waiting: end them all.
 
-Without a group, or with one process in it, nothing here changes anything.
+Without a group, or with one process in it, this module has no effect.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from torch.nn.parallel import DistributedDataParallel
 from segp_cl.errors import InvalidTaskError
 
 StepLosses = Callable[[Float[Tensor, "batch ..."], Int64[Tensor, " batch"], float], dict[str, Tensor]]
-"""A step's losses from inputs, targets, and the weight of means over them (`Share.weight`)."""
+"""Computes a step's losses from inputs, targets, and the weight of means over them (`Share.weight`)."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one process takes of the items of a step.
+    """One process's share of the items of a step.
 
     `weight` is the factor for a mean over `items`: averaged over all processes, weight * mean is the mean over all
-    items of the step, also where shares differ in size.
+    items of the step, even if shares differ in size.
     """
 
     items: Int64[Tensor, " some"]
@@ -41,32 +41,32 @@ class Share:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The group of processes that an update is done by, and this one's place in it."""
+    """The group of processes that do an update, and this one's rank in it."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
     def current(cls) -> Ranks:
-        """The group torch.distributed was initialised with; a single process where it was not."""
+        """Return the group that torch.distributed was initialised with; a single process if it was not."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that speaks for all."""
+        """Whether this process has rank 0."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until every process has come this far."""
+        """Wait until every process has called this."""
         if self.size > 1:
             dist.barrier()
 
     def share(self, items: Int64[Tensor, " all"]) -> Share:
-        """This process's share of `items`, in their order.
+        """Return this process's share of `items`, in their order.
 
-        One that has nothing left to do takes the first item at weight 0: then no layer meets an empty batch, and every
+        A process whose share is empty takes the first item at weight 0, so that no layer gets an empty batch and every
         adapter has a gradient in every process.
         """
         if self.size == 1:
@@ -77,12 +77,12 @@ class Ranks:
         return Share(mine, self.size * len(mine) / len(items))
 
     def together(self, step: StepLosses, trained: Sequence[nn.Parameter]) -> StepLosses:
-        """`step`, after whose backward pass every process holds the gradient of the whole batch."""
-        # every adapted layer is passed in every step, so that no search for unused parameters is needed
+        """Wrap `step`, so that every process has the gradient of the whole batch after the backward pass."""
+        # every step uses every adapted layer, so no search for unused parameters is needed
         return step if self.size == 1 else DistributedDataParallel(_Step(step, trained))
 
     def values(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
-        """The losses of the whole batch as numbers."""
+        """Return the losses of the whole batch as numbers."""
         if self.size == 1:
             return {name: loss.item() for name, loss in losses.items()}
         stacked = torch.stack([loss.detach().float() for loss in losses.values()])
@@ -102,12 +102,12 @@ class Ranks:
         dist.all_gather_object(heard, said)
         if set(heard) != {said}:
             raise InvalidTaskError(
-                f"the {self.size} processes were given different images or generators: call learn_task alike in each"
+                f"the {self.size} processes were given different images or generators, expected the same in each"
             )
 
 
 class _Step(nn.Module):
-    """The losses of a step as a module, whose parameters are what is trained."""
+    """The losses of a step as a module, whose parameters are the trained ones."""
 
     def __init__(self, step: StepLosses, trained: Sequence[nn.Parameter]) -> None:
         super().__init__()

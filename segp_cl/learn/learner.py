@@ -1,4 +1,4 @@
-"""`learn_task`: one task in, the next state out."""
+"""`learn_task`: learns one task on top of a state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEWEST_IMAGES_TO_HOLD_OUT = 5
 
 
 def initial_state(backbone: Backbone) -> LearnerState:
-    """The state before any task: no classes, no adapters. It answers for ad-hoc labels only."""
+    """Return the state before any task: no classes, no adapters. It can only classify by ad-hoc labels."""
     return LearnerState(
         model=backbone.spec,
         weights_digest=backbone.weights_digest,
@@ -43,22 +43,22 @@ def learn_task(
     dtype: torch.dtype = torch.float32,
     folder: Path | None = None,
 ) -> Learned:
-    """Learn `task` on top of `state` and return the next state; `state` and `backbone` stay as they are.
+    """Learn `task` on top of `state` and return the next state; `state` and `backbone` do not change.
 
-    On the CPU the same inputs give the same state, bit for bit. Images are read in batches from `task.images` and
-    never held, so memory does not grow with their number.
+    On the CPU the same inputs give the same state, bit for bit. Images are read in batches from `task.images`, so
+    memory does not grow with their number.
 
     Args:
-        state: what is known; `initial_state` before the first task.
+        state: the state before the task; `initial_state` before the first one.
         task: new classes with their images, and known ones with more images where `task.extend` is set.
-        config: hyper-parameters; those left open follow from the model's logit scale.
+        config: hyper-parameters; those that are None follow from the model.
         generator: the source of all randomness (a CPU generator).
-        on_progress: called after every step; what it raises ends the update and reaches the caller.
+        on_progress: called after every step; an exception from it ends the update and reaches the caller.
         backbone: the state's base model, if it is loaded already (its device is then used); loaded otherwise.
         device: where to load the base model.
         dtype: of the forward passes: float32, or bfloat16 under autocast. Weights and losses stay float32.
-        folder: for a temporary file without a name, which holds what the frozen stem made of the images; the system's
-            own such folder if None.
+        folder: where the unnamed file of the frozen stem's activations is; the system's folder for temporary files if
+            None.
 
     Raises:
         InvalidTaskError: no classes, two of the same name, a class without images, a label out of range, another
@@ -72,7 +72,7 @@ def learn_task(
     model = (backbone or load_backbone(state.model, device=device)).shared_copy()
     if model.weights_digest != state.weights_digest:
         raise IncompatibleStateError(
-            f"the state was learned on weights {state.weights_digest[:12]}, {model.spec.name} has "
+            f"the state was learned on weights {state.weights_digest[:12]}, but {model.spec.name} has "
             f"{model.weights_digest[:12]}"
         )
     resolved = _with_the_lineage_s_lora(model.resolve(config), config, state)
@@ -115,7 +115,7 @@ def learn_task(
 
 
 def _with_the_lineage_s_lora(resolved: ResolvedConfig, asked: LearnerConfig, state: LearnerState) -> ResolvedConfig:
-    """Rank and scale as they are: adapters go on being trained, so a later task cannot choose them anew."""
+    """Set rank and scale to the state's: a later task trains the same adapters, so it cannot change them."""
     if state.lora is None:
         return resolved
     trained = {"rank": state.lora.rank, "lora_scale": state.lora.scale}
@@ -125,13 +125,13 @@ def _with_the_lineage_s_lora(resolved: ResolvedConfig, asked: LearnerConfig, sta
     for name, value in trained.items():
         if name in asked.model_fields_set and getattr(asked, name) != value:
             raise InvalidTaskError(
-                f"{name} was set to {value:g} by the first task, it cannot become {getattr(asked, name):g}"
+                f"{name} was set to {value:g} by the first task and cannot become {getattr(asked, name):g}"
             )
     return resolved.model_copy(update=trained)
 
 
 def _seen_classes(state: LearnerState, task: Task) -> tuple[tuple[TaskClass, ...], tuple[int, ...]]:
-    """All classes after the task, old ones first, and the row of each of the task's classes in them."""
+    """Return all classes after the task, old ones first, and the row of each of the task's classes in them."""
     if not task.classes:
         raise InvalidTaskError(f"task {task.name!r} has no classes")
     names = [c.name for c in task.classes]
@@ -143,9 +143,9 @@ def _seen_classes(state: LearnerState, task: Task) -> tuple[tuple[TaskClass, ...
     if known and not task.extend:
         raise ClassExistsError(
             f"already known: {', '.join(map(repr, known[:5]))}{' and more' if len(known) > 5 else ''}; choose another "
-            "name, or ask for more data of known classes (extend)"
+            "name, or set extend to add images to known classes"
         )
-    # a known class keeps the prompt that it was learned with
+    # a known class keeps the prompt it was learned with
     seen = [TaskClass(c.name, c.prompt) for c in state.classes]
     for new in task.classes:
         if new.name not in place:

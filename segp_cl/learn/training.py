@@ -1,4 +1,4 @@
-"""What every strategy shares: the session of one update, feature passes over a stream, and the training loop."""
+"""The parts that all strategies share: the session of one update, feature passes over images, the training loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from segp_cl.types import HEAD, LearnerState, LoraState, OnProgress, Progress, T
 
 @dataclass
 class Reporter:
-    """Wall seconds by phase, losses by epoch, and the caller's progress."""
+    """Records wall seconds by phase and losses by epoch, and passes progress on to the caller."""
 
     on_progress: OnProgress | None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Reporter:
 
 @dataclass(frozen=True)
 class Session:
-    """One update in the making: a private copy of the model, what was known, what is to be learned.
+    """One running update: a private copy of the model, the state before it, the task to learn.
 
     `seen` lists all classes, the old ones first and in their old order; `task_rows` are the rows of the task's own
     classes in it, in the order of the task's labels. `held_out` are positions of images that are not trained on.
@@ -79,7 +79,7 @@ class Session:
         return [c.prompt for c in self.seen]
 
     def adapt(self) -> Adapters:
-        """The old adapters, or fresh ones, attached to the model for training."""
+        """Attach the old adapters, or fresh ones, to the model for training."""
         return self.model.adapt(self.config, self.old.lora, generator=self.generator)
 
     @contextmanager
@@ -93,7 +93,7 @@ class Session:
         return features.float()
 
     def inputs(self, adapters: Adapters | None) -> Inputs:
-        """The task's images behind the stem, which all of them pass here, and the part that `adapters` change."""
+        """Run the task's images through the frozen stem; return its activations and the part that `adapters` change."""
         inputs = Inputs(self, 0 if adapters is None else self.model.frozen_stages(adapters))
         if inputs.stages:
             with self.report.phase("stem"):
@@ -102,13 +102,13 @@ class Session:
 
     @torch.no_grad()
     def final_text_features(self) -> Float[Tensor, "seen joint"]:
-        """u_c of all seen classes with the weights as they are now, on the CPU: encoded once, here, and then served."""
+        """Encode u_c of all seen classes with the current weights, on the CPU; these features are then served."""
         with self.model.each_weight_once():
             return self.text_features(self.prompts).cpu()
 
 
 class Inputs:
-    """The task's images behind the frozen stem of the image tower, and the rest of the tower on top of it."""
+    """The image tower in two parts: the frozen stem's activations for the task's images, and the layers after it."""
 
     def __init__(self, session: Session, stages: int) -> None:
         self._session, self.stages = session, stages
@@ -117,7 +117,7 @@ class Inputs:
         )
 
     def pass_stem(self) -> None:
-        """Every image through the stem, once, whatever the strategy does with it afterwards."""
+        """Run every image through the stem once, before the strategy uses any."""
         count, size = len(self.stream.labels), self._session.config.feature_batch_size
         starts = range(0, count, size)
         for step, start in enumerate(starts, start=1):
@@ -125,19 +125,19 @@ class Inputs:
             self._session.report(Progress("stem", step, len(starts)))
 
     def stem(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch ..."]:
-        """What pixels in [0, 1] become before the first adapted layer."""
+        """Compute the input of the first adapted layer for pixels in [0, 1]."""
         with self._session.autocast():
             return self._session.model.stem(pixels, self.stages).float()
 
     def raw_features(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch raw"]:
-        """r(x) of a batch of `stream` or of `stem`."""
+        """Compute r(x) of a batch from `stream` or `stem`."""
         with self._session.autocast():
             return self._session.model.raw_from_stem(inputs, self.stages).float()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a strategy hands back: the parts of the new state."""
+    """The result of a strategy: the parts of the new state."""
 
     lora: LoraState | None
     prototypes: Float[Tensor, "seen raw"]
@@ -151,10 +151,10 @@ Losses = dict[str, Tensor]
 
 
 def train(session: Session, adapters: Adapters, inputs: Inputs, step_losses: StepLosses) -> None:
-    """Run the task's images past `step_losses` for all epochs and follow the gradient of its `total`.
+    """Train on the task's images for all epochs, by the gradient of the `total` of `step_losses`.
 
-    Only the adapters' B is trained. The learning rate falls to zero on a cosine over all steps. Several processes share
-    every batch (see `segp_cl.learn.distributed`).
+    Only the adapters' B is trained. The learning rate decays to zero on a cosine over all steps. Several processes
+    share every batch (see `segp_cl.learn.distributed`).
     """
     config, labels = session.config, torch.tensor(session.task.images.labels)
     trained_on = torch.tensor(session.trained_on)

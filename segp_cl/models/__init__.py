@@ -1,1 +1,1 @@
-"""Base models behind one interface, and the adapters that are trained in them. Begin with `load.load_backbone`."""
+"""Base models behind one interface, and their trained adapters. Begin with `load.load_backbone`."""

@@ -27,7 +27,7 @@ class Backbone(nn.Module):
     """A CLIP-like model in three frozen parts: image tower (pixels to raw features), head, text tower.
 
     `raw_features` are r(x) before the projection head; everything in joint space has unit norm. The model is always
-    in eval mode: BatchNorm statistics are frozen and nothing is dropped.
+    in eval mode: BatchNorm statistics are frozen and dropout is off.
     """
 
     def __init__(
@@ -72,22 +72,22 @@ class Backbone(nn.Module):
         return self.get_buffer("mean").device
 
     def raw_features(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch raw"]:
-        """r(x): the image tower's pooled output before the projection head, for pixels in [0, 1]."""
+        """Compute r(x), the image tower's pooled output before the projection head, for pixels in [0, 1]."""
         normalised = (pixels - self.get_buffer("mean")) / self.get_buffer("std")
         features: Tensor = self.image_tower(normalised.to(memory_format=self._image_layout))
         return features
 
     def stages(self) -> tuple[nn.Module, ...]:
-        """What an image passes on its way through the image tower, in order; one stage where the tower names none."""
+        """Return the image tower's stages, in order; a tower that names none is one stage."""
         stages = getattr(self.image_tower, "stages", None)
         return stages() if callable(stages) else (self.image_tower,)
 
     def frozen_stages(self, adapters: Adapters) -> int:
-        """How many leading stages hold no adapter: their activations stay the same during an update."""
+        """Return how many leading stages hold no adapter: their activations do not change during an update."""
         return sum(1 for _ in takewhile(lambda stage: not adapters.touches(stage), self.stages()))
 
     def stem(self, pixels: Float[Tensor, "batch 3 height width"], stages: int) -> Float[Tensor, "batch ..."]:
-        """The activations after the first `stages` stages, for pixels in [0, 1]; with 0 the pixels themselves."""
+        """Compute the activations after the first `stages` stages for pixels in [0, 1]; with 0, return the pixels."""
         if stages == 0:
             return pixels
         features = (pixels - self.get_buffer("mean")) / self.get_buffer("std")
@@ -97,7 +97,7 @@ class Backbone(nn.Module):
         return features
 
     def raw_from_stem(self, activations: Float[Tensor, "batch ..."], stages: int) -> Float[Tensor, "batch raw"]:
-        """r(x) from what `stem` gave: `raw_features(x)` is `raw_from_stem(stem(x, n), n)` for every n."""
+        """Compute r(x) from the output of `stem`: `raw_features(x)` is `raw_from_stem(stem(x, n), n)` for every n."""
         if stages == 0:
             return self.raw_features(activations)
         for stage in self.stages()[stages:]:
@@ -105,15 +105,15 @@ class Backbone(nn.Module):
         return activations
 
     def project(self, raw: Float[Tensor, "batch raw"]) -> Float[Tensor, "batch joint"]:
-        """v(x) = P(r(x)), normalised."""
+        """Compute v(x) = P(r(x)), normalised."""
         return F.normalize(self.head(raw), dim=-1)
 
     def image_features(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch joint"]:
-        """Normalised image features in joint space, for pixels in [0, 1]."""
+        """Compute normalised image features in joint space, for pixels in [0, 1]."""
         return self.project(self.raw_features(pixels))
 
     def text_features(self, prompts: Sequence[str]) -> Float[Tensor, "prompts joint"]:
-        """u_c: normalised text features of whole prompts."""
+        """Compute u_c, the normalised text features of whole prompts."""
         if not prompts:
             return torch.empty(0, self.joint_dim, device=self.device)
         return F.normalize(self.text_tower(self.tokenize(prompts).to(self.device)), dim=-1)
@@ -124,37 +124,37 @@ class Backbone(nn.Module):
         return {"image": self.image_tower, **head, "text": self.text_tower}
 
     def resolve(self, config: LearnerConfig) -> ResolvedConfig:
-        """The configuration with everything filled in that follows from this model."""
+        """Return the configuration with all values that follow from this model filled in."""
         return config.resolve(self.logit_scale, self.own_settings)
 
     def use_channels_last(self) -> None:
-        """Keep the image tower's weights, and give it its images, in channels-last layout: same values, other speed."""
+        """Use channels-last layout for the image tower's weights and inputs: same values, other speed."""
         self.image_tower.to(memory_format=torch.channels_last)
         self._image_layout = torch.channels_last
 
     def compile_towers(self, *, backend: str = "inductor") -> None:
-        """Run the stages of the image tower and the text tower's layers through torch.compile, in place.
+        """Compile the stages of the image tower and the text tower's layers with torch.compile, in place.
 
-        A layer is compiled when it is first run, with the adapters it has by then. Copies compile for themselves.
+        A layer is compiled when it first runs, with the adapters it then has. Each copy compiles its own layers.
 
         Args:
-            backend: torch.compile's name of it; `inductor` needs a C++ compiler on the CPU and Triton on a GPU.
+            backend: of torch.compile; `inductor` needs a C++ compiler on the CPU and Triton on a GPU.
 
         Raises:
-            ModelLoadError: the installed torch cannot keep the code of several copies apart.
+            ModelLoadError: the installed torch cannot separate the compiled code of several copies.
         """
         # dynamo does not guard hooks: code that was compiled without adapters would be run for a copy that has them
         if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
-            raise ModelLoadError(f"torch {torch.__version__} is too old to compile towers here: leave compiling out")
+            raise ModelLoadError(f"torch {torch.__version__} is too old to compile towers: turn compilation off")
         self._compiler = backend
         for module in (*self.stages(), getattr(self.text_tower, "core", self.text_tower)):
             module.compile(backend=backend, isolate_recompiles=True)
 
     @contextmanager
     def each_weight_once(self) -> Iterator[None]:
-        """Within it an adapted weight is computed once, however often its layer is run.
+        """Compute each adapted weight once within the block, however often its layer runs.
 
-        Compiled towers compute it with the layer: a graph cannot read from parametrize's cache.
+        Compiled towers compute it with the layer each time: a graph cannot read from parametrize's cache.
         """
         if self._compiler is not None:
             yield
@@ -163,7 +163,7 @@ class Backbone(nn.Module):
             yield
 
     def shared_copy(self) -> Backbone:
-        """A second model over the very same tensors: its modules may be adapted without touching this one."""
+        """Return a second model over the same tensors, whose modules can be adapted without changing this one."""
         memo: dict[int, object] = {id(buffer): buffer for buffer in self.buffers()}
         # new parameter objects over the same storage: pointing one elsewhere leaves the original alone
         memo |= {id(p): nn.Parameter(p.data, requires_grad=False) for p in self.parameters()}
@@ -173,7 +173,7 @@ class Backbone(nn.Module):
         return copied
 
     def with_lora(self, lora: LoraState | None) -> Backbone:
-        """A copy for serving: adapted weights merged into new tensors, all others shared with this model.
+        """Return a copy for serving: adapted weights merged into new tensors, all others shared with this model.
 
         Raises:
             IncompatibleStateError: the adapters belong to another architecture.
@@ -184,7 +184,7 @@ class Backbone(nn.Module):
         return served
 
     def adapt(self, config: LearnerConfig, lora: LoraState | None, *, generator: torch.Generator) -> Adapters:
-        """Attach `lora`, or fresh adapters where the model has none, to this model's weights for training.
+        """Attach `lora`, or fresh adapters if it is None, to this model's weights for training.
 
         Raises:
             UnsupportedArchitectureError: a tower has no layer that can be adapted.

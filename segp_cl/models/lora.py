@@ -3,8 +3,8 @@
 A is frozen, B is trained and starts at zero, so a fresh adapter changes nothing. Every architecture is reached the
 same way: packed projections (`in_proj_weight`, `qkv`) get separate factors for their K and V rows, a 1x1 convolution
 is a linear. While training, a feed-forward layer adds scale * B (A x) to its output, so that no gradient of the full
-matrix is ever formed; an attention projection, whose weight its module may read directly, has its effective weight
-W + scale * B A as a torch parametrization. When serving, every effective weight is a plain tensor.
+matrix is ever formed; for an attention projection, whose weight its module may read directly, the effective weight
+W + scale * B A is a torch parametrization. When serving, every effective weight is a plain tensor.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Target:
 
     @property
     def block(self) -> tuple[str, ...]:
-        """Where in the depth of the tower it sits: everything of its path up to the last number."""
+        """The block of the tower that contains it: its path up to the last number."""
         steps = self.path.split(".")
         last = max((i for i, step in enumerate(steps) if step.isdigit()), default=len(steps) - 1)
         return tuple(steps[: last + 1])
@@ -86,7 +86,7 @@ def _feed_forward_targets(tower: str, path: str, module: nn.Module) -> list[Targ
 
 
 def find_targets(tower: nn.Module, name: str, *, attention: bool, feed_forward: bool, fraction: float) -> list[Target]:
-    """The adaptable matrices in the last `fraction` of the tower's adaptable blocks, in the order of the forward pass.
+    """Find the adaptable matrices in the last `fraction` of a tower's adaptable blocks, in order of the forward pass.
 
     Raises:
         UnsupportedArchitectureError: the tower has none.
@@ -110,7 +110,7 @@ def find_targets(tower: nn.Module, name: str, *, attention: bool, feed_forward: 
 def initial_factors(
     rows: int, columns: int, *, rank: int, init: str, generator: torch.Generator, dtype: torch.dtype = torch.float32
 ) -> LoraFactors:
-    """A random (Kaiming or Xavier uniform), B zero. The rank is capped by the matrix."""
+    """Make factors: A random (Kaiming or Xavier uniform), B zero. The matrix's shape limits the rank."""
     rank = min(rank, rows, columns)
     a = torch.empty(rank, columns, dtype=dtype)
     bound = math.sqrt(3.0 / columns) if init == "kaiming" else math.sqrt(6.0 / (rank + columns))
@@ -164,16 +164,15 @@ class LoraOutput(nn.Module):
         return output + nn.functional.linear(nn.functional.linear(inputs[0], a), self.scale * b)
 
     def effective(self, weight: Tensor) -> Tensor:
-        """W + scale * B A."""
+        """Return W + scale * B A."""
         merged: Tensor = weight + (self.scale * self.b[0] @ self.a[0]).view_as(weight)
         return merged
 
 
 class Adapters:
-    """The LoRA of both towers of one model, attached to its layers."""
+    """The LoRA adapters of one model, attached to the layers of its towers and head."""
 
     def __init__(self, towers: dict[str, nn.Module], lora: LoraState) -> None:
-        self._towers = towers
         self._lora = lora
         self._places: list[tuple[nn.Module, str, list[Target], LoraWeight | LoraOutput]] = []
         self._originals: list[Tensor] | None = None
@@ -196,7 +195,7 @@ class Adapters:
         return [b for *_, adapter in self._places for b in adapter.b]
 
     def trainable_of(self, tower: str) -> list[nn.Parameter]:
-        """The trained factors of one tower."""
+        """Return the trained factors of one tower."""
         return [b for _, _, targets, adapter in self._places if targets[0].tower == tower for b in adapter.b]
 
     @property
@@ -204,12 +203,12 @@ class Adapters:
         return self._originals is not None
 
     def touches(self, module: nn.Module) -> bool:
-        """Whether anything inside of `module` is adapted."""
+        """Return whether a layer inside `module` is adapted."""
         inside = {id(part) for part in module.modules()}
         return any(id(adapted) in inside for adapted, *_ in self._places)
 
     def state(self) -> LoraState:
-        """The factors as they are now, on the CPU."""
+        """Return a copy of the current factors on the CPU."""
         factors = {
             target.key: LoraFactors(a=a.detach().cpu().clone(), b=b.detach().cpu().clone())
             for _, _, targets, adapter in self._places
@@ -219,7 +218,7 @@ class Adapters:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within it the model is the pretrained one (the paper's G^0 and F^0)."""
+        """Switch the adapters off within the block: the model is the pretrained one (the paper's G^0 and F^0)."""
         assert not self.merged, "unmerge first: a merged weight cannot be switched off"
         self._enable(False)
         try:
@@ -228,7 +227,7 @@ class Adapters:
             self._enable(True)
 
     def merge(self) -> None:
-        """Write the effective weights in place of the originals, which are kept aside."""
+        """Replace the original weights by the effective ones; `unmerge` restores the originals."""
         if self._originals is not None:
             return
         originals = []
@@ -241,7 +240,7 @@ class Adapters:
         self._originals = originals
 
     def unmerge(self) -> None:
-        """Put the original weights back, bit for bit."""
+        """Restore the original weights, bit for bit."""
         if self._originals is None:
             return
         for (module, name, _, adapter), data in zip(self._places, self._originals, strict=True):
@@ -255,7 +254,7 @@ class Adapters:
 
 
 def _adds_to_output(module: nn.Module, name: str, targets: Sequence[Target]) -> bool:
-    """Whether the layer is surely called, so that its output can be added to: attention may read weights by itself."""
+    """Return whether an adapter can add to the layer's output: attention may read weights without calling the layer."""
     if name != "weight" or len(targets) > 1 or targets[0].rows is not None:
         return False
     if type(module) is nn.Conv2d:
@@ -276,7 +275,7 @@ def _stored(module: nn.Module, name: str, adapter: LoraWeight | LoraOutput) -> T
 def new_lora(
     towers: dict[str, nn.Module], config: LearnerConfig, *, fractions: dict[str, float], generator: torch.Generator
 ) -> LoraState:
-    """Fresh factors for every target the configuration asks for.
+    """Make fresh factors for every target that the configuration selects.
 
     Raises:
         UnsupportedArchitectureError: a tower has no such layer.
@@ -300,7 +299,7 @@ def new_lora(
 
 
 def bake(towers: dict[str, nn.Module], lora: LoraState) -> None:
-    """Replace every adapted weight by a new tensor W + scale * B A; the old tensors are left untouched."""
+    """Replace every adapted weight by a new tensor W + scale * B A; the old tensors do not change."""
     for targets in _by_parameter(towers, lora):
         module = towers[targets[0].tower].get_submodule(targets[0].path)
         name = targets[0].parameter
@@ -313,7 +312,7 @@ def bake(towers: dict[str, nn.Module], lora: LoraState) -> None:
 
 
 def _by_parameter(towers: dict[str, nn.Module], lora: LoraState) -> list[list[Target]]:
-    """The targets that the state's keys name, grouped by the parameter they share."""
+    """Return the targets that the state's keys name, grouped by the parameter they share."""
     known: dict[str, Target] = {}
     for name, tower in towers.items():
         if any(key.startswith(f"{name}.") for key in lora.factors):
@@ -334,6 +333,6 @@ def _check_shapes(weight: Tensor, targets: Sequence[Target], factors: Sequence[L
         got = (factor.b.shape[0], factor.a.shape[1])
         if got != (rows, weight[0].numel()):
             raise IncompatibleStateError(
-                f"the adapter of {target.key} is for a {got[0]}x{got[1]} matrix, this model's is "
+                f"the adapter of {target.key} is for a {got[0]}x{got[1]} matrix, but this model's is "
                 f"{rows}x{weight[0].numel()}"
             )

@@ -1,1 +1,4 @@
-"""A learned state made fast to ask: passes, packed weights, golden answers, the process they run in."""
+"""Runs learned states for serving: classifier, passes, packed weights, golden answers, process settings.
+
+Begin with `classifier.Classifier`.
+"""

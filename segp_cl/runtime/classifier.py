@@ -1,4 +1,4 @@
-"""A learned state made runnable: what server and worker score images with."""
+"""The classifier with which server and worker score images by a learned state."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from segp_cl.types import LearnerState, LoraState, Scores
 
 
 class NoClassesError(KeepsightError):
-    """Scores over a state's classes were asked for, and the state has learned none yet."""
+    """The state has learned no classes yet, so it has no scores."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What one forward pass of the image tower yields: `raw` before the projection, `image` after it (unit norm)."""
+    """Output of one forward pass of the image tower: `raw` before the projection, `image` after it (unit norm)."""
 
     raw: Float[Tensor, "batch raw"]
     image: Float[Tensor, "batch joint"]
@@ -33,7 +33,7 @@ class Features:
 
 @runtime_checkable
 class ServableModel(Protocol):
-    """What the classifier needs of a base model; `segp_cl.models.backbone.Backbone` is one."""
+    """The part of a base model that the classifier uses; `segp_cl.models.backbone.Backbone` implements it."""
 
     @property
     def weights_digest(self) -> str: ...
@@ -49,9 +49,9 @@ class ServableModel(Protocol):
 
 
 def embedding_space(state: LearnerState) -> str:
-    """Names the joint space: 16 hex digits of the SHA-256 of base weights and adapters.
+    """Return the joint space's id: 16 hex digits of the SHA-256 of base weights and adapters.
 
-    States with one name give an image or a text the same vector; those of others must not be compared.
+    States with the same id give an image or a text the same vector; vectors of different ids must not be compared.
     """
     digest = hashlib.sha256(state.weights_digest.encode())
     if state.lora is not None:
@@ -64,11 +64,11 @@ def embedding_space(state: LearnerState) -> str:
 
 
 class Classifier:
-    """A learned state made runnable: immutable, without gradients, safe to use from many threads.
+    """Classifies images by a learned state. Immutable, without gradients, thread-safe.
 
-    The state's adapters are merged into a copy of the base model, which itself stays as it was. Pixels may be 8-bit or
-    floats in [0, 1]; they are moved to the model's device, and results stay there. `passes` says how the image tower is
-    run; features and scores are float32 whatever it says.
+    The state's adapters are merged into a copy of the base model, which itself does not change. Pixels may be 8-bit or
+    floats in [0, 1]; they are moved to the model's device, and results stay there. `passes` says how the image tower
+    runs; features and scores are always float32.
 
     Raises:
         IncompatibleStateError: the state was learned on other base weights, or its tensors do not fit its classes.
@@ -107,32 +107,32 @@ class Classifier:
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs and results lie."""
+        """The device of the model and of results."""
         return self._model.device
 
     @torch.inference_mode()
     def features(
         self, pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
     ) -> Features:
-        """One forward pass, from which the scores of every path follow without another."""
+        """Run one forward pass, which is enough for the scores of every path."""
         raw = self._pass(pixels)
         return Features(raw=raw, image=self._model.project(raw))
 
     @torch.inference_mode()
     def features_of(self, raw: Float[Tensor, "batch raw"]) -> Features:
-        """What follows from raw features that were computed before."""
+        """Compute features from raw features, without running the image tower."""
         raw = raw.to(self.device)
         return Features(raw=raw, image=self._model.project(raw))
 
     @torch.inference_mode()
     def scores_of(self, features: Features) -> Scores:
-        """Scores over the state's classes, in their order.
+        """Compute scores over the state's classes, in their order.
 
         Raises:
-            NoClassesError: the state has none.
+            NoClassesError: the state has no classes.
         """
         if not self.state.classes:
-            raise NoClassesError("this version has learned no classes yet: teach it some, or ask with labels")
+            raise NoClassesError("this version has learned no classes yet: teach it some, or classify with labels")
         return dual_path_scores(
             features.raw,
             features.image,
@@ -143,7 +143,7 @@ class Classifier:
         )
 
     def scores(self, pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]) -> Scores:
-        """`scores_of(features(pixels))`.
+        """Compute `scores_of(features(pixels))`.
 
         Raises:
             NoClassesError: the state has no classes.
@@ -152,18 +152,19 @@ class Classifier:
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "prompts joint"]:
-        """Unit-norm text features of full sentences, by the adapted text tower."""
+        """Compute unit-norm text features of full sentences with the adapted text tower."""
         return self._model.text_features(prompts)
 
     @torch.inference_mode()
     def fused_probabilities(self, fused: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
-        """Softmax of fused scores as the weighted mean of two cosines, (s_clip + β s_v) / (1 + β), at the logit scale.
+        """Compute the softmax of (s_clip + β s_v) / (1 + β), the weighted mean of two cosines, at the logit scale.
 
-        Fused scores as they are would be 1 + β times as sharp as either branch, and every answer all but certain.
+        Without the division, fused scores would be 1 + β times as sharp as either branch, and every answer would seem
+        almost certain.
         """
         return probabilities(fused / (1 + self.state.fusion_weight), logit_scale=self.logit_scale)
 
     @torch.inference_mode()
     def probabilities(self, scores: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
-        """Softmax at the model's own logit scale."""
+        """Compute the softmax at the model's own logit scale."""
         return probabilities(scores, logit_scale=self.logit_scale)

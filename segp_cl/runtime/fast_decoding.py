@@ -1,4 +1,4 @@
-"""The fast way from untrusted bytes to pixels: not to the bit what `to_pixels` gives, but nearly (docs/adr/0013)."""
+"""Fast decoding of untrusted bytes to pixels: nearly, but not bit for bit, those of `to_pixels` (docs/adr/0013)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 from segp_cl.data.decoding import MAX_IMAGE_PIXELS, decode_image
 from segp_cl.data.preprocessing import Box, Preprocessing, to_pixels
 
-SPARE = 8  # a JPEG is decoded at no less than so many times the wanted size; with less, features differ visibly
+SPARE = 8  # a JPEG is decoded at this multiple of the wanted size or more; with less, features differ visibly
 
 
 def fast_pixels(
     data: bytes, preprocessing: Preprocessing, *, max_pixels: int = MAX_IMAGE_PIXELS, spare: int = SPARE
 ) -> UInt8[Tensor, "3 size size"]:
-    """One image's pixels: a large JPEG unpacked at a fraction of its size, then scaled by PyTorch's vectorised code.
+    """Decode one image: a large JPEG at a fraction of its size, then scaled by PyTorch's vectorised code.
 
-    Without a fraction, values are within 2 of those of `to_pixels(decode_image(data))`.
+    An image decoded at full size has values within 2 of those of `to_pixels(decode_image(data))`.
 
     Raises:
-        ImageDecodeError: as `decode_image`; `max_pixels` counts the picture in its own size.
+        ImageDecodeError: as `decode_image`; `max_pixels` counts the image at its own size.
     """
     image = decode_image(data, max_pixels=max_pixels, at_least=spare * preprocessing.size)
     return to_pixels(image, preprocessing, resample=resample_fast)
@@ -32,7 +32,7 @@ def fast_pixels(
 def resample_fast(
     image: Image.Image, size: tuple[int, int], box: Box, interpolation: str
 ) -> UInt8[Tensor, "3 size size"]:
-    """Scale an RGB picture to `size` (width, height) and cut `box` out."""
+    """Scale an RGB image to `size` (width, height) and cut `box` out."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     if image.size != size:
         scaled = F.interpolate(pixels[None], size=(size[1], size[0]), mode=interpolation, antialias=True)

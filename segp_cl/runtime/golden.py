@@ -1,6 +1,6 @@
-"""What a version answered when it was published, so that it can be asked again before it is served.
+"""Golden answers: what a version answered when it was published, to be compared before it is served.
 
-The pictures are computed, so no image is kept: a version stores their features and scores.
+The pictures are computed, so no image is stored: a version holds their features and scores.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from segp_cl.runtime.classifier import Classifier, Features
 
 PICTURES = 2
 MIN_COSINE = 0.99
-"""Least cosine of features by the image tower: what bfloat16 and other hardware stay well above."""
+"""Least cosine between features then and now; bfloat16 and other hardware stay well above it."""
 MAX_SCORE_DIFFERENCE = 2e-3
-"""Largest difference of a score that follows from given features; cosines, so of 1."""
+"""Largest difference between scores then and now, both computed from the stored features."""
 
 
 class GoldenAnswersError(KeepsightError):
@@ -29,7 +29,7 @@ class GoldenAnswersError(KeepsightError):
 
 @dataclass(frozen=True)
 class GoldenAnswers:
-    """Answers to the generated pictures, float32 on the CPU. `scores` are the fused ones, over all classes."""
+    """Answers to the generated pictures, float32 on the CPU. `scores` are fused, over all classes."""
 
     raw: Float[Tensor, "pictures raw"]
     image: Float[Tensor, "pictures joint"]
@@ -37,7 +37,7 @@ class GoldenAnswers:
 
 
 def pictures(size: int, count: int = PICTURES) -> Float[Tensor, "count 3 size size"]:
-    """Waves of other frequency and direction in every picture and channel, in [0, 1]."""
+    """Generate waves in [0, 1], of another frequency and direction in every picture and channel."""
     grid = torch.linspace(0, 1, size, dtype=torch.float64)
     rows, columns = torch.meshgrid(grid, grid, indexing="ij")
     waves = [
@@ -49,16 +49,16 @@ def pictures(size: int, count: int = PICTURES) -> Float[Tensor, "count 3 size si
 
 
 def record(classifier: Classifier, size: int) -> GoldenAnswers:
-    """Ask `classifier`, whose model takes pictures of `size` pixels."""
+    """Record the golden answers of `classifier`, whose model takes pictures of `size` pixels."""
     features = classifier.features(pictures(size))
     return GoldenAnswers(raw=features.raw.cpu(), image=features.image.cpu(), scores=_scores(classifier, features))
 
 
 def replay(classifier: Classifier, golden: GoldenAnswers, size: int) -> None:
-    """Ask again, by the image tower and by `replay_features`.
+    """Compare the classifier's answers with `golden`: the image tower's features, then `replay_features`.
 
     Raises:
-        GoldenAnswersError: it answers otherwise.
+        GoldenAnswersError: the answers differ.
     """
     raw = classifier.features(pictures(size)).raw.cpu()
     _compare("image tower", raw, golden.raw)
@@ -66,20 +66,20 @@ def replay(classifier: Classifier, golden: GoldenAnswers, size: int) -> None:
 
 
 def replay_features(classifier: Classifier, golden: GoldenAnswers) -> None:
-    """Ask again what follows from the stored features: a matrix product each, whatever the tower costs.
+    """Compare the answers that follow from the stored features: one matrix product each, without the image tower.
 
     Raises:
-        GoldenAnswersError: it answers otherwise.
+        GoldenAnswersError: the answers differ.
     """
     features = classifier.features_of(golden.raw)
     _compare("projection", features.image.cpu(), golden.image)
     scores = _scores(classifier, features)
     if scores.shape != golden.scores.shape:
-        raise GoldenAnswersError(f"{scores.shape[1]} classes are scored, {golden.scores.shape[1]} were at publication")
+        raise GoldenAnswersError(f"{scores.shape[1]} classes are scored, expected {golden.scores.shape[1]}")
     difference = float((scores - golden.scores).abs().max()) if scores.numel() else 0.0
     if not difference <= MAX_SCORE_DIFFERENCE:
         raise GoldenAnswersError(
-            f"scores differ by {difference:.3g} from those at publication; at most {MAX_SCORE_DIFFERENCE:g} is expected"
+            f"scores differ by {difference:.3g} from those at publication, expected at most {MAX_SCORE_DIFFERENCE:g}"
         )
 
 
@@ -92,11 +92,11 @@ def _scores(classifier: Classifier, features: Features) -> Float[Tensor, "pictur
 def _compare(what: str, found: Tensor, expected: Tensor) -> None:
     if found.shape != expected.shape:
         raise GoldenAnswersError(
-            f"the {what} gives features of shape {tuple(found.shape)}, not {tuple(expected.shape)}"
+            f"the {what} gives features of shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
         )
     cosine = float(F.cosine_similarity(found, expected).min())
     if not cosine >= MIN_COSINE:
         raise GoldenAnswersError(
-            f"features by the {what} have cosine {cosine:.4f} with those at publication; "
-            f"at least {MIN_COSINE:g} is expected"
+            f"features by the {what} have cosine {cosine:.4f} with those at publication, "
+            f"expected at least {MIN_COSINE:g}"
         )

@@ -1,4 +1,4 @@
-"""Where a model runs, and in which arithmetic it learns."""
+"""Chooses the device that a model runs on and the arithmetic of an update."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from segp_cl.errors import KeepsightError
 
 
 class DeviceNotFoundError(KeepsightError):
-    """A GPU was asked for that PyTorch does not find."""
+    """PyTorch does not find the requested GPU."""
 
 
 def choose_device(wanted: str) -> str:
-    """`cpu`, `cuda` or one of several (`cuda:1`); `auto` is `cuda` where there is a GPU.
+    """Return `cpu`, `cuda` or one of several (`cuda:1`) as wanted; `auto` is `cuda` if there is a GPU, else `cpu`.
 
     Raises:
         DeviceNotFoundError: there is no such GPU.
@@ -24,14 +24,14 @@ def choose_device(wanted: str) -> str:
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if number >= found:
             raise DeviceNotFoundError(
-                f"the device {wanted} was asked for, but PyTorch finds {found or 'no'} GPU{'s' * (found > 1)} here; "
+                f"the device {wanted} was requested, but PyTorch finds {found or 'no'} GPU{'s' * (found > 1)} here; "
                 "use cpu or auto (KEEPSIGHT_DEVICE)"
             )
     return wanted
 
 
 def choose_dtype(wanted: str, device: str) -> torch.dtype:
-    """The arithmetic of an update; `auto` is bfloat16 on a GPU and float32 on the CPU."""
+    """Return the arithmetic of an update; `auto` is bfloat16 on a GPU and float32 on the CPU."""
     if wanted == "auto":
         wanted = "bfloat16" if device.startswith("cuda") else "float32"
     return torch.bfloat16 if wanted == "bfloat16" else torch.float32

@@ -1,7 +1,7 @@
-"""A served tower with its weights laid out once for the CPU's matrix kernels.
+"""Packs a served tower's weights once into the layout of the CPU's matrix kernels.
 
-oneDNN multiplies by weights in blocks of its own. A plain weight is brought into them again at every call, which costs
-a single image as much as the products themselves. Results are those of the plain layers up to rounding.
+oneDNN multiplies by weights in its own blocked layout. A plain weight is converted to it at every call, which costs as
+much as the products themselves for a single image. Results are those of the plain layers up to rounding.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from segp_cl.statistics import Whitening
 
 logger = logging.getLogger(__name__)
 
-_ROWS = 512  # rows that blocks are chosen for; they serve any number
+_ROWS = 512  # rows that blocks are chosen for; they work for any number
 Activation = tuple[str, list[float], str]
-"""oneDNN's name of what is applied to the sums before they are stored, its numbers, and its algorithm."""
+"""An activation that oneDNN applies to the sums before it stores them: name, numbers, algorithm."""
 PLAIN: Activation = ("none", [], "")
 
 
 class Packs:
-    """Weights in the kernels' layout. Those of the base model are laid out once for all copies that share them.
+    """Packs weights into the kernels' layout. Those of the base model are packed once for all copies that share them.
 
     Args:
         shared: the base model's tensors, which must live as long as this does.
@@ -40,7 +40,7 @@ class Packs:
         self._known: dict[tuple[int, torch.Size], Tensor] = {}
 
     def __call__(self, weight: Float[Tensor, "out in"]) -> Tensor:
-        """`weight` in the kernels' layout."""
+        """Return `weight` in the kernels' layout."""
         key = (weight.data_ptr(), weight.shape)
         packed = self._known.get(key)
         if packed is None:
@@ -53,14 +53,14 @@ class Packs:
 
 @runtime_checkable
 class ListsConvolutions(Protocol):
-    """A tower that says of each of its convolutions which module of the same block is run right after it."""
+    """A tower that lists its convolutions, each with the module of the same block that runs right after it."""
 
     def convolutions(self) -> Iterator[tuple[nn.Module, str, str | None]]: ...
 
 
 @runtime_checkable
 class HasTowers(Protocol):
-    """A base model, or a copy of it; `segp_cl.models.backbone.Backbone` is one."""
+    """A base model, or a copy of it; `segp_cl.models.backbone.Backbone` implements it."""
 
     image_tower: nn.Module
     head: nn.Module
@@ -80,7 +80,7 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The plain weight, copied out of the kernels' layout: for a module that reads its part's weight by itself."""
+        """The plain weight, copied out of the kernels' layout, for modules that read a part's weight directly."""
         return self._packed.to_dense()
 
     @property
@@ -129,7 +129,7 @@ class PackedAttention(nn.Module):
     def __init__(self, packs: Packs, attention: nn.MultiheadAttention) -> None:
         super().__init__()
         weight, bias, width = attention.in_proj_weight, attention.in_proj_bias, attention.embed_dim
-        assert weight is not None, "checked by whoever packs"
+        assert weight is not None, "`pack` checks this"
         self.heads = attention.num_heads
         self.query = PackedLinear(packs, weight[:width], None if bias is None else bias[:width])
         self.key_value = PackedLinear(packs, weight[width:], None if bias is None else bias[width:])
@@ -144,13 +144,13 @@ class PackedAttention(nn.Module):
         need_weights: bool = False,
         attn_mask: Tensor | None = None,
     ) -> tuple[Float[Tensor, "batch queries width"], None]:
-        """The attended values; `attn_mask` [queries, length] is added to the logits, or is true where none may look.
+        """Compute the attended values; `attn_mask` [queries, length] is added to the logits, or is true where masked.
 
         Raises:
-            NotImplementedError: weights, a padding mask or keys that are not the values are asked for.
+            NotImplementedError: `need_weights` or a padding mask is given, or the keys are not the values.
         """
         if need_weights or key_padding_mask is not None or key is not value:
-            raise NotImplementedError("attention with packed weights gives no weights and takes no padding mask")
+            raise NotImplementedError("packed attention gives no weights, takes no padding mask and needs key is value")
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             attn_mask = ~attn_mask
         batch, queries, width = query.shape
@@ -162,22 +162,22 @@ class PackedAttention(nn.Module):
 
 @cache
 def can_pack() -> bool:
-    """Whether this build of PyTorch can multiply by such weights on this machine."""
+    """Return whether this build of PyTorch can multiply by packed weights on this machine."""
     try:
         weight, bias, x = torch.randn(48, 32), torch.randn(48), torch.randn(2, 3, 32)
         packed = PackedLinear(Packs([]), weight, bias, ("gelu", [], "none"))
         with torch.inference_mode():
             return torch.allclose(packed(x), F.gelu(F.linear(x, weight, bias)), atol=1e-4)
     except (AttributeError, RuntimeError) as error:
-        logger.info("weights cannot be laid out for this CPU's kernels: %s", str(error).splitlines()[0])
+        logger.info("weights cannot be packed for this CPU's kernels: %s", str(error).splitlines()[0])
         return False
 
 
 def pack(module: nn.Module, packs: Packs) -> None:
-    """Replace, in place, the linears, patch convolutions and attentions inside of `module`, which is run no other way
-    than without gradients in float32 on the CPU from then on.
+    """Replace the linears, patch convolutions and attentions inside `module` by packed ones, in place.
 
-    A GELU or ReLU that follows a linear in a `nn.Sequential` is computed with it.
+    From then on `module` runs only without gradients, in float32, on the CPU. A GELU or ReLU that follows a linear in a
+    `nn.Sequential` is computed with it.
     """
     if isinstance(module, ListsConvolutions):
         for block, name, next_name in list(module.convolutions()):
@@ -204,7 +204,7 @@ _packs_of_bases: WeakKeyDictionary[object, Packs] = WeakKeyDictionary()
 
 
 def pack_model(served: HasTowers, base: HasTowers) -> None:
-    """Lay out the weights of `served`, a copy of `base`; what the two share is laid out once for all copies."""
+    """Pack the weights of `served`, a copy of `base`; weights that the two share are packed once for all copies."""
     packs = _packs_of_bases.get(base)
     if packs is None:
         packs = _packs_of_bases[base] = Packs(base.parameters())
@@ -213,7 +213,7 @@ def pack_model(served: HasTowers, base: HasTowers) -> None:
 
 
 def packed_whitening(whitening: Whitening) -> Whitener:
-    """`whitening` with its matrix laid out."""
+    """Return `whitening` with its matrix packed."""
     product = PackedLinear(Packs([]), whitening.matrix, None)
     return lambda unit: F.normalize(product(unit), dim=-1)
 
@@ -229,7 +229,7 @@ def _pack_pointwise(block: nn.Module, name: str, following: str | None, packs: P
 
 
 def fusable(activation: nn.Module) -> Activation | None:
-    """What a linear is told to apply by itself instead of `activation`; None if it cannot."""
+    """Return what a packed linear applies in place of `activation`; None if it cannot."""
     if type(activation) is nn.GELU:
         return "gelu", [], activation.approximate
     if type(activation) is nn.ReLU6:
@@ -240,12 +240,12 @@ def fusable(activation: nn.Module) -> Activation | None:
 
 
 def is_pointwise(module: nn.Module) -> bool:
-    """Whether it is a 1x1 convolution of stride 1 without groups."""
+    """Return whether `module` is a 1x1 convolution of stride 1 without groups."""
     return _tiles(module) and module.kernel_size == (1, 1)
 
 
 def _tiles(module: nn.Module) -> bool:
-    """Whether it is a convolution whose patches do not overlap, each over all channels."""
+    """Return whether `module` is a convolution whose patches do not overlap, each over all channels."""
     if type(module) is not nn.Conv2d or module.padding not in ((0, 0), "valid"):
         return False
     return module.stride == module.kernel_size and module.groups == 1 and module.dilation == (1, 1)

@@ -1,4 +1,4 @@
-"""How a served image tower is run: in which arithmetic, on batches of which sizes, by which threads or CUDA graphs."""
+"""Runs a served image tower: chooses arithmetic, batch sizes, threads and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from torch import Tensor
 from segp_cl.pixels import as_unit_pixels
 from segp_cl.runtime.packed import can_pack
 
-CPU_CHUNK = 8  # images in one pass on a CPU: of compact faster than 16 or 64 at once, of a ViT as fast, in less memory
+CPU_CHUNK = 8  # images per pass on a CPU: faster than 16 or 64 for compact, as fast for a ViT, and in less memory
 
 Run = Callable[[Tensor], Tensor]
 Capture = Callable[[Run, Tensor], Run]
-"""(what is run, an example of its input) to what replays it for inputs of the example's shape."""
+"""Maps (a function, an example input) to a replay of the function for inputs of the example's shape."""
 
 
 @runtime_checkable
 class ImageTower(Protocol):
-    """What is run; `segp_cl.models.backbone.Backbone` is one."""
+    """The part of a model that passes use; `segp_cl.models.backbone.Backbone` implements it."""
 
     @property
     def device(self) -> torch.device: ...
@@ -36,17 +36,17 @@ class ImageTower(Protocol):
 
 @dataclass(frozen=True)
 class PassSettings:
-    """How passes are made.
+    """Settings of passes.
 
     Attributes:
         precision: arithmetic of the image tower (autocast, unless it is float32). Features are float32 in any case.
-        sizes: batch sizes that passes have, ascending: batches are padded to the next, and cut at the largest. Empty:
-            batches are run as they come, on a CPU at most `CPU_CHUNK` images at once.
+        sizes: batch sizes of passes, ascending: batches are padded to the next, and split at the largest. Empty:
+            batches are not padded, and on a CPU split at `CPU_CHUNK` images.
         graphs: record the pass of each size once as a CUDA graph, and replay it.
         warm: batch sizes that a version is run with before it is served.
         most: images that are worth gathering for one pass.
-        threads: CPU threads that share out the images of a pass; each computes its share alone.
-        packed: lay out the weights for the CPU's kernels (`segp_cl.runtime.packed`).
+        threads: CPU threads that divide the images of a pass; each computes its share alone.
+        packed: pack the weights for the CPU's kernels (`segp_cl.runtime.packed`).
     """
 
     precision: torch.dtype = torch.float32
@@ -69,10 +69,10 @@ class PassSettings:
         threads: int = 1,
         packed: bool = True,
     ) -> PassSettings:
-        """What suits a device and batches of up to `max_batch_size` images.
+        """Return settings that suit a device and batches of up to `max_batch_size` images.
 
-        Code that is made for a shape gets powers of two, each of which is warmed; eager code takes any size, and of
-        it a single image and the largest pass are warmed.
+        Compiled code and graphs get powers of two, all of which are warmed; eager code takes any size, and is warmed
+        with a single image and with the largest pass.
         """
         on_cpu = device.type == "cpu"
         most = min(max_batch_size, CPU_CHUNK) if on_cpu else max_batch_size
@@ -88,7 +88,7 @@ class PassSettings:
         return cls(precision=precision, sizes=sizes, graphs=graphs, warm=sizes, most=most)
 
     def shares_out(self, count: int) -> bool:
-        """Whether each thread takes some of so many images; else all work on all of them."""
+        """Return whether each thread takes some of `count` images; else all threads work on all images."""
         if self.threads == 1 or self.sizes:
             return False
         # two threads with three images: one would idle for half of the time
@@ -96,7 +96,7 @@ class PassSettings:
 
 
 def cuda_graph(run: Run, example: Tensor) -> Run:
-    """Record `run` on `example`, whose shape and device later inputs must have. Not to be replayed by two threads."""
+    """Record `run` for inputs of the shape and device of `example`. Two threads must not replay it at the same time."""
     inputs = example.clone()
     stream = torch.cuda.Stream(example.device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(example.device))
@@ -105,7 +105,7 @@ def cuda_graph(run: Run, example: Tensor) -> Run:
             run(inputs)
     torch.cuda.current_stream(example.device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # another version goes on answering on its own thread meanwhile
+    # another version may be answering on its own thread meanwhile
     with torch.cuda.device(example.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         outputs = run(inputs)
 
@@ -118,12 +118,12 @@ def cuda_graph(run: Run, example: Tensor) -> Run:
 
 
 def compute_alone() -> None:
-    """From now on PyTorch computes what this thread asks for on this thread, and on no other."""
+    """Make PyTorch compute this thread's work on this thread alone."""
     others = torch.get_num_threads()
     if others == 1:
         return
     torch.set_num_threads(1)
-    # the call holds for this thread, but also for those that have computed nothing yet, so it is taken back for them
+    # the call also applies to threads that have computed nothing yet, so it is undone for them
     restorer = threading.Thread(target=torch.set_num_threads, args=(others,))
     restorer.start()
     restorer.join()
@@ -131,15 +131,15 @@ def compute_alone() -> None:
 
 @cache
 def _crew(threads: int) -> ThreadPoolExecutor:
-    """One for all versions: what the one that is served leaves idle, the one that is loaded may use."""
+    """Return the thread pool of all versions: a version that is being loaded uses threads that are idle."""
     return ThreadPoolExecutor(threads, thread_name_prefix="pass", initializer=compute_alone)
 
 
 class ImagePass:
-    """Raw features of pixels, by one tower. Safe to call from many threads.
+    """Computes raw features of pixels with one tower. Thread-safe.
 
-    Threads that work on one product wait for each other at every layer, and for whoever else needs their cores; with
-    images enough each thread takes some of them through the whole tower instead. A single image is all threads' work.
+    Threads that share one product wait for each other at every layer, and for other users of their cores. With enough
+    images, each thread therefore takes some of them through the whole tower; all threads share a single image.
     """
 
     def __init__(self, tower: ImageTower, settings: PassSettings, *, capture: Capture = cuda_graph) -> None:
@@ -152,7 +152,7 @@ class ImagePass:
     def __call__(
         self, pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch raw"]:
-        """float32 on the tower's device."""
+        """Compute raw features, float32, on the tower's device."""
         on_cpu = self._tower.device.type == "cpu"
         most = self._settings.sizes[-1] if self._settings.sizes else CPU_CHUNK if on_cpu else max(1, len(pixels))
         return torch.cat([self._shared_out(chunk) for chunk in torch.split(pixels, most)])
@@ -164,7 +164,7 @@ class ImagePass:
         return torch.cat(list(_crew(threads).map(self._alone, torch.tensor_split(pixels, threads))))
 
     def _alone(self, pixels: Tensor) -> Tensor:
-        with torch.inference_mode():  # a thread's own state, like the number of its threads
+        with torch.inference_mode():  # set for each thread separately, like the number of threads
             return self._padded(pixels)
 
     def _padded(self, pixels: Tensor) -> Tensor:

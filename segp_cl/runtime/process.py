@@ -1,4 +1,4 @@
-"""What a process that runs models asks of the C library and of OpenMP. To be called before PyTorch is loaded."""
+"""Settings of the C library and OpenMP for a process that runs models. Apply them before PyTorch is loaded."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES: Final = 1 << 30
 
 
-def prepare_process() -> None:
-    """Let threads that wait for each other sleep, and keep freed memory for the next pass or step.
+def set_up_process() -> None:
+    """Let waiting threads sleep, and keep freed memory for the next pass or step.
 
-    Waiting: server and worker may need the same cores. Memory: glibc would give a pass's activations back to the kernel
-    when they are freed, and the next pass would have them zeroed and mapped again, page by page. Where the C library is
-    another one, or an operator has set GLIBC_TUNABLES, memory is left as it is.
+    Waiting: server and worker may need the same cores. Memory: glibc would return a pass's activations to the kernel
+    when they are freed, and the kernel would zero and map them again, page by page, for the next pass. With another C
+    library, or if an operator has set GLIBC_TUNABLES, memory settings do not change.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
@@ -32,8 +32,8 @@ def prepare_process() -> None:
             mallopt(threshold, _KEPT_BYTES)
 
 
-def prepared_environment(base: Mapping[str, str]) -> dict[str, str]:
-    """`base` with the same settings, for a program that does not call `prepare_process` by itself."""
+def set_up_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """Return `base` with the same settings, for a program that does not call `set_up_process` itself."""
     tunables = base.get("GLIBC_TUNABLES", "")
     if "glibc.malloc." not in tunables:
         ours = f"glibc.malloc.mmap_threshold={_KEPT_BYTES}:glibc.malloc.trim_threshold={_KEPT_BYTES}"
@@ -42,6 +42,6 @@ def prepared_environment(base: Mapping[str, str]) -> dict[str, str]:
 
 
 def peak_rss_bytes() -> int:
-    """The most memory that this process has held so far."""
+    """Return the most memory that this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

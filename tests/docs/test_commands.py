@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
 from pathlib import Path
@@ -13,31 +15,32 @@ from typer.exceptions import TyperException
 
 import benchmarks.accuracy.cli
 import benchmarks.cost.__main__
-import benchmarks.decoding
-import benchmarks.gpu
-import benchmarks.passes
+import benchmarks.decoding.__main__
+import benchmarks.gpu.__main__
+import benchmarks.passes.__main__
 import benchmarks.serving.__main__
 from keepsight.cli.main import app
-from tests.docs.markdown import PAGES, ROOT, blocks, command_lines, read, section
+from segp_cl.config import LearnerConfig
+from tests.docs.markdown import PAGES, ROOT, blocks, command_lines, prose, read, section
 
 COMMANDS = [(page, words) for page in PAGES for words in command_lines(page)]
 KEEPSIGHT = [(page, words[1:]) for page, words in COMMANDS if words[0] == "keepsight"]
-MODULES = [(page, words[words.index("-m") + 1 :]) for page, words in COMMANDS if words[0] in ("python", "torchrun")]
+PYTHON = [(page, words) for page, words in COMMANDS if words[0] in ("python", "torchrun")]
+MODULES = [(page, words[words.index("-m") + 1 :]) for page, words in PYTHON if "-m" in words]
+PROGRAM_FILES = [words[1] for _, words in PYTHON if "-m" not in words]
 MODULES += [(page, ["benchmarks.accuracy", *words[1:]]) for page, words in KEEPSIGHT if words[0] == "bench"]
-GPU, DECODING, PASSES = typer.Typer(), typer.Typer(), typer.Typer()
-GPU.command()(benchmarks.gpu.run)
-PASSES.command()(benchmarks.passes.run)
-DECODING.command()(benchmarks.decoding.run)
 PROGRAMS = {
     "benchmarks.accuracy": benchmarks.accuracy.cli.app,
     "benchmarks.cost": benchmarks.cost.__main__.app,
-    "benchmarks.decoding": DECODING,
-    "benchmarks.gpu": GPU,
-    "benchmarks.passes": PASSES,
+    "benchmarks.decoding": benchmarks.decoding.__main__.app,
+    "benchmarks.gpu": benchmarks.gpu.__main__.app,
+    "benchmarks.passes": benchmarks.passes.__main__.app,
     "benchmarks.serving": benchmarks.serving.__main__.app,
 }
 SCRIPTS = [(page, words) for page, words in COMMANDS if words[0].startswith("scripts/")]
-KNOWN_PROGRAMS = {"keepsight", "curl", "docker", "python", "torchrun", "scripts/demo", "scripts/test", "scripts/check"}
+KNOWN_PROGRAMS = {"keepsight", "curl", "docker", "python", "torchrun"} | {
+    f"scripts/{name}" for name in ("demo", "test", "check", "pin-images")
+}
 
 
 def parse(words: list[str], program: typer.Typer = app) -> None:
@@ -60,10 +63,50 @@ def test_benchmarks_parse(page: Path, words: list[str]) -> None:
     parse(words[1:], PROGRAMS[words[0]])
 
 
+def test_python_programs_exist() -> None:
+    assert PROGRAM_FILES
+    assert [file for file in PROGRAM_FILES if not (ROOT / file).is_file()] == []
+
+
 def test_a_command_that_does_not_exist_would_be_noticed() -> None:
     for words in (["teach", "photos/", "--classes", "3"], ["upp"], ["keys", "make"], ["teach"]):
         with pytest.raises((TyperException, AssertionError)):
             parse(words)
+
+
+def settings_that_are_set() -> list[tuple[str, str, str]]:
+    """(page, name, value) of every `--set name=value`, in shell blocks and in running text."""
+    found: list[tuple[str, str, str]] = []
+    for page in PAGES:
+        given = [
+            word for words in command_lines(page) for option, word in itertools.pairwise(words) if option == "--set"
+        ]
+        given += re.findall(r"--set (\w+=[^\s`]+)", prose(page))
+        for name, _, value in (each.partition("=") for each in given):
+            if (name, value) not in (("name", "value"), ("KEY", "VALUE")):
+                found.append((page.name, name, value))
+    return found
+
+
+def settings_that_are_swept() -> list[tuple[str, str, str]]:
+    """The same of every value in a `bench sweep`."""
+    found = []
+    for page, words in KEEPSIGHT:
+        if words[:2] == ["bench", "sweep"]:
+            values = itertools.takewhile(lambda word: not word.startswith("--"), words[4:])
+            found += [(page.name, words[3], value) for value in values]
+    return found
+
+
+@pytest.mark.parametrize(("page", "name", "value"), [*settings_that_are_set(), *settings_that_are_swept()])
+def test_hyper_parameters_that_are_set_or_swept_exist_and_can_have_the_value(page: str, name: str, value: str) -> None:
+    parsed = json.loads(value) if re.match(r"null|true|false|[\d.-]", value) else value
+    LearnerConfig.model_validate({name: parsed})
+
+
+def test_some_hyper_parameters_are_set_and_some_are_swept() -> None:
+    assert len(settings_that_are_set()) > 2
+    assert len(settings_that_are_swept()) > 2
 
 
 def test_every_program_is_one_that_a_reader_has() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Collection
 from fractions import Fraction
 from typing import Any
 
@@ -12,6 +13,7 @@ import typer.main
 from pydantic import BaseModel
 
 from app.settings import Settings
+from exchange.settings import SharedSettings
 from keepsight.cli.main import app as cli
 from keepsight.local.up import UpSettings
 from segp_cl.config import LearnerConfig
@@ -46,10 +48,20 @@ def defaults(model: type[BaseModel]) -> dict[str, Any]:
     return {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
 
 
-@pytest.mark.parametrize(("heading", "model"), [("## Server", Settings), ("## Worker", WorkerSettings)])
-def test_every_setting_is_there_with_its_default(heading: str, model: type[BaseModel]) -> None:
+@pytest.mark.parametrize(
+    ("heading", "model", "elsewhere"),
+    [
+        ("## Server and worker", SharedSettings, ()),
+        ("## Server", Settings, SharedSettings.model_fields),
+        ("## Worker", WorkerSettings, SharedSettings.model_fields),
+    ],
+)
+def test_every_setting_is_there_with_its_default(
+    heading: str, model: type[BaseModel], elsewhere: Collection[str]
+) -> None:
     documented = table(heading)
-    expected = {PREFIX + name.upper(): default for name, default in defaults(model).items()}
+    own = {name: default for name, default in defaults(model).items() if name not in elsewhere}
+    expected = {PREFIX + name.upper(): default for name, default in own.items()}
     assert documented.keys() == expected.keys()
     wrong = {
         name: documented[name][0] for name, default in expected.items() if not agrees(documented[name][0], default)

@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Callable
 
@@ -93,6 +94,13 @@ def test_open_choices_name_settings_that_exist() -> None:
     for cells in rows(section(PAGE, "## Open choices")):
         if len(cells) == 4:
             assert set(names(cells[2])) <= known, cells
+
+
+def test_values_that_switch_off_what_is_ours_are_possible() -> None:
+    given = [name for cells in rows(section(PAGE, "## What is ours")) for name in names(cells[2])]
+    assert len(given) > 5
+    for name, _, value in (setting.partition("=") for setting in given):
+        LearnerConfig.model_validate({name: json.loads(value)})
 
 
 def test_measurements_of_the_prototype_carry_their_caveat() -> None:

@@ -47,7 +47,7 @@ class Keepsight:
 
     def popen(self, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "keepsight", *arguments],
+            [sys.executable, "-P", "-m", "keepsight", *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder, env=self.environment,
         )  # fmt: skip
         self.started.append(process)

@@ -77,8 +77,8 @@ def test_teach_classify_roll_back_and_stop(keepsight: Any, colours: Path, finish
     for background in ((), ("--detach",)):
         other = keepsight("up", "--port", url.rpartition(":")[2], "--store", "other/store", *background)
         assert other.code == 1
-        assert other.err.startswith("keepsight: Port ")
-        assert other.err.endswith(" is in use; stop what listens there, or choose another with --port.\n")
+        assert other.err.startswith("keepsight: port ")
+        assert other.err.endswith(" is in use; stop what listens there, or choose another with --port\n")
 
     # No image stays, and stopping is clean and quick.
     assert [path for path in (keepsight.folder / "var" / "spool").rglob("*") if path.is_file()] == []
@@ -99,7 +99,7 @@ def test_when_a_part_is_killed_up_says_which_and_stops_the_rest(keepsight: Any, 
     os.kill(note["parts"]["server"], signal.SIGKILL)
     ended = finish(process)
     assert ended.code == 1
-    assert "keepsight: The server was killed by SIGKILL; its log, " in ended.err
+    assert "keepsight: the server was killed by SIGKILL; its log, " in ended.err
     assert keepsight.left_running() == []
 
 
@@ -116,7 +116,7 @@ def test_a_killed_worker_leaves_the_service_serving_and_is_started_again(
     process.terminate()
     stopped = finish(process)
     assert stopped.code == 0, stopped.err
-    assert "The worker was killed by SIGKILL" in stopped.err
+    assert "keepsight: the worker was killed by SIGKILL" in stopped.err
     assert "it is started again" in stopped.err
     assert keepsight.left_running() == []
 
@@ -141,6 +141,6 @@ def test_a_killed_up_leaves_nothing_and_its_store_can_be_served_again_in_the_bac
 def test_a_server_that_refuses_its_settings_is_quoted(keepsight: Any) -> None:
     ran = keepsight("up", "--no-worker", "--host", "0.0.0.0", "--port", "0")
     assert ran.code == 1
-    assert "The server ended with exit code" in ran.err
+    assert "the server ended with exit code" in ran.err
     assert "refusing to bind to 0.0.0.0" in ran.err
     assert keepsight.left_running() == []

@@ -1,15 +1,22 @@
-"""The top-level names are generic (docs/adr/0001): nobody else may own them, and there are no others."""
+"""What the two distributions own and say of themselves.
+
+The top-level names are generic (docs/adr/0001): nobody else may own them, and there are no others.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from importlib.metadata import Distribution, distributions, packages_distributions
+from importlib.metadata import Distribution, distributions, packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
 
+import keepsight
+import keepsight.client
+
 OURS = ("app", "benchmarks", "exchange", "keepsight", "model_store", "segp_cl", "worker")
+OWNERS = {name: {"keepsight"} for name in OURS} | {"keepsight": {"keepsight", "keepsight-client"}}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -27,8 +34,8 @@ def owners(name: str, installed: Iterator[Distribution]) -> set[str]:
 
 @pytest.mark.parametrize("name", OURS)
 def test_no_other_distribution_owns_the_name(name: str) -> None:
-    assert owners(name, iter(distributions())) == {"keepsight"}
-    assert set(packages_distributions()[name]) == {"keepsight"}
+    assert owners(name, iter(distributions())) == OWNERS[name]
+    assert set(packages_distributions()[name]) == OWNERS[name]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -40,6 +47,21 @@ def test_what_is_imported_is_this_repositorys(name: str) -> None:
 def test_the_distribution_ships_these_packages_and_no_other() -> None:
     shipped = {name for name, owned_by in packages_distributions().items() if "keepsight" in owned_by}
     assert {name for name in shipped if not name.startswith("__editable__")} == set(OURS)
+
+
+def test_the_client_is_imported_from_beside_the_service() -> None:
+    assert [Path(folder).resolve() for folder in keepsight.client.__path__] == [ROOT / "keepsight" / "client"]
+
+
+def test_everything_says_one_version() -> None:
+    said = keepsight.client.__version__
+    assert keepsight.__version__ == said
+    assert {name: version(name) for name in ("keepsight", "keepsight-client")} == {
+        "keepsight": said,
+        "keepsight-client": said,
+    }
+    assert f"keepsight-client=={said}" in (requires("keepsight") or [])
+    assert f"\n## [{said}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_an_owner_is_found_by_its_files_alone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from benchmarks.accuracy.datasets.types import (
     Dataset,
     DatasetError,
     DatasetMissingError,
+    peer_dataset,
     shown,
-    usual_tasks,
 )
 
 CLASSES = 100
@@ -59,14 +60,8 @@ def load_caltech101(root: Path, cache: Path) -> Dataset:
         train, test = split_classes(images, folders, first=TRAIN_PER_CLASS)
     else:
         train, test = (_listed(images, folders, path) for path in lists)
-    return Dataset(
-        name="caltech101",
-        classes=tuple(shown(name) for name in folders),
-        train=train,
-        test=test,
-        tasks=usual_tasks(10, len(folders)),
-        class_order=tuple(np.random.default_rng(PEER_SEED).permutation(len(folders)).tolist()),
-    )
+    order = tuple(np.random.default_rng(PEER_SEED).permutation(len(folders)).tolist())
+    return replace(peer_dataset("caltech101", [shown(name) for name in folders], train, test), class_order=order)
 
 
 def unpacked(archive: Path, cache: Path) -> Path:

@@ -8,15 +8,7 @@ import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from benchmarks.accuracy.datasets.images import ArrayImages
-from benchmarks.accuracy.datasets.types import (
-    Dataset,
-    DatasetError,
-    DatasetMissingError,
-    peer_order,
-    require,
-    shown,
-    usual_tasks,
-)
+from benchmarks.accuracy.datasets.types import Dataset, DatasetError, DatasetMissingError, peer_dataset, require, shown
 
 
 # torchvision hashes every file each time it opens either split, and refuses a re-packed copy that reads just as well.
@@ -62,14 +54,8 @@ def _load(
     for file in [*(file for file, _ in kind.train_list + kind.test_list), kind.meta["filename"]]:
         require(folder / file, name, layout)
     train, test = kind(root, train=True, download=False), kind(root, train=False, download=False)
-    return Dataset(
-        name=name,
-        classes=tuple(shown(published) for published in train.classes),
-        train=ArrayImages(train.data, train.targets),
-        test=ArrayImages(test.data, test.targets),
-        tasks=usual_tasks(tasks, len(train.classes)),
-        class_order=peer_order(len(train.classes)),
-    )
+    images = (ArrayImages(part.data, part.targets) for part in (train, test))
+    return peer_dataset(name, [shown(published) for published in train.classes], *images, tasks=tasks)
 
 
 def _load_npz(path: Path, layout: str) -> Dataset:
@@ -80,16 +66,8 @@ def _load_npz(path: Path, layout: str) -> Dataset:
             )
     except KeyError as error:
         raise DatasetMissingError(f"data set cifar10: {path}: {error.args[0]}; expected {layout}") from error
-    classes = tuple(shown(str(name)) for name in names)
     try:
         train, test = ArrayImages(x_train, y_train.tolist()), ArrayImages(x_test, y_test.tolist())
     except ValueError as error:
         raise DatasetError(f"data set cifar10: {path}: {error}") from error
-    return Dataset(
-        name="cifar10",
-        classes=classes,
-        train=train,
-        test=test,
-        tasks=usual_tasks(5, len(classes)),
-        class_order=peer_order(len(classes)),
-    )
+    return peer_dataset("cifar10", [shown(str(name)) for name in names], train, test, tasks=5)

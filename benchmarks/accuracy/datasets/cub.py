@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.accuracy.datasets.images import FileImages
-from benchmarks.accuracy.datasets.types import Dataset, DatasetError, peer_order, require, usual_tasks
+from benchmarks.accuracy.datasets.types import Dataset, DatasetError, peer_dataset, require
 
 
 def load_cub200(root: Path, cache: Path) -> Dataset:
@@ -37,8 +37,8 @@ def load_cub200(root: Path, cache: Path) -> Dataset:
         chosen = sorted((image for image in images if split[image] == flag), key=int)
         return FileImages(folder, [images[image] for image in chosen], [position[labels[image]] for image in chosen])
 
-    classes = tuple(published[identifier].split(".", 1)[-1].replace("_", " ") for identifier in position)
-    return Dataset("cub200", classes, part("1"), part("0"), usual_tasks(10, len(classes)), peer_order(len(classes)))
+    classes = [published[identifier].split(".", 1)[-1].replace("_", " ") for identifier in position]
+    return peer_dataset("cub200", classes, part("1"), part("0"))
 
 
 def _pairs(path: Path) -> dict[str, str]:

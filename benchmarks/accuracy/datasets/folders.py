@@ -8,15 +8,7 @@ from pathlib import Path
 
 from benchmarks.accuracy.datasets.images import FileImages
 from benchmarks.accuracy.datasets.selection import split_by_hash
-from benchmarks.accuracy.datasets.types import (
-    Dataset,
-    DatasetError,
-    DatasetMissingError,
-    peer_order,
-    require,
-    shown,
-    usual_tasks,
-)
+from benchmarks.accuracy.datasets.types import Dataset, DatasetError, DatasetMissingError, peer_dataset, require, shown
 
 TRAIN_SHARE = 0.8
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
@@ -50,14 +42,7 @@ def load_folder(path: Path) -> Dataset:
         splits = split_classes(path, folders)
     if not folders:
         raise DatasetMissingError(f"{path} holds no class folders; expected {layout}")
-    return Dataset(
-        name=name,
-        classes=tuple(shown(folder) for folder in folders),
-        train=splits[0],
-        test=splits[1],
-        tasks=usual_tasks(10, len(folders)),
-        class_order=peer_order(len(folders)),
-    )
+    return peer_dataset(name, [shown(folder) for folder in folders], *splits)
 
 
 def class_folders(path: Path) -> list[str]:

@@ -9,14 +9,7 @@ from pathlib import Path
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
 from benchmarks.accuracy.datasets.folders import class_folders, of_classes, split_classes
-from benchmarks.accuracy.datasets.types import (
-    Dataset,
-    DatasetMissingError,
-    peer_order,
-    require,
-    shown,
-    usual_tasks,
-)
+from benchmarks.accuracy.datasets.types import Dataset, DatasetMissingError, peer_dataset, peer_order, require, shown
 
 SUBSET_CLASSES = 100
 _WNID = re.compile(r"n\d{8}")
@@ -43,8 +36,8 @@ def load_imagenet_r(root: Path, cache: Path) -> Dataset:
     else:
         wnids = _wnids(base, "imagenet-r", layout)
         train, test = split_classes(base, wnids)
-    classes = tuple(shown(_named(wnid, names, base / "README.txt")) for wnid in wnids)
-    return Dataset("imagenet-r", classes, train, test, usual_tasks(10, len(wnids)), peer_order(len(wnids)))
+    classes = [shown(_named(wnid, names, base / "README.txt")) for wnid in wnids]
+    return peer_dataset("imagenet-r", classes, train, test)
 
 
 def load_imagenet_sub(root: Path, cache: Path) -> Dataset:
@@ -76,7 +69,7 @@ def load_imagenet_sub(root: Path, cache: Path) -> Dataset:
             f"{base / 'classnames.txt'}; expected {layout}"
         )
     train, test = of_classes(base, wnids, "train"), of_classes(base, wnids, "val")
-    return Dataset("imagenet-sub", tuple(classes), train, test, usual_tasks(10, len(wnids)), peer_order(len(wnids)))
+    return peer_dataset("imagenet-sub", classes, train, test)
 
 
 def _wnids(folder: Path, dataset: str, layout: str) -> Sequence[str]:

@@ -38,12 +38,7 @@ class FileImages:
 
     def __init__(self, root: Path, names: Sequence[str], labels: Sequence[int]) -> None:
         _check_lengths(len(names), len(labels))
-        self._root, self._names, self._labels = root, tuple(names), tuple(labels)
-
-    @property
-    def labels(self) -> Sequence[int]:
-        """Position in `Dataset.classes` of every image."""
-        return self._labels
+        self._root, self._names, self.labels = root, tuple(names), tuple(labels)
 
     def open(self, index: int) -> Image.Image:
         """The image as RGB, at full size, upright.
@@ -78,12 +73,7 @@ class ArrayImages:
         _check_lengths(len(pixels), len(labels))
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
             raise ValueError(f"expected 8-bit pixels [N, height, width, 3], got {pixels.dtype} {list(pixels.shape)}")
-        self._pixels, self._labels = pixels, tuple(int(label) for label in labels)
-
-    @property
-    def labels(self) -> Sequence[int]:
-        """Position in `Dataset.classes` of every image."""
-        return self._labels
+        self._pixels, self.labels = pixels, tuple(int(label) for label in labels)
 
     def open(self, index: int) -> Image.Image:
         """The image as RGB; a copy, so that drawing on it does not alter the data set."""
@@ -100,12 +90,7 @@ class SelectedImages:
     def __init__(self, images: LabelledImages, indices: Sequence[int]) -> None:
         self._images, self._indices = images, tuple(indices)
         labels = images.labels
-        self._labels = tuple(labels[index] for index in self._indices)
-
-    @property
-    def labels(self) -> Sequence[int]:
-        """Position in `Dataset.classes` of every image."""
-        return self._labels
+        self.labels = tuple(labels[index] for index in self._indices)
 
     def open(self, index: int) -> Image.Image:
         """The image as RGB, at full size; raises what the images it was selected from raise."""

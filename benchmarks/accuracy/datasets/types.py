@@ -69,6 +69,14 @@ class Dataset:
             raise DatasetError(f"{self.name} has {len(self.classes)} classes; they cannot make {self.tasks} tasks")
 
 
+def peer_dataset(
+    name: str, classes: Sequence[str], train: LabelledImages, test: LabelledImages, *, tasks: int = 10
+) -> Dataset:
+    """A data set in the peers' order, in `tasks` tasks or fewer where there are not that many classes."""
+    count = len(classes)
+    return Dataset(name, tuple(classes), train, test, usual_tasks(tasks, count), peer_order(count))
+
+
 def peer_order(classes: int) -> tuple[int, ...]:
     """The peers' order (PyCIL: `np.random.seed(1993); np.random.permutation(n)`), without seeding anything global."""
     return tuple(np.random.RandomState(PEER_SEED).permutation(classes).tolist())

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from benchmarks.accuracy.datasets.images import FileImages
-from benchmarks.accuracy.datasets.types import Dataset, DatasetError, peer_order, require, usual_tasks
+from benchmarks.accuracy.datasets.types import Dataset, DatasetError, peer_dataset, require
 
 
 def load_ucf101(root: Path, cache: Path) -> Dataset:
@@ -40,14 +40,8 @@ def load_ucf101(root: Path, cache: Path) -> Dataset:
             labels.append(position[action])
         return FileImages(frames, files, labels)
 
-    return Dataset(
-        name="ucf101",
-        classes=tuple(" ".join(_words(action)).lower() for action in actions),
-        train=part("trainlist01.txt"),
-        test=part("testlist01.txt"),
-        tasks=usual_tasks(10, len(actions)),
-        class_order=peer_order(len(actions)),
-    )
+    classes = [" ".join(_words(action)).lower() for action in actions]
+    return peer_dataset("ucf101", classes, part("trainlist01.txt"), part("testlist01.txt"))
 
 
 def _words(action: str) -> list[str]:

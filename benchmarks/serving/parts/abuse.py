@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 import re
 import time
 from typing import Any, Final
 
 from benchmarks.serving.abuse_client import CLASSIFY, eight_with_one_bad, seven_right_one_error
-from benchmarks.serving.foreign import FOREIGN_LIMIT_CORES, ForeignMeter
+from benchmarks.serving.foreign import foreign_meter, load_summary
 from benchmarks.serving.proc import memory_mib
 from benchmarks.serving.servers import Server, running
 from benchmarks.serving.versions import api_pids
@@ -32,7 +31,7 @@ def measure(place: Workplace) -> dict[str, Any]:
         )
         with server.awake():
             before, kind = memory_mib(pids)
-            meter, begun = ForeignMeter(), time.monotonic()
+            read, begun = foreign_meter(), time.monotonic()
             found = generator.do(
                 op="abuse",
                 port=server.port,
@@ -41,7 +40,7 @@ def measure(place: Workplace) -> dict[str, Any]:
                 clients=plan.abuse_clients,
                 on_event=place.tell,
             )
-            wall_s, foreign = time.monotonic() - begun, meter.read()
+            wall_s, foreign = time.monotonic() - begun, read()
             eight = seven_right_one_error(*_send(server, eight_with_one_bad(photos)))
             stuck, settled_s = _settled(server)
             after, _ = memory_mib(pids)
@@ -60,13 +59,7 @@ def measure(place: Workplace) -> dict[str, Any]:
         "memory_mib": [before, after],
         "memory_counted_as": kind,
         "photos": described,
-        "load": {
-            "windows": 1,
-            "thrown_away": 0,
-            "noisy": int(foreign > FOREIGN_LIMIT_CORES),
-            "foreign_cores_median": foreign,
-            "foreign_cores_most": foreign,
-        },
+        "load": load_summary([foreign]),
     }
 
 
@@ -93,10 +86,4 @@ def _send(server: Server, request: bytes) -> tuple[int, bytes]:
     first, *lines = head.decode().split("\r\n")
     _, path, _ = first.split(" ")
     headers = dict(line.split(": ", 1) for line in lines)
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    try:
-        connection.request("POST", path, body, headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
+    return server.ask("POST", path, body, headers)

@@ -62,26 +62,22 @@ def _model(
 
     freeze(server.root, frozen=True)
     best, tried = _best_loop(place, model, alone)
-    loads = interleaved(
+    windows: list[Window] = []
+    for sides in (
         {
             "server": lambda: under_load(plan.bare_clients, plan.bare_window_s),
             "loop": lambda: alone(op="loop", seconds=plan.bare_window_s, **best),
         },
-        rounds=plan.bare_rounds,
-        gate=place.gate,
-        on_window=lambda what: place.tell(f"{model}, {what}"),
-    )
-    singles = interleaved(
         {
             "one client": lambda: under_load(1, plan.single_window_s),
             "single": lambda: alone(op="single", seconds=plan.single_window_s),
         },
-        rounds=plan.bare_rounds,
-        gate=place.gate,
-        on_window=lambda what: place.tell(f"{model}, {what}"),
-    )
+    ):
+        windows += interleaved(
+            sides, rounds=plan.bare_rounds, gate=place.gate, on_window=lambda what: place.tell(f"{model}, {what}")
+        )
     freeze(bare.pid, frozen=False)  # so that it can end
-    return [*loads, *singles], {"loop": best, "loops_tried": tried}
+    return windows, {"loop": best, "loops_tried": tried}
 
 
 def _best_loop(place: Workplace, model: str, alone: Any) -> tuple[dict[str, int], Sequence[Mapping[str, Any]]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.serving.child import Child
 from benchmarks.serving.contenders import CLASSIFY, EMBED, PEERS, Peer, PeerError, Settings, install, versions
-from benchmarks.serving.figures import median_ratio, median_value
+from benchmarks.serving.figures import least_centred_cosine, median_ratio, median_value
 from benchmarks.serving.foreign import Window, interleaved, load_of
 from benchmarks.serving.proc import freeze
 from benchmarks.serving.servers import Server, ServerError, running
@@ -181,10 +181,3 @@ def vector(body: str) -> np.ndarray[Any, Any]:
     """The one vector of an embeddings answer, sent in base64."""
     text = json.loads(body)["data"][0]["embedding"]
     return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float64)
-
-
-def least_centred_cosine(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
-    """Row by row the cosine of two sets of vectors less their means; the least of them."""
-    a, b = ours - ours.mean(axis=0), theirs - theirs.mean(axis=0)
-    cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    return float(cosines.min())

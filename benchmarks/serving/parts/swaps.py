@@ -11,10 +11,10 @@ from typing import Any
 from benchmarks.serving.answers import judge, least_difference, p99_ratio, scores_of, split_by_swaps
 from benchmarks.serving.child import Child
 from benchmarks.serving.figures import quantile
-from benchmarks.serving.foreign import FOREIGN_LIMIT_CORES, ForeignMeter
+from benchmarks.serving.foreign import foreign_meter, load_summary
+from benchmarks.serving.plan import CLASSES
 from benchmarks.serving.proc import memory_mib
 from benchmarks.serving.servers import Server, ServerError, running
-from benchmarks.serving.stores_names import CLASSES
 from benchmarks.serving.versions import Move, api_pids, move
 from benchmarks.serving.wire import Shape
 from benchmarks.serving.workplace import COMPACT, Workplace
@@ -71,13 +71,7 @@ def measure(place: Workplace) -> dict[str, Any]:
         "latencies_ms": {"swap": [round(x, 1) for x in touched], "steady": [round(x, 1) for x in steady]},
         "timeline": _timeline(log),
         "photos": described,
-        "load": {
-            "windows": len(loads),
-            "thrown_away": 0,  # one run, of which no piece can be repeated alone
-            "noisy": sum(load > FOREIGN_LIMIT_CORES for load in loads),
-            "foreign_cores_median": median(loads) if loads else None,
-            "foreign_cores_most": max(loads, default=None),
-        },
+        "load": load_summary(loads),  # one run, of which no piece can be repeated alone
     }
 
 
@@ -116,7 +110,7 @@ def _swapped(
     time.sleep(plan.warm_s + plan.steady_s)
     for number in range(1, plan.swaps + 1):
         place.tell(f"swap {number} of {plan.swaps}")
-        meter = ForeignMeter()
+        foreign = foreign_meter()
         begin = time.monotonic()
         kind, to = ("promote", versions[1]) if number % 2 else ("rollback", versions[0])
         done: Move | None = None
@@ -139,7 +133,7 @@ def _swapped(
                 "commit_s": done.commit_s if done else None,
                 "memory_mib": median(mib for mib, _ in looks),
                 "memory_kind": looks[0][1],
-                "foreign": meter.read(),
+                "foreign": foreign(),
             }
         )
     generator.do(op="stop")

@@ -14,7 +14,7 @@ from keepsight.client.api import PathName
 def classify(
     images: Annotated[list[str], typer.Argument(metavar="IMG...", help="Image files, folders or globs.")],
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Predictions per image.")] = 1,
-    path: Annotated[PathName, typer.Option(help="Which scores decide: both paths fused, or one of them.")] = "fused",
+    path: Annotated[PathName, typer.Option(help="Which scores rank: both paths fused, or one of them.")] = "fused",
     labels: Annotated[
         str | None,
         typer.Option(help="Comma-separated words to choose among instead of the served classes (text path)."),

@@ -11,10 +11,10 @@ from keepsight.cli import console, options
 from keepsight.cli.errors import CommandError
 from keepsight.client.api import TERMINAL_STATES
 
-app = typer.Typer(help="The jobs that the service remembers: list, show, cancel.", rich_markup_mode=None)
+app = typer.Typer(help="List the stored jobs; show or cancel one.", rich_markup_mode=None)
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
-Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on until everything has ended.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Keep watching until all have ended.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -25,7 +25,7 @@ def list_jobs(
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
 ) -> None:
-    """The jobs that the service remembers: list, show, cancel."""
+    """List the stored jobs; show or cancel one."""
     if context.invoked_subcommand is not None:
         return
     from keepsight.cli.views import jobs_table
@@ -80,7 +80,7 @@ def show(
 def cancel(
     job_id: JobId, url: options.Url = options.URL, api_key: options.ApiKey = None, as_json: options.Json = False
 ) -> None:
-    """Ask a job to stop; it does within one step and leaves nothing behind."""
+    """Ask a job to stop. It stops within one step and leaves nothing behind."""
     with options.connect(url, api_key) as client:
         job = client.cancel(job_id)
     if as_json:

@@ -16,14 +16,14 @@ app = typer.Typer(help="Create, list and revoke API keys in the key file.", no_a
 
 @app.command("create")
 def create(
-    name: Annotated[str, typer.Argument(help="Whose key it is; the journal will say so.")],
-    scopes: Annotated[str, typer.Option("--scopes", "-s", help="Comma-separated: what the key may do.")] = ",".join(
+    name: Annotated[str, typer.Argument(help="The key's owner, named in the journal.")],
+    scopes: Annotated[str, typer.Option("--scopes", "-s", help="Comma-separated: what the key allows.")] = ",".join(
         SCOPES
     ),
     keys_file: options.KeysPath = options.KEYS_FILE,
     as_json: options.Json = False,
 ) -> None:
-    """Create a key and print it, for the only time. From the first key on, the service asks for one."""
+    """Create a key and print it once. As soon as a key exists, the service requires one."""
     try:
         created = KeyFile(keys_file).create(name, [s.strip() for s in scopes.split(",") if s.strip()])
     except KeyFileError as error:
@@ -61,7 +61,7 @@ def revoke(
     keys_file: options.KeysPath = options.KEYS_FILE,
     as_json: options.Json = False,
 ) -> None:
-    """Make a key useless from now on."""
+    """Revoke a key from now on."""
     try:
         key = KeyFile(keys_file).revoke(key_id)
     except KeyFileError as error:
@@ -73,7 +73,7 @@ def revoke(
 
 
 def describe(key: Key) -> dict[str, object]:
-    """A key without its hash."""
+    """Return a key without its hash."""
     return {
         "id": key.id,
         "name": key.name,

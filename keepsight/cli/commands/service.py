@@ -39,20 +39,18 @@ def up(
     ] = None,
     api_processes: Annotated[
         int,
-        typer.Option(envvar="KEEPSIGHT_API_PROCESSES", min=1, help="Server processes that share the port."),
+        typer.Option(envvar="KEEPSIGHT_API_PROCESSES", min=1, help="Servers that share the port."),
     ] = 1,
-    devices: Annotated[
-        str | None, typer.Option(help="Devices of the server processes, in turn: cuda:0,cuda:1.")
-    ] = None,
+    devices: Annotated[str | None, typer.Option(help="Devices of the servers, in turn: cuda:0,cuda:1.")] = None,
     metrics_port: Annotated[
         int | None,
-        typer.Option(min=1, max=65535, help="Serve each process's metrics on a port of its own, from this one on."),
+        typer.Option(min=1, max=65535, help="Serve each server's metrics on its own port, from this one on."),
     ] = None,
     redis_url: Annotated[
         str | None,
         typer.Option(envvar="KEEPSIGHT_REDIS_URL", help="Use this broker instead of starting the embedded one."),
     ] = None,
-    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Start a worker, so that it can learn.")] = True,
+    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Start a worker, which learns classes.")] = True,
     ready_timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait until the service is ready.")] = 300.0,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when ready; stop it with `down`.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Copy the parts' logs to stderr.")] = False,
@@ -60,7 +58,8 @@ def up(
 ) -> None:
     """Start broker, worker and server on this machine, and stop them together (Ctrl-C).
 
-    If one of them ends by itself, says which and why, stops the others, and exits with a non-zero code.
+    A worker that ends is started again, and so is one of several servers. If another part ends, the command stops the
+    others, says which ended and why, and exits with a non-zero code.
     """
     from keepsight.local.up import UpSettings, run
 
@@ -128,7 +127,7 @@ def up(
 
 
 def announce(note: dict[str, Any], *, as_json: bool, stop_with: str) -> None:
-    """Say where the service is."""
+    """Print the service's address."""
     if as_json:
         console.print_json(note)
         return
@@ -164,13 +163,13 @@ def demo(
     ] = None,
     short: Annotated[bool, typer.Option("--short", help="A smaller slice of the images.")] = False,
     stop_at_end: Annotated[
-        bool, typer.Option("--exit", help="Stop the service at the end; exit code 1 if a step did not hold.")
+        bool, typer.Option("--exit", help="Stop the service at the end; exit code 1 if a check failed.")
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port [default: 8000, or a free one]")] = 8000,
-    folder: Annotated[Path, typer.Option(help="Where the demo keeps its store; made anew.")] = Path("var/demo"),
+    folder: Annotated[Path, typer.Option(help="The demo's folder, which is created anew.")] = Path("var/demo"),
     as_json: options.Json = False,
 ) -> None:
-    """Show it: start a fresh service, teach it real images in tasks, measure every version, and roll back exactly."""
+    """Start a fresh service, teach it real images, measure every version, and check that a rollback is exact."""
     from keepsight.cli.commands.teaching import parse_overrides
     from keepsight.demo.service import DemoSettings
     from keepsight.demo.tour import run_demo
@@ -190,4 +189,4 @@ def demo(
         console.print_json(report)
     failed = [check["name"] for check in report["checks"] if not check["held"]]
     if failed:
-        raise CommandError(f"the tour did not hold: {'; '.join(failed)}")
+        raise CommandError(f"checks of the tour failed: {'; '.join(failed)}")

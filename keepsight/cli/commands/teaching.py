@@ -28,7 +28,7 @@ def teach(
     template: Annotated[
         str | None, typer.Option("--template", "-t", help='Prompt of the classes, for example "a photo of a {}."')
     ] = None,
-    extend: Annotated[bool, typer.Option("--extend", help="Known classes receive more data.")] = False,
+    extend: Annotated[bool, typer.Option("--extend", help="Allow more images of known classes.")] = False,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a hyper-parameter: epochs=5, strategy=naive."),
@@ -65,10 +65,10 @@ def teach(
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, object]:
-    """`epochs=5` and the like; values are JSON where they parse as JSON, otherwise strings.
+    """Parse pairs such as `epochs=5`; values are JSON if they parse as JSON, otherwise strings.
 
     Raises:
-        CommandError: not KEY=VALUE, or a key given twice.
+        CommandError: a pair is not KEY=VALUE, or a key is given twice.
     """
     config: dict[str, object] = {}
     for pair in pairs:
@@ -95,7 +95,7 @@ def upload(
     config: dict[str, object],
     seed: int | None,
 ) -> Accepted:
-    """Send a folder or an archive under a progress bar."""
+    """Send a folder or an archive, with a progress bar."""
     from keepsight.cli.follow import upload_bar
     from keepsight.client.uploads import open_task
 
@@ -120,7 +120,7 @@ def upload(
 
 
 def report_intake(accepted: Accepted) -> None:
-    """What the service found in the upload, on stderr."""
+    """Print what the service found in the upload, on stderr."""
     validation = accepted["validation"]
     note = console.err()
     note.print(
@@ -132,7 +132,7 @@ def report_intake(accepted: Accepted) -> None:
 
 
 def follow(client: Client, job_id: str, *, label: str) -> Job:
-    """Follow a job to its end. Ctrl-C asks on a terminal, and otherwise leaves the job running and says so."""
+    """Follow a job to its end. On a terminal, Ctrl-C asks what to do; elsewhere, it leaves the job running."""
     from keepsight.cli.follow import job_view, watch
 
     while True:
@@ -153,7 +153,7 @@ def follow(client: Client, job_id: str, *, label: str) -> Job:
 
 
 def ask_what_now(job_id: str) -> str:
-    """`cancel`, `leave` or `watch`, after Ctrl-C."""
+    """Ask what to do after Ctrl-C: `cancel`, `leave` or `watch`."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return "leave"
     try:

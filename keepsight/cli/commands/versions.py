@@ -36,14 +36,14 @@ def versions(
 
 def rollback(
     version: Annotated[
-        str | None, typer.Argument(metavar="[VERSION]", help="Where to [default: the current version's parent]")
+        str | None, typer.Argument(metavar="[VERSION]", help="Version to go back to [default: the current's parent]")
     ] = None,
     reason: options.Reason = "",
     url: options.Url = options.URL,
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
 ) -> None:
-    """Serve an earlier version again. Answers once the service serves it."""
+    """Roll back to an earlier version. Returns once all servers serve it."""
     with options.connect(url, api_key) as client:
         moved = client.rollback(version, reason=reason)
     report(moved, as_json=as_json)
@@ -56,14 +56,14 @@ def promote(
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
 ) -> None:
-    """Serve a version, for instance the one that was rolled back. Answers once the service serves it."""
+    """Promote a version, for instance one that was rolled back. Returns once all servers serve it."""
     with options.connect(url, api_key) as client:
         moved = client.promote(version, reason=reason)
     report(moved, as_json=as_json)
 
 
 def rollout(url: options.Url = options.URL, api_key: options.ApiKey = None, as_json: options.Json = False) -> None:
-    """Show what every serving process serves and prepares."""
+    """Show what every server serves and prepares."""
     from keepsight.cli.views import rollout_line, rollout_table
 
     with options.connect(url, api_key) as client:
@@ -76,7 +76,7 @@ def rollout(url: options.Url = options.URL, api_key: options.ApiKey = None, as_j
 
 
 def report(moved: Moved, *, as_json: bool) -> None:
-    """Say where the pointer went."""
+    """Print where CURRENT moved."""
     if as_json:
         console.print_json(moved)
     elif moved["serving"] == moved["to"]:

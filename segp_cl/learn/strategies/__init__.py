@@ -1,4 +1,4 @@
-"""Update strategies by the name a configuration gives them."""
+"""Update strategies by their name in the configuration."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from segp_cl.learn.training import Outcome, Session
 
 
 class Strategy(Protocol):
-    """How a task is learned. A strategy holds no state of its own: everything is in the session."""
+    """A way to learn a task. A strategy has no state of its own: everything is in the session."""
 
     def __call__(self, session: Session) -> Outcome:
         """Learn the session's task and return the parts of the new state."""

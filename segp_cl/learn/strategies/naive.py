@@ -1,4 +1,4 @@
-"""LoRA and cross-entropy only: what fine-tuning does when nothing holds the old classes in place."""
+"""LoRA and cross-entropy only: fine-tuning that does nothing against forgetting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segp_cl.losses import task_cross_entropy
 
 
 def learn_naive(session: Session) -> Outcome:
-    """Minimise (15) alone. New prototypes are class means (23), old ones are left stale."""
+    """Minimise (15) alone. New prototypes are class means (23), old ones do not change."""
     adapters = session.adapt()
     inputs = session.inputs(adapters)
     prompts = [c.prompt for c in session.task.classes]

@@ -1,4 +1,4 @@
-"""No training: new classes are the means of their images in the raw space as it is. Done in one pass."""
+"""No training: new prototypes are means of their images' raw features, computed in one pass."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from segp_cl.learn.training import Outcome, Session
 
 
 def learn_prototypes(session: Session) -> Outcome:
-    """Class means (23) of the current, unchanged model; old prototypes, texts and adapters stay as they are."""
+    """Compute class means (23) with the unchanged model; old prototypes, texts and adapters stay as they are."""
     if session.old.lora is not None:
         session.model.adapt(session.config, session.old.lora, generator=session.generator).merge()
     with session.report.phase("prototypes"):

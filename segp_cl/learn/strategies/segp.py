@@ -1,4 +1,4 @@
-"""SeGP-CL (arXiv 2603.12055), read downwards: anchors, training under both regularisers, prototypes."""
+"""SeGP-CL (arXiv 2603.12055), from top to bottom: anchors, training with both regularisers, prototypes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from segp_cl.types import Anchors
 
 @dataclass(frozen=True)
 class Teacher:
-    """What is kept of (F^T, G^T) and G^0: outputs, computed once. Anchors lie on the CPU, the rest on the device.
+    """Outputs of the teacher (F^T, G^T) and of the pretrained G^0, computed once.
 
-    `anchor_inputs` are the anchors behind the frozen stem (pixels where there is none), `anchor_classes` their rows.
+    `anchor_inputs` are the frozen stem's activations for the anchors (pixels if there is no stem), `anchor_classes` the
+    anchors' rows. `anchor_raw` and `pretrained_text` are on the device, the rest on the CPU.
     """
 
     anchor_inputs: Float[Tensor, "anchors ..."]
@@ -45,14 +46,14 @@ class Teacher:
 
 
 def learn_segp(session: Session) -> Outcome:
-    """L = L_cls + λ_ACGD L_ACGD + λ_GR L_GR (22), transferred and new prototypes (23)-(29), and an aligned head."""
+    """Minimise L_cls + λ_ACGD L_ACGD + λ_GR L_GR (22), compute all prototypes (23)-(29), and align the head."""
     adapters = session.adapt()
     inputs = session.inputs(adapters)
     with session.report.phase("anchors"):
         anchors = make_anchors(session, adapters, inputs)
     with session.report.phase("teacher"):
         teacher = consult_teacher(session, adapters, inputs, anchors)
-    del anchors  # their pixels; what is trained on is what the stem made of them
+    del anchors  # frees their pixels; training uses the stem's activations
     with session.report.phase("train"):
         train(session, adapters, inputs, regularised_step(session, inputs, teacher))
     with session.report.phase("prototypes"):
@@ -67,7 +68,7 @@ def learn_segp(session: Session) -> Outcome:
 
 @torch.no_grad()
 def make_anchors(session: Session, adapters: Adapters, inputs: Inputs) -> Anchors | None:
-    """DPGD (9)-(14) with the model as it was; None where there are no old classes."""
+    """Make anchors by DPGD (9)-(14) with the model before the update; None if there are no old classes."""
     if not session.old.classes:
         return None
     adapters.merge()
@@ -88,7 +89,7 @@ def make_anchors(session: Session, adapters: Adapters, inputs: Inputs) -> Anchor
 
 @torch.no_grad()
 def consult_teacher(session: Session, adapters: Adapters, inputs: Inputs, anchors: Anchors | None) -> Teacher:
-    """Everything the update needs of the model before it changes: its outputs for the anchors, and G^0's texts."""
+    """Compute what training needs of the model before it changes: its outputs for the anchors, and G^0's texts."""
     device, config = session.device, session.config
     with adapters.disabled():
         pretrained_text = session.text_features(session.prompts)
@@ -114,9 +115,9 @@ def consult_teacher(session: Session, adapters: Adapters, inputs: Inputs, anchor
 
 
 def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> StepLosses:
-    """The losses of one step: images and anchors in one forward pass, each class's text encoded at most once.
+    """Return the losses of a step: images and anchors in one forward pass, each class's text encoded at most once.
 
-    Old classes that the step does not sample stand as they were when last encoded, at first by the teacher.
+    Old classes that the step does not sample keep their last text features, at first the teacher's.
     """
     config, scale, old = session.config, session.model.logit_scale, len(session.old.classes)
     rows = torch.tensor(session.task_rows)
@@ -151,9 +152,9 @@ def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> Step
 
 
 def sampled_old_classes(session: Session, anchor_classes: Int64[Tensor, " anchor"]) -> Int64[Tensor, " some"]:
-    """The old classes whose texts a step encodes, ascending: drawn, those of its anchors before all others.
+    """Draw the old classes whose texts a step encodes, ascending; classes of its anchors take precedence.
 
-    Only these texts feel the gradient of (16)-(21) in that step; all would otherwise pass the tower in every one.
+    Only these texts get the gradient of (16)-(21) in that step; otherwise every step would have to encode all texts.
     """
     old, wanted = len(session.old.classes), session.config.old_classes_per_step
     if wanted is None or old <= wanted:
@@ -167,7 +168,7 @@ def sampled_old_classes(session: Session, anchor_classes: Int64[Tensor, " anchor
 
 
 def anchor_batches(session: Session, count: int) -> Iterator[Int64[Tensor, " anchor"]]:
-    """Endless batches of anchor positions: every anchor once before any comes again."""
+    """Yield batches of anchor positions endlessly: every anchor once before any is repeated."""
     size = min(session.config.anchor_batch_size, count)
     waiting = torch.empty(0, dtype=torch.int64)
     while True:
@@ -181,14 +182,14 @@ def anchor_batches(session: Session, count: int) -> Iterator[Int64[Tensor, " anc
 def anchor_features(
     session: Session, inputs: Inputs, anchors: Float[Tensor, "anchors ..."]
 ) -> Float[Tensor, "anchors raw"]:
-    """r(x) of all anchors by the model as it is now."""
+    """Compute r(x) of all anchors with the current model."""
     with session.model.each_weight_once():
         batches = torch.split(anchors, session.config.feature_batch_size)
         return torch.cat([inputs.raw_features(batch.to(session.device)) for batch in batches])
 
 
 def moved_prototypes(session: Session, inputs: Inputs, teacher: Teacher) -> Float[Tensor, "old raw"]:
-    """μ_t of the old classes (29), moved by the drift that their own anchors saw (24)-(28)."""
+    """Return μ_t of the old classes (29), moved by the drift of their own anchors (24)-(28)."""
     old = session.old.prototypes
     if not teacher.anchors or not session.config.transfer_prototypes:
         return old

@@ -1,4 +1,4 @@
-"""The last step of every strategy: class texts, the visual branch's statistics, and how much that branch weighs."""
+"""The last steps of every strategy: class texts, the visual branch's statistics, and the weight of that branch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from segp_cl.statistics import FeatureSampler, MomentSums, merge_covariances, me
 from segp_cl.types import HEAD, LoraState, Progress
 
 DRAWN_PER_CLASS = 8
-"""Features drawn of each old class to choose β by."""
+"""Features sampled from each old class to choose β."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the visual branch keeps of all seen classes."""
+    """The visual branch's statistics of all seen classes."""
 
     prototypes: Float[Tensor, "seen raw"]
     covariance: Float[Tensor, "raw raw"] | None
@@ -32,10 +32,10 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the task's images say of their classes to the towers as they will be served.
+    """Features and statistics from one pass over the task's images, by the towers as they will be served.
 
     `before` are the statistics without the images that were held out, `held_out` those images' features and labels,
-    `final` the statistics with them. `norm` is that of a usual raw feature.
+    `final` the statistics with them. `norm` is the usual norm of raw features.
     """
 
     before: Statistics
@@ -46,14 +46,14 @@ class Gathered:
 
     @cached_property
     def sampler(self) -> FeatureSampler | None:
-        """Features of all seen classes, where there is a covariance to draw them by; it is decomposed once."""
+        """A sampler of features of all seen classes, None without a covariance, which is decomposed once."""
         if self.before.covariance is None:
             return None
         return FeatureSampler(self.before.prototypes.to(self.norm), self.before.covariance.to(self.norm))
 
 
 def gather(session: Session, inputs: Inputs, old: Float[Tensor, "old raw"]) -> Gathered:
-    """One pass over the task's images, and one over the texts. `old`: the prototypes of the old classes by now."""
+    """Pass the task's images and all texts through the towers once. `old` are the old classes' current prototypes."""
     labels = torch.tensor(session.task.images.labels)
     trained_on, held_out = (_batches(session, part) for part in (session.trained_on, session.held_out))
     features = _features(session, inputs, [*trained_on, *held_out])
@@ -72,10 +72,10 @@ def gather(session: Session, inputs: Inputs, old: Float[Tensor, "old raw"]) -> G
 
 
 def statistics(session: Session, sums: MomentSums, old: Float[Tensor, "old raw"]) -> Statistics:
-    """Rows for all seen classes: `old`, then the new classes' means (23); the covariance over all images so far.
+    """Compute prototypes of all seen classes, `old` and then new means (23), and the covariance of all images so far.
 
-    A known class that received more data keeps its place: its old prototype and the mean of the new images are
-    averaged by how many images each stands for.
+    A known class that received more data keeps its row: its old prototype and the mean of the new images are averaged,
+    each weighted by its number of images.
     """
     moments = sums.moments()
     means = moments.means.cpu()
@@ -96,7 +96,7 @@ def statistics(session: Session, sums: MomentSums, old: Float[Tensor, "old raw"]
 
 
 def align(session: Session, adapters: Adapters, gathered: Gathered) -> None:
-    """Tell all seen classes apart by the head, where the model has one that is adapted and there is a covariance."""
+    """Train the head to separate all seen classes, if it is adapted and there is a covariance."""
     config, head = session.config, adapters.trainable_of(HEAD)
     if not (config.align_steps and head and gathered.sampler):
         return
@@ -116,13 +116,13 @@ def align(session: Session, adapters: Adapters, gathered: Gathered) -> None:
 
 
 def finish(session: Session, gathered: Gathered, *, lora: LoraState | None, anchors: int = 0) -> Outcome:
-    """The new state of a model whose weights are as they will be served.
+    """Assemble the parts of the new state.
 
     Args:
-        session: the update; its model holds the new weights.
-        gathered: what `gather` found.
+        session: the update; its model has the weights that will be served.
+        gathered: the result of `gather`.
         lora: the adapters to publish.
-        anchors: how many there were.
+        anchors: the number of anchors.
     """
     return Outcome(
         lora=lora,
@@ -135,13 +135,13 @@ def finish(session: Session, gathered: Gathered, *, lora: LoraState | None, anch
 
 
 def _fusion_weight(session: Session, gathered: Gathered) -> float:
-    """β, chosen on images that neither trained anything nor went into the statistics they are judged by."""
+    """Choose β on held-out images, which neither training nor the statistics used here have seen."""
     known, old = gathered.before, len(session.old.classes)
     raw = torch.cat([features for features, _ in gathered.held_out])
     rows = torch.tensor(session.task_rows)[torch.cat([labels for _, labels in gathered.held_out])]
     weights = torch.ones(len(rows))
     if old and gathered.sampler:
-        # held-out images are of new classes: drawn features, though easier than any image, object for the old ones
+        # held-out images are of new classes: sampled features, though easier than images, represent the old ones
         drawn = torch.arange(old).repeat(DRAWN_PER_CLASS)
         raw = torch.cat([raw, gathered.sampler.draw(drawn, gathered.norm, generator=session.generator)])
         per_new_class = len(rows) / len(session.task_rows)

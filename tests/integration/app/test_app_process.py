@@ -135,7 +135,7 @@ def test_a_device_that_is_not_there_is_refused(environment: dict[str, str], star
     process = start({**environment, "KEEPSIGHT_DEVICE": "cuda:99"})
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "the device cuda:99 was asked for, but PyTorch finds" in err.splitlines()[-1]
+    assert "the device cuda:99 was requested, but PyTorch finds" in err.splitlines()[-1]
 
 
 def test_it_serves_refuses_what_is_too_large_at_once_and_stops_when_told(

@@ -102,16 +102,16 @@ def bad_archives(picture: Picture) -> dict[str, tuple[int, bytes, str]]:
         "an absolute path": (422, zip_of({**cat, "/evil.png": picture(2)}), "absolute"),
         "a symbolic link": (422, link.getvalue(), "symbolic link"),
         "a zip bomb": (413, zip_of({"cat/1.png": bytes(70 * 1024 * 1024)}), "unpacks to"),
-        "only a nested archive": (422, zip_of({"cat/x.zip": zip_of(cat)}), "no image"),
-        "no image at all": (422, zip_of({}), "no image"),
+        "only a nested archive": (422, zip_of({"cat/x.zip": zip_of(cat)}), "no usable image"),
+        "no image at all": (422, zip_of({}), "no usable image"),
         "a class with none left": (422, zip_of({**cat, "dog/1.png": b"text"}), "'dog'"),
         "names that differ by case": (422, zip_of({**cat, "Cat/1.png": picture(2)}), "only by case"),
         "names that differ by form": (422, zip_of({f"{nfc}/1.png": picture(1), f"{nfd}/1.png": picture(2)}), "form"),
         "a name of 10,000 characters": (422, zip_of({"a" * 10_000 + "/1.png": picture(1)}), "10000 characters"),
         "a control character": (422, zip_of({"cat\x07/1.png": picture(1)}), "control character"),
         "a truncated zip": (422, zip_of(cat)[:-30], "damaged"),
-        "a picture": (415, picture(1), "none of the kinds"),
-        "nothing": (415, b"", "none of the kinds"),
+        "a picture": (415, picture(1), "format is unknown"),
+        "nothing": (415, b"", "format is unknown"),
     }
 
 

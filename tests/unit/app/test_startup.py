@@ -11,7 +11,7 @@ import torch
 
 from app.serving.batcher import Batcher
 from app.settings import Settings
-from app.startup import StartupError, passes_of, prepare
+from app.startup import StartupError, configure_base, passes_of
 from segp_cl.errors import ModelLoadError
 from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.packed import can_pack
@@ -59,7 +59,7 @@ def test_channels_last_images_reach_the_tower(model: Backbone) -> None:
     )
     size = model.preprocessing.size
     for channels_last in (False, True):
-        prepare(model, Settings(channels_last=channels_last))
+        configure_base(model, Settings(channels_last=channels_last))
         model.raw_features(torch.rand(2, 3, size, size))
     assert seen == [False, True]
 
@@ -70,13 +70,13 @@ def test_a_compiler_that_does_not_work_is_told_at_start(model: Backbone, monkeyp
 
     monkeypatch.setattr(Backbone, "compile_towers", broken)
     with pytest.raises(StartupError, match=r"KEEPSIGHT_COMPILE is set, but .*RuntimeError"):
-        prepare(model, Settings(compile=True))
+        configure_base(model, Settings(compile=True))
 
 
 def test_a_torch_that_is_too_old_to_compile_says_so_itself(model: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda module, *, backend: module)
     with pytest.raises(ModelLoadError, match="too old"):
-        prepare(model, Settings(compile=True))
+        configure_base(model, Settings(compile=True))
 
 
 @pytest.fixture

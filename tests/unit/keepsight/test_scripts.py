@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-SCRIPTS = ("scripts/demo", "scripts/test", "scripts/check", ".ci/run")
+SCRIPTS = ("scripts/demo", "scripts/test", "scripts/check", "scripts/lock", "scripts/pin-images", ".ci/run")
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "scripts/_env"])
@@ -82,8 +82,11 @@ def test_installing_is_done_once_for_each_state_of_the_files(tmp_path: Path) -> 
     install = 'echo installed >>"$ROOTLOG"; [ ! -e "$ROOTLOG.fail" ]'
     body = f'case "$*" in *"pip install"*) {install};; *) exec python3 "$@";; esac'
     fake(tmp_path, real.name, body)
-    for name in ("pyproject.toml", "constraints.txt"):
-        (tmp_path / name).write_text("a")
+    version = tmp_path / "keepsight" / "client" / "__init__.py"
+    version.parent.mkdir(parents=True)
+    projects = (tmp_path / "pyproject.toml", version.with_name("pyproject.toml"))
+    for path in (*projects, version, tmp_path / "constraints.txt"):
+        path.write_text("a")
     log = tmp_path / "log"
 
     def setup() -> int:
@@ -98,6 +101,10 @@ def test_installing_is_done_once_for_each_state_of_the_files(tmp_path: Path) -> 
     assert setup() == 1
     (tmp_path / "log.fail").unlink()
     assert (setup(), log.read_text().split()) == (0, ["made", "installed", "installed", "installed"])
+    for path in (*projects, version):
+        installed = log.read_text().count("installed")
+        path.write_text("b")
+        assert (setup(), setup(), log.read_text().count("installed")) == (0, 0, installed + 1), path
 
 
 def test_a_failed_test_run_fails_ci(tmp_path: Path) -> None:

@@ -265,8 +265,14 @@ def test_another_versions_manifest_is_corrupt() -> None:
 
 def test_a_manifest_of_another_format_is_refused() -> None:
     other = manifest_of(learned()).model_copy(update={"format": "keepsight-version/99"})
-    with pytest.raises(CorruptVersionError, match="not a manifest of this format"):
+    with pytest.raises(CorruptVersionError, match=r"'keepsight-version/99'; this release reads .*/1 and"):
         codec.unpack_manifest(codec.pack_manifest(other), VERSION)
+
+
+def test_a_manifest_of_the_first_release_is_read() -> None:
+    first = manifest_of(learned()).model_copy(update={"format": "keepsight-version/1"})
+    assert codec.unpack_manifest(codec.pack_manifest(first), VERSION).format == "keepsight-version/1"
+    assert manifest_of(learned()).format == "keepsight-version/2"
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 64, b"{}", b"\x80\x04pickle"])

@@ -88,7 +88,7 @@ def test_what_compares_tasks_refuses_a_single_one(metric: object) -> None:
 @pytest.mark.parametrize(
     ("accuracies", "images", "says"),
     [
-        ([[0.5, 0.5]], [1, 1], r"2 tasks need 2 rows of as many accuracies; got rows of \[2\]"),
+        ([[0.5, 0.5]], [1, 1], r"expected at least one task and 2 x 2 accuracies; got rows of \[2\]"),
         ([[0.5], [0.5, 0.5]], [1, 1], r"got rows of \[1, 2\]"),
         ([[0.5]], [1, 1], r"got rows of \[1\]"),
         ([], [], r"got rows of \[\]"),

@@ -61,7 +61,7 @@ def test_what_is_no_message_is_logged_and_passed_over(
 ) -> None:
     with JobProcess(order, command=process_that('print("hello", flush=True)\nstep("train", 1, 1)')) as process:
         assert process.next(10) == Step(phase="train", step=1, steps=1)
-    assert "no message" in caplog.text
+    assert "not a message" in caplog.text
 
 
 def test_an_order_to_a_process_that_died_at_once_is_no_error(order: Order) -> None:

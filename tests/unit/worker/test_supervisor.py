@@ -83,7 +83,7 @@ def test_a_message_for_an_unknown_job_is_logged_and_dropped(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         supervise("done()").run(new_job_id())
-    assert "not known" in caplog.text
+    assert "does not exist" in caplog.text
 
 
 def test_a_process_that_cannot_be_started_fails_its_job(

@@ -147,7 +147,7 @@ def test_a_zip_method_that_may_ask_for_gigabytes_is_not_read(limits: IntakeLimit
 def test_a_huge_zip_directory_is_refused_before_it_is_read(limits: IntakeLimits, make_zip: Make) -> None:
     data = bytearray(make_zip({"cat/1.png": b"x"}))
     struct.pack_into("<L", data, data.index(b"PK\x05\x06") + 12, 2_000_000)
-    with pytest.raises(ArchiveTooLargeError, match="directory of 2000000"):
+    with pytest.raises(ArchiveTooLargeError, match="directory has 2000000"):
         read(bytes(data), limits)
 
 
@@ -180,5 +180,5 @@ def test_any_prefix_or_flip_of_an_archive_is_answered_and_never_crashes(make: Ma
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\0" * 2048, b"\x89PNG\r\n\x1a\n" + bytes(600), b"7z\xbc\xaf'\x1c"])
 def test_other_kinds_are_refused_by_content(limits: IntakeLimits, data: bytes) -> None:
-    with pytest.raises(UnknownArchiveError, match=r"zip, tar, tar\.gz, parquet"):
+    with pytest.raises(UnknownArchiveError, match=r"expected zip, tar, tar\.gz or parquet"):
         read(data, limits)

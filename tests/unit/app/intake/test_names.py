@@ -17,7 +17,7 @@ def test_names_become_composed_and_lose_surrounding_space() -> None:
 
 @pytest.mark.parametrize("name", ["a" * 201, "a" * 10_000])
 def test_a_very_long_name_is_refused_without_being_repeated_in_full(name: str) -> None:
-    with pytest.raises(TaskRefusedError, match=f"{len(name)} characters; at most 200") as caught:
+    with pytest.raises(TaskRefusedError, match=f"{len(name)} characters; expected at most 200") as caught:
         clean_name(name)
     assert len(str(caught.value)) < 200
 

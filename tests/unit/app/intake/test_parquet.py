@@ -53,7 +53,7 @@ def test_plain_integers_become_their_digits_in_numerical_order(limits: IntakeLim
 def test_a_row_without_label_or_bytes_is_rejected_alone(limits: IntakeLimits) -> None:
     read = source(table([b"a", None, b"c"], ["x", "x", None]), limits)
     reasons = [i.reason for i in read.items()]
-    assert reasons == [None, "no image bytes; a path alone is not followed", "no label"]
+    assert reasons == [None, "no image bytes; paths are not followed", "no label"]
 
 
 def test_many_rows_stream_through(limits: IntakeLimits) -> None:

@@ -92,7 +92,7 @@ def test_a_class_left_without_images_refuses_the_task_naming_it(
 def test_no_image_at_all_is_refused(
     spool: Spool, limits: IntakeLimits, make_zip: Make, members: Mapping[str, bytes]
 ) -> None:
-    with pytest.raises(TaskRefusedError, match="no image that can be learned from"):
+    with pytest.raises(TaskRefusedError, match="no usable image"):
         take(make_zip(members), spool, limits)
 
 

@@ -84,7 +84,7 @@ def test_there_are_only_so_many_places_and_each_is_given_back() -> None:
     with (
         admission.place(),
         admission.place(),
-        pytest.raises(BusyError, match="2 requests are in hand"),
+        pytest.raises(BusyError, match="2 requests are in progress; at most 2"),
         admission.place(),
     ):
         raise AssertionError

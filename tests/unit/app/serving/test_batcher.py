@@ -124,7 +124,7 @@ def test_an_exception_in_a_place_is_that_items_result() -> None:
 def test_a_wrong_number_of_results_is_an_error_of_every_item() -> None:
     under: Batcher[str, int, int] = Batcher(lambda key, items: [], name="test", max_batch_size=2)
     results = asyncio.run(under.run("v", [1, 2]))
-    assert [str(result) for result in results] == 2 * ["0 results for 1 items"]
+    assert [str(result) for result in results] == 2 * ["work returned 0 results for 1 items"]
 
 
 def test_what_nobody_waits_for_any_more_is_never_run(model: Model) -> None:

@@ -336,7 +336,7 @@ def test_rollout_shows_what_every_process_serves_and_why_one_does_not(run_cli: R
     state = {"current": "000002-bb", "target": "000003-cc", "processes": [process(), refused]}
     service.script["GET /v1/admin/rollout"] = state
     head, first, second, said = run_cli("rollout").out.splitlines()
-    assert head.split() == ["process", "device", "serving", "state", "reason"]
+    assert head.split() == ["server", "device", "serving", "state", "reason"]
     assert first.split() == ["box-7", "cuda:0", "000002-bb", "serving"]
     assert second.split() == ["box-8", "cuda:0", "–", "refused", "[out]", "of", "memory"]
     assert said == "Current is 000002-bb; 000003-cc is being prepared."

@@ -105,7 +105,7 @@ def test_sources_that_cannot_be_taught_are_refused_with_what_is_expected(tmp_pat
     with pytest.raises(UploadError, match="does not exist; give a folder with a subfolder per class"):
         open_task(tmp_path / "nothing")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UploadError, match=r"notes\.txt is none of the archives .*\.zip, \.tar"):
+    with pytest.raises(UploadError, match=r"notes\.txt is not an archive .*expected \.zip, \.tar"):
         open_task(tmp_path / "notes.txt")
     with pytest.raises(UploadError, match="has no class folders with files in them"):
         open_task(tmp_path)

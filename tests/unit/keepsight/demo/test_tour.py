@@ -139,7 +139,7 @@ def test_only_a_demos_own_folder_is_ever_emptied(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    with pytest.raises(DemoError, match="holds something that is not a demo's"):
+    with pytest.raises(DemoError, match="holds files that are not a demo's"):
         make_folder(mine)
     assert (mine / "thesis.txt").exists()
     demo = tmp_path / "new" / "demo"

@@ -56,7 +56,7 @@ def test_it_ends_with_an_error_when_the_server_does(tmp_path: Path) -> None:
     assert process.stdout is not None
     with process.stdout:
         assert process.wait(20) == 1
-        assert "the server ended; its log is" in process.stdout.read()
+        assert "the process ended; its log is" in process.stdout.read()
 
 
 def test_a_taken_port_is_a_sentence(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_part_that_ends_by_itself_is_named_with_its_last_words(tmp_path: Path)
         broken = supervisor.start(python("broken", "import sys; print('line'); sys.exit('the disk is gone')", tmp_path))
         broken.process.wait(10)
         with pytest.raises(
-            StartError, match=r"The broken ended with exit code 1; its log, .*broken\.log, ends:"
+            StartError, match=r"the broken ended with exit code 1; its log, .*broken\.log, ends:"
         ) as told:
             supervisor.check()
     assert "the disk is gone" in str(told.value)
@@ -69,7 +69,7 @@ def test_a_part_that_was_killed_is_said_to_be_killed(tmp_path: Path) -> None:
         running = supervisor.start(python("sleeper", SLEEPER, tmp_path))
         running.process.kill()
         running.process.wait(10)
-        with pytest.raises(StartError, match="The sleeper was killed by SIGKILL"):
+        with pytest.raises(StartError, match="the sleeper was killed by SIGKILL"):
             supervisor.check()
 
 
@@ -99,7 +99,7 @@ def test_a_replaceable_part_that_lived_long_is_started_again_at_once(tmp_path: P
         assert second.process.pid != first.process.pid
         assert other.exit_code is None
     assert len(told) == 1
-    assert "The mortal was killed by SIGKILL" in told[0]
+    assert "the mortal was killed by SIGKILL" in told[0]
     assert "started again now" in told[0]
 
 
@@ -125,7 +125,7 @@ def test_a_part_that_is_not_replaceable_still_ends_all(tmp_path: Path) -> None:
         sleeper = supervisor.start(python("sleeper", SLEEPER, tmp_path))
         sleeper.process.kill()
         sleeper.process.wait(10)
-        with pytest.raises(StartError, match="The sleeper was killed by SIGKILL"):
+        with pytest.raises(StartError, match="the sleeper was killed by SIGKILL"):
             supervisor.tend(lambda notice: None)
 
 

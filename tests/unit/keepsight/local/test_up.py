@@ -145,7 +145,7 @@ def test_when_one_part_dies_the_others_are_stopped_and_it_is_named(small_parts: 
         lives="import time; time.sleep(60)", dies="import time; time.sleep(0.5); raise SystemExit('oh')"
     )
     notes: list[dict[str, Any]] = []
-    with pytest.raises(StartError, match=r"(?s)The dies ended with exit code 1; .*oh"):
+    with pytest.raises(StartError, match=r"(?s)the dies ended with exit code 1; .*oh"):
         up.run(settings, on_ready=notes.append)
     assert not any(Path(f"/proc/{pid}").exists() for pid in notes[0]["parts"].values())
 

@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-from segp_cl.runtime.process import prepare_process, prepared_environment
+from segp_cl.runtime.process import set_up_environment, set_up_process
 
 REPEATED = """
 import resource, sys
-from segp_cl.runtime.process import prepare_process
+from segp_cl.runtime.process import set_up_process
 if sys.argv[1] == "prepared":
-    prepare_process()
+    set_up_process()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):
@@ -51,22 +51,22 @@ def test_an_operators_own_tunables_stand() -> None:
 def test_threads_that_wait_sleep_unless_the_operator_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")  # this process's memory is left as it is
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    prepare_process()
+    set_up_process()
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    prepare_process()
+    set_up_process()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_threads_that_wait_sleep_unless_an_operator_wants_them_to_spin() -> None:
-    assert prepared_environment({})["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert prepared_environment({"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert set_up_environment({})["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert set_up_environment({"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_an_operators_allocator_settings_are_kept() -> None:
-    assert "glibc.malloc.mmap_threshold" in prepared_environment({})["GLIBC_TUNABLES"]
-    added = prepared_environment({"GLIBC_TUNABLES": "glibc.pthread.rseq=0", "A": "b"})
+    assert "glibc.malloc.mmap_threshold" in set_up_environment({})["GLIBC_TUNABLES"]
+    added = set_up_environment({"GLIBC_TUNABLES": "glibc.pthread.rseq=0", "A": "b"})
     assert added["GLIBC_TUNABLES"].startswith("glibc.pthread.rseq=0:glibc.malloc.mmap_threshold=")
     assert added["A"] == "b"
     own = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
-    assert prepared_environment(own)["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
+    assert set_up_environment(own)["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"

@@ -1,0 +1,1 @@
+"""What the benchmarks share: records, machines, pages, plots, options, and random models to measure with."""

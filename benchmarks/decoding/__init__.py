@@ -1,0 +1,1 @@
+"""What the fast way of decoding changes in features and answers, and what it saves."""

@@ -1,0 +1,1 @@
+"""What the server's way of running a pass on a CPU saves beside plain PyTorch."""
