@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as examples
 from jaxtyping import install_import_hook
 
 install_import_hook("segp_cl", "beartype.beartype")
@@ -24,6 +26,12 @@ from segp_cl.types import ModelSpec  # noqa: E402
 
 torch.set_num_threads(1)
 
+# the same examples on every machine, however slow; `--hypothesis-profile search` looks for others
+_NO_CLOCK = [HealthCheck.too_slow]
+examples.register_profile("fixed", derandomize=True, deadline=None, suppress_health_check=_NO_CLOCK)
+examples.register_profile("search", max_examples=3000, deadline=None, suppress_health_check=_NO_CLOCK)
+examples.load_profile("fixed")
+
 TINY_CLIP: dict[str, dict[str, Any]] = {
     "model_cfg": {
         "embed_dim": 16,
@@ -32,6 +40,12 @@ TINY_CLIP: dict[str, dict[str, Any]] = {
     },
     "preprocess_cfg": {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]},
 }
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> None:
+    """What a test draws without a generator of its own does not differ from run to run."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

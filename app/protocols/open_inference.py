@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -35,11 +35,14 @@ OUTPUTS: dict[OutputName, Literal["BYTES", "FP32"]] = {
 }
 
 
+_Dimension = Annotated[int, Field(ge=0, lt=2**31)]
+
+
 class _Input(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     name: str
-    shape: list[int]
+    shape: list[_Dimension] = Field(max_length=8)
     datatype: str
     parameters: dict[str, Any] = {}
     data: list[Any] | None = None
@@ -109,13 +112,13 @@ def read_request(body: bytes, header_length: int | None) -> InferRequest:
     all_binary = parsed.parameters.get("binary_data_output") is True
     wanted = [_wanted(output, all_binary) for output in parsed.outputs]
     timeout_us = parsed.parameters.get("timeout")
-    if timeout_us is not None and not (isinstance(timeout_us, int) and timeout_us > 0):
+    if timeout_us is not None and not (type(timeout_us) is int and timeout_us > 0):  # bool is an int too
         raise InvalidRequestError(f"timeout is {timeout_us!r}; expected a positive number of microseconds")
     return InferRequest(
         id=parsed.id,
         images=images,
         wanted=wanted or [Wanted(name, 0, all_binary) for name in OUTPUTS],
-        timeout_ms=None if timeout_us is None else math.ceil(timeout_us / 1000),
+        timeout_ms=None if timeout_us is None else -(-timeout_us // 1000),  # rounded up, whatever its size
     )
 
 

@@ -55,7 +55,8 @@ class Admission:
             DeadlineError: it took too long.
             ClientDisconnect: the client hung up.
         """
-        seconds = self._timeout_s if timeout_ms is None else min(self._timeout_s, timeout_ms / 1000)
+        # compared before it is divided: a client may send a number that no float holds
+        seconds = self._timeout_s if timeout_ms is None else min(1000 * self._timeout_s, timeout_ms) / 1000
         try:
             with self.place():
                 async with asyncio.timeout(seconds):

@@ -66,7 +66,8 @@ class Member:
             while True:
                 await self.beat()
                 try:
-                    await asyncio.wait_for(self._woken.wait(), self._beat_s)
+                    async with asyncio.timeout(self._beat_s):  # wait_for would swallow a cancellation that meets a wake
+                        await self._woken.wait()
                 except TimeoutError:
                     continue
                 finally:

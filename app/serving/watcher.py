@@ -93,7 +93,8 @@ class Watcher:
             while True:
                 await self.look()
                 try:
-                    await asyncio.wait_for(self._woken.wait(), self._poll_s)
+                    async with asyncio.timeout(self._poll_s):  # wait_for would swallow a cancellation that meets a wake
+                        await self._woken.wait()
                 except TimeoutError:
                     continue
                 finally:

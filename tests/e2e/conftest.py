@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,18 +89,6 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 60) -> Ran:
     """Wait for a process and collect what it printed."""
     out, err = process.communicate(timeout=timeout_s)
     return Ran(process.returncode, out, err)
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
-@pytest.fixture(name="wait_for")
-def wait_for_fixture() -> Callable[..., None]:
-    return wait_for
 
 
 @pytest.fixture(name="finish")

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import wait_until
+
 
 def test_the_tour_on_a_folder_of_ones_own(keepsight: Any, colours: Path) -> None:
     arguments = ("--data", str(colours), "--short", "--exit", "--json", "--port", "0", "--folder", "var/demo")
@@ -27,7 +29,7 @@ def test_the_tour_on_a_folder_of_ones_own(keepsight: Any, colours: Path) -> None
 
 
 def test_a_demo_that_is_killed_takes_its_service_with_it(
-    keepsight: Any, colours: Path, wait_for: Callable[..., None], finish: Callable[..., Any]
+    keepsight: Any, colours: Path, finish: Callable[..., Any]
 ) -> None:
     process = keepsight.popen("demo", "--data", str(colours), "--exit", "--port", "0")
     while "Service ready" not in process.stdout.readline():
@@ -35,4 +37,4 @@ def test_a_demo_that_is_killed_takes_its_service_with_it(
     assert len(keepsight.left_running()) >= 4  # up, broker, worker, server
     process.kill()
     finish(process)
-    wait_for(lambda: keepsight.left_running() == [])
+    wait_until(lambda: keepsight.left_running() == [])

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import wait_until
+
 FAST = ("--set", "epochs=2", "--set", "k_adv=1", "--set", "rank=4")
 
 
@@ -120,13 +122,13 @@ def test_a_killed_worker_leaves_the_service_serving_and_is_started_again(
 
 
 def test_a_killed_up_leaves_nothing_and_its_store_can_be_served_again_in_the_background(
-    keepsight: Any, finish: Callable[..., Any], wait_for: Callable[..., None]
+    keepsight: Any, finish: Callable[..., Any]
 ) -> None:
     process, note = keepsight.up("--no-worker")
     before = keepsight("versions", "--json", url=note["url"]).json
     process.kill()
     finish(process)
-    wait_for(lambda: keepsight.left_running() == [])
+    wait_until(lambda: keepsight.left_running() == [])
 
     started = keepsight("up", "--no-worker", "--detach", "--port", "0", "--json")
     assert started.code == 0, started.err

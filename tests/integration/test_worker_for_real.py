@@ -28,6 +28,7 @@ from model_store.store import Store, bootstrap
 from segp_cl.learn.learner import initial_state
 from segp_cl.models.backbone import Backbone
 from segp_cl.types import ModelSpec
+from tests.waiting import wait_until
 
 SLOW = {"strategy": "naive", "epochs": 1000}  # minutes
 SHORT = {"strategy": "naive", "epochs": 60}  # seconds
@@ -104,11 +105,14 @@ class Site:
         return out.getvalue()
 
     def wait(self, job_id: str, until: Callable[[JobRecord], bool], timeout_s: float = 150) -> JobRecord:
-        deadline = time.monotonic() + timeout_s
-        while not until(record := self.jobs.get(job_id)):
-            assert time.monotonic() < deadline, f"waited in vain: {record}\n{self.log.read_text()[-4000:]}"
-            time.sleep(0.02)
-        return record
+        def read() -> JobRecord | None:
+            record = self.jobs.get(job_id)
+            return record if until(record) else None
+
+        def explain() -> str:
+            return f"{self.jobs.get(job_id)} did not get there\n{self.log.read_text()[-4000:]}\n"
+
+        return wait_until(read, timeout_s, explain=explain)
 
     def finished(self, job_id: str) -> JobRecord:
         return self.wait(job_id, lambda record: record.state.terminal)
@@ -252,10 +256,7 @@ def test_a_broker_that_is_gone_for_a_while_does_not_stop_a_job(site: Site, worke
     site.training(job_id)
     port = site.server.port
     site.server.stop()
-    deadline = time.monotonic() + 60
-    while not site.versions_of(job_id) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert len(site.versions_of(job_id)) == 1, "the update goes on without its broker"
+    assert len(wait_until(lambda: site.versions_of(job_id), 60)) == 1  # the update goes on without its broker
     site.server = ValkeyServer(port=port, data_dir=site.root / "valkey", persist=True, config={"appendonly": "yes"})
     site.server.start()
     record = site.finished(job_id)
@@ -300,9 +301,7 @@ def test_images_of_a_finished_job_are_removed_when_a_worker_starts(site: Site) -
     assert site.jobs.request_cancel(job_id).state == JobState.CANCELLED
     assert site.places_with(site.secrets)
     site.start_worker()
-    deadline = time.monotonic() + 20
-    while site.spool.folder(job_id).exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: not site.spool.folder(job_id).exists())
     assert site.places_with(site.secrets) == set()
     assert site.jobs.get(job_id).state == JobState.CANCELLED
     assert site.jobs.get(job_id).attempts == 0

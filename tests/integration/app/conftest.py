@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -23,6 +22,7 @@ from segp_cl.learn.learner import initial_state
 from segp_cl.models.backbone import Backbone
 from segp_cl.models.load import load_backbone
 from segp_cl.types import LearnedClass, LearnerState, ModelSpec
+from tests.waiting import wait_until
 
 LOCAL = "http://127.0.0.1:8000"
 Configure = Callable[..., Settings]
@@ -88,11 +88,8 @@ def listen() -> Iterator[Callable[[Settings], str]]:
         thread = threading.Thread(target=server.run)
         thread.start()
         started.append((server, thread))
-        deadline = time.monotonic() + 30
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            assert time.monotonic() < deadline, "the server did not start in time"
-            time.sleep(0.01)
+        wait_until(lambda: server.started or not thread.is_alive())
+        assert server.started, "the server did not start"
         return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
 
     yield start

@@ -22,6 +22,7 @@ from segp_cl.data.decoding import decode_image
 from segp_cl.data.preprocessing import to_pixels
 from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier, Features
+from tests.tolerances import FLOAT32_REORDERED
 
 Teach = Callable[..., VersionId]
 Picture = Callable[..., bytes]
@@ -67,12 +68,14 @@ def test_answers_are_those_of_the_method(
         for prediction in result["predictions"]:
             i = classifier.state.class_names.index(prediction["label"])
             assert (
-                prediction["fused_score"] == prediction["score"] == pytest.approx(float(scores.fused[row, i]), abs=1e-6)
+                prediction["fused_score"]
+                == prediction["score"]
+                == pytest.approx(float(scores.fused[row, i]), abs=FLOAT32_REORDERED)
             )
-            assert prediction["text_score"] == pytest.approx(float(scores.text[row, i]), abs=1e-6)
-            assert prediction["visual_score"] == pytest.approx(float(scores.visual[row, i]), abs=1e-6)
-            assert prediction["probability"] == pytest.approx(float(probabilities[row, i]), abs=1e-5)
-        assert sum(p["probability"] for p in result["predictions"]) == pytest.approx(1, abs=1e-5)
+            assert prediction["text_score"] == pytest.approx(float(scores.text[row, i]), abs=FLOAT32_REORDERED)
+            assert prediction["visual_score"] == pytest.approx(float(scores.visual[row, i]), abs=FLOAT32_REORDERED)
+            assert prediction["probability"] == pytest.approx(float(probabilities[row, i]), abs=FLOAT32_REORDERED)
+        assert sum(p["probability"] for p in result["predictions"]) == pytest.approx(1, abs=FLOAT32_REORDERED)
 
 
 @pytest.mark.parametrize("path", ["text", "visual"])
@@ -103,7 +106,7 @@ def test_any_words_are_answered_by_the_text_path(client: TestClient, picture: Pi
     assert {p["label"] for p in predictions} == {"a red square", "noise"}
     assert all(p["visual_score"] is None and p["fused_score"] is None for p in predictions)
     assert all(p["score"] == p["text_score"] for p in predictions)
-    assert sum(p["probability"] for p in predictions) == pytest.approx(1, abs=1e-5)
+    assert sum(p["probability"] for p in predictions) == pytest.approx(1, abs=FLOAT32_REORDERED)
     as_json_list = ask(client, picture(1), labels='["a red square", "noise"]')
     assert as_json_list["results"] == answer["results"]
 
@@ -285,7 +288,9 @@ def test_a_picture_that_the_model_fails_on_fails_alone(
     for before, after in zip(expected[:5] + expected[6:], results[:5] + results[6:], strict=True):
         assert after["error"] is None
         assert after["predictions"][0]["label"] == before["predictions"][0]["label"]
-        assert after["predictions"][0]["score"] == pytest.approx(before["predictions"][0]["score"], abs=1e-5)
+        assert after["predictions"][0]["score"] == pytest.approx(
+            before["predictions"][0]["score"], abs=FLOAT32_REORDERED
+        )
 
 
 def test_more_requests_than_places_are_told_to_come_back(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import threading
-import time
 from collections.abc import Callable
 
 import httpx
@@ -15,6 +14,7 @@ from torch import Tensor
 from app.settings import Settings
 from model_store.types import VersionId
 from segp_cl.runtime.classifier import Classifier, Features
+from tests.waiting import wait_until
 
 Picture = Callable[..., bytes]
 
@@ -35,13 +35,6 @@ class Held:
             return features(classifier, pixels)
 
         monkeypatch.setattr(Classifier, "features", held)
-
-
-def until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def metric(url: str, name: str) -> float:
@@ -77,9 +70,9 @@ def test_a_client_that_hung_up_costs_no_forward_pass(
     body = httpx.Request("POST", url, files=[("images", picture(n)) for n in range(2, 9)], data={"labels": labels})
     leaving = http.client.HTTPConnection(url.removeprefix("http://"))
     leaving.request("POST", "/v1/classify", body.read(), {"Content-Type": body.headers["content-type"]})
-    until(lambda: metric(url, "keepsight_inference_queue") == 7)
+    wait_until(lambda: metric(url, "keepsight_inference_queue") == 7)
     leaving.close()
-    until(lambda: metric(url, "keepsight_requests_in_hand") == 1)
+    wait_until(lambda: metric(url, "keepsight_requests_in_hand") == 1)
     assert metric(url, "keepsight_inference_queue") == 0
 
     held.go.set()

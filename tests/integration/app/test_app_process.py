@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from app.settings import Settings
 from exchange.jobs import Jobs
 from keepsight.keys import KeyFile
+from tests.waiting import wait_until
 
 Start = Callable[[Mapping[str, str]], "subprocess.Popen[str]"]
 
@@ -58,17 +58,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def wait_ready(url: str, process: subprocess.Popen[str]) -> Any:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    def ready() -> Any:
         assert process.poll() is None, process.communicate()[1]
         try:
             response = httpx.get(f"{url}/readyz")
-            if response.status_code == 200:
-                return response.json()
         except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError("the server did not become ready")
+            return None
+        return response.json() if response.status_code == 200 else None
+
+    return wait_until(ready, 60)
 
 
 def test_help_names_every_setting() -> None:
@@ -119,12 +117,12 @@ def test_two_processes_share_a_port_and_one_goes_on_when_the_other_is_killed(
     first, second = start({**shared, "KEEPSIGHT_METRICS_PORT": str(own_port)}), start(shared)
     url = f"http://127.0.0.1:{environment['KEEPSIGHT_PORT']}"
     wait_ready(url, first)
-    deadline = time.monotonic() + 60
-    while len(shown := httpx.get(f"{url}/v1/admin/rollout").json()["processes"]) < 2 or not all(
-        process["state"] == "serving" for process in shown
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+
+    def both_serving() -> Any:
+        shown = httpx.get(f"{url}/v1/admin/rollout").json()["processes"]
+        return shown if len(shown) == 2 and all(process["state"] == "serving" for process in shown) else None
+
+    shown = wait_until(both_serving, 60)
     assert {process["pid"] for process in shown} == {first.pid, second.pid}
     assert "keepsight_serving_info" in httpx.get(f"http://127.0.0.1:{own_port}/metrics").text
     first.kill()

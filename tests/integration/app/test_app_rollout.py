@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,17 +15,11 @@ from exchange.roster import Roster
 from model_store.store import Store
 from model_store.types import VersionId
 from segp_cl.errors import KeepsightError
+from tests.waiting import wait_until
 
 Teach = Callable[..., VersionId]
 Serve = Callable[[Settings], TestClient]
 Configure = Callable[..., Settings]
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
 
 
 def services_of(client: TestClient) -> Services:

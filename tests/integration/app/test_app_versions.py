@@ -14,18 +14,13 @@ from model_store.store import Store
 from model_store.types import Provenance, StoreFullError, VersionId
 from segp_cl.learn.learner import initial_state
 from segp_cl.models.backbone import Backbone
+from tests.tolerances import FLOAT32_REORDERED
+from tests.waiting import wait_until
 
 Teach = Callable[..., VersionId]
 Picture = Callable[..., bytes]
 Serve = Callable[[Settings], TestClient]
 Configure = Callable[..., Settings]
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
 
 
 def serving(client: TestClient) -> str:
@@ -288,7 +283,7 @@ def test_no_request_fails_and_no_answer_is_mixed_while_versions_move(
         expected = truth[answer["model_version"]]
         assert labels_of(answer) == labels_of(expected)
         # which other images share a pass decides the last bits
-        assert numbers_of(answer) == pytest.approx(numbers_of(expected), abs=1e-5)
+        assert numbers_of(answer) == pytest.approx(numbers_of(expected), abs=FLOAT32_REORDERED)
 
 
 def test_two_servers_follow_one_pointer(
@@ -310,7 +305,7 @@ def test_an_announcement_is_noticed_before_the_poll(
     assert serving(slow) != version
     app: Any = slow.app
     app.state.services.roster.wake(version)
-    wait_until(lambda: serving(slow) == version, timeout_s=5)
+    wait_until(lambda: serving(slow) == version)
 
 
 def test_versions_move_without_redis(configure: Configure, serve: Serve, teach: Teach, store: Store) -> None:

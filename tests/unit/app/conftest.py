@@ -3,12 +3,14 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from app.intake.limits import IntakeLimits
+from tests.unit.app.house import House
 
 Members = Mapping[str, bytes]
 
@@ -62,3 +64,19 @@ def limits() -> IntakeLimits:
         max_image_pixels=1_000_000,
         max_classes=100,
     )
+
+
+@pytest.fixture
+def house(tmp_path: Path, redis_url: str) -> Iterator[House]:
+    """A store and one server of it."""
+    house = House(tmp_path, redis_url)
+    yield house
+    house.close()
+
+
+@pytest.fixture
+def house_alone(tmp_path: Path) -> Iterator[House]:
+    """The same where Redis is gone."""
+    house = House(tmp_path, "redis://127.0.0.1:1/0")
+    yield house
+    house.close()

@@ -6,7 +6,6 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import Settings, is_loopback
-from segp_cl.data.decoding import MAX_IMAGE_PIXELS
 from segp_cl.types import ModelSpec
 
 
@@ -18,10 +17,6 @@ def test_the_environment_is_read_under_one_prefix(monkeypatch: pytest.MonkeyPatc
     settings = Settings()
     assert (settings.store, settings.port) == (Path("/somewhere"), 9000)
     assert settings.model_spec == ModelSpec("ViT-B-16", "openai")
-
-
-def test_the_limit_of_pixels_is_the_method_s_own() -> None:
-    assert Settings().max_image_pixels == MAX_IMAGE_PIXELS
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from exchange.rollout import (
     roll_out,
 )
 from exchange.roster import Roster, ServerReport
+from tests.waiting import wait_until
 
 OLD, NEW = "000001-aaaaaaaaaaaa", "000002-bbbbbbbbbbbb"
 LIMITS = Limits(turn_s=0.2, prepare_s=5, serve_s=5, lost_after_s=0.3)
@@ -83,20 +84,13 @@ def start(roster: Roster, pointer: list[str]) -> Iterator[Callable[[str], Server
         server = Server(name, roster, pointer)
         server.start()
         started.append(server)
-        until(lambda: name in [seen.report.id for seen in roster.servers()])
+        wait_until(lambda: name in [seen.report.id for seen in roster.servers()])
         return server
 
     yield make
     for server in started:
         server.over.set()
         server.join()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_all_servers_are_ready_before_the_pointer_moves_and_serve_when_it_is_over(
@@ -212,14 +206,6 @@ def test_moves_take_turns(roster: Roster, pointer: list[str]) -> None:
     assert pointer == [NEW]
 
 
-def test_a_mover_that_died_holds_up_the_next_for_a_while_only(roster: Roster) -> None:
-    assert roster.begin(OLD, hold_s=0.1) is not None
-    assert roster.begin(NEW, hold_s=1) is None
-    time.sleep(0.15)
-    assert roster.move() is None, "servers would prepare for a mover that is gone"
-    assert roster.begin(NEW, hold_s=1) is not None
-
-
 def test_a_mover_that_lost_its_turn_moves_nothing(
     roster: Roster, pointer: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,22 +224,6 @@ def test_a_mover_that_lost_its_turn_moves_nothing(
     last = roster.move()
     assert last is not None
     assert (last.version_id, last.state) == (OLD, "preparing"), "the other's move is not touched"
-
-
-def test_a_server_that_left_is_not_listed(roster: Roster, start: Callable[[str], Server]) -> None:
-    server = start("a")
-    server.over.set()
-    server.join()
-    roster.leave("a")
-    assert roster.servers() == []
-
-
-def test_stores_do_not_hear_of_each_other(roster: Roster, redis_url: str, start: Callable[[str], Server]) -> None:
-    start("a")
-    other = Roster(redis_url, "another")
-    assert other.servers() == []
-    assert other.move() is None
-    other.close()
 
 
 def test_without_redis_nothing_moves(pointer: list[str]) -> None:

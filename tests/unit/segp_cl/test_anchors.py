@@ -25,6 +25,7 @@ from segp_cl.config import LearnerConfig, ResolvedConfig
 from segp_cl.data.image_sets import TensorImages
 from segp_cl.pixels import as_unit_pixels
 from segp_cl.types import Progress
+from tests.tolerances import FLOAT32_REORDERED, SIX_DECIMALS
 
 OLD, RAW, JOINT, SIZE = 3, 12, 8, 16
 
@@ -156,7 +157,9 @@ def test_losses_are_differentiable() -> None:
 def test_the_visual_loss_is_zero_on_the_prototype_and_ignores_the_norm() -> None:
     protos = F.normalize(random(OLD, RAW, seed=7), dim=-1)
     targets = torch.arange(OLD)
-    assert torch.allclose(visual_adversarial_loss(5 * protos, protos, targets), torch.zeros(OLD), atol=1e-6)
+    assert torch.allclose(
+        visual_adversarial_loss(5 * protos, protos, targets), torch.zeros(OLD), atol=FLOAT32_REORDERED
+    )
 
 
 def test_sign_step_by_hand() -> None:
@@ -237,7 +240,7 @@ def test_anchors_stay_within_the_ball_and_the_picture(
 ) -> None:
     seeds = generate(tower, images, old_text, prototypes, k_adv=0)
     driven = generate(tower, images, old_text, prototypes, epsilon_pixels=0.004)
-    assert (driven - seeds).abs().max().item() == pytest.approx(0.004, abs=1e-6)
+    assert (driven - seeds).abs().max().item() == pytest.approx(0.004, abs=SIX_DECIMALS)
     assert driven.min() >= 0
     assert driven.max() <= 1
 
@@ -258,7 +261,7 @@ def test_batch_sizes_change_nothing(
 ) -> None:
     reference = generate(tower, images, old_text, prototypes)
     other = generate(tower, images, old_text, prototypes, dpgd_batch_size=size, feature_batch_size=size)
-    assert (other - reference).abs().max() <= 1e-5
+    assert (other - reference).abs().max() <= FLOAT32_REORDERED
 
 
 def test_the_same_input_gives_the_same_anchors(
@@ -376,7 +379,7 @@ def test_half_precision_storage_is_within_a_fraction_of_a_step(
         tower, images, old_text=old_text, prototypes=prototypes, config=settings(), storage=torch.float16
     ).pixels
     assert half.dtype == torch.float16
-    assert (half.float() - full).abs().max() < 2.5e-4
+    assert (half.float() - full).abs().max() < 2.5e-4  # float16 below 1 rounds by 2.44e-4 at most
 
 
 def test_no_old_classes_is_refused(tower: TinyTower, images: TensorImages) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import io
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,17 +10,17 @@ import pytest
 from PIL import Image
 
 from exchange.contracts import JobClass, UpdateJob, UpdateOutcome, new_job_id, utc_now
-from exchange.roster import Roster, ServerReport
 from exchange.spool import Spool, SpoolError
 from model_store.disk import Disk
 from model_store.store import Store, bootstrap
-from model_store.types import JournalEntry, StoreFullError, VersionId
+from model_store.types import StoreFullError, VersionId
 from segp_cl.errors import ClassExistsError
 from segp_cl.learn.learner import initial_state
 from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier
 from segp_cl.runtime.golden import replay
 from segp_cl.types import ModelSpec, Progress
+from tests.waiting import wait_until
 from worker.pipeline import NotPublishedError, run_update
 from worker.settings import WorkerSettings
 
@@ -215,42 +214,6 @@ def test_a_job_killed_between_publish_and_promote_is_only_promoted(
     assert len(store.list()) == 2
 
 
-def test_a_promotion_that_was_written_down_but_never_made_is_made(
-    settings: WorkerSettings, store: Store, first: VersionId, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The journal's line comes before the pointer's move; the machine may stop between the two."""
-    job = spooled(settings, PETS, strategy="prototypes")
-    with monkeypatch.context() as patch:
-
-        def stop_half_way(self: Store, version: VersionId, *, expected: VersionId, who: str, reason: str) -> None:
-            line = JournalEntry(at=utc_now(), who=who, action="promote", from_=expected, to=version, reason=reason)
-            with (settings.store / "journal.jsonl").open("a") as journal:
-                journal.write(line.model_dump_json(by_alias=True) + "\n")
-            raise StopHereError
-
-        patch.setattr(Store, "promote", stop_half_way)
-        with pytest.raises(StopHereError):
-            update(job, settings)
-    assert store.current() == first
-    outcome = update(job, settings)
-    assert outcome.promoted
-    assert store.current() == outcome.version_id
-    assert len(store.list()) == 2
-
-
-def test_a_job_that_was_promoted_and_rolled_back_is_not_promoted_again(
-    settings: WorkerSettings, store: Store, first: VersionId
-) -> None:
-    job = spooled(settings, PETS, strategy="prototypes")
-    outcome = update(job, settings)
-    store.rollback(first, who="admin", reason="no")
-    again = update(job, settings)
-    assert again.version_id == outcome.version_id
-    assert again.promoted
-    assert store.current() == first
-    assert len(store.list()) == 2
-
-
 def test_resume_only_never_learns(settings: WorkerSettings, store: Store, first: VersionId) -> None:
     job = spooled(settings, PETS, strategy="prototypes")
     with pytest.raises(NotPublishedError):
@@ -281,9 +244,7 @@ def test_an_update_waits_for_the_lineage_and_says_so(settings: WorkerSettings, s
     thread = threading.Thread(target=update, args=(job, settings), kwargs={"on_progress": seen.append})
     with store.lineage_lock():
         thread.start()
-        deadline = time.monotonic() + 10
-        while len(seen) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: len(seen) >= 2)
         assert {progress.phase for progress in seen} == {"waiting"}
         assert store.current() == first
     thread.join(60)
@@ -326,54 +287,6 @@ def test_a_full_disk_while_publishing_leaves_the_old_version(
     assert store.current() == first
     assert len(store.list()) == 1
     assert update(job, settings).promoted
-
-
-def test_a_version_that_a_server_cannot_serve_is_kept_and_not_promoted(
-    settings: WorkerSettings, store: Store, first: VersionId, redis_url: str
-) -> None:
-    settings = settings.model_copy(update={"redis_url": redis_url})
-    roster = Roster(redis_url, store.identity())
-    over = threading.Event()
-
-    def serve_badly() -> None:
-        answered = None
-        while not over.wait(0.01):
-            move = roster.report(
-                ServerReport(
-                    id="server",
-                    host="here",
-                    pid=1,
-                    device="cpu",
-                    serving=first,
-                    state="refused" if answered else "serving",
-                    answered=answered,
-                    reason="no memory is left",
-                )
-            )
-            answered = move.id if move and move.state == "preparing" else None
-
-    server = threading.Thread(target=serve_badly)
-    server.start()
-    try:
-        outcome = update(spooled(settings, PETS, strategy="prototypes"), settings)
-    finally:
-        over.set()
-        server.join()
-        roster.close()
-    assert not outcome.promoted
-    assert outcome.not_promoted_because is not None
-    assert "server: no memory is left" in outcome.not_promoted_because
-    assert store.current() == first
-    assert len(store.list()) == 2
-
-
-def test_without_redis_the_version_is_promoted_all_the_same(
-    settings: WorkerSettings, store: Store, first: VersionId
-) -> None:
-    alone = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
-    outcome = update(spooled(alone, PETS, strategy="prototypes"), alone)
-    assert outcome.promoted
-    assert store.current() == outcome.version_id
 
 
 def test_what_is_published_can_be_asked_again(

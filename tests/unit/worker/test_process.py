@@ -3,13 +3,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from exchange.contracts import JobRecord
+from tests.waiting import wait_until
 from worker.messages import Order, Step
 from worker.process import JobProcess, Lost
 from worker.settings import WorkerSettings
@@ -104,7 +104,4 @@ def test_the_process_ends_itself_when_its_worker_is_killed(order: Order) -> None
         assert not gone(pid)
         worker.kill()
         worker.wait()
-        deadline = time.monotonic() + 5
-        while not gone(pid) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert gone(pid)
+        wait_until(lambda: gone(pid))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +9,7 @@ from exchange.contracts import JobRecord, JobState, new_job_id
 from exchange.jobs import Jobs
 from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool
+from tests.waiting import wait_until
 from worker.settings import WorkerSettings
 from worker.sweeper import Sweeper
 
@@ -144,10 +144,7 @@ def test_the_thread_sweeps_again_and_again_and_survives_surprises(
 
     monkeypatch.setattr(jobs, "list", surprise)
     thread = Sweeper(settings, jobs, spool, stop=stop).start()
-    deadline = time.monotonic() + 10
-    while jobs.get(job_id).state != JobState.QUEUED and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: jobs.get(job_id).state == JobState.QUEUED)
     stop.set()
     thread.join(5)
-    assert jobs.get(job_id).state == JobState.QUEUED
     assert "a surprise" in caplog.text

@@ -107,3 +107,13 @@ def test_a_request_holds_its_place_for_a_while_only() -> None:
             pass
 
     asyncio.run(scene())
+
+
+def test_a_client_that_would_wait_for_ever_waits_as_long_as_the_server_allows() -> None:
+    admission = Admission(places=1, timeout_s=0.02, metrics=Metrics())
+
+    async def work() -> None:
+        await asyncio.sleep(60)
+
+    with pytest.raises(DeadlineError, match=r"no answer within 0\.02 s"):
+        asyncio.run(admission.while_wanted(request(), work, timeout_ms=10**400))

@@ -11,6 +11,7 @@ import pytest
 
 from app.errors import StoppingError
 from app.serving.batcher import Batcher
+from tests.waiting import until
 
 
 class Model:
@@ -215,10 +216,7 @@ def test_a_full_batch_is_handed_over_while_another_runs_and_no_other_is(model: M
         await asyncio.sleep(0.05)
         assert under.waiting == 3  # not full yet
         more = await queued(under, *(("v", [n]) for n in range(4, 10)))
-        for _ in range(100):
-            if len(model.batches) == 2:
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: len(model.batches) == 2)
         assert model.batches == [("v", [0]), ("v", [1, 2, 3, 4])]
         assert under.waiting == 5  # full again, but no further thread
         model.go.set()
@@ -234,10 +232,7 @@ def test_a_request_in_two_batches_at_once_gets_all_its_results_in_order(model: M
         under = batcher(model, 4, ahead=1)
         first = await held(model, under)
         (large,) = await queued(under, ("v", list(range(1, 20))))
-        for _ in range(100):
-            if len(model.batches) == 2:
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: len(model.batches) == 2)
         model.go.set()
         await first
         return list(await large)

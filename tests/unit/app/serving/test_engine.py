@@ -12,7 +12,6 @@ from torch import Tensor
 
 from app.errors import InferenceError
 from app.metrics import Metrics
-from app.serving.answers import predictions
 from app.serving.engine import Engine, Path, Scored
 from app.serving.live_model import Served
 from segp_cl.runtime.classifier import Features
@@ -144,9 +143,3 @@ def test_the_label_least_recently_used_is_forgotten_first(engine: Engine) -> Non
 
 def test_more_labels_than_the_cache_holds_are_still_answered(engine: Engine) -> None:
     assert ask(engine, Means(), "a", "bb", "ccc", "dddd").text.tolist() == [1, 2, 3, 4]
-
-
-def test_equal_scores_keep_the_labels_order() -> None:
-    text = torch.tensor([0.5, 0.7, 0.5, 0.7])
-    scored = Scored(("a", "b", "c", "d"), "text", text, None, None, torch.full((4,), 0.25))
-    assert [p.label for p in predictions(scored, 3)] == ["b", "d", "a"]

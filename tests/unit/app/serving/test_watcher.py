@@ -13,12 +13,13 @@ from app.metrics import Metrics
 from app.serving.live_model import LiveModel, Served
 from app.serving.watcher import Watcher
 from segp_cl.errors import KeepsightError
+from tests.waiting import until
 
 
 class World:
     """A pointer, and versions that load or do not."""
 
-    def __init__(self, *, backoff_s: float = 0.05) -> None:
+    def __init__(self, *, backoff_s: float = 0.05, poll_s: float = 0.01) -> None:
         self.pointer: str | None = "1"
         self.broken: set[str] = set()
         self.loaded: list[str] = []
@@ -33,7 +34,7 @@ class World:
             current=self.current,
             load=self.load,
             live=self.live,
-            poll_s=0.01,
+            poll_s=poll_s,
             backoff_s=backoff_s,
             metrics=self.metrics,
             left_out=self.left_out,
@@ -71,12 +72,6 @@ def run(body: Callable[[World], Awaitable[None]], **options: float) -> World:
 
     asyncio.run(main())
     return world
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def test_a_moved_pointer_is_followed() -> None:
@@ -274,3 +269,21 @@ def test_looks_go_on_while_a_version_loads() -> None:
         world.hold.set()
 
     run(body)
+
+
+def test_it_can_be_ended_in_the_moment_that_it_is_woken() -> None:
+    async def scene() -> bool:
+        world = World(poll_s=60)
+        following = asyncio.create_task(world.watcher.run())
+        await until(lambda: world.live.version_id == "1")
+        await asyncio.sleep(0.05)  # it waits now
+        world.watcher.wake()
+        await asyncio.sleep(0)
+        following.cancel()
+        await asyncio.wait([following], timeout=5)
+        ended = following.done()
+        following.cancel()
+        world.watcher.close()
+        return ended
+
+    assert asyncio.run(scene())

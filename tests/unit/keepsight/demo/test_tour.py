@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from keepsight.demo.measure import Accuracy, Measured, SteadyClient, accuracy_of
 from keepsight.demo.report import Tour
 from keepsight.demo.service import MARKER, make_folder
 from keepsight.demo.tour import check_learned, check_nothing_kept, compare
+from tests.waiting import wait_until
 
 
 def prediction(label: str, text: float, visual: float | None) -> Any:
@@ -159,23 +159,14 @@ def no_pause(monkeypatch: pytest.MonkeyPatch, service: Any) -> None:
     )
 
 
-def run_until(steady: SteadyClient, condition: Callable[[], bool]) -> None:
-    import time
-
-    deadline = time.monotonic() + 10
-    with steady:
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-
-
 @pytest.mark.usefixtures("no_pause")
 def test_the_steady_client_counts_every_request_that_failed(service: Any, data: DemoData, tmp_path: Path) -> None:
     good = {"model_version": "v1", "results": [answer(prediction("a", 0.1, None))]}
     empty = {"model_version": "v1", "results": [answer()]}
     service.script["POST /v1/classify"] = [good, service.problem(503, "away"), httpx.ReadError("cut"), empty, good]
     steady = SteadyClient("http://fake", tmp_path / "a.png", data.classes, data.template)
-    run_until(steady, lambda: steady.report.requests >= 6)
+    with steady:
+        wait_until(lambda: steady.report.requests >= 6)
     assert len(steady.report.failures) == 3
     assert steady.report.versions == ["v1"]
 
@@ -187,6 +178,7 @@ def test_the_steady_client_sees_versions_come_and_go(service: Any, data: DemoDat
         for version in ("v1", "v1", "v2", "v1")
     ]
     steady = SteadyClient("http://fake", tmp_path / "a.png", data.classes, data.template)
-    run_until(steady, lambda: steady.report.requests >= 6)
+    with steady:
+        wait_until(lambda: steady.report.requests >= 6)
     assert steady.report.versions == ["v1", "v2", "v1"]
     assert steady.report.failures == []

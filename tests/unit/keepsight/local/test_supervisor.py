@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 
 from keepsight.local.errors import StartError
 from keepsight.local.supervisor import Part, Supervisor
+from tests.waiting import wait_until
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
@@ -25,13 +24,6 @@ def python(name: str, code: str, folder: Path, *, grace_s: float = 5.0, stop_las
     return Part(
         name, (sys.executable, "-c", code), folder / f"{name}.log", {"MARK": name}, grace_s=grace_s, stop_last=stop_last
     )
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
@@ -169,7 +161,7 @@ def test_all_parts_are_stopped_the_one_others_depend_on_last(tmp_path: Path) -> 
     for name in ("base", "leaf"):
         command = (sys.executable, "-c", code, name)
         supervisor.start(Part(name, command, tmp_path / name, grace_s=5, stop_last=name == "base"))
-    wait_for(lambda: all(running.log_tail() == "up" for running in supervisor.running))
+    wait_until(lambda: all(running.log_tail() == "up" for running in supervisor.running))
     assert supervisor.stop() == []
     assert order.read_text() == "leaf base "
 
@@ -177,7 +169,7 @@ def test_all_parts_are_stopped_the_one_others_depend_on_last(tmp_path: Path) -> 
 def test_a_part_that_will_not_stop_is_killed_and_named(tmp_path: Path) -> None:
     supervisor = Supervisor()
     running = supervisor.start(python("stubborn", STUBBORN, tmp_path, grace_s=0.3))
-    wait_for(lambda: running.log_tail() == "up")
+    wait_until(lambda: running.log_tail() == "up")
     assert supervisor.stop() == ["stubborn"]
     assert not alive(running.process.pid)
 
@@ -185,10 +177,10 @@ def test_a_part_that_will_not_stop_is_killed_and_named(tmp_path: Path) -> None:
 def test_what_a_part_started_ends_with_it(tmp_path: Path) -> None:
     supervisor = Supervisor()
     running = supervisor.start(python("parent", PARENT, tmp_path))
-    wait_for(lambda: running.log_tail().strip().isdigit())
+    wait_until(lambda: running.log_tail().strip().isdigit())
     grandchild = int(running.log_tail())
     supervisor.stop()
-    wait_for(lambda: not alive(grandchild))
+    wait_until(lambda: not alive(grandchild))
 
 
 def test_leaving_the_block_stops_everything_even_after_an_error(tmp_path: Path) -> None:
@@ -216,11 +208,11 @@ def test_parts_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     assert process.stdout is not None
     with process.stdout:
         pid = int(process.stdout.readline())
-    wait_for(lambda: (tmp_path / "log").read_text() == "up\n")
+    wait_until(lambda: (tmp_path / "log").read_text() == "up\n")
     assert alive(pid)
     process.kill()
     process.wait()
-    wait_for(lambda: not alive(pid))
+    wait_until(lambda: not alive(pid))
 
 
 def test_a_part_whose_supervisor_died_before_it_was_bound_does_not_start(tmp_path: Path) -> None:

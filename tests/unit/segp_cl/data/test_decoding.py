@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import io
-import logging
-import os
 import struct
 import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
-import open_clip.transform
 import pytest
-import torch
 from PIL import Image, ImageOps
 
 from segp_cl.data.decoding import decode_image
-from segp_cl.data.image_sets import FolderImages, TensorImages
-from segp_cl.data.preprocessing import Preprocessing, to_pixels
 from segp_cl.errors import ImageDecodeError
-from segp_cl.pixels import as_unit_pixels
-from segp_cl.types import ImageSource
-
-SMALL = Preprocessing(size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-
-
-def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def photo(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 5 + 1, width // 5 + 1, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+from tests.unit.segp_cl.data.pictures import encode, photo
 
 
 def png_header_only(width: int, height: int) -> bytes:
@@ -263,136 +241,3 @@ def test_many_threads_decode_to_the_same_pixels() -> None:
     with ThreadPoolExecutor(8) as pool:
         decoded = list(pool.map(lambda index: np.asarray(decode_image(data[index % 4])), range(64)))
     assert all(np.array_equal(image, np.asarray(photo(seed=index % 4))) for index, image in enumerate(decoded))
-
-
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("resize", ["shortest", "squash"])
-@pytest.mark.parametrize("size", [(640, 427), (427, 640), (33, 47), (32, 32), (100, 32), (31, 500), (32, 33)])
-def test_pixels_equal_open_clips_own_evaluation_transform(
-    interpolation: str, resize: str, size: tuple[int, int]
-) -> None:
-    image = photo(*size)
-    theirs = open_clip.transform.image_transform(
-        32, is_train=False, mean=(0,) * 3, std=(1,) * 3, interpolation=interpolation, resize_mode=resize
-    )(image)
-    ours = to_pixels(image, Preprocessing(32, (0.0,) * 3, (1.0,) * 3, interpolation, resize))  # type: ignore[arg-type]
-    assert ours.is_contiguous()
-    assert torch.equal(ours, (theirs * 255).round().to(torch.uint8))
-
-
-@pytest.mark.parametrize("size", [(1_000_000, 1), (1, 1_000_000)])
-def test_an_extreme_strip_is_scaled_without_extreme_memory(size: tuple[int, int]) -> None:
-    pixels = to_pixels(Image.new("RGB", size, (10, 20, 30)), SMALL)
-    assert pixels[:, 8, 8].tolist() == [10, 20, 30]
-
-
-def test_bytes_become_unit_pixels_and_floats_pass() -> None:
-    eight = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-    assert as_unit_pixels(eight).flatten().tolist() == pytest.approx([0.0, 0.2, 1.0])
-    assert torch.equal(as_unit_pixels(as_unit_pixels(eight)), as_unit_pixels(eight))
-
-
-def test_tensor_images_are_an_image_source() -> None:
-    pixels = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 2, 2).contiguous()
-    source = TensorImages(pixels, [0, 0, 1, 1])
-    assert isinstance(source, ImageSource)
-    assert source.labels == (0, 0, 1, 1)
-    assert source.pixels([3, 0])[:, 0, 0, 0].tolist() == [3, 0]
-
-
-def test_images_and_labels_must_pair_up(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="2 images and 1 labels"):
-        TensorImages(torch.zeros(2, 3, 2, 2, dtype=torch.uint8), [0])
-    with pytest.raises(ValueError, match="1 images and 2 labels"):
-        FolderImages([tmp_path / "a.png"], [0, 1], SMALL)
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> list[Path]:
-    paths = [tmp_path / f"{index}.png" for index in range(12)]
-    for index, path in enumerate(paths):
-        path.write_bytes(encode(photo(50, 40, seed=index), "PNG"))
-    return paths
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_folder_images_are_read_in_the_order_asked_for(files: list[Path], threads: int) -> None:
-    source = FolderImages(files, list(range(12)), SMALL, threads=threads)
-    expected = torch.stack([to_pixels(photo(50, 40, seed=index), SMALL) for index in (7, 0, 7, 11)])
-    assert isinstance(source, ImageSource)
-    assert torch.equal(source.pixels([7, 0, 7, 11]), expected)
-    assert source.pixels([]).shape == (0, 3, 16, 16)
-
-
-def test_the_cache_gives_identical_pixels_without_the_files(files: list[Path], tmp_path: Path) -> None:
-    source = FolderImages(files, [0] * 12, SMALL, cache=tmp_path)
-    first = source.pixels(range(12))
-    for path in files:
-        path.unlink()
-    assert torch.equal(source.pixels(range(12)), first)
-    assert torch.equal(source.pixels([5, 2]), first[[5, 2]])
-
-
-def test_an_image_not_yet_read_is_not_taken_from_the_cache(files: list[Path], tmp_path: Path) -> None:
-    source = FolderImages(files, [0] * 12, SMALL, cache=tmp_path)
-    source.pixels([3])
-    expected = torch.stack([to_pixels(photo(50, 40, seed=index), SMALL) for index in (2, 3)])
-    assert torch.equal(source.pixels([2, 3]), expected)
-
-
-def test_the_cache_leaves_no_name_and_no_open_file_behind(files: list[Path], tmp_path: Path) -> None:
-    before = set(os.listdir("/proc/self/fd"))
-    source = FolderImages(files, [0] * 12, SMALL, cache=tmp_path)
-    source.pixels(range(12))
-    assert sorted(tmp_path.iterdir()) == sorted(files)
-    assert len(os.listdir("/proc/self/fd")) == len(before) + 1
-    del source
-    gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == len(before)
-
-
-def test_a_full_disk_costs_the_cache_not_the_task(
-    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    source = FolderImages(files, [0] * 12, SMALL, cache=tmp_path)
-    monkeypatch.setattr(os, "pwrite", full)
-    with caplog.at_level(logging.WARNING):
-        first = source.pixels(range(12))
-    assert torch.equal(source.pixels(range(12)), first)
-    assert "No space left" in caplog.text
-
-
-def test_a_missing_or_damaged_file_is_named(files: list[Path]) -> None:
-    files[4].write_bytes(b"not an image")
-    files[5].unlink()
-    source = FolderImages(files, [0] * 12, SMALL)
-    with pytest.raises(ImageDecodeError, match=r"^4\.png: expected an image"):
-        source.pixels([3, 4])
-    with pytest.raises(ImageDecodeError, match=r"^5\.png: .*No such file"):
-        source.pixels([5])
-
-
-def live_tensor_bytes() -> int:
-    return sum(item.nbytes for item in gc.get_objects() if type(item) is torch.Tensor)
-
-
-def test_memory_does_not_grow_with_the_number_of_images(files: list[Path], tmp_path: Path) -> None:
-    big = Preprocessing(size=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    batch_bytes = 4 * 3 * 128 * 128
-    source = FolderImages(files * 3, [0] * 36, big, cache=tmp_path)
-    gc.collect()
-    before = live_tensor_bytes()
-    for _epoch in range(2):
-        for start in range(0, 36, 4):
-            assert source.pixels(range(start, start + 4)).nbytes == batch_bytes
-            assert live_tensor_bytes() <= before + batch_bytes
-    tracemalloc.start()  # what numpy and Pillow's Python side hold
-    for start in range(0, 36, 4):
-        source.pixels(range(start, start + 4))
-    kept, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert kept < batch_bytes / 4
-    assert peak < 2 * batch_bytes

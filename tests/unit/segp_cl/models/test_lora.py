@@ -14,6 +14,7 @@ from segp_cl.models.backbone import Backbone
 from segp_cl.models.clip import CausalText, PaddedText, split_visual
 from segp_cl.models.lora import Adapters, LoraOutput, LoraWeight, Target, bake, find_targets, initial_factors, new_lora
 from segp_cl.types import LoraFactors, LoraState
+from tests.tolerances import FLOAT32_REORDERED
 
 CONFIG = LearnerConfig(rank=2)
 FRACTIONS = {"image": 1.0, "text": 1.0}
@@ -134,7 +135,7 @@ class TestEveryArchitecture:
         lora = new_lora({name: tower}, CONFIG, fractions=FRACTIONS, generator=generator())
         adapters = Adapters({name: tower}, lora)
         after = tower(inputs())
-        assert torch.allclose(before, after, atol=1e-6)
+        assert torch.allclose(before, after, atol=FLOAT32_REORDERED)
         after.square().sum().backward()
         assert all(b.grad is not None and b.grad.abs().sum() > 0 for b in adapters.trainable)
         trained = {id(p) for p in adapters.trainable}
@@ -150,9 +151,9 @@ class TestEveryArchitecture:
         unmerged = tower(inputs())
         assert (unmerged - before).abs().max() > 1e-3
         adapters.merge()
-        assert torch.allclose(tower(inputs()), unmerged, atol=1e-5)
+        assert torch.allclose(tower(inputs()), unmerged, atol=FLOAT32_REORDERED)
         bake({name: served}, adapters.state())
-        assert torch.allclose(served(inputs()), unmerged, atol=1e-5)
+        assert torch.allclose(served(inputs()), unmerged, atol=FLOAT32_REORDERED)
         adapters.unmerge()
         assert torch.equal(tower(inputs()), unmerged)
         with adapters.disabled():
@@ -201,15 +202,15 @@ def test_adding_to_the_output_equals_changing_the_weight_forward_and_gradient(
     changed = LoraWeight(slow.weight, [Target("text", "", "weight", None, "")], [factors], 0.7)
     x, y = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
     outputs = [fast(x), torch.func.functional_call(slow, {"weight": changed(slow.weight)}, (y,))]
-    assert torch.allclose(outputs[0], outputs[1], atol=1e-5)
+    assert torch.allclose(outputs[0], outputs[1], atol=FLOAT32_REORDERED)
     for output in outputs:
         output.square().sum().backward()
     assert added.b[0].grad is not None
     assert changed.b[0].grad is not None
-    assert torch.allclose(added.b[0].grad, changed.b[0].grad, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(added.b[0].grad, changed.b[0].grad, rtol=FLOAT32_REORDERED, atol=FLOAT32_REORDERED)
     assert x.grad is not None
     assert y.grad is not None
-    assert torch.allclose(x.grad, y.grad, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(x.grad, y.grad, rtol=FLOAT32_REORDERED, atol=FLOAT32_REORDERED)
 
 
 def test_only_the_last_blocks_are_adapted() -> None:

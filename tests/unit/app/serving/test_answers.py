@@ -1,0 +1,74 @@
+"""What a client reads: the best labels first, errors in their own slots, vectors in two encodings."""
+
+from __future__ import annotations
+
+import base64
+import struct
+
+import pytest
+import torch
+
+from app.serving.answers import encoded, predictions, results
+from app.serving.engine import Path, Scored
+from segp_cl.errors import ImageDecodeError
+
+
+def scored(path: Path = "fused") -> Scored:
+    text, visual, fused = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.3, 0.1, 0.2]), torch.tensor([0.2, 0.3, 0.1])
+    return Scored(("a", "b", "c"), path, text, visual, fused, torch.tensor([0.25, 0.5, 0.125]))
+
+
+def test_vectors_are_numbers_or_little_endian_float32() -> None:
+    vector = torch.tensor([0.5, -0.25, 1.0])
+    assert encoded(vector, "float") == [0.5, -0.25, 1.0]
+    as_text = encoded(vector, "base64")
+    assert isinstance(as_text, str)
+    assert struct.unpack("<3f", base64.b64decode(as_text)) == (0.5, -0.25, 1.0)
+    assert encoded(vector.to(torch.bfloat16), "base64") == as_text
+
+
+@pytest.mark.parametrize(("path", "order"), [("text", "cba"), ("visual", "acb"), ("fused", "bac")])
+def test_labels_are_ranked_by_the_path_that_was_asked_for(path: Path, order: str) -> None:
+    image = scored(path)
+    found = predictions(image, 3)
+    assert "".join(prediction.label for prediction in found) == order
+    for prediction in found:
+        place = image.labels.index(prediction.label)
+        assert image.visual is not None
+        assert image.fused is not None
+        numbers = (image.ranking, image.text, image.visual, image.fused, image.probabilities)
+        assert [column[place].item() for column in numbers] == [
+            prediction.score,
+            prediction.text_score,
+            prediction.visual_score,
+            prediction.fused_score,
+            prediction.probability,
+        ]
+
+
+@pytest.mark.parametrize(("top_k", "count"), [(0, 0), (1, 1), (3, 3), (10, 3)])
+def test_as_many_labels_are_given_as_there_are_and_were_asked_for(top_k: int, count: int) -> None:
+    assert len(predictions(scored(), top_k)) == count
+
+
+def test_equal_scores_keep_the_labels_order() -> None:
+    text = torch.tensor([0.5, 0.7, 0.5, 0.7])
+    image = Scored(("a", "b", "c", "d"), "text", text, None, None, torch.full((4,), 0.25))
+    found = predictions(image, 3)
+    assert [prediction.label for prediction in found] == ["b", "d", "a"]
+    assert {(prediction.visual_score, prediction.fused_score) for prediction in found} == {(None, None)}
+
+
+def test_every_image_has_its_result_or_its_own_error() -> None:
+    first, second, third = results(
+        ["x.png", None, "z.png"], [scored(), ImageDecodeError("not an image"), scored("text")], top_k=1
+    )
+    assert [(result.index, result.filename) for result in (first, second, third)] == [
+        (0, "x.png"),
+        (1, None),
+        (2, "z.png"),
+    ]
+    assert [prediction.label for result in (first, third) for prediction in result.predictions] == ["b", "c"]
+    assert (first.error, third.error, second.predictions) == (None, None, [])
+    assert second.error is not None
+    assert (second.error.detail, second.error.status) == ("not an image", 422)
