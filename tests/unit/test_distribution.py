@@ -6,7 +6,7 @@ The top-level names are generic (docs/adr/0001): nobody else may own them, and t
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from importlib.metadata import Distribution, distributions, packages_distributions, requires, version
 from pathlib import Path
 
@@ -20,22 +20,34 @@ OWNERS = {name: {"keepsight"} for name in OURS} | {"keepsight": {"keepsight", "k
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def owners(name: str, installed: Iterator[Distribution]) -> set[str]:
-    """Distributions that install a top-level package or module of this name, going by what they list."""
-    found = set()
+def owners(installed: Iterable[Distribution]) -> dict[str, set[str]]:
+    """Distributions that install a top-level package or module, by its name, going by what they list."""
+    found: dict[str, set[str]] = {}
     for distribution in installed:
-        files = distribution.files or []
-        listed = {(distribution.read_text("top_level.txt") or "").split().count(name) > 0}
-        listed |= {file.parts[0] in (name, f"{name}.py") for file in files if file.parts}
-        if True in listed:
-            found.add(distribution.metadata["Name"])
+        names = {file.parts[0].removesuffix(".py") for file in distribution.files or [] if file.parts}
+        names |= set((distribution.read_text("top_level.txt") or "").split())
+        for name in names:
+            found.setdefault(name, set()).add(distribution.metadata["Name"])
     return found
 
 
+@pytest.fixture(scope="module")
+def listed() -> dict[str, set[str]]:
+    """Owners of what is installed, read once: there are thousands of files."""
+    return owners(distributions())
+
+
+@pytest.fixture(scope="module")
+def imported() -> Mapping[str, list[str]]:
+    return packages_distributions()
+
+
 @pytest.mark.parametrize("name", OURS)
-def test_no_other_distribution_owns_the_name(name: str) -> None:
-    assert owners(name, iter(distributions())) == OWNERS[name]
-    assert set(packages_distributions()[name]) == OWNERS[name]
+def test_no_other_distribution_owns_the_name(
+    name: str, listed: dict[str, set[str]], imported: Mapping[str, list[str]]
+) -> None:
+    assert listed[name] == OWNERS[name]
+    assert set(imported[name]) == OWNERS[name]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -44,8 +56,8 @@ def test_what_is_imported_is_this_repositorys(name: str) -> None:
     assert [Path(folder).resolve() for folder in module.__path__] == [ROOT / name]
 
 
-def test_the_distribution_ships_these_packages_and_no_other() -> None:
-    shipped = {name for name, owned_by in packages_distributions().items() if "keepsight" in owned_by}
+def test_the_distribution_ships_these_packages_and_no_other(imported: Mapping[str, list[str]]) -> None:
+    shipped = {name for name, owned_by in imported.items() if "keepsight" in owned_by}
     assert {name for name in shipped if not name.startswith("__editable__")} == set(OURS)
 
 
@@ -69,6 +81,6 @@ def test_an_owner_is_found_by_its_files_alone(tmp_path: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     (info / "RECORD").write_text("worker/__init__.py,,\nother-1.0.dist-info/METADATA,,\nother-1.0.dist-info/RECORD,,\n")
-    installed = list(distributions(path=[str(tmp_path)]))
-    assert owners("worker", iter(installed)) == {"other"}
-    assert owners("app", iter(installed)) == set()
+    found = owners(distributions(path=[str(tmp_path)]))
+    assert found["worker"] == {"other"}
+    assert "app" not in found

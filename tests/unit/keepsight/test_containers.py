@@ -66,6 +66,7 @@ def test_the_build_is_sent_what_is_installed_and_little_else(context: set[str]) 
     assert context - shipped_files() - NOT_INSTALLED == {"LICENSE", "README.md", "pyproject.toml", "requirements.lock"}
 
 
+@pytest.mark.slow
 def test_what_the_build_is_sent_can_be_installed_and_run(context: set[str], tmp_path: Path) -> None:
     installing = re.search(r"^RUN pip install (.*--no-deps.*) && pip check$", DOCKERFILE, re.M)
     assert installing is not None

@@ -120,3 +120,55 @@ def test_a_failed_test_run_fails_ci(tmp_path: Path) -> None:
     fake(tmp_path / "scripts", "test", "exit 0")
     assert subprocess.run(["/bin/bash", str(ci)], check=False).returncode == 4
     assert demo_ran.read_text() == "--short --exit\n"
+
+
+FAKE_ENVIRONMENT = """
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VENV=$ROOT
+say() { :; }
+ensure_environment() { echo environment; }
+"""
+
+
+def ran_by_test(tmp_path: Path, *arguments: str) -> list[str]:
+    """What scripts/test runs, in order: the programs' names, and pytest's arguments one by one."""
+    (tmp_path / "scripts").mkdir(exist_ok=True)
+    (tmp_path / "scripts" / "_env").write_text(FAKE_ENVIRONMENT)
+    fake(tmp_path / "scripts", "check", "echo check")
+    fake(tmp_path / "bin", "ruff", 'echo "ruff $1"')
+    fake(tmp_path / "bin", "python", 'printf "%s\\n" "$@"')
+    script = tmp_path / "scripts" / "test"
+    script.write_text((ROOT / "scripts" / "test").read_text())
+    done = subprocess.run(["/bin/bash", str(script), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_the_whole_suite_is_checked_and_its_reach_measured(tmp_path: Path) -> None:
+    assert ran_by_test(tmp_path) == ["check", "-m", "pytest", "--cov", "--cov-report=term:skip-covered"]
+
+
+def test_arguments_of_the_test_script_are_pytests(tmp_path: Path) -> None:
+    assert ran_by_test(tmp_path, "tests/unit", "-k", "a or b") == [
+        "check",
+        "-m",
+        "pytest",
+        "tests/unit",
+        "-k",
+        "a or b",
+    ]
+
+
+def test_the_fast_tests_leave_out_what_is_slow(tmp_path: Path) -> None:
+    said = ran_by_test(tmp_path, "--fast", "-k", "a or b")
+    assert said[:4] == ["environment", "ruff check", "-m", "pytest"]
+    assert said[-2:] == ["-k", "a or b"]
+    assert "not slow" in said
+    assert "testpaths=tests/unit tests/docs" in said
+    assert not any(word.startswith("--cov") for word in said)
+
+
+def test_help_says_what_the_fast_tests_leave_out(tmp_path: Path) -> None:
+    said = "\n".join(ran_by_test(tmp_path, "--help"))
+    assert "scripts/test --fast" in said
+    assert "no types" in said
+    assert "environment" not in said

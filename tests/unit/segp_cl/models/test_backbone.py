@@ -237,6 +237,7 @@ def test_the_digest_follows_the_weights(tiny_spec: ModelSpec, tiny_backbone: Bac
     assert load_backbone(tiny_spec).weights_digest == tiny_backbone.weights_digest
 
 
+@pytest.mark.slow
 def test_real_clip_loads_from_a_local_checkpoint(tmp_path: Path) -> None:
     """The real architecture, with random weights in the place of OpenAI's."""
     path = tmp_path / "vit-b-32.pt"
