@@ -64,6 +64,24 @@ def test_a_server_is_on_the_roster_before_it_answers_anybody(house: House) -> No
 
 
 def test_a_server_without_a_version_is_only_starting(house: House) -> None:
+    async def main() -> None:
+        services = house.services
+        await services.member.join(services.watcher)
+        report = reported(services)
+        assert report is not None
+        assert (report.state, report.serving) == ("starting", None)
+        await services.watcher.look()
+        await services.member.beat()
+        report = reported(services)
+        assert report is not None
+        assert (report.state, report.serving) == ("serving", house.first)
+        await services.member.leave()
+        services.watcher.close()
+
+    asyncio.run(main())
+
+
+def test_a_server_that_cannot_load_current_says_why(house: House) -> None:
     house.broken.add(house.first)
 
     async def scene(services: Services) -> None:
