@@ -90,39 +90,6 @@ class Embeddings(BaseModel):
     usage: Usage = Usage()
 
 
-class ServerMetadata(BaseModel):
-    """The server's metadata in the Open Inference Protocol."""
-
-    name: str = "keepsight"
-    version: str
-    extensions: list[str] = ["binary_tensor_data", "classification"]
-
-
-class Health(BaseModel):
-    """Whether the server is alive and, on the ready routes, ready; if it is not, the status is not 200."""
-
-    live: bool = True
-    ready: bool | None = None
-
-
-class TensorMetadata(BaseModel):
-    """A tensor's name, type and shape; -1 stands for any size."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-
-
-class ModelMetadata(BaseModel):
-    """The model as the Open Inference Protocol describes it: the version that is served, and its tensors."""
-
-    name: str
-    versions: list[str]
-    platform: str = "keepsight"
-    inputs: list[TensorMetadata]
-    outputs: list[TensorMetadata]
-
-
 class Prediction(BaseModel):
     """One label for one image. `score` is that of the ranking path; a path that cannot score the label is null."""
 

@@ -92,6 +92,39 @@ class InferAnswer(BaseModel):
     outputs: list[dict[str, Any]] = Field(description="name, datatype, shape, and data or parameters")
 
 
+class ServerMetadata(BaseModel):
+    """The server's metadata in the Open Inference Protocol."""
+
+    name: str = "keepsight"
+    version: str
+    extensions: list[str] = ["binary_tensor_data", "classification"]
+
+
+class Health(BaseModel):
+    """Whether the server is alive and, on the ready routes, ready; if it is not, the status is not 200."""
+
+    live: bool = True
+    ready: bool | None = None
+
+
+class TensorMetadata(BaseModel):
+    """A tensor's name, type and shape; -1 stands for any size."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """The model as the Open Inference Protocol describes it: the version that is served, and its tensors."""
+
+    name: str
+    versions: list[str]
+    platform: str = "keepsight"
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
 def read_request(body: bytes, header_length: int | None) -> InferRequest:
     """Parse a request's body, whose first `header_length` bytes are JSON (None: all).
 

@@ -13,9 +13,19 @@ from app.deps import AnyCaller, ClassifyCaller, ServicesDep
 from app.errors import InvalidRequestError, ModelNotFoundError
 from app.offload import off_loop
 from app.openapi import problems
-from app.protocols.open_inference import HEADER_LENGTH, IMAGES, OUTPUTS, InferAnswer, read_request, write_answer
+from app.protocols.open_inference import (
+    HEADER_LENGTH,
+    IMAGES,
+    OUTPUTS,
+    Health,
+    InferAnswer,
+    ModelMetadata,
+    ServerMetadata,
+    TensorMetadata,
+    read_request,
+    write_answer,
+)
 from app.routes.health import require_ready
-from app.schemas import Health, ModelMetadata, ServerMetadata, TensorMetadata
 from app.services import Services
 from app.serving.answer_images import Pixels, all_or_nothing, answer_images, check_image_count
 from app.serving.engine import Scored
