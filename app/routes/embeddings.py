@@ -126,10 +126,10 @@ async def _vectors(inputs: list[str], served: Served, services: Services) -> lis
     async def ask(pixels: Sequence[Pixels]) -> Sequence[Vector | Exception]:
         return await services.engine.image_embeddings(served, pixels)
 
-    of_images, of_texts = await asyncio.gather(
-        answer_images(services, served, images, ask, outcome="embedded"),
-        services.engine.text_embeddings(served, [inputs[index] for index in at_text]),
+    names = [f"input {index}" for index in range(len(inputs))]
+    of_images = await answer_images(
+        services, served, images, ask, outcome="embedded", all_named=[names[index] for index in at_image]
     )
+    of_texts = await services.engine.text_embeddings(served, [inputs[index] for index in at_text])
     by_index = dict(zip(at_image + at_text, [*of_images, *of_texts], strict=True))
-    slots = [by_index[index] for index in range(len(inputs))]
-    return all_or_nothing(slots, [f"input {index}" for index in range(len(inputs))])
+    return all_or_nothing([by_index[index] for index in range(len(inputs))], names)

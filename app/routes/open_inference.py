@@ -125,12 +125,13 @@ async def infer(
     async def ask(pixels: Sequence[Pixels]) -> Sequence[Scored | Exception]:
         return await services.engine.scores(served, pixels, "fused")
 
+    names = [f"image {index}" for index in range(len(asked.images))]
     slots = await services.admission.while_wanted(
         request,
-        lambda: answer_images(services, served, asked.images, ask, outcome="classified"),
+        lambda: answer_images(services, served, asked.images, ask, outcome="classified", all_named=names),
         timeout_ms=asked.timeout_ms,
     )
-    scored = all_or_nothing(slots, [f"image {index}" for index in range(len(slots))])
+    scored = all_or_nothing(slots, names)
     numbers = sum(len(each.labels) for each in scored)
     content, head = await off_loop(
         _BYTES_PER_SCORE * numbers, write_answer, scored, asked, model_name=name, model_version=served.version_id

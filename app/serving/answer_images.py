@@ -50,6 +50,7 @@ async def answer_images(
     ask: Ask[A],
     *,
     outcome: Literal["classified", "embedded"],
+    all_named: Sequence[str] | None = None,
 ) -> list[A | Exception]:
     """Return an answer for every image, in order; an image that cannot be decoded or run has an exception in its slot.
 
@@ -59,11 +60,17 @@ async def answer_images(
         images: encoded images, or the error of one that failed to parse.
         ask: gets the answers for the images that can be decoded.
         outcome: the metric's label for images that can be decoded.
+        all_named: the images' names, where all must be decoded: one that cannot be raises its error, and none is run.
+
+    Raises:
+        KeepsightError: with `all_named`, the error of the first image that cannot be decoded, with its name.
     """
     slots = await services.decoder.decode(images, served.preprocessing)
     pixels = [slot for slot in slots if isinstance(slot, Tensor)]
-    services.metrics.images.labels(outcome).inc(len(pixels))
     services.metrics.images.labels("refused").inc(len(slots) - len(pixels))
+    if all_named is not None:
+        all_or_nothing(slots, all_named)
+    services.metrics.images.labels(outcome).inc(len(pixels))
     answers = iter(await ask(pixels) if pixels else [])
     return [next(answers) if isinstance(slot, Tensor) else slot for slot in slots]
 

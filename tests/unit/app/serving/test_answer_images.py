@@ -74,6 +74,20 @@ def test_a_model_is_not_asked_about_nothing(house: House, served: Served) -> Non
     assert [type(slot) for slot in slots] == [ImageDecodeError]
 
 
+def test_where_all_must_be_decoded_one_that_cannot_keeps_the_others_from_running(
+    house: House, served: Served, png: Png
+) -> None:
+    async def ask(pixels: Sequence[Tensor]) -> list[int | Exception]:
+        raise AssertionError
+
+    names = ["input 0", "input 2"]
+    with pytest.raises(ImageDecodeError, match=r"^input 2: expected an image"):
+        asyncio.run(answer_images(house.services, served, [png(1), b"text"], ask, outcome="embedded", all_named=names))
+    rendered = house.services.metrics.render().decode()
+    assert 'keepsight_images_total{outcome="refused"} 1.0' in rendered
+    assert 'outcome="embedded"' not in rendered
+
+
 def test_one_slot_without_an_answer_refuses_all_under_its_name() -> None:
     assert all_or_nothing([1, 2], ["a", "b"]) == [1, 2]
     with pytest.raises(ImageDecodeError, match=r"^image 1: not an image$"):
