@@ -71,11 +71,11 @@ def log_config(level: str) -> dict[str, object]:
 def _serve(settings: Settings) -> int:
     set_up_process()
     # imported late: PyTorch takes seconds to import, and the refusals above should appear at once
-    import uvicorn
     from prometheus_client import start_http_server
 
     from app.main import create_app
     from app.metrics import Metrics
+    from app.wire.server import Server
     from segp_cl.errors import KeepsightError
 
     metrics = Metrics()
@@ -92,17 +92,8 @@ def _serve(settings: Settings) -> int:
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # uvicorn stops cleanly, then raises the signal again
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,  # the logger app.access records more
-            timeout_graceful_shutdown=10,
-            server_header=False,
-        )
-    )
+    server = Server(app, settings, count=metrics.count_ended)
+    metrics.connections.set_function(lambda: len(server.crowd))
     try:
         if settings.metrics_port is not None:
             start_http_server(settings.metrics_port, settings.host, registry=metrics.registry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -49,7 +49,7 @@ def requires(scope: str | None) -> Callable[..., Awaitable[Caller]]:
     ) -> Caller:
         token = bearer.credentials if bearer else header
         if not services.keys.list() and services.settings.is_loopback:
-            _check_from_here(request)
+            _check_from_here(request, services.settings.cors_origins)
             return LOCAL
         if not token:
             raise UnauthorizedError("send an API key: 'Authorization: Bearer ks_…' or 'X-API-Key: ks_…'")
@@ -66,12 +66,15 @@ def requires(scope: str | None) -> Callable[..., Awaitable[Caller]]:
     return dependency
 
 
-def _check_from_here(request: Request) -> None:
-    """Admit only this machine: without keys, a web page could reach the server through a visitor's browser."""
+def _check_from_here(request: Request, cors_origins: Collection[str]) -> None:
+    """Admit only this machine: without keys, a web page could reach the server through a visitor's browser.
+
+    Pages of an origin that the settings name are admitted; `*` names none.
+    """
     host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
     origin = request.headers.get("origin")
     origin_host = (urlsplit(origin).hostname or "") if origin else "localhost"
-    if not (is_loopback(host) and is_loopback(origin_host)):
+    if not (is_loopback(host) and (is_loopback(origin_host) or origin in cors_origins)):
         raise ForbiddenError(
             "without API keys, only requests from and to this machine are answered; create a key with `keepsight keys`"
         )

@@ -36,6 +36,10 @@ class ModelNotFoundError(AppError):
     """An Open Inference route names a model or version that this server does not serve."""
 
 
+class TooManyConnectionsError(AppError):
+    """The server has as many connections as it may have, and all of them are in use."""
+
+
 class StoppingError(AppError):
     """The server is stopping and accepts no new requests."""
 

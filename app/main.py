@@ -6,17 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
+from starlette.middleware.cors import CORSMiddleware
 
-from app import problems
+from app import docs_page, problems
 from app.metrics import Metrics
-from app.middleware import BodyLimit, Observe
+from app.middleware import BodyLimit, Methods, Observe
 from app.openapi import DESCRIPTION, TAGS
 from app.routes import admin, classify, embeddings, health, jobs, open_inference, tasks, versions
 from app.serving.live_model import LiveModel
 from app.settings import MIB, Settings
 from app.startup import running
+from app.wire.root import Below, outside_path
 
 OTHER_BODY_BYTES = MIB
 
@@ -43,6 +45,8 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.startup_error = None
@@ -51,11 +55,25 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
         app.include_router(resource.router)
 
     @app.get("/", include_in_schema=False)
-    def landing() -> RedirectResponse:
-        return RedirectResponse("/docs")
+    async def landing(request: Request) -> RedirectResponse:
+        return RedirectResponse(outside_path(request.scope, "/docs"))
 
+    docs_page.install(app)
+    # the last one added is the first to see a request
     app.add_middleware(BodyLimit, limit=lambda path: _body_limit(path, settings))
+    app.add_middleware(Methods, routes=lambda: app.router.routes)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=("*",),
+            allow_private_network=True,
+            expose_headers=("Retry-After", "Location", "Idempotency-Replayed", "Allow", "WWW-Authenticate"),
+        )
     app.add_middleware(Observe, metrics=metrics, model_version=lambda: live.version_id)
+    if settings.root_path:
+        app.add_middleware(Below, root_path=settings.root_path)
     return app
 
 

@@ -41,7 +41,18 @@ class Metrics:
         )
         self.serving = Info("keepsight_serving", "The version that is served.", registry=registry)
         self.classes = Gauge("keepsight_classes", "Classes of the version that is served.", registry=registry)
+        self.connections = Gauge("keepsight_connections", "Connections that are open.", registry=registry)
+        self.connections_ended = Counter(
+            "keepsight_connections_ended",
+            "Connections the server ended, by reason.",
+            ["reason"],
+            registry=registry,
+        )
         self.uploads = Counter("keepsight_uploads", "Task uploads, by outcome.", ["outcome"], registry=registry)
+
+    def count_ended(self, reason: str) -> None:
+        """Count a connection that the server ended."""
+        self.connections_ended.labels(reason).inc()
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

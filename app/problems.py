@@ -35,9 +35,11 @@ from app.errors import (
     StoppingError,
     SwapTimeoutError,
     TaskRefusedError,
+    TooManyConnectionsError,
     UnauthorizedError,
     UnknownArchiveError,
 )
+from app.wire.root import route_path
 from exchange.jobs import JobNotFoundError
 from exchange.redis_client import BrokerUnavailableError
 from exchange.rollout import RolloutBusyError, RolloutRefusedError, RolloutTimeoutError, RolloutUnfinishedError
@@ -90,6 +92,7 @@ TABLE: Mapping[type[Exception], Answer] = {
     ForbiddenError: Answer(403, "forbidden", "Not allowed"),
     BusyError: Answer(429, "busy", "Too many requests in progress", 1),
     ModelNotFoundError: Answer(404, "model-not-found", "That model is not served here"),
+    TooManyConnectionsError: Answer(503, "too-many-connections", "Too many connections are open", 1),
     StoppingError: Answer(503, "stopping", "The server is stopping", 2),
     DeadlineError: Answer(504, "deadline-exceeded", "The answer took too long", 1),
     InferenceError: Answer(500, "inference-failed", "The model could not answer"),
@@ -148,6 +151,13 @@ def problem(status: int, slug: str, title: str, detail: str | None, /, **extensi
     return {**extensions, **{name: value for name, value in standard.items() if value is not None}}
 
 
+def phrase_problem(status: int, detail: str | None) -> dict[str, Any]:
+    """Return a problem document that is named after one of HTTP's own statuses."""
+    phrase = HTTPStatus(status).phrase
+    slug = phrase.lower().replace(" ", "-").replace("'", "")
+    return problem(status, slug, phrase, None if detail == phrase else detail)
+
+
 def problem_of(error: Exception) -> dict[str, Any]:
     """Return the problem document of an exception. Only the messages of Keepsight's own errors are included."""
     answer = answer_for(error)
@@ -184,16 +194,13 @@ def install(app: FastAPI) -> None:
 
     async def known(request: Request, error: Exception) -> JSONResponse:
         if answer_for(error).status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            logger.warning("%s %s: %s", request.method, request.url.path, error)
-        return response_for(error, request.url.path)
+            logger.warning("%s %s: %s", request.method, route_path(request.scope), error)
+        return response_for(error, route_path(request.scope))
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        phrase = HTTPStatus(error.status_code).phrase
-        slug = phrase.lower().replace(" ", "-").replace("'", "")
-        detail = None if error.detail == phrase else str(error.detail)
-        document = problem(error.status_code, slug, phrase, detail)
-        return problem_response(_spoken(document, request.url.path), error.headers)
+        document = phrase_problem(error.status_code, str(error.detail))
+        return problem_response(_spoken(document, route_path(request.scope)), error.headers)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -202,10 +209,10 @@ def install(app: FastAPI) -> None:
         detail = "; ".join(f"{'.'.join(e['where'][1:]) or e['where'][0]}: {e['message']}" for e in errors[:5])
         answer = TABLE[InvalidRequestError]
         document = problem(answer.status, answer.slug, answer.title, detail, errors=errors)
-        return problem_response(_spoken(document, request.url.path))
+        return problem_response(_spoken(document, route_path(request.scope)))
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return response_for(error, request.url.path)  # the server's own error log holds the traceback
+        return response_for(error, route_path(request.scope))  # the server's own error log holds the traceback
 
     app.add_exception_handler(KeepsightError, known)
     app.add_exception_handler(KeyFileError, known)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
 
 from exchange.settings import SharedSettings
+
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+
+OWN_PATHS = frozenset({"docs", "healthz", "metrics", "openapi.json", "readyz", "v1", "v2"})
+"""First parts of the service's paths."""
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -38,6 +45,26 @@ class Settings(SharedSettings):
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Serve this process's /metrics on a port of its own too."
     )
+
+    root_path: str = Field(
+        "", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path that the service is served below, such as /vision."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose web pages may call the service, with commas between them; `*` for all."
+    )
+
+    # Connections
+    max_connections: int | None = Field(
+        None, ge=1, description="Most connections at once; unset: what the limit of open files leaves."
+    )
+    max_header_bytes: int = Field(64 * 1024, ge=1024, description="Most bytes of a request line and its headers.")
+    header_timeout_s: float = Field(10.0, gt=0, description="Seconds until a request's headers must be complete.")
+    idle_timeout_s: float = Field(65.0, gt=0, description="Seconds that a connection may be open without a request.")
+    stall_timeout_s: float = Field(
+        30.0, gt=0, description="Seconds in which a body or an answer must move on, by min_bytes_per_s each."
+    )
+    min_bytes_per_s: float = Field(8192, gt=0, description="Slowest body or answer, on average over stall_timeout_s.")
+    stop_grace_s: float = Field(10.0, gt=0, description="Seconds that requests in hand have left when it is stopped.")
 
     # Classify
     max_classify_bytes: int = Field(256 * MIB, ge=1, description="Largest body of one classify request, in bytes.")
@@ -73,6 +100,26 @@ class Settings(SharedSettings):
     # Events
     events_poll_s: float = Field(1.0, gt=0, description="Seconds between looks at a job, beside its announcements.")
     events_heartbeat_s: float = Field(15.0, gt=0, description="Seconds between heartbeats on a quiet event stream.")
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"expected origins such as https://example.org or *; got {origin!r}")
+        return tuple(origin.lower() for origin in value)
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str) -> str:
+        if value.split("/")[1:2] and value.split("/")[1] in OWN_PATHS:
+            raise ValueError(f"{value} begins like the service's own paths; choose another, such as /vision")
+        return value
 
     @property
     def is_loopback(self) -> bool:

@@ -20,6 +20,7 @@ from app.multipart import Form, read_form
 from app.openapi import problems
 from app.schemas import TaskAccepted
 from app.services import Services
+from app.wire.root import outside_path
 from segp_cl.config import LearnerConfig
 
 router = APIRouter(prefix="/v1", tags=["tasks"])
@@ -87,7 +88,7 @@ async def submit_task(
     finally:
         form.close()
     services.metrics.uploads.labels("replayed" if submitted.replayed else "accepted").inc()
-    location = f"/v1/jobs/{submitted.record.job_id}"
+    location = outside_path(request.scope, f"/v1/jobs/{submitted.record.job_id}")
     response.headers["Location"] = location
     if submitted.replayed:
         response.headers["Idempotency-Replayed"] = "true"

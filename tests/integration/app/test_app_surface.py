@@ -141,7 +141,7 @@ def test_unknown_paths_and_methods_are_problems(client: TestClient) -> None:
     assert missing.json()["title"] == "Not Found"
     wrong = client.get("/v1/classify")
     assert (wrong.status_code, wrong.headers["content-type"]) == (405, "application/problem+json")
-    assert wrong.headers["allow"] == "POST"
+    assert wrong.headers["allow"] == "OPTIONS, POST"
 
 
 def test_what_is_not_expected_is_a_problem_that_tells_nothing(

@@ -1,0 +1,80 @@
+"""uvicorn with this server's connections, and a stop that ends in time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any, cast
+
+import uvicorn
+
+from app.settings import Settings
+from app.wire.crowd import Crowd
+from app.wire.limits import Limits
+from app.wire.protocol import Connection
+
+logger = logging.getLogger(__name__)
+
+CLOSING_S = 4.0
+"""Seconds after the grace in which the services must be closed."""
+
+
+class Server(uvicorn.Server):
+    """A server of one application.
+
+    Args:
+        app: the ASGI application.
+        settings: address, limits of connections, and how long requests in hand have when the server is stopped.
+        count: called with the reason for each connection that the server ends by itself.
+        limits: of connections; None: those of the settings.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        settings: Settings,
+        *,
+        count: Callable[[str], None] = lambda reason: None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.crowd = Crowd(limits or Limits.of(settings), count)
+        self._grace_s = settings.stop_grace_s
+        self._end: threading.Timer | None = None
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                http=cast(type[Connection], partial(Connection, crowd=self.crowd)),
+                ws="none",
+                backlog=self.crowd.limits.backlog,
+                log_config=None,
+                access_log=False,  # the logger app.access records more
+                timeout_graceful_shutdown=cast(int, settings.stop_grace_s),
+                server_header=False,
+            )
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop: requests in hand are finished, and nothing new is begun."""
+        self.crowd.stop()
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop. What does not end by itself, such as a thread that waits for a disk, is not waited for."""
+        if self._end is None:
+            self._end = threading.Timer(self._grace_s + CLOSING_S, _end_now)
+            self._end.daemon = True
+            self._end.start()
+        super().handle_exit(sig, frame)
+
+
+def _end_now() -> None:
+    waiting = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
+    logger.error("the server did not stop in time; it is ended with these threads: %s", ", ".join(waiting))
+    os._exit(1)
