@@ -29,7 +29,7 @@ from exchange.contracts import (
     record_to_hash,
     utc_now,
 )
-from exchange.redis_client import BrokerUnavailableError, RedisClient
+from exchange.redis_client import BrokerUnavailableError, RedisClient, reaching
 from segp_cl.errors import KeepsightError
 
 FINISHED_JOBS_KEPT_S: Final = 30 * 24 * 3600
@@ -84,7 +84,7 @@ class Jobs(RedisClient):
 
     def ping(self) -> None:
         """Raise `BrokerUnavailableError` unless the broker answers."""
-        with self._reaching():
+        with reaching():
             self._redis.ping()
 
     # --- jobs -----------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ class Jobs(RedisClient):
 
     def send_update(self, job_id: str) -> None:
         """Send the Celery message that wakes a worker up for this job, by task name on the queue `updates`."""
-        with self._reaching():
+        with reaching():
             self._celery.send_task(UPDATE_TASK, args=[job_id], queue=UPDATES_QUEUE, ignore_result=True)
 
     def get(self, job_id: str) -> JobRecord:
@@ -121,7 +121,7 @@ class Jobs(RedisClient):
         Raises:
             JobNotFoundError: there is no such job.
         """
-        with self._reaching():
+        with reaching():
             fields = cast("dict[str, str]", self._redis.hgetall(job_key(job_id)))
         try:
             return record_from_hash(fields)
@@ -130,14 +130,14 @@ class Jobs(RedisClient):
 
     def list(self) -> list[JobRecord]:
         """Return all stored jobs, newest first."""
-        with self._reaching():
+        with reaching():
             ids = cast("list[str]", self._redis.zrevrange(JOBS_KEY, 0, -1))
         records = []
         for job_id in ids:
             try:
                 records.append(self.get(job_id))
             except JobNotFoundError:  # its record expired
-                with self._reaching():
+                with reaching():
                     self._redis.zrem(JOBS_KEY, job_id)
         return records
 
@@ -155,7 +155,7 @@ class Jobs(RedisClient):
 
     def cancel_requested(self, job_id: str) -> bool:
         """Return whether a stop of the job was requested."""
-        with self._reaching():
+        with reaching():
             return bool(self._redis.hget(job_key(job_id), "cancel_requested") == "1")
 
     # --- the worker's side ----------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ class Jobs(RedisClient):
 
     def waiting_messages(self) -> int:
         """Return the number of messages in the queue `updates` that no worker has taken."""
-        with self._reaching():
+        with reaching():
             return int(self._redis.llen(UPDATES_QUEUE))
 
     # --- idempotency ----------------------------------------------------------------------------------------------
@@ -234,20 +234,20 @@ class Jobs(RedisClient):
             What the key is bound to now: a `job_id` other than the caller's means that another request was first.
         """
         entry = IdempotencyEntry(job_id=job_id, fingerprint=fingerprint)
-        with self._reaching():
+        with reaching():
             name = idempotency_key(key)
             before = self._redis.set(name, entry.model_dump_json(), nx=True, get=True, ex=IDEMPOTENCY_KEPT_S)
         return entry if before is None else IdempotencyEntry.model_validate_json(cast("str", before))
 
     def recall(self, key: str) -> IdempotencyEntry | None:
         """Return what an Idempotency-Key is bound to, or None."""
-        with self._reaching():
+        with reaching():
             raw = self._redis.get(idempotency_key(key))
         return None if raw is None else IdempotencyEntry.model_validate_json(cast("str", raw))
 
     def forget(self, key: str) -> None:
         """Free an Idempotency-Key whose request was not accepted."""
-        with self._reaching():
+        with reaching():
             self._redis.delete(idempotency_key(key))
 
     # --- plumbing -------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class Jobs(RedisClient):
         return job_key(job_id), events_channel(job_id)
 
     def _forget_job(self, job_id: str) -> None:
-        with self._reaching():
+        with reaching():
             self._redis.delete(job_key(job_id))
             self._redis.zrem(JOBS_KEY, job_id)
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field
 
 from exchange.contracts import CURRENT_CHANNEL
-from exchange.redis_client import RedisClient
+from exchange.redis_client import RedisClient, reaching
 
 FORGET_MS: Final = 3_600_000
 """Milliseconds after which a silent server is no longer listed."""
@@ -86,7 +86,7 @@ class Roster(RedisClient):
 
     def leave(self, server_id: str) -> None:
         """Remove a server that has ended, so that no rollout waits for it."""
-        with self._reaching():
+        with reaching():
             self._redis.hdel(self._servers, server_id)
             self._redis.hdel(self._beats, server_id)
 
@@ -95,13 +95,13 @@ class Roster(RedisClient):
 
         Later moves that failed do not change it.
         """
-        with self._reaching():
+        with reaching():
             raw = self._redis.hget(self._members, version_id)
         return None if raw is None else tuple(json.loads(str(raw)))
 
     def move(self) -> Move | None:
         """Return the last move, running or ended."""
-        with self._reaching():
+        with reaching():
             raw = self._redis.get(self._move)
         return Move.model_validate_json(str(raw)) if raw else None
 
@@ -130,7 +130,7 @@ class Roster(RedisClient):
 
     def wake(self, version_id: str) -> None:
         """Make all servers read CURRENT now."""
-        with self._reaching():
+        with reaching():
             self._redis.publish(CURRENT_CHANNEL, version_id)
 
     def _end(self, move: Move | None, *, last: bool, move_id: str = "") -> bool:
