@@ -18,8 +18,7 @@ from segp_cl.errors import KeepsightError
 _SILENT: Final = (
     replies.ConnectionError,
     replies.TimeoutError,
-    replies.InvalidResponse,
-    UnicodeDecodeError,  # with `InvalidResponse`: something on the port that does not speak the protocol
+    replies.InvalidResponse,  # something on the port that does not speak the protocol
     OSError,
     OperationalError,
     LimitExceeded,
@@ -99,6 +98,7 @@ class RedisClient:
         self._redis = redis.Redis.from_url(
             redis_url,
             decode_responses=True,
+            encoding_errors="replace",  # damaged text is a damaged job, not a broker that is gone
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 1),  # once: a pooled connection may be older than a restarted broker

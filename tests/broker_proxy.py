@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -90,10 +91,8 @@ class BrokerProxy:
     def _cut(self, *ends: socket.socket) -> None:
         for end in ends:
             self._open.discard(end)
-            try:
+            with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             end.close()
 
     def _accept(self) -> None:

@@ -38,7 +38,7 @@ def calls_of(jobs: Jobs) -> list[Callable[[], object]]:
         jobs.ping,
         jobs.list,
         jobs.waiting_messages,
-        lambda: jobs.submit(a_record()),
+        lambda: jobs.create(a_record()),
         lambda: jobs.send_update(job_id),
         lambda: jobs.get(job_id),
         lambda: jobs.claim(job_id, owner="me"),
@@ -59,7 +59,7 @@ def test_every_call_takes_a_broker_in_trouble_for_gone(
         jobs.waiting_messages()
     proxy.fault = always(REPLIES[trouble])
     for call in calls_of(jobs):
-        with pytest.raises(BrokerUnavailableError, match="the broker (does not answer|answers with an error)"):
+        with pytest.raises(BrokerUnavailableError, match=r"the broker (does not answer|answers with an error)"):
             call()
     proxy.fault = None
     jobs.ping()
