@@ -14,7 +14,7 @@ import os
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exchange.contracts import JobRecord, JobState
-from exchange.jobs import JobExistsError, Jobs
+from exchange.jobs import JobExistsError, JobNotFoundError, Jobs, JobUnreadableError
 from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import NOTE_FILE, Spool, SpoolError, sync_folder
 
@@ -100,6 +100,24 @@ def note_attempt(spool: Spool, record: JobRecord) -> None:
     before = read_note(spool, record.job_id)
     waiting = record.model_copy(update={"state": JobState.QUEUED, "owner": None, "heartbeat": None, "progress": None})
     write_note(spool, before.model_copy(update={"record": waiting}) if before else Note(record=waiting))
+
+
+def find(jobs: Jobs, spool: Spool, job_id: str) -> JobRecord:
+    """Return a job's record; one that the broker has lost is restored first.
+
+    Raises:
+        BrokerUnavailableError: the broker does not answer.
+        JobNotFoundError: there is no such job, or its record cannot be read.
+    """
+    try:
+        return jobs.get(job_id)
+    except JobUnreadableError:
+        raise
+    except JobNotFoundError:
+        with contextlib.suppress(SpoolError):
+            if (record := restore(jobs, spool, job_id)) is not None:
+                return record
+        raise
 
 
 def restore(jobs: Jobs, spool: Spool, job_id: str) -> JobRecord | None:

@@ -1,8 +1,8 @@
 """Messages between the worker and a job's process: one JSON object per line over the process's pipes.
 
 The worker sends an `Order` and, when asked, `GO`. The process sends `Step`s, then `ReadyToPublish` and waits for `GO`,
-then `Done`; or `Failed`. All the while it sends `Alive`. Before `GO` it changes nothing outside the job's spool folder, so it may be killed at any
-moment; that is how a job is cancelled.
+then `Done`; or `Failed`. All the while it sends `Alive`. Before `GO` it changes nothing outside the job's spool folder,
+so it may be killed at any moment; that is how a job is cancelled.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ class Member:
 
     Attributes:
         refusal: why the last requested version cannot be served here.
+        reaches_broker: whether the last report reached Redis.
     """
 
     def __init__(self, server_id: str, *, roster: Roster, live: LiveModel, device: str, beat_s: float) -> None:
@@ -50,6 +51,7 @@ class Member:
         self._asked: Move | None = None
         self._answered: str | None = None
         self.refusal: Exception | None = None
+        self.reaches_broker = False
         self._preparing: asyncio.Task[None] | None = None
         self._watcher: Watcher | None = None
         # its own thread: a report must not wait for uploads or for a version to load
@@ -87,7 +89,13 @@ class Member:
             move = await loop.run_in_executor(self._pool, self._roster.report, self._report())
         except BrokerUnavailableError as error:
             logger.debug("could not report: %s", error)
+            self.reaches_broker = False
             return
+        except Exception:  # whatever lies in Redis must not end the reports
+            logger.exception("the last move cannot be read")
+            self.reaches_broker = True
+            return
+        self.reaches_broker = True
         self._heed(move)
 
     async def left_out(self, version_id: VersionId) -> bool | None:
@@ -96,6 +104,9 @@ class Member:
         try:
             members = await loop.run_in_executor(self._pool, self._roster.members, version_id)
         except BrokerUnavailableError:
+            return None
+        except Exception:
+            logger.exception("it cannot be read which servers were moved")
             return None
         return members is not None and self.id not in members
 
