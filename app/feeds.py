@@ -90,7 +90,7 @@ class JobFeeds:
             return feed.last
         return await self._pool.run(self._look, job_id)
 
-    async def follow(self, job_id: str, first: Sight) -> AsyncGenerator[Sight, None]:
+    async def follow(self, job_id: str, first: Sight) -> AsyncGenerator[Sight]:
         """Yield `first`, and the job after every change until it has ended. A slow caller misses what came between."""
         yield first
         if first.terminal:

@@ -86,6 +86,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         left_out=member.left_out,
         swapped=member.wake,
         fallback=store.served_before,
+        served_elsewhere=member.served_elsewhere,
     )
     pools = Pools()
     feeds = JobFeeds(

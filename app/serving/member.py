@@ -110,6 +110,21 @@ class Member:
             return None
         return members is not None and self.id not in members
 
+    async def served_elsewhere(self, version_id: VersionId) -> bool:
+        """Return whether another living server serves a version, as far as Redis knows."""
+        loop = asyncio.get_running_loop()
+        try:
+            servers = await loop.run_in_executor(self._pool, self._roster.servers)
+        except BrokerUnavailableError:
+            return False
+        except Exception:
+            logger.exception("it cannot be read what the other servers serve")
+            return False
+        return any(
+            seen.report.serving == version_id and seen.report.id != self.id and seen.seen_s <= 5 * self._beat_s
+            for seen in servers
+        )
+
     async def leave(self) -> None:
         """Take this server off the roster, because it stops."""
         try:

@@ -18,6 +18,11 @@ from model_store.types import DamagedPointerError, VersionId
 logger = logging.getLogger(__name__)
 
 
+async def nobody_else(version_id: VersionId) -> bool:
+    """Return False: the only server has no others beside it."""
+    return False
+
+
 async def nobody_is_left_out(version_id: VersionId) -> bool | None:
     """Return False: the only server is never left out."""
     return False
@@ -48,6 +53,7 @@ class Watcher:
         left_out: whether the other servers already serve a version; None: unknown.
         swapped: called after every swap.
         fallback: the versions to try, the best first, while nothing is served and CURRENT cannot be.
+        served_elsewhere: whether another server serves a version; then this one must not answer with an older one.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Watcher:
         left_out: Callable[[VersionId], Awaitable[bool | None]] = nobody_is_left_out,
         swapped: Callable[[], None] = lambda: None,
         fallback: Callable[[], Sequence[VersionId]] = tuple,
+        served_elsewhere: Callable[[VersionId], Awaitable[bool]] = nobody_else,
     ) -> None:
         self._current = current
         self._load = load
@@ -75,6 +82,7 @@ class Watcher:
         self._left_out = left_out
         self._tell = swapped
         self._fallback = fallback
+        self._served_elsewhere = served_elsewhere
         self._prepared: Served | None = None
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="versions")  # one reads CURRENT while the other loads
         self.failure: LoadFailure | None = None
@@ -182,6 +190,8 @@ class Watcher:
 
     async def _serve_last_good(self, failed: VersionId | None) -> None:
         """Serve the version that CURRENT named before, because a server that has just started has nothing else."""
+        if failed is not None and await self._served_elsewhere(failed):
+            return
         failure = self.failure
         candidates = await asyncio.get_running_loop().run_in_executor(self._pool, self._fallback)
         for version_id in candidates:
