@@ -39,10 +39,11 @@ async def promote(
         RolloutError: the servers were not all moved; its subclasses say why.
         SwapTimeoutError: CURRENT moved, but this server does not serve it yet.
     """
-    before = await asyncio.to_thread(services.store.current)
+    store, read = services.store, services.pools.store.run
+    before, moves = await read(store.current), await read(store.moves)
 
     def move_pointer() -> None:
-        services.store.promote(version_id, expected=expected or before, who=who, reason=reason)
+        store.promote(version_id, expected=expected or before, who=who, reason=reason, after_moves=moves)
 
     return await _move(services, before, version_id, move_pointer)
 
@@ -50,18 +51,19 @@ async def promote(
 async def roll_back(
     services: Services, version_id: VersionId | None, *, who: str, reason: str, expected: VersionId | None
 ) -> Move:
-    """Move CURRENT back to a version, or to its parent if None. Naming a version works even if CURRENT is damaged.
+    """Move CURRENT back to a version; None: to its parent. This works even if CURRENT or the parent is damaged.
 
     Arguments and errors as in `promote`.
 
     Raises:
-        NothingToRollBackToError: no version was named, and CURRENT has no parent.
+        NothingToRollBackToError: no version was named, and there is none before CURRENT.
     """
-    before = await asyncio.to_thread(services.store.readable_current)
-    target = version_id if version_id is not None else await asyncio.to_thread(services.store.rollback_target)
+    store, read = services.store, services.pools.store.run
+    before, moves = await read(store.readable_current), await read(store.moves)
+    target = version_id if version_id is not None else await read(store.rollback_target)
 
     def move_pointer() -> None:
-        services.store.rollback(target, who=who, reason=reason, expected=expected or before)
+        store.rollback(target, who=who, reason=reason, expected=expected or before, after_moves=moves)
 
     return await _move(services, before, target, move_pointer)
 
@@ -69,14 +71,14 @@ async def roll_back(
 async def _move(
     services: Services, before: VersionId | None, target: VersionId, move_pointer: Callable[[], None]
 ) -> Move:
-    await asyncio.to_thread(services.store.manifest, target)  # raises before any server is asked
+    await services.pools.store.run(services.store.manifest, target)  # raises before any server is asked
     loop = asyncio.get_running_loop()
 
     def prepare_here() -> None:
         asyncio.run_coroutine_threadsafe(services.watcher.prepare(target), loop).result()
 
     try:
-        done = await asyncio.to_thread(
+        done = await services.pools.moves.run(
             move_current,
             services.roster,
             target,

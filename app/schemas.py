@@ -186,9 +186,10 @@ class JobView(BaseModel):
 
 
 class JobList(BaseModel):
-    """All stored jobs, newest first."""
+    """Stored jobs, newest first."""
 
     jobs: list[JobView]
+    next: str | None = Field(None, description="Send as `before` to get the jobs that follow; null: there are none.")
 
 
 class VersionSummary(BaseModel):
@@ -224,12 +225,20 @@ class VersionSummary(BaseModel):
         )
 
 
+class DamagedVersion(BaseModel):
+    """A version whose files are missing or altered."""
+
+    version_id: str
+    reason: str
+
+
 class VersionList(BaseModel):
     """All versions, oldest first, with CURRENT and the version that this server serves."""
 
     current: str | None
     serving: str | None
     versions: list[VersionSummary]
+    damaged: list[DamagedVersion] = Field(default_factory=list)
 
 
 class ClassList(BaseModel):

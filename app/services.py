@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from anyio import CapacityLimiter
 
+from app.feeds import JobFeeds
 from app.metrics import Metrics
+from app.pools import Pools
 from app.serving.admission import Admission
 from app.serving.decode import Decoder
 from app.serving.engine import Engine
@@ -47,3 +49,5 @@ class Services:
     roster: Roster
     space_of: Callable[[VersionId], str]
     intake: CapacityLimiter
+    pools: Pools
+    feeds: JobFeeds

@@ -99,6 +99,7 @@ class Settings(SharedSettings):
 
     # Events
     events_poll_s: float = Field(1.0, gt=0, description="Seconds between looks at a job, beside its announcements.")
+    events_streams: int = Field(256, ge=1, description="Event streams at once; one more is answered 429.")
     events_heartbeat_s: float = Field(15.0, gt=0, description="Seconds between heartbeats on a quiet event stream.")
 
     @field_validator("cors_origins", mode="before")

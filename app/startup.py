@@ -11,7 +11,9 @@ from contextlib import asynccontextmanager
 import torch
 from anyio import CapacityLimiter
 
+from app.feeds import JobFeeds
 from app.metrics import Metrics
+from app.pools import Pools
 from app.services import Services
 from app.serving.admission import Admission
 from app.serving.decode import Decoder
@@ -28,7 +30,7 @@ from exchange.spool import Spool
 from keepsight.keys import KeyFile
 from model_store.first_version import make_first_version
 from model_store.store import Store
-from model_store.types import StoreError
+from model_store.types import DamagedPointerError, StoreError
 from segp_cl.errors import KeepsightError, ModelLoadError
 from segp_cl.models.backbone import Backbone
 from segp_cl.models.load import load_backbone
@@ -83,6 +85,12 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         metrics=metrics,
         left_out=member.left_out,
         swapped=member.wake,
+        fallback=store.served_before,
+        served_elsewhere=member.served_elsewhere,
+    )
+    pools = Pools()
+    feeds = JobFeeds(
+        jobs, spool, announcements, pools.broker, poll_s=settings.events_poll_s, most=settings.events_streams
     )
     services = Services(
         settings=settings,
@@ -101,6 +109,8 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         roster=roster,
         space_of=functools.lru_cache(1024)(lambda version_id: embedding_space(store.open(version_id))),
         intake=CapacityLimiter(settings.intake_threads),
+        pools=pools,
+        feeds=feeds,
     )
     try:
         await watcher.look()
@@ -121,6 +131,8 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
     finally:
         await member.leave()
         watcher.close()
+        await feeds.close()
+        pools.close()
         await announcements.close()
         roster.close()
         jobs.close()
@@ -186,15 +198,19 @@ def _open(settings: Settings) -> tuple[Backbone, Store, Spool]:
     except OSError as error:
         raise StartupError(f"the spool {settings.spool} cannot be used: {error.strerror}") from error
     store = Store(settings.store)
-    make_first_version(store, base)
+    try:
+        make_first_version(store, base)
+    except DamagedPointerError as error:
+        if not store.served_before():
+            raise
+        logger.error("%s; until then the last version that was served and can be read is served", error)
     _check_model(store, base, settings)
     return base, store, spool
 
 
 def _check_model(store: Store, base: Backbone, settings: Settings) -> None:
     """Refuse to serve a store with another base model than it was made for."""
-    current = store.current()
-    assert current is not None, "make_first_version sets CURRENT"
+    current = store.readable_current() or next(iter(store.served_before()))
     try:
         manifest = store.manifest(current)
     except StoreError as error:  # damaged: start, say so in /readyz, and let an operator roll back

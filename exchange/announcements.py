@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+
+from exchange.redis_client import why_unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -20,11 +21,12 @@ class Announcements:
 
     Args:
         redis_url: the broker's address; it need not answer yet.
-        timeout_s: seconds to wait for a connection.
+        timeout_s: seconds to wait for a connection, or for a subscription to stand.
     """
 
     def __init__(self, redis_url: str, *, timeout_s: float = 3.0) -> None:
         self._redis: Redis = Redis.from_url(redis_url, socket_connect_timeout=timeout_s)
+        self._timeout_s = timeout_s
 
     @asynccontextmanager
     async def on(self, channel: str, callback: Callable[[], None]) -> AsyncIterator[None]:
@@ -50,13 +52,17 @@ class Announcements:
         while True:
             try:
                 async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    await pubsub.subscribe(channel)
+                    async with asyncio.timeout(self._timeout_s):  # a stopped broker accepts and never answers
+                        await pubsub.subscribe(channel)
                     tried.set()
                     callback()  # something may have been published before, or while the connection was lost
                     while True:
                         if await pubsub.get_message(timeout=30.0) is not None:
                             callback()
-            except (RedisError, OSError) as error:
-                logger.debug("no announcements on %s: %s", channel, error)
+            except Exception as error:  # the loop's edge: whatever answers on the port, hints are tried for again
+                if why_unavailable(error) is None:
+                    logger.exception("announcements on %s failed; they are tried again", channel)
+                else:
+                    logger.debug("no announcements on %s: %s", channel, error)
                 tried.set()
                 await asyncio.sleep(RECONNECT_S)

@@ -6,11 +6,15 @@ therefore costs time and never work: `claim` gives a job to one worker, and a fi
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, cast
 
 from celery import Celery
 from pydantic import BaseModel, ConfigDict, ValidationError
+from redis import ResponseError
 
 from exchange import scripts
 from exchange.contracts import (
@@ -29,21 +33,38 @@ from exchange.contracts import (
     record_to_hash,
     utc_now,
 )
-from exchange.redis_client import BrokerUnavailableError, RedisClient
+from exchange.redis_client import BrokerUnavailableError, RedisClient, reaching, why_unavailable
 from segp_cl.errors import KeepsightError
 
 FINISHED_JOBS_KEPT_S: Final = 30 * 24 * 3600
 """Seconds for which a finished job can still be looked up."""
 IDEMPOTENCY_KEPT_S: Final = 24 * 3600
 """Seconds for which an Idempotency-Key is remembered."""
+_PAGE: Final = 200
+"""Jobs that are read in one round trip."""
+
+_Rows = list[tuple[str, dict[str, str] | Exception]]
 
 
 class JobNotFoundError(KeepsightError):
     """No job has this id, or the record of the finished job has expired."""
 
 
+class JobUnreadableError(JobNotFoundError):
+    """The broker holds something under the job's id that this release cannot read."""
+
+
 class JobExistsError(KeepsightError):
     """A job with this id already exists."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Stored jobs, newest first. `unreadable` has the raw fields of those that this release cannot read, by id."""
+
+    records: list[JobRecord]
+    unreadable: dict[str, dict[str, str]]
+    more: bool = False
 
 
 class IdempotencyEntry(BaseModel):
@@ -74,7 +95,11 @@ class Jobs(RedisClient):
             task_ignore_result=True,
             task_publish_retry=False,
             broker_connection_timeout=timeout_s,
-            broker_transport_options={"socket_connect_timeout": timeout_s, "socket_timeout": timeout_s},
+            broker_transport_options={
+                "socket_connect_timeout": timeout_s,
+                "socket_timeout": timeout_s,
+                "max_retries": 0,
+            },
         )
 
     def close(self) -> None:
@@ -84,35 +109,37 @@ class Jobs(RedisClient):
 
     def ping(self) -> None:
         """Raise `BrokerUnavailableError` unless the broker answers."""
-        with self._reaching():
+        with reaching():
             self._redis.ping()
 
     # --- jobs -----------------------------------------------------------------------------------------------------
 
     def create(self, record: JobRecord) -> None:
-        """Store a new job without sending it to a worker.
+        """Store a new job without sending it to a worker. Storing the same job twice is storing it once.
 
         Raises:
-            JobExistsError: a job with this id already exists.
+            JobExistsError: another job with this id exists, or the job has begun.
         """
         fields = record_to_hash(record)
-        arguments = [record.job_id, str(record.created_at.timestamp())]
+        kept_s = FINISHED_JOBS_KEPT_S if record.state.terminal else 0
+        arguments = [record.job_id, str(record.created_at.timestamp()), str(kept_s)]
         arguments += [text for pair in fields.items() for text in pair]
         if self._script(scripts.CREATE, [job_key(record.job_id), JOBS_KEY], arguments) != "created":
+            # the answer to a call that was made twice, because the connection broke after the first, is no conflict
+            with contextlib.suppress(JobNotFoundError):
+                if self.get(record.job_id) == record:
+                    return
             raise JobExistsError(f"job {record.job_id} already exists")
 
-    def submit(self, record: JobRecord) -> None:
-        """Create a job and send it to a worker; if the message cannot be sent, remove the job and raise the error."""
-        self.create(record)
-        try:
-            self.send_update(record.job_id)
-        except BrokerUnavailableError:
-            self._forget_job(record.job_id)
-            raise
+    def discard(self, job_id: str) -> None:
+        """Remove everything that is stored under a job's id, whatever it is."""
+        with reaching():
+            self._redis.delete(job_key(job_id))
+            self._redis.zrem(JOBS_KEY, job_id)
 
     def send_update(self, job_id: str) -> None:
         """Send the Celery message that wakes a worker up for this job, by task name on the queue `updates`."""
-        with self._reaching():
+        with reaching():
             self._celery.send_task(UPDATE_TASK, args=[job_id], queue=UPDATES_QUEUE, ignore_result=True)
 
     def get(self, job_id: str) -> JobRecord:
@@ -120,26 +147,73 @@ class Jobs(RedisClient):
 
         Raises:
             JobNotFoundError: there is no such job.
+            JobUnreadableError: its record is damaged, or of a release that says more than this one knows.
         """
-        with self._reaching():
-            fields = cast("dict[str, str]", self._redis.hgetall(job_key(job_id)))
         try:
-            return record_from_hash(fields)
-        except ValidationError as error:
-            raise JobNotFoundError(f"no job has the id {job_id!r}") from error
+            with reaching():
+                fields = cast("dict[str, str]", self._redis.hgetall(job_key(job_id)))
+        except ResponseError as error:
+            raise _unreadable(job_id, error) from error
+        return _record(job_id, fields)
 
     def list(self) -> list[JobRecord]:
-        """Return all stored jobs, newest first."""
-        with self._reaching():
-            ids = cast("list[str]", self._redis.zrevrange(JOBS_KEY, 0, -1))
-        records = []
-        for job_id in ids:
-            try:
-                records.append(self.get(job_id))
-            except JobNotFoundError:  # its record expired
-                with self._reaching():
-                    self._redis.zrem(JOBS_KEY, job_id)
-        return records
+        """Return all stored jobs that can be read, newest first."""
+        return self.listing().records
+
+    def listing(self, *, limit: int | None = None, before: str | None = None, skip: Collection[str] = ()) -> Listing:
+        """Return stored jobs, newest first, in a few round trips however many there are.
+
+        Args:
+            limit: how many at most; None: all.
+            before: only jobs older than this one.
+            skip: ids that are left out.
+
+        Raises:
+            JobNotFoundError: there is no job `before`.
+        """
+        first = 0
+        if before is not None:
+            with reaching():
+                rank = self._redis.zrevrank(JOBS_KEY, before)
+            if rank is None:
+                raise JobNotFoundError(f"no job has the id {before!r}")
+            first = int(cast("int", rank)) + 1
+        found = Listing([], {})
+        for ids in self._ids(first):
+            for job_id, fields in self._fields([job_id for job_id in ids if job_id not in skip]):
+                if limit is not None and len(found.records) == limit:
+                    return Listing(found.records, found.unreadable, more=True)
+                try:
+                    found.records.append(_record(job_id, fields))
+                except JobUnreadableError:
+                    found.unreadable[job_id] = fields if isinstance(fields, dict) else {}
+                except JobNotFoundError:  # its record expired
+                    with contextlib.suppress(BrokerUnavailableError), reaching():
+                        self._redis.zrem(JOBS_KEY, job_id)
+        return found
+
+    def _ids(self, first: int) -> Iterator[Sequence[str]]:
+        while True:
+            with reaching():
+                ids = cast("list[str]", self._redis.zrevrange(JOBS_KEY, first, first + _PAGE - 1))
+            if not ids:
+                return
+            yield ids
+            first += len(ids)
+
+    def _fields(self, ids: Sequence[str]) -> _Rows:
+        """Return what is stored under each id, in one round trip; an error where it is no job."""
+        if not ids:
+            return []
+        with reaching(), self._redis.pipeline(transaction=False) as pipeline:
+            for job_id in ids:
+                pipeline.hgetall(job_key(job_id))
+            answers = pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, Exception) and why_unavailable(answer) is not None:
+                with reaching():
+                    raise answer
+        return list(zip(ids, answers, strict=True))
 
     def request_cancel(self, job_id: str) -> JobRecord:
         """Request a job's stop: a queued job is cancelled at once, a running one within a step, a finished one never.
@@ -155,7 +229,7 @@ class Jobs(RedisClient):
 
     def cancel_requested(self, job_id: str) -> bool:
         """Return whether a stop of the job was requested."""
-        with self._reaching():
+        with reaching():
             return bool(self._redis.hget(job_key(job_id), "cancel_requested") == "1")
 
     # --- the worker's side ----------------------------------------------------------------------------------------
@@ -222,7 +296,7 @@ class Jobs(RedisClient):
 
     def waiting_messages(self) -> int:
         """Return the number of messages in the queue `updates` that no worker has taken."""
-        with self._reaching():
+        with reaching():
             return int(self._redis.llen(UPDATES_QUEUE))
 
     # --- idempotency ----------------------------------------------------------------------------------------------
@@ -234,20 +308,20 @@ class Jobs(RedisClient):
             What the key is bound to now: a `job_id` other than the caller's means that another request was first.
         """
         entry = IdempotencyEntry(job_id=job_id, fingerprint=fingerprint)
-        with self._reaching():
+        with reaching():
             name = idempotency_key(key)
             before = self._redis.set(name, entry.model_dump_json(), nx=True, get=True, ex=IDEMPOTENCY_KEPT_S)
         return entry if before is None else IdempotencyEntry.model_validate_json(cast("str", before))
 
     def recall(self, key: str) -> IdempotencyEntry | None:
         """Return what an Idempotency-Key is bound to, or None."""
-        with self._reaching():
+        with reaching():
             raw = self._redis.get(idempotency_key(key))
         return None if raw is None else IdempotencyEntry.model_validate_json(cast("str", raw))
 
     def forget(self, key: str) -> None:
         """Free an Idempotency-Key whose request was not accepted."""
-        with self._reaching():
+        with reaching():
             self._redis.delete(idempotency_key(key))
 
     # --- plumbing -------------------------------------------------------------------------------------------------
@@ -255,10 +329,20 @@ class Jobs(RedisClient):
     def _job(self, job_id: str) -> tuple[str, str]:
         return job_key(job_id), events_channel(job_id)
 
-    def _forget_job(self, job_id: str) -> None:
-        with self._reaching():
-            self._redis.delete(job_key(job_id))
-            self._redis.zrem(JOBS_KEY, job_id)
+
+def _record(job_id: str, fields: dict[str, str] | Exception) -> JobRecord:
+    if isinstance(fields, Exception):
+        raise _unreadable(job_id, fields)
+    if not fields:
+        raise JobNotFoundError(f"no job has the id {job_id!r}")
+    try:
+        return record_from_hash(fields)
+    except ValidationError as error:
+        raise _unreadable(job_id, error) from error
+
+
+def _unreadable(job_id: str, error: Exception) -> JobUnreadableError:
+    return JobUnreadableError(f"the record of job {job_id} cannot be read by this release: {type(error).__name__}")
 
 
 def _beat() -> str:

@@ -6,8 +6,10 @@ Begin with `move_current`, which serves a promotion, a rollback and a worker's n
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from exchange.redis_client import BrokerUnavailableError
@@ -45,22 +47,25 @@ class Limits:
     """How long a rollout waits, in seconds.
 
     Attributes:
-        turn_s: for another rollout to end.
+        turn_s: for another rollout to end; longer than `hold_s`, so that the turn of a mover that died is waited for.
         prepare_s: for all servers to prepare the version.
         serve_s: for all servers to serve it, once CURRENT has moved.
         lost_after_s: silence after which a server counts as dead.
+        hold_s: silence after which a mover counts as dead and loses its turn.
     """
 
-    turn_s: float = 10.0
+    turn_s: float = 15.0
     prepare_s: float = 60.0
     serve_s: float = 60.0
     lost_after_s: float = 5.0
+    hold_s: float = 10.0
 
     @classmethod
     def of(cls, settings: SharedSettings) -> Limits:
         """Return the limits that the settings of server and worker give."""
-        timeout_s = settings.swap_timeout_s
-        return cls(prepare_s=timeout_s, serve_s=timeout_s, lost_after_s=settings.server_lost_after_s)
+        timeout_s, lost_after_s = settings.swap_timeout_s, settings.server_lost_after_s
+        hold_s = 2 * lost_after_s
+        return cls(hold_s + 5, prepare_s=timeout_s, serve_s=timeout_s, lost_after_s=lost_after_s, hold_s=hold_s)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def move_current(
     Args:
         roster: the store's servers.
         version_id: where CURRENT moves.
-        move_pointer: moves CURRENT; if it raises, nothing has moved.
+        move_pointer: moves CURRENT, unless it was moved since this move was asked for; if it raises, nothing has moved.
         limits: how long to wait.
         prepare_here: opens the version in this process; if it raises, nothing has moved.
 
@@ -132,29 +137,50 @@ def roll_out(
     """
     begun = time.monotonic()
     move = _begin(roster, version_id, limits)
-    try:
-        members = _until_ready(roster, move, limits)
-        if not roster.commit(move, members):
-            raise RolloutTimeoutError(f"the rollout of {version_id} took too long, and another may have begun")
-        ready = time.monotonic()
-        move_pointer()
-    except BaseException:
-        _end(roster, move, abandoned=True)
-        raise
-    try:
-        roster.wake(version_id)
-        _until_served(roster, version_id, members, limits)
-    except BrokerUnavailableError as error:
-        logger.warning("CURRENT moved to %s, but it is not known which servers serve it: %s", version_id, error)
-    finally:
-        _end(roster, move, abandoned=False)
+    with _keeping_the_turn(roster, move, limits.hold_s):
+        try:
+            members = _until_ready(roster, move, limits)
+            if not roster.commit(move, members):
+                raise RolloutTimeoutError(f"the rollout of {version_id} took too long, and another may have begun")
+            ready = time.monotonic()
+            move_pointer()
+        except BaseException:
+            _end(roster, move, abandoned=True)
+            raise
+        try:
+            roster.wake(version_id)
+            _until_served(roster, version_id, members, limits)
+        except BrokerUnavailableError as error:
+            logger.warning("CURRENT moved to %s, but it is not known which servers serve it: %s", version_id, error)
+        finally:
+            _end(roster, move, abandoned=False)
     return RolledOut(members, prepare_s=ready - begun, commit_s=time.monotonic() - ready)
+
+
+@contextmanager
+def _keeping_the_turn(roster: Roster, move: Move, hold_s: float) -> Iterator[None]:
+    """Renew the turn while the block lasts and this process runs. One that is killed or stopped loses it."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(hold_s / 4):
+            with suppress(BrokerUnavailableError):
+                if not roster.renew(move, hold_s=hold_s):
+                    return
+
+    thread = threading.Thread(target=renew, name="turn", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _begin(roster: Roster, version_id: str, limits: Limits) -> Move:
     deadline = time.monotonic() + limits.turn_s
     while True:
-        move = roster.begin(version_id, hold_s=limits.prepare_s + limits.serve_s + 10)
+        move = roster.begin(version_id, hold_s=limits.hold_s)
         if move is not None:
             return move
         if time.monotonic() > deadline:

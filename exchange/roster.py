@@ -13,7 +13,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field
 
 from exchange.contracts import CURRENT_CHANNEL
-from exchange.redis_client import RedisClient
+from exchange.redis_client import RedisClient, reaching
 
 FORGET_MS: Final = 3_600_000
 """Milliseconds after which a silent server is no longer listed."""
@@ -86,7 +86,7 @@ class Roster(RedisClient):
 
     def leave(self, server_id: str) -> None:
         """Remove a server that has ended, so that no rollout waits for it."""
-        with self._reaching():
+        with reaching():
             self._redis.hdel(self._servers, server_id)
             self._redis.hdel(self._beats, server_id)
 
@@ -95,13 +95,13 @@ class Roster(RedisClient):
 
         Later moves that failed do not change it.
         """
-        with self._reaching():
+        with reaching():
             raw = self._redis.hget(self._members, version_id)
         return None if raw is None else tuple(json.loads(str(raw)))
 
     def move(self) -> Move | None:
         """Return the last move, running or ended."""
-        with self._reaching():
+        with reaching():
             raw = self._redis.get(self._move)
         return Move.model_validate_json(str(raw)) if raw else None
 
@@ -114,11 +114,19 @@ class Roster(RedisClient):
         return sorted(seen, key=lambda server: server.report.id)
 
     def begin(self, version_id: str, *, hold_s: float) -> Move | None:
-        """Ask all servers to prepare a version. Return None if another move is running; it ends within its `hold_s`."""
+        """Ask all servers to prepare a version. Return None if another move is running.
+
+        The turn ends `hold_s` after it was begun or last renewed, so that a mover that died or was stopped frees it.
+        """
         move = Move(id=uuid4().hex, version_id=version_id, state="preparing")
         keys = [self._turn, self._move]
         begun = self._script(_BEGIN, keys, [move.id, str(int(hold_s * 1000)), move.model_dump_json(), CURRENT_CHANNEL])
         return move if begun == "begun" else None
+
+    def renew(self, move: Move, *, hold_s: float) -> bool:
+        """Keep the turn for `hold_s` from now on. Return False if it was lost, because it was not renewed in time."""
+        keys = [self._turn, self._move]
+        return self._script(_RENEW, keys, [move.id, str(int(hold_s * 1000))]) == "renewed"
 
     def commit(self, move: Move, members: tuple[str, ...]) -> bool:
         """Record which servers are ready, before CURRENT moves. Return False, recording nothing, if the move ended."""
@@ -130,7 +138,7 @@ class Roster(RedisClient):
 
     def wake(self, version_id: str) -> None:
         """Make all servers read CURRENT now."""
-        with self._reaching():
+        with reaching():
             self._redis.publish(CURRENT_CHANNEL, version_id)
 
     def _end(self, move: Move | None, *, last: bool, move_id: str = "") -> bool:
@@ -176,6 +184,14 @@ if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 'bus
 redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2])
 redis.call('PUBLISH', ARGV[4], ARGV[1])
 return 'begun'
+"""
+
+# KEYS: turn, move. ARGV: move id, milliseconds of the turn
+_RENEW: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'lost' end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+if redis.call('PTTL', KEYS[2]) >= 0 then redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
+return 'renewed'
 """
 
 # KEYS: turn, move, members. ARGV: move id, move or '', '1' if it is over, channel, version, its members or ''

@@ -5,9 +5,11 @@ KEYS[1] is the job's hash; KEYS[2] its events channel (or, for CREATE, the set o
 
 from typing import Final
 
+# ARGV: job id, when it was created, seconds to keep or 0, then fields and values
 CREATE: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 'exists' end
-for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+if tonumber(ARGV[3]) > 0 then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
 return 'created'
 """

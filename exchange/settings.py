@@ -6,13 +6,18 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a refused setting should be reported at once
     from segp_cl.types import ModelSpec
 
 PREFIX = "KEEPSIGHT_"
+
+_MOST = {"_s": 31 * 24 * 3600.0, "_ms": 3_600_000.0, "threads": 1024}
+"""The largest value of a setting whose name ends so: seconds, milliseconds, threads."""
+MOST = 2**50
+"""The largest value of any other number."""
 
 
 def why_refused(error: ValidationError) -> str:
@@ -27,7 +32,9 @@ def why_refused(error: ValidationError) -> str:
 class SharedSettings(BaseSettings):
     """Settings that server and worker of one store must agree on, and settings that each has for itself."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False
+    )
 
     store: Path = Field(Path("var/store"), description="Root of the versions; every server and worker shares it.")
     spool: Path = Field(Path("var/spool"), description="Where uploads wait for the worker; shared with it, purged.")
@@ -51,6 +58,18 @@ class SharedSettings(BaseSettings):
     swap_timeout_s: float = Field(60.0, gt=0, description="Seconds a move waits for servers to be ready, and to swap.")
     server_lost_after_s: float = Field(5.0, gt=0, description="Silence after which a server counts as dead.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+
+    @field_validator("*")
+    @classmethod
+    def _within_reason(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse numbers that no wait, file or pool can have, in one place for all settings."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return value
+        name = info.field_name or ""
+        most = next((most for ending, most in _MOST.items() if name.endswith(ending)), MOST)
+        if value > most:
+            raise ValueError(f"expected at most {most:g}")
+        return value
 
     @property
     def model_spec(self) -> ModelSpec:

@@ -1,17 +1,18 @@
 """The spool: folders that hold the images of accepted tasks until the worker has finished with them.
 
-A job's folder is `<root>/<job_id>/`: `index.json`, `images/`, and the worker's caches. It is written under a temporary
-name and renamed when complete, so a folder with its final name is complete.
+A job's folder is `<root>/<job_id>/`: `index.json`, `images/`, the job's note (see `exchange.notes`) and the worker's
+caches. It is written under a temporary name, synced to disk and renamed when complete, so a folder with its final name
+is complete.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
-import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,8 +24,8 @@ from segp_cl.errors import KeepsightError
 _JOB_ID: Final = re.compile(r"[0-9a-f]{32}")
 _SUFFIX: Final = re.compile(r"\.[a-z0-9]{1,8}")
 _PARTIAL: Final = ".part"
-ABANDONED_AFTER_S: Final = 3600.0
-"""Seconds after which a folder without a job record counts as abandoned: longer than any pause in an upload."""
+NOTE_FILE: Final = "job.json"
+"""The job's note; see `exchange.notes`."""
 
 
 class SpoolError(KeepsightError):
@@ -70,7 +71,7 @@ class SpoolWriter:
         """
         safe = suffix.lower() if _SUFFIX.fullmatch(suffix.lower()) else ""
         name = f"images/{len(self._files):07d}{safe}"
-        (self._folder / name).write_bytes(data)
+        _write_synced(self._folder / name, data)
         self._files.append(name)
         self._labels.append(class_index)
         self._checksums.append(sha256(data).hexdigest())
@@ -100,8 +101,11 @@ class SpoolWriter:
             "checksums": self._checksums,
             "digest": digest,
         }
-        (self._folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        _write_synced(self._folder / "index.json", json.dumps(index).encode())
+        sync_folder(self._folder / "images")
+        sync_folder(self._folder)
         os.rename(self._folder, self._final)
+        sync_folder(self._final.parent)
         files = tuple(self._final / name for name in self._files)
         return SpoolIndex(tuple(classes), files, tuple(self._labels), tuple(self._checksums), digest)
 
@@ -160,59 +164,99 @@ class Spool:
             raw = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise SpoolError(f"the images of job {job_id} are no longer in the spool") from error
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise SpoolError(f"index.json of job {job_id} is not readable") from error
-        index = SpoolIndex(
-            classes=tuple(raw["classes"]),
-            files=tuple(folder / name for name in raw["files"]),
-            labels=tuple(raw["labels"]),
-            checksums=tuple(raw["checksums"]),
-            digest=raw["digest"],
-        )
-        if index.digest != _digest(index.classes, index.labels, index.checksums):
+        try:
+            index = SpoolIndex(
+                classes=tuple(raw["classes"]),
+                files=tuple(folder / name for name in raw["files"]),
+                labels=tuple(raw["labels"]),
+                checksums=tuple(raw["checksums"]),
+                digest=raw["digest"],
+            )
+            as_written = index.digest == _digest(index.classes, index.labels, index.checksums)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SpoolError(f"index.json of job {job_id} is not an index") from error
+        if not as_written:
             raise SpoolError(f"index.json of job {job_id} does not match its digest")
         for file, expected in zip(index.files, index.checksums, strict=True) if verify else ():
             try:
                 actual = sha256(file.read_bytes()).hexdigest()
             except FileNotFoundError as error:
                 raise SpoolError(f"{file.name} of job {job_id} is missing from the spool") from error
+            except OSError as error:
+                raise SpoolError(f"{file.name} of job {job_id} cannot be read: {error.strerror}") from error
             if actual != expected:
                 raise SpoolError(f"{file.name} of job {job_id} was altered in the spool")
         return index
 
     def purge(self, job_id: str) -> None:
-        """Remove the job's images, index and caches, complete or not. Does nothing if there are none.
+        """Remove the job's images, index, note and caches, complete or not. Does nothing if there are none.
+
+        The note goes first: a job whose removal is interrupted is not taken for one that waits.
 
         Raises:
             OSError: something is left that could not be removed.
         """
         folder = self.folder(job_id)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            (folder / NOTE_FILE).unlink()
         for path in (folder, folder.with_name(folder.name + _PARTIAL)):
-            try:
-                shutil.rmtree(path)
-            except FileNotFoundError:
-                # rmtree also stops here when someone else removes the same folder at the same time
-                shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
 
-    def orphans(self, live: Collection[str], finished: Collection[str] = ()) -> list[str]:
-        """Return the job ids whose folders are no longer needed.
+    def purge_images(self, job_id: str) -> None:
+        """Remove everything of the job except its note.
 
-        These are folders of `finished` jobs, and folders of no job in `live` that were not written to for
-        `ABANDONED_AFTER_S` (an upload that is still being received has no record yet).
+        Raises:
+            OSError: something is left that could not be removed.
         """
-        found: list[str] = []
+        folder = self.folder(job_id)
+        with contextlib.suppress(FileNotFoundError):
+            for path in list(folder.iterdir()):
+                if path.name != NOTE_FILE:
+                    _remove(path)
+
+    def folders(self) -> dict[str, int]:
+        """Return the jobs that have a folder, complete or not, each with a stamp that changes when a file is added."""
+        found: dict[str, int] = {}
         for path in sorted(self.root.iterdir()):
             job_id = path.name.removesuffix(_PARTIAL)
-            if not _JOB_ID.fullmatch(job_id) or job_id in live or job_id in found:
-                continue
-            if job_id in finished or _idle_s(path) > ABANDONED_AFTER_S:
-                found.append(job_id)
+            if _JOB_ID.fullmatch(job_id):
+                found[job_id] = max(found.get(job_id, 0), _stamp(path))
         return found
 
 
-def _idle_s(folder: Path) -> float:
-    """Return the seconds since a file was last added to a job's folder; 0 if it vanished meanwhile."""
+def sync_folder(path: Path) -> None:
+    """Sync a folder's entries to disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return time.time() - max(path.stat().st_mtime for path in (folder, folder / "images") if path.exists())
-    except (FileNotFoundError, ValueError):
-        return 0.0
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, which someone else may be removing at the same time."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+        return
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:  # rmtree stops here when someone else was faster
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _stamp(folder: Path) -> int:
+    """Return when a file was last added to a job's folder, in nanoseconds of the file system's clock."""
+    stamps = []
+    for path in (folder, folder / "images"):
+        with contextlib.suppress(OSError):
+            stamps.append(path.stat().st_mtime_ns)
+    return max(stamps, default=0)

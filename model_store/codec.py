@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ TEXT_FEATURES = "text_features"
 CHECKS = "checks."
 
 _ZEROS = "0" * 64
+_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 _CHECKED = ("raw", "image", "scores")
 # fields that the content digest leaves out; of `dataset` it leaves out the name alone
 _NOT_LEARNED = frozenset(
@@ -143,6 +146,26 @@ def unpack(data: bytes, version_id: VersionId) -> dict[str, Tensor]:
         return load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CorruptVersionError(version_id, TENSORS_FILE, f"not safetensors: {error}") from error
+
+
+def incomplete(path: Path) -> str | None:
+    """Return what is wrong with the length of a `tensors.safetensors`, or None. Reads its header only."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= min(size, _MAX_HEADER_BYTES):
+                return f"its {size} bytes are not safetensors"
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        return f"not safetensors: {type(error).__name__}"
+    return None if size == expected else f"it has {size} bytes, expected {expected}"
 
 
 def sha256(data: bytes) -> str:

@@ -17,7 +17,7 @@ def make_first_version(store: Store, base: Backbone) -> VersionId:
         CURRENT: the new version, or the one that was there.
 
     Raises:
-        StoreError: the store has versions but no CURRENT; see `bootstrap`.
+        DamagedPointerError: CURRENT cannot be read, or the store has versions and no CURRENT; see `bootstrap`.
     """
     current = store.current()
     if current is not None:

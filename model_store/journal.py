@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from model_store.disk import Disk
-from model_store.types import JournalEntry
+from model_store.types import JournalEntry, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +29,17 @@ class Journal:
 
 
 def read_journal(path: Path) -> Journal:
-    """Read the journal at `path`; a missing file is an empty journal. Damaged lines are logged and left out."""
+    """Read the journal at `path`; a missing file is an empty journal. Damaged lines are logged and left out.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return Journal((), (), 0)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
     whole = data[: data.rfind(b"\n") + 1]
     entries: list[JournalEntry] = []
     damaged: list[int] = []

@@ -11,7 +11,6 @@ from model_store.types import (
     ConflictError,
     InvalidVersionIdError,
     JournalEntry,
-    NothingToRollBackToError,
     VersionId,
 )
 
@@ -91,7 +90,7 @@ def to_prune(
     """
     if keep < 1:
         raise ValueError(f"keep is {keep}, expected at least 1: a rollback needs the version before")
-    by_age = sorted(parents, key=_age)
+    by_age = sorted(parents, key=age)
     stay = {*pinned, *by_age[-keep:]}
     if current is not None:
         stay |= {current, *ancestors(current, parents)[:keep]}
@@ -108,17 +107,36 @@ def check_expected(expected: VersionId | None, actual: VersionId | None) -> None
         raise ConflictError(expected, actual)
 
 
-def rollback_target(current: VersionId | None, parent: VersionId | None) -> VersionId:
-    """Return the target of a rollback that names no version: the parent of CURRENT.
+def served_before(entries: Iterable[JournalEntry], present: Collection[VersionId]) -> list[VersionId]:
+    """Return the present versions that CURRENT was moved to, the last one first."""
+    named = [entry.to for entry in entries if entry.action in _MOVES and entry.to is not None]
+    return [version for version in dict.fromkeys(reversed(named)) if version in present]
 
-    Raises:
-        NothingToRollBackToError: CURRENT is not set, or has no parent.
+
+def rollback_targets(
+    current: VersionId | None, parents: Mapping[VersionId, VersionId | None], served: Sequence[VersionId]
+) -> tuple[VersionId, ...]:
+    """Return where a rollback that names no version may go: the best first, the others where that is damaged.
+
+    That is the parent of CURRENT, and its parent, as far as the lineage can be read; then the versions before CURRENT
+    that were served, the last one first. Where CURRENT itself cannot be read, it is the versions that were served.
+
+    Args:
+        current: the version in CURRENT; None if it is not set or cannot be read.
+        parents: the parent of every version whose manifest can be read.
+        served: the present versions that were CURRENT, the last one first.
     """
     if current is None:
-        raise NothingToRollBackToError("CURRENT is not set, so there is nothing to roll back")
-    if parent is None:
-        raise NothingToRollBackToError(f"version {current} is the first, so there is nothing before it")
-    return parent
+        return tuple(served)
+    if current in parents and parents[current] is None:
+        return ()
+    lineage = ancestors(current, parents)
+    return (*lineage, *(v for v in served if v not in lineage and number_of(v) < number_of(current)))
+
+
+def moves_in(entries: Iterable[JournalEntry]) -> int:
+    """Return the number of promotions and rollbacks, completed or not."""
+    return sum(entry.action in ("promote", "rollback") for entry in entries)
 
 
 def pinned_versions(entries: Iterable[JournalEntry]) -> frozenset[VersionId]:
@@ -165,8 +183,8 @@ def unexplained(
             known.discard(entry.from_)
         elif entry.action in _MOVES:
             said = entry.to
-    appeared = sorted(parents.keys() - known, key=_age)
-    gone = sorted(known - parents.keys(), key=_age)
+    appeared = sorted(parents.keys() - known, key=age)
+    gone = sorted(known - parents.keys(), key=age)
     lines = [
         Line("publish", parents[version], version, "found on disk without a line in the journal")
         for version in appeared
@@ -177,5 +195,6 @@ def unexplained(
     return tuple(lines)
 
 
-def _age(version_id: VersionId) -> tuple[int, VersionId]:
+def age(version_id: VersionId) -> tuple[int, VersionId]:
+    """Return a key that sorts versions by number, the oldest first."""
     return (number_of(version_id), version_id) if is_version_id(version_id) else (0, version_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from model_store.types import (
     MANIFEST_FILE,
     TENSORS_FILE,
     CorruptVersionError,
+    DamagedPointerError,
     JournalEntry,
     Manifest,
+    NothingToRollBackToError,
     StoreError,
     VersionId,
     VersionNotFoundError,
@@ -24,7 +27,23 @@ from segp_cl.types import LearnerState
 logger = logging.getLogger(__name__)
 
 Manifests = list[Manifest]
+VersionIds = list[VersionId]
 Entries = list[JournalEntry]
+
+_POINTER_BYTES = 256  # more than any version id
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All versions, oldest first. A version whose tensors are incomplete is in both."""
+
+    readable: list[Manifest]
+    damaged: dict[VersionId, str]
+
+
+def parents_of(manifests: Mapping[VersionId, Manifest | None]) -> dict[VersionId, VersionId | None]:
+    """Return the parent of every version, None also where its manifest cannot be read."""
+    return {version: None if manifest is None else manifest.parent for version, manifest in manifests.items()}
 
 
 @dataclass(frozen=True)
@@ -50,30 +69,40 @@ class StoreReader:
     def identity(self) -> str:
         """Return this store's id, wherever it is mounted: 16 hex digits of the SHA-256 of its journal's first line.
 
+        Where the journal is lost, the oldest version stands in for it.
+
         Raises:
             StoreError: nothing was ever published here.
         """
         try:
             with self._journal.open("rb") as journal:
                 first = journal.readline()
-        except FileNotFoundError:
+        except OSError:
             first = b""
         if not first.endswith(b"\n"):
-            raise StoreError(f"{self.root} is empty: it has no first version yet")
+            oldest = next(iter(self._ids()), None)
+            if oldest is None:
+                raise StoreError(f"{self.root} is empty: it has no first version yet")
+            first = oldest.encode()
         return codec.sha256(first)[:16]
 
     def current(self) -> VersionId | None:
         """Return the version in CURRENT, which is served, or None if nothing was ever promoted.
 
         Raises:
-            StoreError: CURRENT does not hold a version id.
+            DamagedPointerError: CURRENT cannot be read, or does not hold a version id.
         """
         try:
-            text = self._pointer.read_text(encoding="utf-8", errors="replace").removesuffix("\n")
+            with self._pointer.open("rb") as pointer:
+                text = pointer.read(_POINTER_BYTES).decode(errors="replace").removesuffix("\n")
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise DamagedPointerError(
+                f"{self._pointer} cannot be read: {error.strerror}; roll back to a named version"
+            ) from error
         if not policy.is_version_id(text):
-            raise StoreError(
+            raise DamagedPointerError(
                 f"{self._pointer} holds {text[:80]!r}, expected a version id; roll back to a named version"
             )
         return text
@@ -82,8 +111,15 @@ class StoreReader:
         """Return the version in CURRENT, or None also if it does not hold a version id."""
         try:
             return self.current()
-        except StoreError:
+        except DamagedPointerError:
             return None
+
+    def served_before(self) -> VersionIds:
+        """Return the versions that CURRENT has named, as the journal says, the last one first.
+
+        What to serve while CURRENT is damaged is read from here, and never guessed.
+        """
+        return policy.served_before(self.journal(), self._ids())
 
     def manifest(self, version_id: VersionId) -> Manifest:
         """Return a version's manifest after checking its digest.
@@ -96,7 +132,25 @@ class StoreReader:
 
     def list(self) -> Manifests:
         """Return the manifests of all versions, oldest first. An unreadable one is logged and left out."""
-        return [manifest for manifest in self._manifests().values() if manifest is not None]
+        return self.survey().readable
+
+    def survey(self) -> Survey:
+        """Return the manifests of all versions, oldest first, and why the others are damaged.
+
+        Tensors are not read, which would take long; only that they are there and complete is checked.
+        """
+        found = Survey([], {})
+        for version_id in self._ids():
+            try:
+                found.readable.append(self.manifest(version_id))
+                if problem := codec.incomplete(self._versions / version_id / TENSORS_FILE):
+                    found.damaged[version_id] = f"{TENSORS_FILE}: {problem}"
+            except VersionNotFoundError:
+                continue  # pruned since the folder was listed
+            except CorruptVersionError as error:
+                logger.warning("%s", error)
+                found.damaged[version_id] = f"{error.file}: {error.problem}"
+        return found
 
     def lineage(self, version_id: VersionId | None = None) -> Manifests:
         """Return a version (None: CURRENT), its parent, its parent's parent, ... as far as they are present.
@@ -120,12 +174,25 @@ class StoreReader:
     def rollback_target(self) -> VersionId:
         """Return the target of a rollback that names no version: the parent of CURRENT.
 
+        Where CURRENT or its parent is damaged or gone, it is the newest version before it that can be read.
+
         Raises:
-            NothingToRollBackToError: CURRENT is not set, or has no parent.
-            CorruptVersionError: CURRENT's manifest is missing or altered.
+            NothingToRollBackToError: CURRENT is not set, or there is no readable version before it.
         """
-        current = self.current()
-        return policy.rollback_target(current, self.manifest(current).parent if current else None)
+        current = self.readable_current()
+        parents = {manifest.version_id: manifest.parent for manifest in self.list()}
+        for target in policy.rollback_targets(current, parents, self.served_before()):
+            try:
+                self.verify(target)
+            except StoreError as error:
+                logger.warning("cannot roll back to %s: %s", target, error)
+                continue
+            return target
+        if current is None:
+            raise NothingToRollBackToError("CURRENT is not set, so there is nothing to roll back")
+        if current in parents and parents[current] is None:
+            raise NothingToRollBackToError(f"version {current} is the first, so there is nothing before it")
+        raise NothingToRollBackToError(f"there is no readable version before {current}")
 
     def open(self, version_id: VersionId, verify: bool = True) -> LearnerState:
         """Return the state in a version; see `read`."""
@@ -167,8 +234,16 @@ class StoreReader:
         self.open(version_id)
 
     def journal(self) -> Entries:
-        """Return all actions, oldest first. An unreadable line is logged and left out."""
-        return [*read_journal(self._journal).entries]
+        """Return all actions, oldest first. An unreadable line, or a whole unreadable file, is logged and left out."""
+        try:
+            return [*read_journal(self._journal).entries]
+        except StoreError as error:
+            logger.warning("%s", error)
+            return []
+
+    def moves(self) -> int:
+        """Return how often CURRENT was moved, so that a caller can tell later whether it was moved since."""
+        return policy.moves_in(self.journal())
 
     def pinned(self) -> frozenset[VersionId]:
         """Return the pinned versions, which `prune` never removes."""
@@ -180,21 +255,19 @@ class StoreReader:
 
     def _ids(self) -> tuple[VersionId, ...]:
         """Return the ids of all versions, oldest first."""
-        names = (path.name for path in self._versions.iterdir() if policy.is_version_id(path.name))
+        try:
+            names = [path.name for path in self._versions.iterdir() if policy.is_version_id(path.name)]
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise StoreError(f"{self._versions} cannot be read: {error.strerror}") from error
         return tuple(sorted(names, key=lambda name: (policy.number_of(name), name)))
 
     def _manifests(self) -> dict[VersionId, Manifest | None]:
         """Return the manifest of every version, oldest first, or None where it cannot be read."""
-        found: dict[VersionId, Manifest | None] = {}
-        for version_id in self._ids():
-            try:
-                found[version_id] = self.manifest(version_id)
-            except VersionNotFoundError:
-                continue  # pruned since the folder was listed
-            except CorruptVersionError as error:
-                logger.warning("%s", error)
-                found[version_id] = None
-        return found
+        survey = self.survey()
+        found = dict.fromkeys(survey.damaged) | {manifest.version_id: manifest for manifest in survey.readable}
+        return {version_id: found[version_id] for version_id in sorted(found, key=policy.age)}
 
     def _read(self, version_id: VersionId, file: str) -> bytes:
         folder = self._versions / policy.check_version_id(version_id)
@@ -204,5 +277,5 @@ class StoreReader:
             if folder.is_dir():
                 raise CorruptVersionError(version_id, file, "missing") from error
             raise VersionNotFoundError(version_id) from error
-        except OSError as error:
-            raise StoreError(f"{folder / file} cannot be read: {error}") from error
+        except (OSError, MemoryError) as error:
+            raise CorruptVersionError(version_id, file, f"cannot be read: {error}") from error

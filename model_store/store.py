@@ -18,14 +18,13 @@ from collections.abc import Iterator
 from model_store import codec, policy
 from model_store.disk import writing
 from model_store.libraries import installed_libraries
-from model_store.types import Manifest, Provenance, StoreError, VersionId
-from model_store.writer import LOCK_TIMEOUT_S, StoreWriter, parents_of
+from model_store.reader import VersionIds, parents_of
+from model_store.types import DamagedPointerError, Manifest, MovedMeanwhileError, Provenance, StoreError, VersionId
+from model_store.writer import LOCK_TIMEOUT_S, StoreWriter
 from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.types import LearnerState
 
 logger = logging.getLogger(__name__)
-
-VersionIds = list[VersionId]
 
 
 class Store(StoreWriter):
@@ -95,13 +94,24 @@ class Store(StoreWriter):
         logger.info("published version %s", version_id)
         return manifest
 
-    def promote(self, version_id: VersionId, *, expected: VersionId | None, who: str, reason: str = "") -> None:
+    def promote(
+        self,
+        version_id: VersionId,
+        *,
+        expected: VersionId | None,
+        who: str,
+        reason: str = "",
+        after_moves: int | None = None,
+    ) -> None:
         """Make `version_id` CURRENT if CURRENT is `expected` (None: not set). Does nothing if it already is CURRENT.
+
+        With `after_moves`, what `moves` returned when this was asked for, a caller that was stopped for a while does
+        not move CURRENT against a move that came after it.
 
         Raises:
             VersionNotFoundError: there is no such version.
             CorruptVersionError: the version fails verification.
-            ConflictError: CURRENT is neither `expected` nor `version_id`.
+            ConflictError: CURRENT is neither `expected` nor `version_id`, or was moved since `after_moves`.
         """
         policy.check_version_id(version_id)
         with self._locked("promoting"):
@@ -109,39 +119,49 @@ class Store(StoreWriter):
             if version_id == actual:
                 return
             policy.check_expected(expected, actual)
+            self._check_not_moved(after_moves, actual)
             self._move("promote", actual, version_id, who, reason)
 
     def rollback(
-        self, version_id: VersionId | None, *, who: str, reason: str, expected: VersionId | None = None
+        self,
+        version_id: VersionId | None,
+        *,
+        who: str,
+        reason: str,
+        expected: VersionId | None = None,
+        after_moves: int | None = None,
     ) -> VersionId:
         """Make a version CURRENT again; None: the parent of CURRENT.
 
-        With a named version this works even if CURRENT cannot be read. Does nothing if the version already is CURRENT.
+        This works even if CURRENT or its parent cannot be read; see `rollback_target`. Does nothing if the version
+        already is CURRENT.
 
         Args:
             version_id: the version to go to.
             who: recorded in the journal.
             reason: recorded in the journal.
             expected: what CURRENT must be; None: anything.
+            after_moves: as in `promote`.
 
         Returns:
             The version in CURRENT now.
 
         Raises:
             VersionNotFoundError: there is no such version.
-            NothingToRollBackToError: no version was named, and CURRENT has no parent.
+            NothingToRollBackToError: no version was named, and there is none before CURRENT.
             CorruptVersionError: the version fails verification. Nothing moved.
-            ConflictError: CURRENT is not `expected`.
+            ConflictError: CURRENT is not `expected`, or was moved since `after_moves`.
         """
         if version_id is not None:
             policy.check_version_id(version_id)
         with self._locked("rolling back"):
-            actual = self.current() if version_id is None else self.readable_current()
+            actual = self.readable_current()
             if expected is not None:
                 policy.check_expected(expected, actual)
             if version_id is None:
                 version_id = self.rollback_target()
             if version_id != actual:
+                self._check_not_moved(after_moves, actual)
                 self._move("rollback", actual, version_id, who, reason)
         return version_id
 
@@ -194,6 +214,10 @@ class Store(StoreWriter):
             if version_id in policy.pinned_versions(journal.entries):
                 self._record(journal, "unpin", version_id, None, who, reason)
 
+    def _check_not_moved(self, after_moves: int | None, actual: VersionId | None) -> None:
+        if after_moves is not None and self.moves() != after_moves:
+            raise MovedMeanwhileError(actual)
+
     @contextlib.contextmanager
     def lineage_lock(self, timeout_s: float = -1) -> Iterator[None]:
         """Hold the lock of one update at a time, from reading CURRENT to promoting its child, across all processes.
@@ -225,8 +249,8 @@ def bootstrap(
         CURRENT: the new version, or the one that was there.
 
     Raises:
-        StoreError: the store has versions but no CURRENT, and no interrupted bootstrap explains them; an operator
-            must choose the one to serve, by a rollback to it.
+        DamagedPointerError: CURRENT cannot be read; or the store has versions but no CURRENT, and no interrupted
+            bootstrap explains them. An operator must choose the one to serve, by a rollback to it.
         StoreBusyError: another process held the lineage lock for `timeout_s`.
     """
     provenance = provenance or Provenance()
@@ -237,7 +261,7 @@ def bootstrap(
             return current
         present = store.list()
         if any(manifest.parent or manifest.tasks != state.tasks for manifest in present):
-            raise StoreError(f"{store.root} has versions but no CURRENT; roll back to the version to serve")
+            raise DamagedPointerError(f"{store.root} has versions but no CURRENT; roll back to the version to serve")
         same = [manifest for manifest in present if manifest.weights_digest == state.weights_digest]
         first = same[-1] if same else store.publish(state, parent=None, provenance=provenance, golden=golden)
         store.promote(first.version_id, expected=None, who=provenance.who, reason=provenance.reason)

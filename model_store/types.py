@@ -38,6 +38,10 @@ class StoreBusyError(StoreError):
     """Another process held a lock of the store for longer than the caller waited."""
 
 
+class DamagedPointerError(StoreError):
+    """CURRENT is there and does not name a version. A rollback to a named version repairs it."""
+
+
 class InvalidVersionIdError(StoreError):
     """A text that is not a version id. Raised before the disk is touched."""
 
@@ -78,6 +82,14 @@ class ConflictError(StoreError):
         self.expected = expected
         self.actual = actual
         super().__init__(f"CURRENT is {actual or 'not set'}, expected {expected or 'it not to be set'}; nothing moved")
+
+
+class MovedMeanwhileError(ConflictError):
+    """CURRENT is what was expected, but it was moved away and back since the caller looked. Nothing moved."""
+
+    def __init__(self, actual: VersionId | None) -> None:
+        super().__init__(actual, actual)
+        self.args = (f"CURRENT was moved and is {actual or 'not set'} again since this move began; nothing moved",)
 
 
 def _plain(value: Any) -> Any:

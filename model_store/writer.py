@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,13 +14,12 @@ from filelock import FileLock, Timeout
 from model_store import policy
 from model_store.disk import Disk, writing
 from model_store.journal import Journal, append_journal, read_journal
-from model_store.reader import StoreReader
+from model_store.reader import StoreReader, parents_of
 from model_store.types import (
     MANIFEST_FILE,
     TENSORS_FILE,
     Action,
     JournalEntry,
-    Manifest,
     StoreBusyError,
     StoreError,
     VersionId,
@@ -29,15 +28,20 @@ from model_store.types import (
 logger = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 60.0
+STORE_LOCK = "store.lock"
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of the same name; None if it is gone."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def parents_of(manifests: Mapping[VersionId, Manifest | None]) -> dict[VersionId, VersionId | None]:
-    """Return the parent of every version, None also where its manifest cannot be read."""
-    return {version: None if manifest is None else manifest.parent for version, manifest in manifests.items()}
 
 
 class StoreWriter(StoreReader):
@@ -48,6 +52,7 @@ class StoreWriter(StoreReader):
         self._disk = disk or Disk()
         self._clock = clock
         self._tmp = root / "tmp"
+        self._held: tuple[int, int] | None = None
         if not (self._versions.is_dir() and self._tmp.is_dir()):
             with writing(f"making a store in {root}"):
                 self._disk.make_folder(self._versions)
@@ -65,6 +70,8 @@ class StoreWriter(StoreReader):
         pointer = self._tmp / f"CURRENT-{uuid.uuid4().hex}"
         try:
             with writing(f"moving CURRENT to {version_id}"):
+                self._disk.make_folder(self._tmp)
+                self._clear_pointer()
                 self._disk.write_file(pointer, f"{version_id}\n".encode())
             self._record(journal, action, actual, version_id, who, reason)
             try:
@@ -84,7 +91,15 @@ class StoreWriter(StoreReader):
             logger.warning("CURRENT moved to %s, but %s could not be synced: %s", version_id, self.root, error)
         logger.info("%s: CURRENT moved from %s to %s by %s", action, actual, version_id, who)
 
+    def _clear_pointer(self) -> None:
+        """Move whatever lies at CURRENT and cannot be replaced by a file out of the way."""
+        if self._pointer.is_dir() and not self._pointer.is_symlink():
+            self._disk.rename(self._pointer, self._tmp / f"damaged-{uuid.uuid4().hex}")
+
     def _write_version(self, version_id: VersionId, tensors: bytes, manifest: bytes) -> None:
+        with writing(f"publishing version {version_id}"):
+            self._disk.make_folder(self._tmp)
+            self._disk.make_folder(self._versions)
         for left_over in self._tmp.iterdir():  # of processes that died: only the holder of the lock writes here
             with contextlib.suppress(OSError):
                 self._disk.remove(left_over)
@@ -134,11 +149,12 @@ class StoreWriter(StoreReader):
             for line in lines
         )
         with writing("writing the journal"):
+            self._check_lock()
             size = append_journal(self._disk, self._journal, entries, at=journal.size)
         return Journal((*journal.entries, *entries), journal.damaged, size)
 
     def _locked(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return self._file_lock("store.lock", LOCK_TIMEOUT_S, f"{what} waited for another process on this store")
+        return self._file_lock(STORE_LOCK, LOCK_TIMEOUT_S, f"{what} waited for another process on this store")
 
     @contextlib.contextmanager
     def _file_lock(self, name: str, timeout_s: float, problem: str) -> Iterator[None]:
@@ -149,6 +165,19 @@ class StoreWriter(StoreReader):
             except Timeout as error:
                 raise StoreBusyError(f"{problem} for more than {timeout_s:g} s") from error
         try:
+            with writing(f"locking {self.root / name}"):
+                held = _identity(self.root / name)
+            if name == STORE_LOCK:
+                self._held = held
             yield
         finally:
             lock.release()
+
+    def _check_lock(self) -> None:
+        """Check that the lock which this process holds is still the one that others would wait for.
+
+        Raises:
+            StoreBusyError: the file was removed, so that another process may be changing the store.
+        """
+        if _identity(self.root / STORE_LOCK) != self._held:
+            raise StoreBusyError(f"{self.root / STORE_LOCK} was removed while it was held; nothing was done, try again")

@@ -11,6 +11,10 @@ PAPER_FUSION_WEIGHT = 0.5
 REFERENCE_STEP = 0.01  # learning_rate * logit_scale where the compact model learns well with Adam and forgets little
 WHITENING_SHRINKAGE = 1.0  # of the within-class covariance, in units of its mean variance: docs/adr/0009
 
+MAX_BATCH = 4096
+MAX_WEIGHT = 1000.0
+MIN_TAU, MAX_TAU = 1e-4, 1000.0
+
 StrategyName = Literal["segp", "naive", "prototypes"]
 
 
@@ -26,16 +30,19 @@ NO_SETTINGS = ModelSettings()
 
 
 class LearnerConfig(BaseModel):
-    """Hyper-parameters of one update. `None` means "follows from the model"; see `resolve`."""
+    """Hyper-parameters of one update. `None` means "follows from the model"; see `resolve`.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Every number is finite and has an upper bound, far above what is useful: what is asked for ends.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     strategy: StrategyName = Field("segp", description="Update strategy, by name.")
 
     # LoRA
     rank: int = Field(16, ge=1, le=1024, description="LoRA rank r. Paper: 32.")
     head_rank: int = Field(256, ge=1, le=4096, description="LoRA rank of the projection head, where it is adapted.")
-    lora_scale: float = Field(1.0, gt=0, description="Multiplier of B·A. Open in the paper.")
+    lora_scale: float = Field(1.0, gt=0, le=100, description="Multiplier of B·A. Open in the paper.")
     lora_init: Literal["kaiming", "xavier"] = Field("kaiming", description="Initialisation of the frozen A; B is zero.")
     lora_attention: bool = Field(True, description="Adapt the attention K and V projections.")
     lora_feed_forward: bool = Field(True, description="Adapt both feed-forward linears (1x1 convolutions count).")
@@ -52,60 +59,73 @@ class LearnerConfig(BaseModel):
     # Optimisation (15)(22)
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Paper: SGD. Adam reaches the same in fewer steps.")
     learning_rate: float | None = Field(
-        None, gt=0, description="Peak, cosine decay to 0. None: the model's own, or 0.01 / logit_scale."
+        None, gt=0, le=100, description="Peak, cosine decay to 0. None: the model's own, or 0.01 / logit_scale."
     )
     image_rate: float | None = Field(
         None,
         ge=0,
+        le=100,
         description="The image tower's learning rate as a share of `learning_rate`. None: the model's own, or 1.",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only. Open in the paper.")
-    weight_decay: float = Field(0.0, ge=0, description="Open in the paper.")
-    batch_size: int = Field(64, ge=1, description="Images per step. Paper: 128.")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="Open in the paper.")
+    batch_size: int = Field(64, ge=1, le=MAX_BATCH, description="Images per step. Paper: 128.")
     epochs: int = Field(5, ge=1, le=1000, description="Passes over the task's images. Paper: 10.")
 
     # Anchors: DPGD (9)-(14)
-    k_seed: int = Field(1, ge=1, description="Seeds per old class, K_seed. Paper: 5.")
+    k_seed: int = Field(1, ge=1, le=100, description="Seeds per old class, K_seed. Paper: 5.")
     epsilon_pixels: float = Field(4 / 255, ge=0, le=1, description="Bound of the perturbation in [0, 1] pixels.")
     step_size_pixels: float = Field(
         7.5e-3, gt=0, le=1, description="Sign step gamma in [0, 1] pixels (14). Paper: 0.0015."
     )
-    k_adv: int = Field(2, ge=0, description="Sign steps K_adv; 0 keeps the unperturbed seeds. Paper: 10.")
-    lambda_p: float = Field(0.5, ge=0, description="Weight of the visual target (13).")
-    tau_adv: float | None = Field(None, gt=0, description="Temperature of (11). None: 1 / logit_scale.")
-    dpgd_batch_size: int = Field(32, ge=1, description="Anchors per DPGD batch; changes time and memory only.")
+    k_adv: int = Field(2, ge=0, le=100, description="Sign steps K_adv; 0 keeps the unperturbed seeds. Paper: 10.")
+    lambda_p: float = Field(0.5, ge=0, le=MAX_WEIGHT, description="Weight of the visual target (13).")
+    tau_adv: float | None = Field(
+        None, ge=MIN_TAU, le=MAX_TAU, description="Temperature of (11). None: 1 / logit_scale."
+    )
+    dpgd_batch_size: int = Field(
+        32, ge=1, le=MAX_BATCH, description="Anchors per DPGD batch; changes time and memory only."
+    )
 
     # ACGD (16)-(18)
     lambda_acgd: float = Field(
         5.0,
         ge=0,
+        le=MAX_WEIGHT,
         description="Weight of ACGD (22). Scaled logits carry the model's own scale, so it holds for every model.",
     )
-    tau_a: float = Field(20.0, gt=0, description="Distillation temperature.")
+    tau_a: float = Field(20.0, ge=MIN_TAU, le=MAX_TAU, description="Distillation temperature.")
     acgd_logits: Literal["scaled", "cosine"] = Field(
         "scaled", description="`scaled`: logit_scale * cos / tau_a. `cosine`: the paper's literal cos / tau_a."
     )
-    anchor_batch_size: int = Field(16, ge=1, description="Anchors per step. Paper: 32, at 128 images.")
+    anchor_batch_size: int = Field(16, ge=1, le=MAX_BATCH, description="Anchors per step. Paper: 32, at 128 images.")
 
     old_classes_per_step: int | None = Field(
         8,
         ge=2,
+        le=100_000,
         description="Old classes whose texts one step encodes; other texts keep their last encoding. None: all.",
     )
     max_anchors: int | None = Field(
-        150, ge=1, description="Most anchors in all; old classes nearest to the new images come first. None: no limit."
+        150,
+        ge=1,
+        le=100_000,
+        description="Most anchors in all; old classes nearest to the new images come first. None: no limit.",
     )
 
     # TSGR (19)-(21)
-    lambda_tsgr: float = Field(1.0, ge=0, description="Weight of TSGR (22).")
-    k_neighbours: int = Field(10, ge=1, description="Text neighbours per new class.")
-    tau_t: float = Field(0.05, gt=0, description="Temperature of the neighbour distribution.")
+    lambda_tsgr: float = Field(1.0, ge=0, le=MAX_WEIGHT, description="Weight of TSGR (22).")
+    k_neighbours: int = Field(10, ge=1, le=100_000, description="Text neighbours per new class.")
+    tau_t: float = Field(0.05, ge=MIN_TAU, le=MAX_TAU, description="Temperature of the neighbour distribution.")
 
     # Alignment of the head on the stored statistics of every class: not in the paper
     align_steps: int = Field(
-        200, ge=0, description="Steps that train an adapted head to separate all classes on sampled features. Paper: 0."
+        200,
+        ge=0,
+        le=20_000,
+        description="Steps that train an adapted head to separate all classes on sampled features. Paper: 0.",
     )
-    align_batch_size: int = Field(256, ge=1, description="Features sampled per step.")
+    align_batch_size: int = Field(256, ge=1, le=65_536, description="Features sampled per step.")
 
     # Prototypes and fusion (23)-(32)
     transfer_prototypes: bool = Field(True, description="Move old prototypes by the anchors' drift (24)-(29).")
@@ -113,7 +133,7 @@ class LearnerConfig(BaseModel):
         True, description="Compare visual features whitened by their within-class covariance. Not in the paper."
     )
     fusion_weight: float | None = Field(
-        None, ge=0, description="beta (30). None: the model's own, or 0.5 * 100 / logit_scale."
+        None, ge=0, le=10_000, description="beta (30). None: the model's own, or 0.5 * 100 / logit_scale."
     )
     fusion_holdout: float = Field(
         0.1,
@@ -121,7 +141,7 @@ class LearnerConfig(BaseModel):
         le=0.5,
         description="Share of each class's images that is held out to choose an unset beta. 0: beta is not changed.",
     )
-    feature_batch_size: int = Field(64, ge=1, description="Images per forward pass without training.")
+    feature_batch_size: int = Field(64, ge=1, le=MAX_BATCH, description="Images per forward pass without training.")
 
     def resolve(self, logit_scale: float, own: ModelSettings = NO_SETTINGS) -> ResolvedConfig:
         """Fill in what is None from the model's logit scale and its `own` settings (see docs/adr/0003).
@@ -144,7 +164,7 @@ class LearnerConfig(BaseModel):
 class ResolvedConfig(LearnerConfig):
     """Hyper-parameters of one update, with every value set. Made by `LearnerConfig.resolve`."""
 
-    learning_rate: float = Field(gt=0)
-    image_rate: float = Field(ge=0)
-    fusion_weight: float = Field(ge=0)
-    tau_adv: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, le=100)
+    image_rate: float = Field(ge=0, le=100)
+    fusion_weight: float = Field(ge=0, le=10_000)
+    tau_adv: float = Field(gt=0, le=MAX_TAU)

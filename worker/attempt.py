@@ -9,11 +9,15 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Final, TypeVar
 
+from redis import ResponseError
+
 from exchange.contracts import JobError, JobProgress, JobRecord, JobState
+from exchange.jobs import JobNotFoundError
 from exchange.redis_client import BrokerUnavailableError
 from worker.ledger import Ledger
 from worker.messages import NOT_PUBLISHED, Done, Failed, Order, ReadyToPublish, Step
-from worker.process import COMMAND, JobProcess, Lost
+from worker.patience import Patience
+from worker.process import COMMAND, JobProcess, Lost, NotStartedError
 from worker.progress import ProgressClock
 from worker.settings import WorkerSettings
 
@@ -78,17 +82,24 @@ class Attempt:
     def run(self) -> None:
         """Run the process until it ends or is interrupted, and record the outcome."""
         order = Order(job=self._record.job, settings=self._settings, resume_only=self._resume_only)
-        with JobProcess(order, command=self._command) as process:
-            logger.info("attempt %d runs as process %d", self._record.attempts, process.pid)
-            verdict = self._follow(process)
+        verdict: Verdict
+        try:
+            with JobProcess(order, command=self._command) as process:
+                logger.info("attempt %d runs as process %d", self._record.attempts, process.pid)
+                verdict = self._follow(process)
+        except NotStartedError as error:
+            verdict = Lost(str(error))
         self._settle(verdict)
 
     def _follow(self, process: JobProcess) -> Verdict:
         publishing = False
+        patience = Patience(self._settings.max_job_s, self._settings.max_silence_s)
         while True:
             message = process.next(_POLL_S)
             if isinstance(message, Done | Failed | Lost):
                 return message
+            if (given_up_on := patience.after(message)) is not None:
+                return given_up_on
             if isinstance(message, Step):
                 self._unsaved = self._clock.at(message)
             if not publishing:
@@ -112,12 +123,18 @@ class Attempt:
             case Failed() if verdict.error.kind == NOT_PUBLISHED and record.cancel_requested:
                 conclude(record, JobState.CANCELLED)
             case Failed() if verdict.error.kind == NOT_PUBLISHED:
-                conclude(record, JobState.FAILED, error=_given_up(self._settings.max_attempts))
+                conclude(record, JobState.FAILED, error=given_up(self._settings.max_attempts))
             case Failed():
                 conclude(record, JobState.FAILED, error=verdict.error)
+            case Lost() if record.attempts > self._settings.max_attempts:
+                logger.error("the job's process was lost: it %s", verdict.how)
+                if record.cancel_requested:
+                    conclude(record, JobState.CANCELLED)
+                else:
+                    conclude(record, JobState.FAILED, error=given_up(self._settings.max_attempts, verdict.how))
             case Lost():
                 logger.error("the job's process was lost: it %s", verdict.how)
-                self._put_back(counts=True)
+                self._put_back(counts=True, pause_s=self._settings.retry_pause_s)
             case Interrupted.CANCELLED:
                 conclude(record, JobState.CANCELLED)
             case Interrupted.STOPPING:
@@ -127,8 +144,9 @@ class Attempt:
                 logger.info("the job was finished by another worker")
                 self._ledger.purge(record.job_id)
 
-    def _put_back(self, *, counts: bool) -> None:
-        if not self._ledger.put_back(self._record.model_copy(update={"heartbeat": None}), counts=counts):
+    def _put_back(self, *, counts: bool, pause_s: float = 0.0) -> None:
+        mine = self._record.model_copy(update={"heartbeat": None})
+        if not self._ledger.put_back(mine, counts=counts, pause_s=pause_s):
             logger.info("another worker has taken the job over")
 
     def _cancelled(self, *, asked_before_publishing: bool) -> bool:
@@ -158,7 +176,14 @@ class Attempt:
         return self._jobs.save_progress(self._record.job_id, progress, owner=self._owner)
 
     def _standing(self) -> bool:
-        return self._ledger.restore_if_lost(self._record).state.terminal
+        try:
+            standing = self._ledger.restore_if_lost(self._record)
+            if standing.state is JobState.QUEUED:  # restored from its note, or taken for silent: it is still ours
+                self._jobs.claim(self._record.job_id, owner=self._owner)
+        except (JobNotFoundError, ResponseError) as error:  # damaged there; its end is written all the same
+            logger.warning("%s", error)
+            return False
+        return standing.state.terminal
 
     def _try(self, call: Callable[[], T]) -> T | None:
         """Return the call's result, or None while Redis is gone. The update goes on without it."""
@@ -177,9 +202,11 @@ class Attempt:
         return answer
 
 
-def _given_up(attempts: int) -> JobError:
+def given_up(
+    attempts: int, how: str = "was ended each time, for example because the machine ran out of memory"
+) -> JobError:
+    """Return the error of a job whose process was lost too often; `how` continues "its process ..."."""
     return JobError(
         kind="AttemptsExhaustedError",
-        message=f"the update was begun {attempts} times and its process was killed each time, "
-        f"for example because the machine ran out of memory; it is not tried again",
+        message=f"the update was begun {attempts} times and its process {how}; it is not tried again",
     )

@@ -6,6 +6,7 @@ can differ from the worker's, and a crash harms nothing else. The process ends i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
@@ -20,7 +21,7 @@ from exchange.contracts import JobError
 from segp_cl.errors import KeepsightError
 from segp_cl.runtime.process import set_up_process
 from worker.log import configure_logging, job_logging
-from worker.messages import GO, Done, Failed, Message, Order, ReadyToPublish, Step
+from worker.messages import GO, Alive, Done, Failed, Message, Order, ReadyToPublish, Step
 
 if TYPE_CHECKING:  # PyTorch is imported after the first message to the worker, and after the memory setup
     from segp_cl.types import Progress
@@ -38,6 +39,7 @@ class Channel:
         self._incoming = incoming
         self._outgoing = outgoing
         self._go = threading.Event()
+        self._sending = threading.Lock()
 
     def order(self) -> Order:
         """Read the first line."""
@@ -55,8 +57,19 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Send a message to the worker."""
-        self._outgoing.write(message.model_dump_json() + "\n")
-        self._outgoing.flush()
+        with self._sending:
+            self._outgoing.write(message.model_dump_json() + "\n")
+            self._outgoing.flush()
+
+    def show_life(self, every_s: float) -> None:
+        """Start to send `Alive`, so that the worker can tell a slow step from a stopped process."""
+        threading.Thread(target=self._show_life, args=(every_s,), name="life", daemon=True).start()
+
+    def _show_life(self, every_s: float) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the worker is gone, and so is this process in a moment
+            while True:
+                self.send(Alive())
+                time.sleep(every_s)
 
     def step(self, progress: Progress) -> None:
         """Send a step to the worker; the learner's `OnProgress`."""
@@ -91,6 +104,7 @@ def main() -> None:
     channel = Channel(sys.stdin, outgoing)
     order = channel.order()
     channel.watch()
+    channel.show_life(min(order.settings.heartbeat_s, order.settings.max_silence_s / 4))
     configure_logging(order.settings.log_level)
     with job_logging(order.job.job_id):
         channel.send(carry_out(order, channel))
@@ -99,16 +113,19 @@ def main() -> None:
 
 
 def carry_out(order: Order, channel: Channel) -> Done | Failed:
-    """Run the update, and return its outcome or its error."""
+    """Run the update, and return its outcome or its error.
+
+    What fails before the update begins, such as an import without memory, ends the process: it may work next time.
+    """
+    channel.send(Step(phase="loading", step=0, steps=0))
+    begun = time.perf_counter()
+    import torch  # here, because it takes seconds: the worker gets a message before that
+
+    from worker.pipeline import run_update
+
+    logger.debug("imports took %.1f s", time.perf_counter() - begun)
+    torch.set_num_threads(order.settings.threads)
     try:
-        channel.send(Step(phase="loading", step=0, steps=0))
-        begun = time.perf_counter()
-        import torch  # here, because it takes seconds: the worker gets a message before that
-
-        from worker.pipeline import run_update
-
-        logger.debug("imports took %.1f s", time.perf_counter() - begun)
-        torch.set_num_threads(order.settings.threads)
         return Done(
             outcome=run_update(
                 order.job,

@@ -1,8 +1,8 @@
 """Messages between the worker and a job's process: one JSON object per line over the process's pipes.
 
 The worker sends an `Order` and, when asked, `GO`. The process sends `Step`s, then `ReadyToPublish` and waits for `GO`,
-then `Done`; or `Failed`. Before `GO` it changes nothing outside the job's spool folder, so it may be killed at any
-moment; that is how a job is cancelled.
+then `Done`; or `Failed`. All the while it sends `Alive`. Before `GO` it changes nothing outside the job's spool folder,
+so it may be killed at any moment; that is how a job is cancelled.
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ class Step(_Message):
     losses: dict[str, float] = Field(default_factory=dict)
 
 
+class Alive(_Message):
+    """The process can still run; sent every few seconds, whatever else it does."""
+
+    kind: Literal["alive"] = "alive"
+
+
 class ReadyToPublish(_Message):
     """Learning and evaluation are done; the process waits for permission to publish."""
 
@@ -67,5 +73,5 @@ class Failed(_Message):
     error: JobError
 
 
-Message = Annotated[Step | ReadyToPublish | Done | Failed, Field(discriminator="kind")]
-MESSAGE: TypeAdapter[Step | ReadyToPublish | Done | Failed] = TypeAdapter(Message)
+Message = Annotated[Step | Alive | ReadyToPublish | Done | Failed, Field(discriminator="kind")]
+MESSAGE: TypeAdapter[Step | Alive | ReadyToPublish | Done | Failed] = TypeAdapter(Message)

@@ -8,7 +8,7 @@ from exchange.contracts import Evaluation, UpdateJob, UpdateOutcome
 from exchange.rollout import Limits, RolloutError, RolloutUnfinishedError, move_current
 from exchange.roster import Roster
 from model_store.store import Store
-from model_store.types import ConflictError, VersionId
+from model_store.types import ConflictError, MovedMeanwhileError, VersionId
 from worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -19,8 +19,10 @@ def promote(
 ) -> str | None:
     """Make the version CURRENT on all servers if CURRENT is still its parent. Returns None, or why it did not."""
 
+    moves = store.moves()
+
     def move_pointer() -> None:
-        store.promote(version, expected=parent, who=job.submitted_by, reason=reason_of(job))
+        store.promote(version, expected=parent, who=job.submitted_by, reason=reason_of(job), after_moves=moves)
 
     roster = Roster(settings.redis_url, store.identity())
     try:
@@ -28,6 +30,9 @@ def promote(
             roster, version, move_pointer, limits=Limits.of(settings), prepare_here=lambda: store.open(version)
         )
         logger.info("%d servers serve %s", len(done.members), version)
+    except MovedMeanwhileError as error:
+        logger.warning("published %s but did not promote it: %s", version, error)
+        return f"{error}; the version is kept and can be promoted by hand"
     except ConflictError as error:
         logger.warning("published %s but did not promote it: %s", version, error)
         return (

@@ -9,15 +9,19 @@ import threading
 from collections.abc import Sequence
 from uuid import uuid4
 
-from exchange.contracts import JobError, JobState
-from exchange.jobs import JobNotFoundError, Jobs
+from redis import ResponseError
+
+from exchange.contracts import JobError, JobRecord, JobState
+from exchange.jobs import JobNotFoundError, Jobs, JobUnreadableError
+from exchange.notes import note_attempt
 from exchange.redis_client import BrokerUnavailableError
-from exchange.spool import Spool
-from worker.attempt import Attempt
+from exchange.spool import Spool, SpoolError
+from worker.attempt import Attempt, given_up
 from worker.ledger import Ledger
 from worker.log import job_logging
 from worker.process import COMMAND
 from worker.settings import WorkerSettings
+from worker.sweeper import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +70,29 @@ class Supervisor:
         try:
             obstacle = self._ledger.insist(lambda: self._jobs.claim(job_id, owner=owner))
         except JobNotFoundError:
-            logger.warning("a message names a job that does not exist")
-            self._ledger.purge(job_id)
+            logger.warning("a message names a job that does not exist")  # the sweeper restores it if it has a note
+            return
+        except (ResponseError, ValueError):
+            logger.exception("what is stored of the job is damaged")
+            self._ledger.refuse(job_id, UNREADABLE)
             return
         if obstacle is not None:
             logger.info("nothing to do: the job is %s", obstacle)
             if obstacle.terminal:
                 self._ledger.purge(job_id)
             return
-        record = self._ledger.insist(lambda: self._jobs.get(job_id))
+        try:
+            record = self._ledger.insist(lambda: self._jobs.get(job_id))
+        except JobUnreadableError:
+            logger.exception("what is stored of the job is damaged")
+            self._ledger.refuse(job_id, UNREADABLE)
+            return
+        if self._ledger.conclude_as_noted(job_id):
+            return
+        self._note_attempt(record)
+        if record.attempts > self._settings.max_attempts + 1:  # not even an attempt's end could be recorded
+            self._ledger.conclude(record, JobState.FAILED, error=given_up(self._settings.max_attempts))
+            return
         try:
             Attempt(record, self._settings, self._ledger, stop=self._stop, command=self._command).run()
         except BrokerUnavailableError:
@@ -83,3 +101,9 @@ class Supervisor:
             logger.exception("the job could not be supervised")
             message = "the update failed unexpectedly; the worker's log has the details"
             self._ledger.conclude(record, JobState.FAILED, error=JobError(kind="InternalError", message=message))
+
+    def _note_attempt(self, record: JobRecord) -> None:
+        try:
+            note_attempt(self._ledger.spool, record)
+        except (OSError, SpoolError) as error:
+            logger.warning("the attempt could not be noted in the spool: %s", error)

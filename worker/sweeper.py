@@ -1,22 +1,36 @@
-"""Cleans up after dead workers: queues silent jobs and lost messages again, and removes forgotten images."""
+"""Cleans up after dead workers and servers, and after a broker that forgot.
+
+It queues silent jobs and lost messages again, restores lost jobs from their notes, and removes forgotten images.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
 from exchange.contracts import JobRecord, JobState
-from exchange.jobs import Jobs
+from exchange.jobs import JobNotFoundError, Jobs
+from exchange.notes import restore
 from exchange.redis_client import BrokerUnavailableError
-from exchange.spool import Spool
+from exchange.spool import Spool, SpoolError
 from worker.ledger import Ledger
 from worker.log import job_logging
 from worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
+
+ABANDONED_AFTER_S: Final = 3600.0
+"""Seconds without a new file after which a folder of no job counts as abandoned: longer than any pause in an upload."""
+
+UNREADABLE: Final = (
+    "the job's record is damaged, or of a release that this worker does not know; "
+    "update the worker, or send the task again"
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,7 @@ class Sweeper:
     """Takes jobs over from dead workers. Every worker runs one.
 
     A job counts as silent when its heartbeat has not changed for `stale_after_s` of this process's own clock, during
-    which Redis was reachable: neither clocks that disagree nor an outage make a living worker look dead.
+    which Redis was reachable: neither clocks that disagree or jump, nor an outage, make a living worker look dead.
     """
 
     def __init__(
@@ -48,6 +62,8 @@ class Sweeper:
         self._stop = stop
         self._clock = clock
         self._sightings: dict[str, _Sighting] = {}
+        self._folders: dict[str, _Sighting] = {}
+        self._finished: set[str] = set()  # a final state never changes, so these are not read again
 
     def start(self) -> threading.Thread:
         """Sweep now, and then several times per `stale_after_s` on its own thread, until `stop` is set."""
@@ -67,30 +83,54 @@ class Sweeper:
                 return
 
     def sweep(self) -> None:
-        """Sweep once.
+        """Sweep once. A job that cannot be dealt with does not keep the others from it.
 
         Raises:
             BrokerUnavailableError: Redis is gone.
         """
-        records = self._jobs.list()
-        open_jobs = [record for record in records if not record.state.terminal]
-        self._purge_orphans(records)
-        silent = [record for record in open_jobs if self._silent_s(record) >= self._stale_after_s]
-        self._sightings = {r.job_id: self._sightings[r.job_id] for r in open_jobs}
-        for record in silent:
-            with job_logging(record.job_id):
-                self._wake(record)
+        listing = self._jobs.listing(skip=self._finished)
+        self._finished |= {record.job_id for record in listing.records if record.state.terminal}
+        waiting = {record.job_id: record for record in listing.records if not record.state.terminal}
+        unreadable = {
+            job_id: fields
+            for job_id, fields in listing.unreadable.items()
+            if fields.get("state") not in ("succeeded", "failed", "cancelled")
+        }
+        for job_id, record in waiting.items():
+            if self._is_silent(job_id, (record.state, record.attempts, record.owner, record.heartbeat)):
+                self._one(job_id, partial(self._wake, record))
+        for job_id, fields in unreadable.items():
+            if self._is_silent(job_id, tuple(sorted(fields.items()))):
+                self._one(job_id, partial(self._ledger.refuse, job_id, UNREADABLE))
+        self._sightings = {
+            job_id: seen for job_id, seen in self._sightings.items() if job_id in {*waiting, *unreadable}
+        }
+        self._sweep_folders({*waiting, *listing.unreadable})
 
-    def _silent_s(self, record: JobRecord) -> float:
-        """Return the seconds for which this job has shown no new sign of life."""
-        signs = (record.state, record.attempts, record.owner, record.heartbeat)
-        seen = self._sightings.get(record.job_id)
+    def _is_silent(self, job_id: str, signs: tuple[object, ...]) -> bool:
+        """Return whether this job has shown no new sign of life for `stale_after_s`. Then it counts anew."""
+        if self._unchanged_s(self._sightings, job_id, signs) < self._stale_after_s:
+            return False
+        del self._sightings[job_id]
+        return True
+
+    def _unchanged_s(self, sightings: dict[str, _Sighting], job_id: str, signs: tuple[object, ...]) -> float:
+        seen = sightings.get(job_id)
         if seen is None or seen.signs != signs:
-            seen = self._sightings[record.job_id] = _Sighting(signs, self._clock())
+            seen = sightings[job_id] = _Sighting(signs, self._clock())
         return self._clock() - seen.since
 
+    def _one(self, job_id: str, work: Callable[[], None]) -> None:
+        """Deal with one job; what goes wrong with it is logged, and the others have their turn."""
+        with job_logging(job_id):
+            try:
+                work()
+            except BrokerUnavailableError:
+                raise
+            except Exception:
+                logger.exception("the job could not be swept; it is tried again")
+
     def _wake(self, record: JobRecord) -> None:
-        del self._sightings[record.job_id]
         if record.state == JobState.RUNNING:
             if self._ledger.put_back(record):
                 logger.warning(
@@ -100,9 +140,31 @@ class Sweeper:
             logger.warning("the job is queued without a message; the message is sent again")
             self._jobs.send_update(record.job_id)
 
-    def _purge_orphans(self, records: list[JobRecord]) -> None:
-        finished = {record.job_id for record in records if record.state.terminal}
-        live = {record.job_id for record in records} - finished
-        for job_id in self._spool.orphans(live, finished):
-            logger.warning("removing spooled images that no job needs: %s", job_id)
+    def _sweep_folders(self, open_jobs: Collection[str]) -> None:
+        folders = self._spool.folders()
+        self._folders = {job_id: seen for job_id, seen in self._folders.items() if job_id in folders}
+        for job_id, stamp in folders.items():
+            if job_id not in open_jobs:
+                self._one(job_id, partial(self._sweep_folder, job_id, stamp))
+
+    def _sweep_folder(self, job_id: str, stamp: int) -> None:
+        """Restore the job of a folder that the broker does not know, or remove a folder that no job needs."""
+        record: JobRecord | None
+        try:
+            record = self._jobs.get(job_id)  # again: it may have been queued since the jobs were listed
+        except JobNotFoundError:
+            record = self._restored(job_id)
+        if record is None:
+            abandoned = self._unchanged_s(self._folders, job_id, (stamp,)) > ABANDONED_AFTER_S
+        else:
+            abandoned = record.state.terminal
+        if abandoned:
+            logger.warning("removing spooled images that no job needs")
             self._ledger.purge(job_id)
+
+    def _restored(self, job_id: str) -> JobRecord | None:
+        try:
+            return restore(self._jobs, self._spool, job_id)
+        except SpoolError as error:  # a damaged note; the folder is removed when it counts as abandoned
+            logger.warning("%s", error)
+            return None

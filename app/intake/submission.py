@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, Json, JsonValue, field_valida
 from app.errors import IdempotencyInProgressError, IdempotencyMismatchError
 from app.intake.limits import IntakeLimits
 from app.intake.names import check_against_known
-from app.intake.take_in import Taken, take_in
+from app.intake.take_in import Taken, no_room, take_in
 from exchange.contracts import JobClass, JobRecord, UpdateJob, new_job_id, utc_now
 from exchange.jobs import JobNotFoundError, Jobs
+from exchange.notes import Note, accept
 from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool
 from model_store.store import Store
@@ -84,6 +85,7 @@ class Submissions:
             IdempotencyMismatchError: the key was used for a different request.
             IdempotencyInProgressError: the first request with the key did not finish.
             BrokerUnavailableError: Redis is gone; the job does not exist.
+            SpoolFullError: there is no room for it.
         """
         self._jobs.ping()  # fail before minutes of decoding
         as_prompt(form.template, "class")
@@ -108,9 +110,10 @@ class Submissions:
                 entry = self._jobs.remember(idempotency_key, job_id, fingerprint=fingerprint)
                 if entry.job_id != job_id:  # another request with this key was faster
                     return self._yield_to_first(job_id, idempotency_key, fingerprint)
-            self._queue(record, idempotency_key)
+            self._queue(Note(record=record, key=idempotency_key, fingerprint=fingerprint))
         except BaseException:
-            self._spool.purge(job_id)
+            with contextlib.suppress(OSError):  # a sweeper removes what is left of it
+                self._spool.purge(job_id)
             raise
         logger.info(
             "task accepted job_id=%s classes=%d images=%d rejected=%d ignored=%d repeated=%d",
@@ -123,13 +126,15 @@ class Submissions:
         )
         return Submitted(record, replayed=False)
 
-    def _queue(self, record: JobRecord, idempotency_key: str | None) -> None:
+    def _queue(self, note: Note) -> None:
         try:
-            self._jobs.submit(record)
-        except BaseException:
-            if idempotency_key:
+            accept(self._jobs, self._spool, note)
+        except BaseException as error:
+            if note.key:
                 with contextlib.suppress(BrokerUnavailableError):
-                    self._jobs.forget(idempotency_key)
+                    self._jobs.forget(note.key)
+            if isinstance(error, OSError):
+                raise no_room(error) from error
             raise
 
     def _check_known(self, names: Sequence[str], *, extend: bool) -> None:

@@ -157,17 +157,18 @@ def _spool(writer: SpoolWriter, class_index: int, data: bytes, suffix: str) -> N
     try:
         writer.add(class_index, data, suffix)
     except OSError as error:
-        raise _no_room(error) from error
+        raise no_room(error) from error
 
 
 def _close(writer: SpoolWriter, classes: Sequence[str]) -> SpoolIndex:
     try:
         return writer.close(classes)
     except OSError as error:
-        raise _no_room(error) from error
+        raise no_room(error) from error
 
 
-def _no_room(error: OSError) -> Exception:
+def no_room(error: OSError) -> Exception:
+    """Return the error that a failed write to the spool is answered with."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpoolFullError("the spool's disk is full; nothing of the upload was kept")
     return error

@@ -40,9 +40,9 @@ async def rollback(body: RollbackBody, services: ServicesDep, caller: AdminCalle
 async def rollout(services: ServicesDep, caller: AdminCaller) -> Rollout:
     """List every server of this store with its version and state, and the version that is being rolled out."""
     current, move, seen = await asyncio.gather(
-        asyncio.to_thread(services.store.readable_current),
-        asyncio.to_thread(services.roster.move),
-        asyncio.to_thread(services.roster.servers),
+        services.pools.store.run(services.store.readable_current),
+        services.pools.broker.run(services.roster.move),
+        services.pools.broker.run(services.roster.servers),
     )
     under_way = move is not None and move.state == "preparing"
     return Rollout(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 
@@ -58,7 +57,7 @@ async def embeddings(request: Request, services: ServicesDep, caller: ClassifyCa
     inputs = _inputs(body, services, served)
     matches = None
     if body.stored_version is not None:
-        matches = served.space == await asyncio.to_thread(_space, body.stored_version, services)
+        matches = served.space == await services.pools.store.run(_space, body.stored_version, services)
     vectors = await services.admission.while_wanted(
         request, lambda: _vectors(inputs, served, services), timeout_ms=body.timeout_ms
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter
 from fastapi.responses import Response
 
@@ -14,7 +12,6 @@ from app.openapi import problems
 from app.schemas import Alive, Ready
 from app.services import Services
 from app.serving.live_model import Served
-from exchange.redis_client import BrokerUnavailableError
 
 router = APIRouter(tags=["health"])
 
@@ -34,16 +31,11 @@ async def readyz(services: ServicesDep) -> Ready:
     Classify requests do not need Redis, so a server is ready even with `broker: unreachable`.
     """
     served = await require_ready(services)
-    try:
-        await asyncio.to_thread(services.jobs.ping)
-        reachable = True
-    except BrokerUnavailableError:
-        reachable = False
     return Ready(
         serving=served.version_id,
         classes=len(served.classes),
         behind=_behind(services),
-        broker="reachable" if reachable else "unreachable",
+        broker="reachable" if services.member.reaches_broker else "unreachable",
     )
 
 

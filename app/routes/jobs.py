@@ -2,82 +2,111 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header, Query, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app.deps import ServicesDep, TrainCaller
 from app.errors import JobFinishedError
+from app.feeds import JobFeeds, Sight
 from app.openapi import problems
 from app.schemas import JobList, JobView
 from app.services import Services
-from exchange.contracts import JobRecord, JobState, events_channel
-from exchange.jobs import JobNotFoundError
-from exchange.redis_client import BrokerUnavailableError
+from exchange.contracts import JobState
+from exchange.notes import find
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
+MOST_LISTED = 1000
 
-@router.get("", summary="All jobs", responses=problems(503))
-def list_jobs(services: ServicesDep, caller: TrainCaller) -> JobList:
-    """List all stored jobs, newest first."""
-    return JobList(jobs=[JobView.of(record) for record in services.jobs.list()])
+
+@router.get("", summary="All jobs", response_model=JobList, responses=problems(404, 422, 503))
+async def list_jobs(
+    services: ServicesDep,
+    caller: TrainCaller,
+    limit: Annotated[int, Query(ge=1, le=MOST_LISTED, description="Most jobs of one answer.")] = MOST_LISTED,
+    before: Annotated[
+        str | None, Query(max_length=64, description="Only jobs older than this one: `next` of the answer before.")
+    ] = None,
+) -> Response:
+    """List the stored jobs, newest first. `next` is where the rest begins, null if there is none."""
+
+    def work() -> str:
+        found = services.jobs.listing(limit=limit, before=before)
+        following = found.records[-1].job_id if found.more else None
+        return JobList(jobs=[JobView.of(record) for record in found.records], next=following).model_dump_json()
+
+    return Response(await services.pools.broker.run(work), media_type="application/json")
 
 
 @router.get("/{job_id}", summary="One job", responses=problems(404, 503))
-def get_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> JobView:
+async def get_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> JobView:
     """Return a job's state, its progress while it runs, and its result or error once it has ended."""
-    return JobView.of(services.jobs.get(job_id))
+    return JobView.of(await services.pools.broker.run(find, services.jobs, services.spool, job_id))
 
 
 @router.get(
     "/{job_id}/events",
     summary="Follow one job",
     response_class=EventSourceResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, **problems(404, 503)},
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        204: {"description": "The job has ended, and the client has seen it."},
+        **problems(404, 429, 503),
+    },
 )
-async def follow_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> EventSourceResponse:
-    """Send server-sent events `state` and `progress`, each with the job as JSON, until the job has ended."""
-    first = await asyncio.to_thread(services.jobs.get, job_id)
-    return EventSourceResponse(_events(first, services), ping=services.settings.events_heartbeat_s)
+async def follow_job(
+    job_id: str,
+    services: ServicesDep,
+    caller: TrainCaller,
+    last_event_id: Annotated[
+        str | None, Header(max_length=64, description="The id of the last event that was received.")
+    ] = None,
+) -> Response:
+    """Send server-sent events `state` and `progress`, each with the job as JSON, until the job has ended.
+
+    A client that comes back with `Last-Event-ID` gets what has changed since, or 204 if the job had ended by then.
+    """
+    first = await services.feeds.first(job_id)
+    if first.terminal and first.id == last_event_id:
+        return Response(status_code=204)
+    events = _events(job_id, first, services.feeds, seen=last_event_id)
+    return EventSourceResponse(events, ping=services.settings.events_heartbeat_s)
 
 
 @router.delete("/{job_id}", status_code=202, summary="Cancel one job", responses=problems(404, 409, 503))
-def cancel_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> JobView:
+async def cancel_job(job_id: str, services: ServicesDep, caller: TrainCaller) -> JobView:
     """Ask a job to stop: a queued job is cancelled at once, a running one within a step.
 
     Cancelling a cancelled job again changes nothing.
     """
+    return await services.pools.broker.run(_cancel, job_id, services)
+
+
+def _cancel(job_id: str, services: Services) -> JobView:
+    find(services.jobs, services.spool, job_id)
     record = services.jobs.request_cancel(job_id)
     if record.state is JobState.CANCELLED:
-        services.spool.purge(job_id)
+        try:
+            services.spool.purge(job_id)
+        except OSError:
+            logger.exception("the images of job %s could not be removed; a worker tries again", job_id)
     elif record.state.terminal:
         raise JobFinishedError(f"job {job_id} has {record.state.value} already", extensions={"state": record.state})
     return JobView.of(record)
 
 
-async def _events(record: JobRecord, services: Services) -> AsyncIterator[ServerSentEvent]:
-    changed = asyncio.Event()
-    last: JobView | None = None
-    async with services.announcements.on(events_channel(record.job_id), changed.set):
-        while True:
-            view = JobView.of(record)
-            if view != last:
-                event = "progress" if last is not None and last.state == view.state else "state"
-                yield ServerSentEvent(view.model_dump_json(), event=event)
-                last = view
-            if record.state.terminal:
-                return
-            with contextlib.suppress(TimeoutError):  # wait_for would swallow a cancellation that meets a change
-                async with asyncio.timeout(services.settings.events_poll_s):
-                    await changed.wait()
-            changed.clear()
-            try:
-                record = await asyncio.to_thread(services.jobs.get, record.job_id)
-            except BrokerUnavailableError:
-                continue  # the stream's heartbeat goes on, and so may the job
-            except JobNotFoundError:
-                return
+async def _events(job_id: str, first: Sight, feeds: JobFeeds, *, seen: str | None) -> AsyncIterator[ServerSentEvent]:
+    state: str | None = None
+    async with aclosing(feeds.follow(job_id, first)) as sights:
+        async for sight in sights:
+            if sight.id != seen:
+                event = "progress" if state == sight.state else "state"
+                yield ServerSentEvent(sight.data, event=event, id=sight.id)
+            state = sight.state

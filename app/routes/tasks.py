@@ -100,7 +100,7 @@ async def _receive(request: Request, services: Services) -> Form:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         raise HTTPException(415, "send multipart/form-data with the fields archive and name")
-    await anyio.to_thread.run_sync(services.jobs.ping)  # before the upload is read
+    await services.pools.broker.run(services.jobs.ping)  # before the upload is read
 
     def nameless() -> BinaryIO:
         # the file never has a name, so even a killed process leaves nothing of it

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from app.deps import AnyCaller, ServicesDep
 from app.openapi import problems
-from app.schemas import ClassList, VersionList, VersionSummary
+from app.schemas import ClassList, DamagedVersion, VersionList, VersionSummary
 from model_store.types import ClassRecord, Manifest
 
 router = APIRouter(prefix="/v1", tags=["versions"])
@@ -14,12 +14,16 @@ router = APIRouter(prefix="/v1", tags=["versions"])
 
 @router.get("/versions", summary="All versions", responses=problems())
 def list_versions(services: ServicesDep, caller: AnyCaller) -> VersionList:
-    """List all versions, oldest first, with CURRENT and the version that this server serves."""
-    pinned = services.store.pinned()
+    """List all versions, oldest first, with CURRENT and the version that this server serves.
+
+    `current` is null while CURRENT cannot be read. `damaged` has the versions whose files are missing or altered.
+    """
+    pinned, survey = services.store.pinned(), services.store.survey()
     return VersionList(
-        current=services.store.current(),
+        current=services.store.readable_current(),
         serving=services.live.version_id,
-        versions=[VersionSummary.of(m, pinned=m.version_id in pinned) for m in services.store.list()],
+        versions=[VersionSummary.of(m, pinned=m.version_id in pinned) for m in survey.readable],
+        damaged=[DamagedVersion(version_id=version_id, reason=why) for version_id, why in survey.damaged.items()],
     )
 
 

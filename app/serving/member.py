@@ -38,6 +38,7 @@ class Member:
 
     Attributes:
         refusal: why the last requested version cannot be served here.
+        reaches_broker: whether the last report reached Redis.
     """
 
     def __init__(self, server_id: str, *, roster: Roster, live: LiveModel, device: str, beat_s: float) -> None:
@@ -50,6 +51,7 @@ class Member:
         self._asked: Move | None = None
         self._answered: str | None = None
         self.refusal: Exception | None = None
+        self.reaches_broker = False
         self._preparing: asyncio.Task[None] | None = None
         self._watcher: Watcher | None = None
         # its own thread: a report must not wait for uploads or for a version to load
@@ -87,7 +89,13 @@ class Member:
             move = await loop.run_in_executor(self._pool, self._roster.report, self._report())
         except BrokerUnavailableError as error:
             logger.debug("could not report: %s", error)
+            self.reaches_broker = False
             return
+        except Exception:  # whatever lies in Redis must not end the reports
+            logger.exception("the last move cannot be read")
+            self.reaches_broker = True
+            return
+        self.reaches_broker = True
         self._heed(move)
 
     async def left_out(self, version_id: VersionId) -> bool | None:
@@ -97,7 +105,25 @@ class Member:
             members = await loop.run_in_executor(self._pool, self._roster.members, version_id)
         except BrokerUnavailableError:
             return None
+        except Exception:
+            logger.exception("it cannot be read which servers were moved")
+            return None
         return members is not None and self.id not in members
+
+    async def served_elsewhere(self, version_id: VersionId) -> bool:
+        """Return whether another living server serves a version, as far as Redis knows."""
+        loop = asyncio.get_running_loop()
+        try:
+            servers = await loop.run_in_executor(self._pool, self._roster.servers)
+        except BrokerUnavailableError:
+            return False
+        except Exception:
+            logger.exception("it cannot be read what the other servers serve")
+            return False
+        return any(
+            seen.report.serving == version_id and seen.report.id != self.id and seen.seen_s <= 5 * self._beat_s
+            for seen in servers
+        )
 
     async def leave(self) -> None:
         """Take this server off the roster, because it stops."""

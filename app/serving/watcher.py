@@ -6,16 +6,21 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from app.errors import SwapTimeoutError
 from app.metrics import Metrics
 from app.serving.live_model import LiveModel, Served
-from model_store.types import VersionId
+from model_store.types import DamagedPointerError, VersionId
 
 logger = logging.getLogger(__name__)
+
+
+async def nobody_else(version_id: VersionId) -> bool:
+    """Return False: the only server has no others beside it."""
+    return False
 
 
 async def nobody_is_left_out(version_id: VersionId) -> bool | None:
@@ -47,6 +52,8 @@ class Watcher:
         metrics: counts failures and seconds.
         left_out: whether the other servers already serve a version; None: unknown.
         swapped: called after every swap.
+        fallback: the versions to try, the best first, while nothing is served and CURRENT cannot be.
+        served_elsewhere: whether another server serves a version; then this one must not answer with an older one.
     """
 
     def __init__(
@@ -60,6 +67,8 @@ class Watcher:
         metrics: Metrics,
         left_out: Callable[[VersionId], Awaitable[bool | None]] = nobody_is_left_out,
         swapped: Callable[[], None] = lambda: None,
+        fallback: Callable[[], Sequence[VersionId]] = tuple,
+        served_elsewhere: Callable[[VersionId], Awaitable[bool]] = nobody_else,
     ) -> None:
         self._current = current
         self._load = load
@@ -72,6 +81,8 @@ class Watcher:
         self._loading = asyncio.Lock()
         self._left_out = left_out
         self._tell = swapped
+        self._fallback = fallback
+        self._served_elsewhere = served_elsewhere
         self._prepared: Served | None = None
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="versions")  # one reads CURRENT while the other loads
         self.failure: LoadFailure | None = None
@@ -114,7 +125,9 @@ class Watcher:
         """Read CURRENT and serve it, unless it is served already or failed a moment ago."""
         version_id: VersionId | None = None
         try:
-            while (version_id := await self._read()) is not None and version_id != self._live.version_id:
+            while (version_id := await self._read()) != self._live.version_id:
+                if version_id is None:
+                    raise DamagedPointerError("there is no CURRENT; roll back to a named version")
                 if self._failed_lately(version_id):
                     return
                 served = await self._take(version_id)
@@ -122,6 +135,8 @@ class Watcher:
                     await self._swap(served)
         except Exception as error:  # the loop's edge: whatever is wrong with a version, the previous one stays
             self._note_failure(version_id, error)
+            if self._live.version_id is None:
+                await self._serve_last_good(version_id)
             return
         self.failure = None
         self._live.refuse(None)
@@ -172,6 +187,25 @@ class Watcher:
             if left_out is None:  # perhaps no server serves it: the previous version is better than none
                 self._live.refuse(None)
             raise
+
+    async def _serve_last_good(self, failed: VersionId | None) -> None:
+        """Serve the version that CURRENT named before, because a server that has just started has nothing else."""
+        if failed is not None and await self._served_elsewhere(failed):
+            return
+        failure = self.failure
+        candidates = await asyncio.get_running_loop().run_in_executor(self._pool, self._fallback)
+        for version_id in candidates:
+            if version_id == failed:
+                continue
+            try:
+                served = await self._timed_load(version_id)
+            except Exception as error:  # the next one may be better
+                logger.error("cannot serve %s instead: %s", version_id, error)
+                continue
+            await self._swap(served)
+            logger.error("serving model_version=%s, which was CURRENT before, until CURRENT can be served", version_id)
+            break
+        self.failure = failure
 
     async def _swap(self, served: Served) -> None:
         async with self._swapped:

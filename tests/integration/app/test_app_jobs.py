@@ -34,7 +34,7 @@ def progress(step: int) -> JobProgress:
 
 
 def events_of(text: str) -> list[tuple[str, Any]]:
-    blocks = [block for block in text.replace("\r\n", "\n").split("\n\n") if block.startswith("event:")]
+    blocks = [block for block in text.replace("\r\n", "\n").split("\n\n") if "event:" in block]
     lines = [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks]
     return [(line["event"], json.loads(line["data"])) for line in lines]
 

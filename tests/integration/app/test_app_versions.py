@@ -162,14 +162,35 @@ def test_a_damaged_current_is_not_served_and_an_operator_can_go_back(
     assert classify(client, picture(1)).json()["model_version"] == good
 
 
-def test_a_server_that_starts_on_a_damaged_current_says_so_and_recovers(
+def cut(store: Store, version: VersionId) -> None:
+    path = store.root / "versions" / version / "tensors.safetensors"
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def test_a_server_that_starts_on_a_damaged_current_serves_the_one_before_says_so_and_recovers(
+    store: Store, teach: Teach, configure: Configure, serve: Serve, picture: Picture
+) -> None:
+    good = teach("cat", "dog", seed=1)
+    bad = teach("cat", "fox", seed=2)
+    cut(store, bad)
+    fresh = serve(configure())
+    ready = fresh.get("/readyz").json()
+    assert ready["serving"] == good
+    assert bad in ready["behind"]
+    assert "tensors.safetensors" in ready["behind"]
+    assert classify(fresh, picture(1)).json()["model_version"] == good
+    assert fresh.post("/v1/admin/rollback", json={}).json()["serving"] == good
+    assert fresh.get("/readyz").json()["behind"] is None
+
+
+def test_a_server_that_starts_on_a_damaged_current_that_others_serve_does_not_answer_with_an_older_one(
     client: TestClient, store: Store, teach: Teach, configure: Configure, serve: Serve, picture: Picture
 ) -> None:
     good = teach("cat", "dog", seed=1)
     bad = teach("cat", "fox", seed=2)
-    path = store.root / "versions" / bad / "tensors.safetensors"
-    path.chmod(0o600)
-    path.write_bytes(path.read_bytes()[:-8])
+    wait_until(lambda: serving(client) == bad)
+    cut(store, bad)
     fresh = serve(configure())
     problem = refused(fresh.get("/readyz"), 503, "not-ready")
     assert bad in problem["detail"]
@@ -222,7 +243,7 @@ def test_a_full_disk_moves_nothing(
 def test_a_swap_that_takes_too_long_is_said_and_happens_later(
     configure: Configure, serve: Serve, store: Store, teach: Teach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = serve(configure(swap_timeout_s=0.1, poll_interval_s=0.05))
+    client = serve(configure(swap_timeout_s=2.0, poll_interval_s=0.05))
     version = teach("cat", promote=False)
     app: Any = client.app
     watcher = app.state.services.watcher
@@ -314,3 +335,47 @@ def test_versions_move_without_redis(configure: Configure, serve: Serve, teach: 
     version = teach("cat")
     wait_until(lambda: serving(client) == version)
     assert client.post("/v1/admin/rollback", json={}).json()["serving"] == first
+
+
+@pytest.mark.parametrize("how", ["garbage", "empty", "folder", "gone", "names nothing"])
+def test_a_server_starts_and_lists_and_rolls_back_whatever_lies_at_current(
+    client: TestClient, store: Store, teach: Teach, configure: Configure, serve: Serve, picture: Picture, how: str
+) -> None:
+    teach("cat", "dog", seed=1)
+    last = teach("cat", "fox", seed=2)
+    wait_until(lambda: serving(client) == last)
+    pointer = store.root / "CURRENT"
+    pointer.unlink()
+    if how == "garbage":
+        pointer.write_bytes(b"\xff\xfe" * 500)
+    elif how == "empty":
+        pointer.touch()
+    elif how == "folder":
+        pointer.mkdir()
+    elif how == "names nothing":
+        pointer.write_text("000099-0123456789ab\n")
+    fresh = serve(configure())
+    for server in (client, fresh):
+        wait_until(lambda server=server: server.get("/readyz").json().get("behind") is not None)
+        assert classify(server, picture(1)).json()["model_version"] == last
+        listed = server.get("/v1/versions")
+        assert listed.status_code == 200
+        assert listed.json()["current"] == ("000099-0123456789ab" if how == "names nothing" else None)
+        assert len(listed.json()["versions"]) == 3
+    if how in ("gone", "names nothing"):  # a version can be compared with that
+        assert client.post("/v1/admin/promote", json={"version_id": last}).status_code == 200
+    else:
+        refused(client.post("/v1/admin/promote", json={"version_id": last}), 409, "current-damaged")
+        assert client.post("/v1/admin/rollback", json={}).json()["serving"] == last
+    wait_until(lambda: fresh.get("/readyz").json()["behind"] is None)
+    assert store.current() == last
+
+
+def test_a_damaged_version_is_listed_with_its_reason(client: TestClient, store: Store, teach: Teach) -> None:
+    good, bad = teach("cat", seed=1), teach("dog", seed=2, promote=False)
+    (store.root / "versions" / bad / "manifest.json").write_text("{")
+    listed = client.get("/v1/versions").json()
+    assert good in [version["version_id"] for version in listed["versions"]]
+    assert [(damaged["version_id"], damaged["reason"][:13]) for damaged in listed["damaged"]] == [
+        (bad, "manifest.json")
+    ]

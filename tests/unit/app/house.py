@@ -12,7 +12,9 @@ from typing import Any, cast
 
 from anyio import CapacityLimiter
 
+from app.feeds import JobFeeds
 from app.metrics import Metrics
+from app.pools import Pools
 from app.services import Services
 from app.serving.admission import Admission
 from app.serving.decode import Decoder
@@ -68,14 +70,16 @@ class House:
             left_out=member.left_out,
             swapped=member.wake,
         )
+        jobs, spool, announcements = Jobs(redis_url), Spool(folder / "spool"), Announcements(redis_url)
+        pools = Pools()
         self.services = Services(
             settings=settings,
             metrics=metrics,
             keys=KeyFile(folder / "keys.json"),
             store=self.store,
-            spool=Spool(folder / "spool"),
-            jobs=Jobs(redis_url),
-            announcements=Announcements(redis_url),
+            spool=spool,
+            jobs=jobs,
+            announcements=announcements,
             live=live,
             admission=Admission(places=4, timeout_s=30, metrics=metrics),
             engine=Engine(max_images=4, max_labels=4, max_wait_s=0, label_cache_size=4, metrics=metrics),
@@ -85,6 +89,8 @@ class House:
             roster=roster,
             space_of=lambda version_id: version_id,
             intake=CapacityLimiter(1),
+            pools=pools,
+            feeds=JobFeeds(jobs, spool, announcements, pools.broker, poll_s=0.05, most=4),
         )
 
     def publish(self, classes: int, parent: VersionId | None = None) -> VersionId:
@@ -117,6 +123,7 @@ class House:
 
     def close(self) -> None:
         """Give back what was opened."""
+        self.services.pools.close()
         self.services.roster.close()
         self.services.jobs.close()
         self.services.engine.close()

@@ -24,7 +24,7 @@ from exchange.contracts import (
     new_job_id,
     utc_now,
 )
-from exchange.jobs import JobExistsError, JobNotFoundError, Jobs
+from exchange.jobs import JobExistsError, JobNotFoundError, Jobs, JobUnreadableError
 from exchange.redis_client import BrokerUnavailableError
 
 OUTCOME = UpdateOutcome(version_id="000002-0123456789ab", promoted=True)
@@ -89,7 +89,7 @@ def test_an_id_is_given_once(jobs: Jobs) -> None:
     record = a_record()
     jobs.create(record)
     with pytest.raises(JobExistsError, match=record.job_id):
-        jobs.create(record)
+        jobs.create(record.model_copy(update={"attempts": 1}))
 
 
 def test_an_unknown_job_is_an_error(jobs: Jobs) -> None:
@@ -110,7 +110,8 @@ def test_jobs_whose_records_expired_leave_the_list(jobs: Jobs, client: redis.Red
 
 def test_the_message_names_the_task_and_carries_the_id_only(jobs: Jobs, client: redis.Redis) -> None:
     record = a_record()
-    jobs.submit(record)
+    jobs.create(record)
+    jobs.send_update(record.job_id)
     assert jobs.waiting_messages() == 1
     message = json.loads(str(client.lindex(UPDATES_QUEUE, 0)))
     assert message["headers"]["task"] == UPDATE_TASK
@@ -252,7 +253,7 @@ def test_everything_says_so_soon_when_redis_is_gone() -> None:
         jobs.ping,
         jobs.list,
         jobs.waiting_messages,
-        lambda: jobs.submit(a_record()),
+        lambda: jobs.create(a_record()),
         lambda: jobs.send_update(job_id),
         lambda: jobs.get(job_id),
         lambda: jobs.claim(job_id, owner="me"),
@@ -269,14 +270,57 @@ def test_everything_says_so_soon_when_redis_is_gone() -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_a_job_whose_message_cannot_be_sent_is_taken_back(
+def test_a_connection_that_the_broker_cut_is_made_again(jobs: Jobs, client: redis.Redis) -> None:
+    jobs.ping()
+    jobs.send_update(new_job_id())
+    client.client_kill_filter(_type="normal", skipme=True)
+    jobs.send_update(new_job_id())
+    jobs.ping()
+    assert jobs.waiting_messages() == 2
+
+
+def test_a_job_that_is_stored_twice_because_its_answer_was_lost_is_stored_once(jobs: Jobs) -> None:
+    record = a_record()
+    jobs.create(record)
+    jobs.create(record)
+    assert jobs.list() == [record]
+
+
+def test_a_record_that_is_stored_with_its_end_expires(jobs: Jobs, client: redis.Redis) -> None:
+    record = a_record().model_copy(update={"state": JobState.SUCCEEDED})
+    jobs.create(record)
+    assert client.ttl(job_key(record.job_id)) > 0
+
+
+def test_records_that_cannot_be_read_stay_listed_apart(jobs: Jobs, client: redis.Redis) -> None:
+    good, newer, other = created(jobs), created(jobs), created(jobs)
+    client.hset(job_key(newer), "job", '{"written": "by a newer release"}')
+    client.delete(job_key(other))
+    client.set(job_key(other), "no hash at all")
+    listing = jobs.listing()
+    assert [record.job_id for record in listing.records] == [good]
+    assert set(listing.unreadable) == {newer, other}
+    assert listing.unreadable[newer]["state"] == "queued"
+    assert set(client.zrange(JOBS_KEY, 0, -1)) == {good, newer, other}
+    for job_id in (newer, other):
+        with pytest.raises(JobUnreadableError, match="cannot be read by this release"):
+            jobs.get(job_id)
+    jobs.discard(other)
+    assert set(jobs.listing().unreadable) == {newer}
+
+
+def test_jobs_are_listed_in_pages_and_in_few_round_trips(
     jobs: Jobs, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(job_id: str) -> None:
-        raise BrokerUnavailableError("gone")
-
-    monkeypatch.setattr(jobs, "send_update", fail)
-    with pytest.raises(BrokerUnavailableError):
-        jobs.submit(a_record())
-    assert jobs.list() == []
-    assert client.keys("keepsight:job:*") == []
+    monkeypatch.setattr("exchange.jobs._PAGE", 3)
+    ids = [created(jobs) for _ in range(8)][::-1]
+    before = client.info("stats")["total_reads_processed"]
+    assert [record.job_id for record in jobs.list()] == ids
+    assert client.info("stats")["total_reads_processed"] - before <= 10
+    first = jobs.listing(limit=5)
+    assert ([r.job_id for r in first.records], first.more) == (ids[:5], True)
+    second = jobs.listing(limit=5, before=ids[4])
+    assert ([r.job_id for r in second.records], second.more) == (ids[5:], False)
+    assert [r.job_id for r in jobs.listing(skip=ids[:7]).records] == ids[7:]
+    with pytest.raises(JobNotFoundError):
+        jobs.listing(before=new_job_id())

@@ -87,3 +87,17 @@ def test_the_limit_of_pixels_is_the_method_s_own() -> None:
 def test_settings_are_read_without_loading_torch() -> None:
     program = "import sys, exchange.settings; exchange.settings.SharedSettings(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("settings", [Settings, WorkerSettings])
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999", "1e300", "9" * 400])
+def test_no_number_is_without_an_end(settings: type[SharedSettings], value: str) -> None:
+    numbers = [
+        name
+        for name, field in settings.model_fields.items()
+        if {"int", "float"} & set(str(field.annotation).replace("<class '", "").replace("'>", "").split(" | "))
+    ]
+    assert len(numbers) > 10
+    for name in numbers:
+        with pytest.raises(ValidationError, match=name):
+            settings.model_validate({name: value})

@@ -3,13 +3,12 @@ from __future__ import annotations
 import json
 import os
 import stat
-import time
 from pathlib import Path
 
 import pytest
 
 from exchange.contracts import new_job_id
-from exchange.spool import ABANDONED_AFTER_S, Spool, SpoolError
+from exchange.spool import Spool, SpoolError
 
 
 @pytest.fixture
@@ -22,12 +21,6 @@ def fill(spool: Spool, job_id: str, images: list[tuple[int, bytes]], classes: li
         for label, data in images:
             writer.add(label, data, ".PNG")
         return writer.close(classes).digest
-
-
-def age(folder: Path, seconds: float) -> None:
-    then = time.time() - seconds
-    for path in (folder / "images", folder):
-        os.utime(path, (then, then))
 
 
 def test_what_was_written_is_read_back_by_class_and_content(spool: Spool) -> None:
@@ -146,15 +139,63 @@ def test_folders_are_private(spool: Spool) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_orphans_are_the_finished_and_the_long_abandoned(spool: Spool) -> None:
-    live, finished, unknown, abandoned = (new_job_id() for _ in range(4))
-    for job_id in (live, finished, unknown, abandoned):
-        fill(spool, job_id, [(0, b"x")], ["cat"])
-    uploading, given_up = spool.create(new_job_id()), spool.create(new_job_id())
-    uploading.add(0, b"x")
-    given_up.add(0, b"x")
-    given_up_folder = max(spool.root.glob("*.part"), key=lambda path: path.stat().st_ino)
-    for folder in (spool.folder(live), spool.folder(abandoned), given_up_folder):
-        age(folder, ABANDONED_AFTER_S + 60)
+def test_folders_are_listed_with_a_stamp_that_changes_with_every_file(spool: Spool) -> None:
+    job_id, uploading = new_job_id(), new_job_id()
+    fill(spool, job_id, [(0, b"x")], ["cat"])
+    writer = spool.create(uploading)
     (spool.root / "lost+found").mkdir()
-    assert set(spool.orphans({live}, {finished})) == {finished, abandoned, given_up_folder.stem}
+    before = spool.folders()
+    assert set(before) == {job_id, uploading}
+    writer.add(0, b"x")
+    after = spool.folders()
+    assert after[job_id] == before[job_id]
+    assert after[uploading] > before[uploading]
+
+
+def test_images_can_be_removed_without_the_note(spool: Spool) -> None:
+    job_id = new_job_id()
+    fill(spool, job_id, [(0, b"x")], ["cat"])
+    (spool.folder(job_id) / "job.json").write_text("{}")
+    (spool.folder(job_id) / "rows.cache").write_bytes(b"cached")
+    spool.purge_images(job_id)
+    spool.purge_images(new_job_id())
+    assert [path.name for path in spool.folder(job_id).iterdir()] == ["job.json"]
+
+
+def test_a_removal_that_is_interrupted_leaves_no_job_that_waits(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = new_job_id()
+    fill(spool, job_id, [(0, b"x")], ["cat"])
+    (spool.folder(job_id) / "job.json").write_text("{}")
+
+    def interrupted(path: Path, **_: object) -> None:
+        raise OSError("interrupted")
+
+    monkeypatch.setattr("exchange.spool.shutil.rmtree", interrupted)
+    with pytest.raises(OSError, match="interrupted"):
+        spool.purge(job_id)
+    assert not (spool.folder(job_id) / "job.json").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"classes": 1, "files": [], "labels": [], "checksums": [], "digest": 2}']
+)
+def test_an_index_of_another_shape_is_refused(spool: Spool, content: str) -> None:
+    job_id = new_job_id()
+    fill(spool, job_id, [(0, b"first")], ["cat"])
+    (spool.folder(job_id) / "index.json").write_text(content)
+    with pytest.raises(SpoolError, match="not an index"):
+        spool.read(job_id)
+
+
+def test_what_was_closed_was_synced_to_disk(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def noting(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    fill(spool, new_job_id(), [(0, b"x"), (0, b"y")], ["cat"])
+    assert [Path(path).name for path in synced[:3]] == ["0000000.png", "0000001.png", "index.json"]
+    assert synced[-1] == str(spool.root)

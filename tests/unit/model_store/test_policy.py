@@ -14,7 +14,6 @@ from model_store.types import (
     ConflictError,
     InvalidVersionIdError,
     JournalEntry,
-    NothingToRollBackToError,
     VersionId,
 )
 
@@ -130,12 +129,31 @@ def test_compare_and_swap_compares(expected: VersionId | None, actual: VersionId
     assert (caught.value.expected, caught.value.actual) == (expected, actual)
 
 
-def test_rollback_goes_to_the_parent() -> None:
-    assert policy.rollback_target(vid(2), vid(1)) == vid(1)
-    with pytest.raises(NothingToRollBackToError, match="nothing to roll back"):
-        policy.rollback_target(None, None)
-    with pytest.raises(NothingToRollBackToError, match=f"{vid(1)} is the first"):
-        policy.rollback_target(vid(1), None)
+def test_rollback_goes_to_the_parent_or_as_far_back_as_the_lineage_can_be_read() -> None:
+    parents = {vid(1): None, vid(2): vid(1), vid(4): vid(2)}
+    assert policy.rollback_targets(vid(4), parents, [vid(4), vid(2), vid(1)]) == (vid(2), vid(1))
+    assert policy.rollback_targets(vid(1), parents, [vid(1), vid(4)]) == ()
+    assert policy.rollback_targets(None, parents, []) == ()
+
+
+def test_rollback_from_damage_goes_to_what_was_served_before() -> None:
+    served = [vid(4), vid(3), vid(1), vid(5)]
+    assert policy.rollback_targets(vid(4), {vid(1): None, vid(3): vid(1)}, served) == (vid(3), vid(1))
+    assert policy.rollback_targets(vid(4), {vid(1): None, vid(4): vid(3)}, served) == (vid(3), vid(1))
+    assert policy.rollback_targets(None, {vid(1): None}, served) == tuple(served)
+
+
+def test_what_was_served_is_read_from_the_moves_that_named_it_last() -> None:
+    entries = [
+        entry("publish", None, vid(1)),
+        entry("promote", None, vid(1)),
+        entry("promote", vid(1), vid(2)),
+        entry("promote", vid(2), vid(3)),
+        entry("rollback", vid(3), vid(2)),
+        entry("recover", vid(2), None),
+    ]
+    assert policy.served_before(entries, [vid(1), vid(2), vid(9)]) == [vid(2), vid(1)]
+    assert policy.moves_in(entries) == 4
 
 
 @pytest.mark.parametrize(

@@ -42,3 +42,31 @@ def test_a_bad_override_is_refused_by_name(override: dict[str, object]) -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in LearnerConfig.model_fields.items() if not field.description] == []
+
+
+NUMBERS = [
+    name
+    for name, field in LearnerConfig.model_fields.items()
+    if field.annotation in (int, float, int | None, float | None)
+]
+BEYOND = [float("inf"), float("-inf"), float("nan"), 1e300, 10**12, 10**400, -1, "1e999", "5", True, [5], {}, ""]
+
+
+@pytest.mark.parametrize("value", BEYOND, ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_is_without_an_end(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        LearnerConfig.model_validate({name: value})
+
+
+def test_every_number_says_its_bounds_in_the_schema() -> None:
+    for name in NUMBERS:
+        field = LearnerConfig.model_json_schema()["properties"][name]
+        kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
+        assert all({"maximum", "exclusiveMaximum"} & kind.keys() for kind in kinds), name
+
+
+def test_the_bounds_leave_room_for_the_paper_and_for_every_default() -> None:
+    paper = {"rank": 32, "batch_size": 128, "epochs": 10, "k_seed": 5, "k_adv": 10, "max_anchors": None}
+    assert LearnerConfig.model_validate(LearnerConfig().model_dump() | paper).rank == 32
+    assert LearnerConfig(learning_rate=1, lambda_p=1).learning_rate == 1.0

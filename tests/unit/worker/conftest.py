@@ -12,6 +12,7 @@ import redis
 
 from exchange.contracts import JobClass, JobRecord, UpdateJob, new_job_id, utc_now
 from exchange.jobs import Jobs
+from exchange.notes import Note, accept
 from exchange.spool import Spool
 from worker.settings import WorkerSettings
 
@@ -45,6 +46,7 @@ def settings(tmp_path: Path, own_redis: str) -> WorkerSettings:
         threads=1,
         heartbeat_s=0.05,
         stale_after_s=0.5,
+        retry_pause_s=0.05,
     )
 
 
@@ -76,7 +78,7 @@ def submit(jobs: Jobs, spool: Spool) -> Submit:
             submitted_at=utc_now(),
         )
         record = JobRecord(job=job, created_at=utc_now())
-        jobs.submit(record)
+        accept(jobs, spool, Note(record=record))
         return record
 
     return submit_one

@@ -12,7 +12,9 @@ import redis
 
 from exchange.contracts import JobRecord, JobState, job_key
 from exchange.jobs import Jobs
+from exchange.notes import read_note, restore
 from exchange.spool import Spool
+from tests.broker_proxy import REPLIES, BrokerProxy, always
 from tests.unit.worker.watching import FOREVER, in_phase, running
 from tests.waiting import wait_until
 from worker.attempt import Attempt
@@ -140,7 +142,7 @@ def test_a_killed_process_is_run_again(attempt: Attempts, jobs: Jobs, spool: Spo
     record = jobs.get(job_id)
     assert record.state == JobState.QUEUED
     assert record.attempts == 1
-    assert jobs.waiting_messages() == 2
+    wait_until(lambda: jobs.waiting_messages() == 2)
     assert spool.read(job_id).classes == ("cat", "dog")
 
     attempt("ask()\ndone()").run(job_id)
@@ -248,3 +250,90 @@ def test_the_process_ends_when_its_job_was_finished_by_another_worker(
         assert jobs.finish(job_id, JobState.CANCELLED)
         thread.join(5)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSTOP)", "no sign of life for 0.4 s"),
+        ("time.sleep(60)", "no sign of life for 0.4 s"),
+        ('while True:\n    step("waiting", 0, 0)\n    time.sleep(0.05)', "waited for another update"),
+        ('ask()\nwhile True:\n    say("alive")\n    time.sleep(0.05)', "published for more than 1 s"),
+    ],
+)
+def test_a_process_that_is_stuck_is_ended_and_counts_as_an_attempt(
+    attempt: Attempts, jobs: Jobs, submit: Submit, body: str, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = submit().job_id
+    begun = attempt(body)
+    impatient = begun.settings.model_copy(update={"max_silence_s": 0.4, "max_job_s": 1.0})
+    Claimed(impatient, begun.ledger, begun.stop, begun.command).run(job_id)
+    assert (jobs.get(job_id).state, jobs.get(job_id).attempts) == (JobState.QUEUED, 1)
+    assert says in caplog.text
+
+
+def test_a_job_that_learns_for_too_long_fails_for_it(
+    attempt: Attempts, jobs: Jobs, spool: Spool, submit: Submit
+) -> None:
+    job_id = submit().job_id
+    begun = attempt('while True:\n    step("train", 1, 10)\n    time.sleep(0.05)')
+    Claimed(begun.settings.model_copy(update={"max_job_s": 0.5}), begun.ledger, begun.stop, begun.command).run(job_id)
+    record = jobs.get(job_id)
+    assert record.state == JobState.FAILED
+    assert record.error is not None
+    assert (record.error.kind, record.attempts) == ("TookTooLongError", 1)
+    assert "longer than 0.5 s" in record.error.message
+    assert not spool.folder(job_id).exists()
+
+
+@pytest.mark.parametrize("phase", ["loading", "train", "publishing"])
+@pytest.mark.parametrize("code", ["READONLY", "OOM", "MISCONF", "NOREPLICAS", "LOADING"])
+def test_a_job_survives_a_broker_that_answers_with_errors_while_it_runs_and_ends(
+    settings: WorkerSettings,
+    process_that: ProcessThat,
+    jobs: Jobs,
+    spool: Spool,
+    submit: Submit,
+    stop: threading.Event,
+    tmp_path: Path,
+    phase: str,
+    code: str,
+) -> None:
+    job_id, go_on = submit().job_id, tmp_path / "go-on"
+    body = f"""
+for phase in ("loading", "train", "publishing"):
+    if phase == "publishing":
+        ask()
+    step(phase, 1, 2)
+    while phase == {phase!r} and not os.path.exists({str(go_on)!r}):
+        time.sleep(0.02)
+done()
+"""
+    with BrokerProxy(settings.redis_url) as proxy:
+        behind = Jobs(proxy.url, timeout_s=1.0)
+        runner = Claimed(settings, Ledger(behind, spool, stop=stop), stop, process_that(body))
+        with running(runner, job_id):
+            wait_until(in_phase(jobs, job_id, phase))
+            proxy.fault = always(REPLIES[code])
+            go_on.touch()
+            if phase == "publishing":  # the end is noted and the images are gone while the broker cannot be told
+                wait_until(lambda: (note := read_note(spool, job_id)) is not None and note.record.state.terminal)
+                wait_until(lambda: [path.name for path in spool.folder(job_id).iterdir()] == ["job.json"])
+                assert jobs.get(job_id).state == JobState.RUNNING
+            proxy.fault = None
+        behind.close()
+    assert jobs.get(job_id).state == JobState.SUCCEEDED
+    assert not spool.folder(job_id).exists()
+
+
+def test_a_job_that_was_restored_behind_its_workers_back_is_taken_again(
+    attempt: Attempts, jobs: Jobs, submit: Submit, spool: Spool, own_redis: str
+) -> None:
+    job_id = submit().job_id
+    with running(attempt('step("train", 1, 2)\ntime.sleep(1.5)\nask()\ndone()'), job_id):
+        wait_until(in_phase(jobs, job_id, "train"))
+        with redis.Redis.from_url(own_redis) as client:
+            client.flushdb()
+        restore(jobs, spool, job_id)
+        wait_until(lambda: jobs.get(job_id).owner == "this worker")
+    assert jobs.get(job_id).state == JobState.SUCCEEDED

@@ -11,6 +11,7 @@ import redis
 
 from exchange.contracts import JobError, JobRecord, JobState, UpdateOutcome, job_key
 from exchange.jobs import Jobs
+from exchange.notes import read_note
 from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool
 from worker import ledger as module
@@ -77,7 +78,7 @@ def test_a_worker_that_is_to_stop_tries_for_a_while_only(
 def test_the_images_are_gone_before_the_final_state_is_known(
     claimed: JobRecord, jobs: Jobs, spool: Spool, stop: threading.Event
 ) -> None:
-    seen: list[bool] = []
+    seen: list[list[str]] = []
 
     class Watched(Jobs):
         def finish(
@@ -88,14 +89,18 @@ def test_the_images_are_gone_before_the_final_state_is_known(
             outcome: UpdateOutcome | None = None,
             error: JobError | None = None,
         ) -> bool:
-            seen.append(spool.folder(job_id).exists())
+            seen.append([path.name for path in spool.folder(job_id).iterdir()])
+            noted = read_note(spool, job_id)
+            assert noted is not None
+            assert (noted.record.state, noted.record.outcome) == (state, outcome)
             return super().finish(job_id, state, outcome=outcome, error=error)
 
     watched = Watched(jobs.redis_url)
     assert spool.folder(claimed.job_id).exists()
     Ledger(watched, spool, stop=stop).conclude(claimed, JobState.SUCCEEDED, outcome=OUTCOME)
     watched.close()
-    assert seen == [False]
+    assert seen == [["job.json"]]
+    assert not spool.folder(claimed.job_id).exists()
     ended = jobs.get(claimed.job_id)
     assert (ended.state, ended.outcome, ended.owner) == (JobState.SUCCEEDED, OUTCOME, None)
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import redis
 
-from exchange.contracts import JobRecord, JobState, new_job_id
+from exchange.contracts import JobRecord, JobState, UpdateOutcome, job_key, new_job_id
 from exchange.jobs import Jobs
+from exchange.notes import Note, write_note
 from exchange.spool import Spool
 from tests.unit.worker.watching import in_phase, running
 from tests.waiting import wait_until
@@ -86,16 +89,109 @@ def test_a_message_for_an_unknown_job_is_logged_and_dropped(
     assert "does not exist" in caplog.text
 
 
-def test_a_process_that_cannot_be_started_fails_its_job(
-    settings: WorkerSettings, jobs: Jobs, spool: Spool, submit: Submit, stop: threading.Event
+@pytest.mark.parametrize("command", [("/nowhere/python",), ("/",), (sys.executable, "-c", "import no_such_module")])
+def test_a_process_that_cannot_be_started_is_tried_a_few_times_and_then_failed(
+    settings: WorkerSettings,
+    jobs: Jobs,
+    spool: Spool,
+    submit: Submit,
+    stop: threading.Event,
+    command: tuple[str, ...],
+    process_that: ProcessThat,
 ) -> None:
     job_id = submit().job_id
-    Supervisor(settings, jobs, spool, stop=stop, command=("/nowhere/python",)).run(job_id)
+    supervisor = Supervisor(settings, jobs, spool, stop=stop, command=command)
+    for attempt in range(1, settings.max_attempts + 1):
+        supervisor.run(job_id)
+        assert (jobs.get(job_id).state, jobs.get(job_id).attempts) == (JobState.QUEUED, attempt)
+    other = submit().job_id
+    Supervisor(settings, jobs, spool, stop=stop, command=process_that("ask()\ndone()")).run(other)
+    assert jobs.get(other).state == JobState.SUCCEEDED
+    supervisor.run(job_id)
     record = jobs.get(job_id)
     assert record.state == JobState.FAILED
     assert record.error is not None
-    assert record.error.kind == "InternalError"
+    assert record.error.kind == "AttemptsExhaustedError"
+    assert f"begun {settings.max_attempts} times and its process" in record.error.message
     assert not spool.folder(job_id).exists()
+
+
+def test_a_process_for_which_there_is_no_thread_left_counts_as_an_attempt_and_is_ended(
+    supervise: Supervise, jobs: Jobs, submit: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    job_id, pid = submit().job_id, tmp_path / "pid"
+
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        supervise(f'open({str(pid)!r}, "w").write(str(os.getpid()))\ntime.sleep(60)').run(job_id)
+    assert (jobs.get(job_id).state, jobs.get(job_id).attempts) == (JobState.QUEUED, 1)
+
+
+def test_a_job_whose_worker_died_each_time_is_failed_before_a_process_is_started(
+    settings: WorkerSettings, supervise: Supervise, jobs: Jobs, submit: Submit, tmp_path: Path
+) -> None:
+    job_id, started = submit().job_id, tmp_path / "started"
+    for number in range(settings.max_attempts + 1):
+        jobs.claim(job_id, owner=f"worker {number} that dies")
+        jobs.requeue(job_id)
+    supervise(f'open({str(started)!r}, "w")').run(job_id)
+    record = jobs.get(job_id)
+    assert record.state == JobState.FAILED
+    assert not started.exists()
+
+
+@pytest.mark.parametrize("what", ["newer", "garbage", "state", "another type"])
+def test_a_record_that_cannot_be_read_ends_and_holds_nothing_up(
+    supervise: Supervise, jobs: Jobs, spool: Spool, submit: Submit, own_redis: str, what: str
+) -> None:
+    job_id = submit().job_id
+    with redis.Redis.from_url(own_redis) as client:
+        if what == "newer":
+            client.hset(job_key(job_id), "job", '{"written": "by a newer release"}')
+        elif what == "garbage":
+            client.hset(job_key(job_id), "job", b"\xff\xfe")
+        elif what == "state":
+            client.hset(job_key(job_id), "state", "pondering")
+        else:
+            client.delete(job_key(job_id))
+            client.lpush(job_key(job_id), "x")
+    supervise("ask()\ndone()").run(job_id)
+    assert not spool.folder(job_id).exists()
+    if what == "newer":
+        assert jobs.listing().unreadable[job_id]["state"] == "failed"
+        assert "update the worker" in jobs.listing().unreadable[job_id]["error"]
+    other = submit().job_id
+    supervise("ask()\ndone()").run(other)
+    assert jobs.get(other).state == JobState.SUCCEEDED
+
+
+def test_an_end_that_an_earlier_worker_noted_and_could_not_write_stands(
+    supervise: Supervise, jobs: Jobs, spool: Spool, submit: Submit, tmp_path: Path
+) -> None:
+    record, started = submit(), tmp_path / "started"
+    jobs.claim(record.job_id, owner="a worker that dies")
+    outcome = UpdateOutcome(version_id="000002-0123456789ab", promoted=True)
+    ended = record.model_copy(update={"state": JobState.SUCCEEDED, "outcome": outcome})
+    write_note(spool, Note(record=ended))
+    spool.purge_images(record.job_id)
+    jobs.requeue(record.job_id)
+    supervise(f'open({str(started)!r}, "w")').run(record.job_id)
+    assert (jobs.get(record.job_id).state, jobs.get(record.job_id).outcome) == (JobState.SUCCEEDED, outcome)
+    assert not started.exists()
+    assert not spool.folder(record.job_id).exists()
+
+
+@pytest.mark.parametrize("message", ["", "../../etc", "x" * 100_000, "0" * 32])
+def test_a_message_that_names_no_job_does_nothing(
+    supervise: Supervise, submit: Submit, jobs: Jobs, message: str
+) -> None:
+    supervise("ask()\ndone()").run(message)
+    job_id = submit().job_id
+    supervise("ask()\ndone()").run(job_id)
+    assert jobs.get(job_id).state == JobState.SUCCEEDED
 
 
 def test_log_lines_carry_the_job(

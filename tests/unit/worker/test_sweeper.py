@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
+import redis
 
-from exchange.contracts import JobRecord, JobState, new_job_id
-from exchange.jobs import Jobs
+from exchange.contracts import JobRecord, JobState, job_key, new_job_id
+from exchange.jobs import Jobs, Listing
+from exchange.notes import Note, write_note
 from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool
 from tests.waiting import wait_until
 from worker.settings import WorkerSettings
-from worker.sweeper import Sweeper
+from worker.supervisor import Supervisor
+from worker.sweeper import ABANDONED_AFTER_S, Sweeper
 
 Submit = Callable[[], JobRecord]
 
@@ -76,14 +80,14 @@ def test_silence_during_an_outage_does_not_count(
     job_id = submit().job_id
     jobs.claim(job_id, owner="me")
     sweeper.sweep()
-    listing = jobs.list
+    listing = jobs.listing
 
-    def gone() -> list[JobRecord]:
-        monkeypatch.setattr(jobs, "list", listing)
+    def gone(**_: object) -> Listing:
+        monkeypatch.setattr(jobs, "listing", listing)
         stop.set()  # one round
         raise BrokerUnavailableError("gone")
 
-    monkeypatch.setattr(jobs, "list", gone)
+    monkeypatch.setattr(jobs, "listing", gone)
     thread = sweeper.start()
     thread.join(5)
     clock.now += 16
@@ -136,15 +140,121 @@ def test_the_thread_sweeps_again_and_again_and_survives_surprises(
     job_id = submit().job_id
     drain(jobs)
     jobs.claim(job_id, owner="a worker that dies")
-    listing = jobs.list
+    listing = jobs.listing
 
-    def surprise() -> list[JobRecord]:
-        monkeypatch.setattr(jobs, "list", listing)
+    def surprise(**_: object) -> Listing:
+        monkeypatch.setattr(jobs, "listing", listing)
         raise RuntimeError("a surprise")
 
-    monkeypatch.setattr(jobs, "list", surprise)
+    monkeypatch.setattr(jobs, "listing", surprise)
     thread = Sweeper(settings, jobs, spool, stop=stop).start()
     wait_until(lambda: jobs.get(job_id).state == JobState.QUEUED)
     stop.set()
     thread.join(5)
     assert "a surprise" in caplog.text
+
+
+def flush(own_redis: str) -> None:
+    with redis.Redis.from_url(own_redis) as client:
+        client.flushdb()
+
+
+def test_a_job_that_the_broker_lost_is_queued_again_from_its_own_folder(
+    sweeper: Sweeper, jobs: Jobs, spool: Spool, submit: Submit, own_redis: str
+) -> None:
+    record = submit()
+    write_note(spool, Note(record=record, key="ann:1", fingerprint="f"))
+    flush(own_redis)
+    sweeper.sweep()
+    assert jobs.get(record.job_id) == record
+    assert jobs.waiting_messages() == 1
+    entry = jobs.recall("ann:1")
+    assert entry is not None
+    assert (entry.job_id, entry.fingerprint) == (record.job_id, "f")
+    sweeper.sweep()
+    assert jobs.waiting_messages() == 1
+    assert spool.read(record.job_id).classes == ("cat", "dog")
+
+
+def test_a_broker_that_forgets_does_not_reset_the_attempts(
+    sweeper: Sweeper, settings: WorkerSettings, jobs: Jobs, spool: Spool, submit: Submit, own_redis: str,
+    stop: threading.Event, process_that: Callable[[str], Sequence[str]],
+) -> None:  # fmt: skip
+    job_id = submit().job_id
+    Supervisor(settings, jobs, spool, stop=stop, command=process_that("sys.exit(1)")).run(job_id)
+    assert jobs.get(job_id).attempts == 1
+    flush(own_redis)
+    sweeper.sweep()
+    assert (jobs.get(job_id).state, jobs.get(job_id).attempts) == (JobState.QUEUED, 1)
+
+
+def test_the_end_of_a_job_that_the_broker_lost_is_written_and_its_folder_removed(
+    sweeper: Sweeper, jobs: Jobs, spool: Spool, submit: Submit, own_redis: str
+) -> None:
+    record = submit()
+    write_note(spool, Note(record=record.model_copy(update={"state": JobState.CANCELLED})))
+    flush(own_redis)
+    sweeper.sweep()
+    assert jobs.get(record.job_id).state == JobState.CANCELLED
+    assert jobs.waiting_messages() == 0
+    assert not spool.folder(record.job_id).exists()
+
+
+def test_a_job_that_was_cancelled_and_removed_does_not_come_back(
+    sweeper: Sweeper, jobs: Jobs, spool: Spool, submit: Submit, own_redis: str
+) -> None:
+    job_id = submit().job_id
+    jobs.request_cancel(job_id)
+    spool.purge(job_id)
+    flush(own_redis)
+    sweeper.sweep()
+    assert jobs.list() == []
+
+
+def test_folders_of_no_job_are_removed_once_nothing_was_added_for_long_whatever_the_clock_says(
+    sweeper: Sweeper, spool: Spool, submit: Submit, clock: Clock
+) -> None:
+    queued = submit().job_id
+    uploading, damaged = new_job_id(), new_job_id()
+    writer = spool.create(uploading)
+    with spool.create(damaged) as other:
+        other.add(0, b"x")
+        other.close(["cat"])
+    (spool.folder(damaged) / "job.json").write_text("{")
+    os.utime(spool.folder(damaged), (0, 0))
+    sweeper.sweep()
+    clock.now += ABANDONED_AFTER_S - 1
+    sweeper.sweep()
+    writer.add(0, b"x")
+    clock.now += 2
+    sweeper.sweep()
+    assert set(spool.folders()) == {queued, uploading}
+    clock.now += ABANDONED_AFTER_S + 1
+    sweeper.sweep()
+    assert set(spool.folders()) == {queued}
+
+
+def test_one_record_that_cannot_be_read_does_not_stop_the_sweep_and_ends_when_it_is_silent(
+    sweeper: Sweeper, jobs: Jobs, spool: Spool, submit: Submit, clock: Clock, own_redis: str
+) -> None:
+    newer, typed, silent = submit().job_id, submit().job_id, submit().job_id
+    with redis.Redis.from_url(own_redis) as client:
+        client.hset(job_key(newer), "job", '{"written": "by a newer release"}')
+        client.delete(job_key(typed))
+        client.set(job_key(typed), "no hash")
+    drain(jobs)
+    jobs.claim(silent, owner="a worker that dies")
+    sweeper.sweep()
+    assert set(spool.folders()) == {newer, typed, silent}
+    clock.now += 16
+    sweeper.sweep()
+    assert jobs.get(silent).state == JobState.QUEUED
+    assert jobs.listing().unreadable[newer]["state"] == "failed"
+    sweeper.sweep()
+    assert set(spool.folders()) == {silent}
+
+
+def test_jobs_that_ended_are_not_read_again(sweeper: Sweeper, jobs: Jobs, submit: Submit) -> None:
+    jobs.finish(submit().job_id, JobState.CANCELLED)
+    sweeper.sweep()
+    assert jobs.listing(skip=sweeper._finished).records == []

@@ -1,0 +1,54 @@
+"""The server's pools of threads for work that waits for something which may hang."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from app.offload import Pool
+from exchange.redis_client import BrokerUnavailableError
+from exchange.rollout import RolloutBusyError
+from model_store.types import StoreBusyError
+
+
+def _broker() -> Pool:
+    return Pool(
+        "broker",
+        threads=8,
+        waiting=64,
+        full=lambda: BrokerUnavailableError("the broker does not answer the calls that wait for it already"),
+    )
+
+
+def _store() -> Pool:
+    return Pool(
+        "store",
+        threads=4,
+        waiting=64,
+        full=lambda: StoreBusyError("the store does not answer the reads that wait for it already"),
+    )
+
+
+def _moves() -> Pool:
+    return Pool(
+        "moves", threads=4, waiting=0, full=lambda: RolloutBusyError("too many moves of CURRENT wait for their turn")
+    )
+
+
+@dataclass(frozen=True)
+class Pools:
+    """One pool for each thing that is waited for: what hangs fills its own pool, and nothing else waits for it.
+
+    Attributes:
+        broker: calls to the broker, each of which ends within seconds.
+        store: reads of the store, which may lie on a network disk.
+        moves: moves of CURRENT, which wait for all servers.
+    """
+
+    broker: Pool = field(default_factory=_broker)
+    store: Pool = field(default_factory=_store)
+    moves: Pool = field(default_factory=_moves)
+
+    def close(self) -> None:
+        """End all threads when their work is done."""
+        for pool in (self.broker, self.store, self.moves):
+            pool.close()
