@@ -188,6 +188,7 @@ def _stay(server: Server, signs: SignsOfLife) -> int:
         if server.answers():
             signs.give()
         if not server.has_its_files():
+            time.sleep(POLL_S)  # whoever deletes them may not have finished
             try:
                 server.rescue()
                 _tell(signs, "the broker's folder was deleted; it is written again from the broker's memory")

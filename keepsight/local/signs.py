@@ -50,6 +50,11 @@ class Listener:
         os.close(self._reader)
 
     @property
+    def heard(self) -> bool:
+        """Whether there was any sign of life yet."""
+        return self._silent_s is not None
+
+    @property
     def silent_s(self) -> float:
         """Seconds since the last sign of life; 0 if there was none yet, as a part may take long to start."""
         return self._silent_s or 0.0

@@ -141,6 +141,7 @@ class Supervisor:
         self._started: dict[str, float] = {}
         self._short_lives: dict[str, int] = {}
         self._due: dict[str, float] = {}
+        self._unstartable: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -227,10 +228,12 @@ class Supervisor:
             self.start(running.part)
         except OSError as error:
             self._started[name] = now
-            if self._short_lives.get(name, 0) <= 1:
+            if name not in self._unstartable:
                 self._tell(f"keepsight: the {name} cannot be started now: {error}. It is tried again.")
+            self._unstartable.add(name)
             self._next_pause(name)
             return False
+        self._unstartable.discard(name)
         del self._due[name]
         running.close()
         self.running.remove(running)
