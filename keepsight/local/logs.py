@@ -42,7 +42,7 @@ class LogStream:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._followed: list[_Followed] = []
+        self._followed: list[Followed] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
 
@@ -57,7 +57,7 @@ class LogStream:
 
     def follow(self, name: str, log: Path, start: int) -> None:
         """Copy `log` from byte `start` on."""
-        self._followed.append(_Followed(name, log, start))
+        self._followed.append(Followed(name, log, start))
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):
@@ -69,7 +69,9 @@ class LogStream:
                 self._write(f"{followed.name:<6} | {line}")
 
 
-class _Followed:
+class Followed:
+    """A log that is read as it grows."""
+
     def __init__(self, name: str, log: Path, start: int) -> None:
         self.name = name
         self._log = log

@@ -34,7 +34,15 @@ class Broker:
         self.told: list[str] = []
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "keepsight.local.broker", "--data-dir", str(data), "--socket", str(self.address)],
+                [
+                    sys.executable,
+                    "-m",
+                    "keepsight.local.broker",
+                    "--data-dir",
+                    str(data),
+                    "--socket",
+                    str(self.address),
+                ],
                 stderr=log,
                 stdout=log,
                 pass_fds=[self.signs.writer],
