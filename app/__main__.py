@@ -95,7 +95,6 @@ def _serve(settings: Settings) -> int:
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # uvicorn stops cleanly, then raises the signal again
-    sockets = inherited_sockets()
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -105,10 +104,11 @@ def _serve(settings: Settings) -> int:
             access_log=False,  # the logger app.access records more
             timeout_graceful_shutdown=10,
             server_header=False,
-            callback_notify=Heartbeat().beat_soon,  # from its event loop: if that hangs, there is no beat
-            timeout_notify=1,
         )
     )
+    # from its event loop: if that hangs, there is no beat
+    server.config.callback_notify, server.config.timeout_notify = Heartbeat().beat_soon, 1
+    sockets = inherited_sockets()
     try:
         if settings.metrics_port is not None:
             start_http_server(settings.metrics_port, settings.host, registry=metrics.registry)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -158,3 +159,14 @@ def test_orphans_are_the_finished_and_the_long_abandoned(spool: Spool) -> None:
         age(folder, ABANDONED_AFTER_S + 60)
     (spool.root / "lost+found").mkdir()
     assert set(spool.orphans({live}, {finished})) == {finished, abandoned, given_up_folder.stem}
+
+
+def test_a_root_that_is_deleted_while_it_is_used_is_made_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "deep" / "spool")
+    shutil.rmtree(tmp_path / "deep")
+    assert spool.orphans(live=[]) == []
+    shutil.rmtree(tmp_path / "deep")
+    with spool.create("a" * 32) as writer:
+        writer.add(0, b"image")
+        writer.close(["one"])
+    assert len(spool.read("a" * 32).files) == 1
