@@ -6,13 +6,15 @@ import argparse
 import contextlib
 import logging
 import logging.config
+import os
 import signal
-import socket
 import sys
 
 from pydantic import ValidationError
 
+from app.listening import inherited_sockets, shared_socket
 from app.settings import Settings
+from exchange.heartbeat import Heartbeat
 from exchange.settings import why_refused
 from keepsight.keys import KeyFile, KeyFileError
 from segp_cl.runtime.process import set_up_process
@@ -37,6 +39,7 @@ def main() -> int:
     reason = why_not_bind(settings)
     if reason is not None:
         return _refuse(reason)
+    os.umask(int(settings.umask, 8))
     return _serve(settings)
 
 
@@ -94,31 +97,22 @@ def _serve(settings: Settings) -> int:
         signal.signal(number, lambda *_: None)  # uvicorn stops cleanly, then raises the signal again
     server = Server(app, settings, count=metrics.count_ended)
     metrics.connections.set_function(lambda: len(server.crowd))
+    # from its event loop: if that hangs, there is no beat
+    server.config.callback_notify, server.config.timeout_notify = Heartbeat().beat_soon, 1
+    sockets = inherited_sockets()
     try:
         if settings.metrics_port is not None:
             start_http_server(settings.metrics_port, settings.host, registry=metrics.registry)
-        sockets = [shared_socket(settings.host, settings.port)] if settings.share_port else None
+        if settings.share_port and not sockets:
+            sockets = [shared_socket(settings.host, settings.port)]
     except OSError as error:
         return _refuse(f"cannot listen on {settings.host} with these settings: {error.strerror or error}")
     with contextlib.suppress(SystemExit):  # the server could not start, and has logged why
-        server.run(sockets=sockets)
+        server.run(sockets=sockets or None)
     reason = refusal()
     if reason is not None:
         return _refuse(reason)
     return 0 if server.started else 1
-
-
-def shared_socket(host: str, port: int) -> socket.socket:
-    """Bind a socket to an address that others may bind too; the kernel spreads connections among the listeners.
-
-    uvicorn listens once the app has started, so a server that is still loading its model gets no connections.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    bound.bind((host, port))
-    return bound
 
 
 def _refuse(reason: str) -> int:

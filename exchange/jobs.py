@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from redis import ResponseError
 
 from exchange import scripts
+from exchange.addresses import celery_url
 from exchange.contracts import (
     JOBS_KEY,
     UPDATE_TASK,
@@ -88,7 +89,7 @@ class Jobs(RedisClient):
 
     def __init__(self, redis_url: str, *, timeout_s: float = 3.0) -> None:
         super().__init__(redis_url, timeout_s=timeout_s)
-        self._celery = Celery("keepsight-client", broker=redis_url, set_as_current=False)
+        self._celery = Celery("keepsight-client", broker=celery_url(redis_url), set_as_current=False)
         self._celery.conf.update(
             task_serializer="json",
             accept_content=["json"],

@@ -38,7 +38,9 @@ class SharedSettings(BaseSettings):
 
     store: Path = Field(Path("var/store"), description="Root of the versions; every server and worker shares it.")
     spool: Path = Field(Path("var/spool"), description="Where uploads wait for the worker; shared with it, purged.")
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Broker between server and worker.")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="Broker between server and worker: `redis://` or `unix://`."
+    )
     model: str = Field(
         "compact",
         description="Base model: `compact`, an open_clip name, `hf-hub:org/model` or `local-dir:/path`.",
@@ -57,6 +59,9 @@ class SharedSettings(BaseSettings):
     max_image_pixels: int = Field(50_000_000, ge=1, description="Largest single image, in pixels.")
     swap_timeout_s: float = Field(60.0, gt=0, description="Seconds a move waits for servers to be ready, and to swap.")
     server_lost_after_s: float = Field(5.0, gt=0, description="Silence after which a server counts as dead.")
+    umask: str = Field(
+        "077", pattern=r"^[0-7]{3,4}$", description="Rights withheld from others on new files, in octal."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 
     @field_validator("*")

@@ -123,11 +123,21 @@ class SpoolWriter:
 
 
 class Spool:
-    """All jobs' folders under one root, which is created when it is missing."""
+    """All jobs' folders under one root, which is created whenever it is missing."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self._root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def root(self) -> Path:
+        """The folder, which is made anew if it was deleted while the process runs.
+
+        Raises:
+            OSError: it is missing and cannot be made.
+        """
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._root
 
     def folder(self, job_id: str) -> Path:
         """Return the job's folder, whether it exists or not.

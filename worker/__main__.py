@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         "SIGTERM stops it; the running update goes back to the queue, and the next worker runs it again.",
     )
     parser.parse_args(argv)
+    from exchange.heartbeat import Heartbeat
     from exchange.settings import why_refused
     from worker.celery_app import create_celery
     from worker.settings import WorkerSettings
@@ -26,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     except ValidationError as error:
         print(f"keepsight worker: {why_refused(error)}", file=sys.stderr)
         return 2
+    os.umask(int(settings.umask, 8))
+    Heartbeat().beat_from_a_thread()
     # one queue in one Redis: workers need not coordinate
     flags = ["--pool", "threads", "--concurrency", "1", "--without-gossip", "--without-mingle"]
     create_celery(settings).worker_main(["--quiet", "worker", *flags, "--loglevel", settings.log_level])

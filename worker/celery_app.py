@@ -8,6 +8,7 @@ import threading
 from celery import Celery
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
+from exchange.addresses import celery_url
 from exchange.contracts import UPDATES_QUEUE
 from exchange.jobs import Jobs
 from exchange.spool import Spool
@@ -25,7 +26,7 @@ def create_celery(settings: WorkerSettings) -> Celery:
 
     On SIGTERM the running update is stopped and goes back to the queue; if it is publishing, it finishes first.
     """
-    celery = Celery("keepsight", broker=settings.redis_url, set_as_current=False)
+    celery = Celery("keepsight", broker=celery_url(settings.redis_url), set_as_current=False)
     celery.conf.update(
         task_serializer="json",
         result_serializer="json",

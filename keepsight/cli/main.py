@@ -66,6 +66,7 @@ def main() -> None:
 
     With KEEPSIGHT_DEBUG=1 the traceback is shown.
     """
+    open_what_is_closed()
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that everything is cleaned up, as after Ctrl-C
         signal.signal(number, end)
     try:
@@ -83,6 +84,16 @@ def main() -> None:
             BUG,
             error,
         )
+
+
+def open_what_is_closed() -> None:
+    """Let standard streams that were closed lead nowhere, before other files take their numbers."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as we run
 
 
 def end(number: int, frame: FrameType | None) -> None:

@@ -78,7 +78,6 @@ def start(settings: DemoSettings, screen: Console) -> dict[str, Any]:
     with screen.status("Starting broker, worker and server"):
         return start_detached(
             ["--host", HOST, "--port", str(port), "--store", str(store)],
-            store=store,
             log=settings.folder / "log" / "up.log",
             environment=environment,
             outlive_us=not settings.stop_at_end,

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from keepsight.local.errors import StartError
-from keepsight.local.instance import Instance
-from keepsight.local.supervisor import OUR_MODULE, bound
-
-POLL_S = 0.1
+from keepsight.local.logs import limit, open_log
+from keepsight.local.supervisor import OUR_MODULE, bound, our_environment
 
 
 def start_detached(
     arguments: Sequence[str],
     *,
-    store: Path,
     log: Path,
     environment: Mapping[str, str] | None = None,
     outlive_us: bool = True,
@@ -27,7 +25,6 @@ def start_detached(
 
     Args:
         arguments: Of `up`.
-        store: The store that they name.
         log: Where its own output goes; the parts have logs of their own.
         environment: Replaces ours.
         outlive_us: Whether it goes on when this process has ended, however that ends.
@@ -38,32 +35,48 @@ def start_detached(
     Raises:
         StartError: it ended instead; the message is its output.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        start = output.tell()
+    limit(log)
+    with open_log(log) as errors:
+        start = errors.tell()
         process = subprocess.Popen(
-            [*([] if outlive_us else bound()), *OUR_MODULE, "keepsight", "up", *arguments],
+            [*([] if outlive_us else bound()), *OUR_MODULE, "keepsight", "up", "--json", *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=None if environment is None else dict(environment),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=our_environment(environment),
             start_new_session=True,
         )
-    instance = Instance(store)
+    assert process.stdout is not None, "it is a pipe"
     try:
-        while True:
-            note = instance.note()
-            if note is not None and note["pid"] == process.pid:
-                process.returncode = 0  # it is to outlive us; nobody waits for it
-                return note
-            if process.poll() is not None:
-                with log.open("rb") as output:
-                    output.seek(start)
-                    said = output.read().decode(errors="replace").strip()
-                raise StartError(said.removeprefix("keepsight: ") or f"`keepsight up` ended ({process.returncode})")
-            time.sleep(POLL_S)
+        with process.stdout:
+            note = _first_document(process.stdout)
+        if note is None:
+            process.wait()
+            raise StartError(_said(log, start).removeprefix("keepsight: ") or f"it ended ({process.returncode})")
     except BaseException:
         if process.poll() is None:
             process.terminate()
             process.wait()
         raise
+    process.returncode = 0  # it is to outlive us; nobody waits for it
+    return note
+
+
+def _first_document(output: Iterable[bytes]) -> dict[str, Any] | None:
+    """Return the first JSON object in the lines; None if they end before."""
+    read = b""
+    for line in output:
+        read += line
+        with suppress(ValueError):
+            document: dict[str, Any] = json.loads(read)
+            return document
+    return None
+
+
+def _said(log: Path, start: int) -> str:
+    try:
+        with log.open("rb") as output:
+            output.seek(start)
+            return output.read().decode(errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,22 +1,40 @@
-"""Rotates the parts' log files, and copies them to the console on request."""
+"""The parts' log files: opened whatever the disk says, kept from growing without end, and copied to the console."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 MAX_LOG_BYTES = 20 * 1024 * 1024
 POLL_S = 0.2
 
 
-def rotate(log: Path) -> None:
-    """Rename a log to `.1` before a new run, if it is large."""
-    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
-        os.replace(log, log.with_name(log.name + ".1"))
+def open_log(log: Path) -> BinaryIO:
+    """Open a log to append to; what is written goes nowhere if that cannot be done, for want of space or rights."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
+
+
+def limit(log: Path) -> None:
+    """Copy a log to `.1` and empty it, if it is large. Whoever appends to it meanwhile goes on; lines may be lost."""
+    with suppress(OSError):
+        if log.stat().st_size <= MAX_LOG_BYTES:
+            return
+        aside = log.with_name(log.name + ".1")
+        try:
+            shutil.copyfile(log, aside)
+        except OSError:
+            aside.unlink(missing_ok=True)
+        os.truncate(log, 0)
 
 
 class LogStream:
@@ -24,7 +42,7 @@ class LogStream:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._followed: list[_Followed] = []
+        self._followed: list[Followed] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
 
@@ -39,7 +57,7 @@ class LogStream:
 
     def follow(self, name: str, log: Path, start: int) -> None:
         """Copy `log` from byte `start` on."""
-        self._followed.append(_Followed(name, log, start))
+        self._followed.append(Followed(name, log, start))
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):
@@ -51,7 +69,9 @@ class LogStream:
                 self._write(f"{followed.name:<6} | {line}")
 
 
-class _Followed:
+class Followed:
+    """A log that is read as it grows."""
+
     def __init__(self, name: str, log: Path, start: int) -> None:
         self.name = name
         self._log = log
@@ -59,9 +79,15 @@ class _Followed:
         self._partial = b""
 
     def new_lines(self) -> list[str]:
-        with self._log.open("rb") as file:
-            file.seek(self._position)
-            data = file.read()
+        """Return the lines that are new; none while the file cannot be read."""
+        try:
+            with self._log.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._position:  # it was emptied, or is another file
+                    self._position, self._partial = 0, b""
+                file.seek(self._position)
+                data = file.read()
+        except OSError:
+            return []
         self._position += len(data)
         *lines, self._partial = (self._partial + data).split(b"\n")
         return [line.decode(errors="replace") for line in lines]

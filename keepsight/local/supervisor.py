@@ -1,4 +1,4 @@
-"""Runs processes that start and stop together; those that the others can do without are started again."""
+"""Runs processes that start and stop together, and starts again what ends or hangs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from types import TracebackType
 from typing import Final, Self
 
 from keepsight.local.errors import StartError
+from keepsight.local.logs import open_log
+from keepsight.local.signs import SIGNS_FD, Listener
 
 OUR_MODULE: Final = (sys.executable, "-P", "-m")
 """What to put before the name of a module of ours to run it.
 
 -P keeps the working directory off its path: a folder called `app` or `worker` there is the user's, and is not run.
 """
+OUR_ROOT: Final = Path(__file__).resolve().parents[2]
 BOUND = Path(__file__).with_name("bound.py")
 POLL_S = 0.1
 TAIL_LINES = 12
 SHORT_LIFE_S = 60.0
-LONGEST_PAUSE_S = 60.0
+LONGEST_PAUSE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Part:
         environment: Added to ours.
         grace_s: Seconds it has to end after SIGTERM.
         stop_last: The others depend on it, so it is asked to stop when they have gone.
-        replaceable: The others go on without it, and it is started again.
+        longest_silence_s: Seconds without a sign of life, after its first, from which on it counts as silent.
+        waited_for: Whether it is waited for when it is silent; else it is killed and started again.
+        sockets: Numbers of open sockets that it inherits.
     """
 
     name: str
@@ -48,7 +53,9 @@ class Part:
     environment: Mapping[str, str] = field(default_factory=dict)
     grace_s: float = 10.0
     stop_last: bool = False
-    replaceable: bool = False
+    longest_silence_s: float = 10.0
+    waited_for: bool = False
+    sockets: tuple[int, ...] = ()
 
 
 class Running:
@@ -56,17 +63,30 @@ class Running:
 
     def __init__(self, part: Part) -> None:
         self.part = part
-        part.log.parent.mkdir(parents=True, exist_ok=True)
-        with part.log.open("ab") as log:
-            self.log_start = log.tell()
-            self.process = subprocess.Popen(
-                [*bound(), *part.command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **part.environment},
-                process_group=0,
-            )
+        self.is_silent = False
+        self.signs = Listener()
+        try:
+            with open_log(part.log) as log:
+                self.log_start = log.tell()
+                self.process = subprocess.Popen(
+                    [*bound(), *part.command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={
+                        **our_environment(),
+                        "PYTHONUNBUFFERED": "1",
+                        SIGNS_FD: str(self.signs.writer),
+                        **part.environment,
+                    },
+                    pass_fds=(self.signs.writer, *part.sockets),
+                    process_group=0,
+                )
+        except BaseException:
+            self.signs.close()
+            raise
+        finally:
+            self.signs.close_writer()
 
     @property
     def exit_code(self) -> int | None:
@@ -74,33 +94,54 @@ class Running:
         return self.process.poll()
 
     def log_tail(self, lines: int = TAIL_LINES) -> str:
-        """The last lines of this run's log."""
-        with self.part.log.open("rb") as log:
-            size = log.seek(0, os.SEEK_END)
-            log.seek(max(self.log_start, size - 16_384))
-            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+        """The last lines of this run's log; empty if it cannot be read."""
+        try:
+            with self.part.log.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(min(self.log_start, size), size - 16_384))
+                return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM to the program itself."""
+        """Send SIGTERM to the program itself, and let it go on if it was stopped, so that it can end."""
         if self.exit_code is None:
             self.process.terminate()
+            self._signal_group(signal.SIGCONT)
 
     def kill(self) -> None:
         """Send SIGKILL to what is left of the process group."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        self._signal_group(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill what is left, and wait for its end."""
+        self.kill()
         self.process.wait()
+        self.signs.close()
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
 
 class Supervisor:
-    """Starts parts, notices when one ends, starts it again if it is replaceable, stops all of them."""
+    """Starts parts, notices when one ends or hangs, starts it again, and stops all of them.
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        tell: Gets notices for the user. One thing is told once, however often it happens in a row.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self, *, tell: Callable[[str], None] = lambda notice: None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.running: list[Running] = []
+        self._tell = tell
         self._clock = clock
         self._started: dict[str, float] = {}
         self._short_lives: dict[str, int] = {}
         self._due: dict[str, float] = {}
+        self._unstartable: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +150,11 @@ class Supervisor:
         self.stop()
 
     def start(self, part: Part) -> Running:
-        """Start a part. Call it from the main thread: the kernel binds a child to the thread that made it."""
+        """Start a part. Call it from the main thread: the kernel binds a child to the thread that made it.
+
+        Raises:
+            OSError: the system has no process, memory or file left for it.
+        """
         started = Running(part)
         self.running.append(started)
         self._started[part.name] = self._clock()
@@ -121,52 +166,87 @@ class Supervisor:
         Raises:
             StartError: names the part, how it ended, and the last lines it logged.
         """
-        self._raise_for(self.running)
-
-    def _raise_for(self, candidates: Sequence[Running]) -> None:
-        for running in candidates:
+        for running in self.running:
             code = running.exit_code
             if code is not None:
                 raise StartError(death_notice(running, code))
 
-    def tend(self, tell: Callable[[str], None]) -> bool:
-        """Do as `check`, but start a replaceable part that has ended again.
+    def tend(self) -> bool:
+        """Start each part again that has ended, and kill each that hangs, so that it ends.
 
-        At once if it lived long, else after a pause that doubles from one second each time, so that a part that cannot
-        live does not keep the others from working. Call it from the main thread, as `start`.
-
-        Args:
-            tell: Gets the notice of a part's end, once.
+        A part is started at once if it lived long, else after a pause that doubles from one second each time, so that
+        a part that cannot live does not keep the others from working. Call it from the main thread, as `start`.
 
         Returns:
             Whether a part was started.
-
-        Raises:
-            StartError: a part that is not replaceable has ended.
         """
+        for running in self.running:
+            self._listen(running)
+            self._praise(running)
         ended = [running for running in self.running if running.exit_code is not None]
-        self._raise_for([running for running in ended if not running.part.replaceable])
-        replaced = [self._replace(running, tell) for running in ended]
+        replaced = [self._replace(running) for running in ended]
         return any(replaced)
 
-    def _replace(self, running: Running, tell: Callable[[str], None]) -> bool:
+    def _listen(self, running: Running) -> None:
+        part, signs = running.part, running.signs
+        for notice in signs.look(self._clock()):
+            self._tell(f"keepsight: {notice}")
+        if running.exit_code is not None:
+            return
+        was, running.is_silent = running.is_silent, signs.silent_s > part.longest_silence_s
+        if running.is_silent and not was:
+            then = "it is waited for" if part.waited_for else "it is killed"
+            self._tell(
+                f"keepsight: the {part.name} has given no sign of life for {part.longest_silence_s:.0f} s; {then}. "
+                "The others go on."
+            )
+            if not part.waited_for:
+                running.kill()
+        elif was and not running.is_silent:
+            self._tell(f"keepsight: the {part.name} answers again.")
+
+    def _praise(self, running: Running) -> None:
+        """Say once that a part that kept ending has stopped doing so."""
+        name = running.part.name
+        lived = running.exit_code is None and self._clock() - self._started[name] >= SHORT_LIFE_S
+        if lived and self._short_lives.pop(name, 0) > 1:
+            self._tell(f"keepsight: the {name} runs again.")
+
+    def _replace(self, running: Running) -> bool:
         name, now = running.part.name, self._clock()
         if name not in self._due:
-            short = now - self._started[name] < SHORT_LIFE_S
-            self._short_lives[name] = self._short_lives.get(name, 0) + 1 if short else 0
-            pause = min(LONGEST_PAUSE_S, 2.0 ** (self._short_lives[name] - 1)) if short else 0.0
-            self._due[name] = now + pause
+            pause = self._next_pause(name)
             code = running.exit_code
             assert code is not None, "it has ended"
-            when = f"in {pause:.0f} s" if pause else "now"
-            tell(f"keepsight: {death_notice(running, code)}\nThe others go on; it is started again {when}.")
+            if self._short_lives.get(name, 0) <= 1:
+                when = f"in {pause:.0f} s, and again until it lives" if pause else "now"
+                self._tell(f"keepsight: {death_notice(running, code)}\nThe others go on; it is started again {when}.")
         if now < self._due[name]:
             return False
-        del self._due[name]
         running.kill()  # what it left behind in its process group
+        try:
+            self.start(running.part)
+        except OSError as error:
+            self._started[name] = now
+            if name not in self._unstartable:
+                self._tell(f"keepsight: the {name} cannot be started now: {error}. It is tried again.")
+            self._unstartable.add(name)
+            self._next_pause(name)
+            return False
+        self._unstartable.discard(name)
+        del self._due[name]
+        running.close()
         self.running.remove(running)
-        self.start(running.part)
         return True
+
+    def _next_pause(self, name: str) -> float:
+        """Return the seconds until a part that has ended is to be started, and note when that is."""
+        now = self._clock()
+        short = now - self._started[name] < SHORT_LIFE_S
+        self._short_lives[name] = lives = self._short_lives.get(name, 0) + 1 if short else 0
+        pause = min(LONGEST_PAUSE_S, 2.0 ** (lives - 1)) if short else 0.0
+        self._due[name] = now + pause
+        return pause
 
     def wait_until(self, ready: Callable[[], bool], *, timeout_s: float, stopping: Callable[[], bool]) -> bool:
         """Wait until `ready`; False if `stopping` came first.
@@ -176,6 +256,8 @@ class Supervisor:
         """
         deadline = self._clock() + timeout_s
         while not stopping():
+            for running in self.running:
+                self._listen(running)
             self.check()
             if ready():
                 return True
@@ -188,7 +270,7 @@ class Supervisor:
     def kill(self) -> None:
         """Stop all parts at once, without grace."""
         for running in self.running:
-            running.process.kill()
+            running.kill()
 
     def stop(self) -> list[str]:
         """Stop all parts, those with `stop_last` after the others; one that outlasts its grace is killed.
@@ -209,7 +291,7 @@ class Supervisor:
                     running.process.wait(max(0.0, asked + running.part.grace_s - self._clock()))
                 except subprocess.TimeoutExpired:
                     killed.append(running.part.name)
-                running.kill()
+                running.close()
         self.running.clear()
         return killed
 
@@ -217,6 +299,17 @@ class Supervisor:
 def bound() -> list[str]:
     """Return what to put before a command so that it gets SIGTERM when the thread that starts it ends."""
     return [sys.executable, "-I", "-S", str(BOUND), str(os.getpid()), str(int(signal.SIGTERM))]
+
+
+def our_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return `environment`, or ours, with our own packages before what PYTHONPATH names, where it names something.
+
+    A folder on it may be the user's project, with an `app` or a `worker` of its own.
+    """
+    made = dict(os.environ if environment is None else environment)
+    if made.get("PYTHONPATH"):
+        made["PYTHONPATH"] = os.pathsep.join((str(OUR_ROOT), made["PYTHONPATH"]))
+    return made
 
 
 def death_notice(running: Running, code: int) -> str:

@@ -1,26 +1,31 @@
-"""`keepsight up`: broker, worker and server on one machine, started together and stopped together."""
+"""`keepsight up`: broker, worker and servers on one machine, started and stopped together, and kept running."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, ParamSpec
 
-from keepsight.local.instance import Instance, check_port, free_port
-from keepsight.local.logs import LogStream, rotate
+from keepsight.local.instance import Instance, listening_sockets
+from keepsight.local.logs import LogStream, limit
+from keepsight.local.private import private_files, socket_address, socket_url
 from keepsight.local.supervisor import OUR_MODULE, Part, Supervisor
 
+P = ParamSpec("P")
 WATCH_S = 0.25
 SERVER_GRACE_S = 15.0
 WORKER_GRACE_S = 20.0
 BROKER_GRACE_S = 8.0
+LONGEST_SERVER_SILENCE_S = 10.0
+LONGEST_WORKER_SILENCE_S = 60.0
+LISTEN_FDS = "KEEPSIGHT_LISTEN_FDS"
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to reach a server that listens everywhere
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -72,9 +77,16 @@ def service_url(host: str, port: int) -> str:
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
-def parts(settings: UpSettings, *, port: int, broker_port: int) -> list[Part]:
-    """Return the parts of the service, in the order in which they are started."""
-    redis_url = settings.redis_url or f"redis://127.0.0.1:{broker_port}/0"
+def parts(settings: UpSettings, *, port: int, broker_socket: Path, sockets: Sequence[int] = ()) -> list[Part]:
+    """Return the parts of the service, in the order in which they are started.
+
+    Args:
+        settings: The options.
+        port: The port that the servers answer on.
+        broker_socket: Where the embedded broker listens.
+        sockets: Numbers of the sockets that the servers accept connections from.
+    """
+    redis_url = settings.redis_url or socket_url(broker_socket)
     threads = os.environ.get("KEEPSIGHT_THREADS", str(min(2, os.cpu_count() or 1)))
     environment = {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", settings.environment.get("KEEPSIGHT_THREADS", threads)),
@@ -86,43 +98,51 @@ def parts(settings: UpSettings, *, port: int, broker_port: int) -> list[Part]:
         "KEEPSIGHT_PORT": str(port),
     }
     logs = settings.log_folder
-    started = server_parts(settings, logs, environment)
+    started = server_parts(settings, logs, {**environment, LISTEN_FDS: ",".join(map(str, sockets))}, tuple(sockets))
     if settings.worker:
         started.insert(0, worker_part(logs, environment))
     if settings.redis_url is None:
-        command = (
-            *OUR_MODULE,
-            "keepsight.local.broker",
-            "--data-dir",
-            str(settings.base / "broker"),
-            "--port",
-            str(broker_port),
-        )
-        started.insert(0, Part("broker", command, logs / "broker.log", {}, BROKER_GRACE_S, stop_last=True))
+        started.insert(0, broker_part(settings.base / "broker", broker_socket, logs))
     return started
 
 
-def server_parts(settings: UpSettings, logs: Path, environment: dict[str, str]) -> list[Part]:
-    """The server processes. Where there are several, the others go on if one ends, and it is started again."""
-    several = settings.api_processes > 1
+def broker_part(data: Path, address: Path, logs: Path) -> Part:
+    """The embedded broker. A silent one is waited for: it holds the jobs, and may be waiting for a slow disk."""
+    command = (*OUR_MODULE, "keepsight.local.broker", "--data-dir", str(data), "--socket", str(address))
+    return Part("broker", command, logs / "broker.log", grace_s=BROKER_GRACE_S, stop_last=True, waited_for=True)
+
+
+def server_parts(
+    settings: UpSettings, logs: Path, environment: dict[str, str], sockets: tuple[int, ...] = ()
+) -> list[Part]:
+    """The server processes. All accept from the same sockets, so one that is stopped takes no new connection."""
     made = []
     for number in range(settings.api_processes):
         name = "server" if number == 0 else f"server-{number + 1}"
         own = dict(environment)
-        if several:
-            own["KEEPSIGHT_SHARE_PORT"] = "true"
         if settings.devices:
             own["KEEPSIGHT_DEVICE"] = settings.devices[number % len(settings.devices)]
         if settings.metrics_port is not None:
             own["KEEPSIGHT_METRICS_PORT"] = str(settings.metrics_port + number)
-        made.append(Part(name, (*OUR_MODULE, "app"), logs / f"{name}.log", own, SERVER_GRACE_S, replaceable=several))
+        made.append(
+            Part(
+                name,
+                (*OUR_MODULE, "app"),
+                logs / f"{name}.log",
+                own,
+                SERVER_GRACE_S,
+                longest_silence_s=LONGEST_SERVER_SILENCE_S,
+                sockets=sockets,
+            )
+        )
     return made
 
 
 def worker_part(logs: Path, environment: dict[str, str]) -> Part:
     """The worker: whatever becomes of it, the version that is served stays served."""
     command = (*OUR_MODULE, "worker")
-    return Part("worker", command, logs / "worker.log", environment, WORKER_GRACE_S, replaceable=True)
+    log = logs / "worker.log"
+    return Part("worker", command, log, environment, WORKER_GRACE_S, longest_silence_s=LONGEST_WORKER_SILENCE_S)
 
 
 def run(
@@ -139,45 +159,102 @@ def run(
         settings: The options.
         on_ready: Gets `url`, `pid`, `parts` (names to pids), `logs`, `store` and the broker's address.
         on_stopping: Called when the parts are asked to stop.
-        on_loss: Gets the notice that the worker has ended and is started again.
+        on_loss: Gets the notice that a part has ended or hangs, and what is done about it.
         write: Gets the parts' log lines if `verbose`.
+
+    What these four raise is ignored, as their output may lead nowhere.
 
     Returns:
         Names of parts that did not stop in time and were killed.
 
     Raises:
-        StartError: the port or the store is taken, or a part other than the worker ended by itself, or the worker
-            before the service was ready; all others have been stopped then.
+        StartError: the port or the store is taken, or a part ended before the service was ready; all others have been
+            stopped then. Later, a part that ends is started again.
     """
+    tell = unfailing(on_loss)
     instance = Instance(settings.store)
-    with instance.held():
-        port = settings.port or free_port(settings.host)
-        check_port(settings.host, port)
-        wanted = parts(settings, port=port, broker_port=free_port())
-        with stop_signals() as stopping, Supervisor() as supervisor, LogStream(write) as stream:
-            stopping.on_second = supervisor.kill
-            for part in wanted:
-                rotate(part.log)
-                running = supervisor.start(part)
-                if settings.verbose:
-                    stream.follow(part.name, part.log, running.log_start)
-            url = service_url(settings.host, port)
-            if supervisor.wait_until(probe(url), timeout_s=settings.ready_timeout_s, stopping=stopping.is_set):
-                note = {
-                    "url": url,
-                    "pid": os.getpid(),
-                    "store": str(settings.store.resolve()),
-                    "broker": without_password(wanted[-1].environment["KEEPSIGHT_REDIS_URL"]),
-                    "parts": pids(supervisor),
-                    "logs": {running.part.name: str(running.part.log) for running in supervisor.running},
-                }
-                instance.write_note(note)
-                on_ready(note)
-                while not stopping.wait(WATCH_S):
-                    if supervisor.tend(on_loss):
-                        instance.write_note({**note, "parts": pids(supervisor)})
-            on_stopping()
-            return supervisor.stop()
+    with ExitStack() as stack:
+        stack.enter_context(private_files())
+        stack.enter_context(instance.held())
+        sockets = [stack.enter_context(each) for each in listening_sockets(settings.host, settings.port)]
+        port = sockets[0].getsockname()[1]
+        address = stack.enter_context(socket_address(settings.base / "broker"))
+        numbers = [each.fileno() for each in sockets]
+        wanted = parts(settings, port=port, broker_socket=address, sockets=numbers)
+        stopping = stack.enter_context(stop_signals())
+        supervisor = stack.enter_context(Supervisor(tell=tell))
+        stream = stack.enter_context(LogStream(unfailing(write)))
+        stopping.on_second = supervisor.kill
+        for part in wanted:
+            limit(part.log)
+            running = supervisor.start(part)
+            if settings.verbose:
+                stream.follow(part.name, part.log, running.log_start)
+        url = service_url(settings.host, port)
+        if supervisor.wait_until(probe(url), timeout_s=settings.ready_timeout_s, stopping=stopping.is_set):
+            note = {
+                "url": url,
+                "pid": os.getpid(),
+                "store": str(settings.store.resolve()),
+                "broker": without_password(settings.redis_url or socket_url(address)),
+                "parts": pids(supervisor),
+                "logs": {part.name: str(part.log) for part in wanted},
+            }
+            keeper = Keeper(supervisor, instance, note, tell)
+            keeper.keep_files()
+            unfailing(on_ready)(note)
+            while not stopping.wait(WATCH_S):
+                keeper.look()
+        unfailing(on_stopping)()
+        return supervisor.stop()
+
+
+class Keeper:
+    """Looks after a service that is ready. Nothing that fails here ends it: it is told once, and tried again."""
+
+    def __init__(
+        self, supervisor: Supervisor, instance: Instance, note: dict[str, Any], tell: Callable[[str], None]
+    ) -> None:
+        self._supervisor = supervisor
+        self._instance = instance
+        self._note = note
+        self._tell = tell
+        self._told: dict[str, str] = {}
+
+    def look(self) -> None:
+        """Look once."""
+        with self._failing("looking after the service"):
+            self._supervisor.tend()
+        self._note = {**self._note, "parts": pids(self._supervisor)}
+        self.keep_files()
+
+    def keep_files(self) -> None:
+        """Keep the note right, and the logs from growing."""
+        with self._failing(f"writing {self._instance.note_path}"):
+            self._instance.keep(self._note)
+        for log in self._note["logs"].values():
+            limit(Path(log))
+
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if self._told.get(what) != str(error):
+                self._tell(f"keepsight: {what} failed: {error}. The service goes on, and it is tried again.")
+            self._told[what] = str(error)
+        else:
+            self._told.pop(what, None)
+
+
+def unfailing(call: Callable[P, object]) -> Callable[P, None]:
+    """Return a function that does the same and ignores what fails: a closed pipe, or a full disk."""
+
+    def tried(*arguments: P.args, **named: P.kwargs) -> None:
+        with suppress(Exception, SystemExit):  # rich exits when its pipe is closed
+            call(*arguments, **named)
+
+    return tried
 
 
 def pids(supervisor: Supervisor) -> dict[str, int]:
@@ -194,10 +271,8 @@ def probe(url: str) -> Callable[[], bool]:
 
 def without_password(url: str) -> str:
     """Return an address without its password, so that it may be printed."""
-    split = urlsplit(url)
-    if split.password is None:
-        return url
-    return split._replace(netloc=f"{split.username or ''}:***@{split.netloc.rpartition('@')[2]}").geturl()
+    hidden = re.sub(r"^([^:/]+://[^/?#@:]*:)[^/?#]*@", r"\1***@", url)
+    return re.sub(r"([?&]password=)[^&#]*", r"\1***", hidden)
 
 
 class StopSignals:

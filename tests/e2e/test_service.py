@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import httpx
+import redis
 
 from tests.waiting import wait_until
 
@@ -94,31 +99,106 @@ def test_teach_classify_roll_back_and_stop(keepsight: Any, colours: Path, finish
     assert "start the service with `keepsight up`" in down.err
 
 
-def test_when_a_part_is_killed_up_says_which_and_stops_the_rest(keepsight: Any, finish: Callable[..., Any]) -> None:
-    process, note = keepsight.up("--no-worker")
-    os.kill(note["parts"]["server"], signal.SIGKILL)
+def stopped(process: Any, finish: Callable[..., Any]) -> str:
+    """Stop the service and return what it said."""
+    process.terminate()
     ended = finish(process)
-    assert ended.code == 1
-    assert "keepsight: the server was killed by SIGKILL; its log, " in ended.err
-    assert keepsight.left_running() == []
+    assert ended.code == 0, ended.err
+    return str(ended.err)
 
 
-def test_a_killed_worker_leaves_the_service_serving_and_is_started_again(
+def parts_of(keepsight: Any) -> dict[str, int]:
+    """The process ids of the parts at present."""
+    note = json.loads((keepsight.folder / "var" / "store.up.json").read_text())
+    return dict(note["parts"])
+
+
+def answers(url: str, colours: Path) -> int:
+    """The status of a classify request that waits for an answer."""
+    image = (colours / "red" / "0.png").read_bytes()
+    files, data = {"images": ("0.png", image, "image/png")}, {"labels": ["red", "blue"]}
+    return httpx.post(f"{url}/v1/classify", files=files, data=data, timeout=60).status_code
+
+
+def test_whichever_part_is_killed_the_others_go_on_and_it_is_started_again(
     keepsight: Any, colours: Path, finish: Callable[..., Any]
 ) -> None:
-    process, note = keepsight.up()
-    url, worker = note["url"], note["parts"]["worker"]
-    os.kill(worker, signal.SIGKILL)
-    words = keepsight("classify", str(colours / "red"), "--labels", "red,blue", "--json", url=url)
-    assert words.code == 0, words.err
+    process, note = keepsight.up("--api-processes", "2")
+    url, before = note["url"], note["parts"]
+    assert set(before) == {"broker", "worker", "server", "server-2"}
+    with client_of(note) as broker:
+        broker.set("kept", "yes")
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+        assert answers(url, colours) == 200  # with both servers gone it waits for the next
+    wait_until(lambda: not set(parts_of(keepsight).values()) & set(before.values()), timeout_s=120)
     told = keepsight("teach", subset(colours, keepsight.folder / "first", "red", "green"), *FAST, url=url)
     assert told.code == 0, told.err
-    process.terminate()
-    stopped = finish(process)
-    assert stopped.code == 0, stopped.err
-    assert "keepsight: the worker was killed by SIGKILL" in stopped.err
-    assert "it is started again" in stopped.err
+    with client_of(note) as broker:
+        assert broker.get("kept") == "yes"
+    said = stopped(process, finish)
+    assert all(f"keepsight: the {name} was killed by SIGKILL" in said for name in before), said
     assert keepsight.left_running() == []
+
+
+def test_a_stopped_server_is_replaced_and_a_stopped_broker_is_waited_for(
+    keepsight: Any, colours: Path, finish: Callable[..., Any]
+) -> None:
+    process, note = keepsight.up("--no-worker", "--api-processes", "2")
+    url, before = note["url"], note["parts"]
+    wait_until(lambda: "Application startup complete" in (log_of(note, "server") + log_of(note, "server-2")))
+    for group in (before["broker"], before["server"]):
+        os.killpg(group, signal.SIGSTOP)
+    for _ in range(20):  # each on a connection of its own, and none is given to the stopped one
+        assert answers(url, colours) == 200
+    after = wait_until(lambda: (now := parts_of(keepsight))["server"] != before["server"] and now, timeout_s=120)
+    assert after["broker"] == before["broker"]
+    os.killpg(before["broker"], signal.SIGCONT)
+    wait_until(lambda: httpx.get(f"{url}/v1/jobs").status_code == 200)
+    (keepsight.folder / "var" / "store.up.json").unlink()
+    said = stopped(process, finish)
+    assert "the broker has given no sign of life for 10 s; it is waited for" in said
+    assert "the server has given no sign of life for 10 s; it is killed" in said
+
+
+def log_of(note: Any, part: str) -> str:
+    return Path(note["logs"][part]).read_text()
+
+
+@contextmanager
+def client_of(note: Any) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(note["broker"], decode_responses=True) as client:
+        yield client
+
+
+def test_what_is_deleted_beside_a_running_service_does_not_end_it(
+    keepsight: Any, colours: Path, finish: Callable[..., Any]
+) -> None:
+    process, note = keepsight.up("--no-worker")
+    url, base = note["url"], keepsight.folder / "var"
+    with client_of(note) as broker:
+        broker.set("kept", "yes")
+    for name in ("store.up.json", "store.up.lock"):
+        (base / name).unlink()
+    shutil.rmtree(base / "log")
+    shutil.rmtree(base / "spool")
+    shutil.rmtree(base / "broker", ignore_errors=True)
+    assert answers(url, colours) == 200
+    wait_until(lambda: (base / "store.up.json").exists() and parts_of(keepsight)["broker"] != note["parts"]["broker"])
+    with client_of(note) as broker:
+        wait_until(lambda: broker_answers(broker))
+        assert broker.get("kept") == "yes"
+    second = keepsight("up", "--port", "0")
+    assert "already runs on the store" in second.err
+    assert parts_of(keepsight)["server"] == note["parts"]["server"]
+    assert "written again from the broker's memory" in stopped(process, finish)
+
+
+def broker_answers(broker: redis.Redis) -> bool:
+    try:
+        return bool(broker.ping())
+    except redis.exceptions.ConnectionError:
+        return False
 
 
 def test_a_killed_up_leaves_nothing_and_its_store_can_be_served_again_in_the_background(

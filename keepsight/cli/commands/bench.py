@@ -9,7 +9,7 @@ import sys
 import typer
 
 from keepsight.cli.errors import CommandError
-from keepsight.local.supervisor import OUR_MODULE
+from keepsight.local.supervisor import OUR_MODULE, our_environment
 
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 EXTRA = ("matplotlib",)
@@ -28,4 +28,5 @@ def bench(context: typer.Context) -> None:
             f"the benchmarks need {', '.join(missing)}; install the extra: pip install 'keepsight[bench]'"
         )
     sys.stdout.flush()
-    os.execv(sys.executable, [*OUR_MODULE, "benchmarks.accuracy", *context.args])  # noqa: S606 - our own module
+    command = [*OUR_MODULE, "benchmarks.accuracy", *context.args]
+    os.execve(sys.executable, command, our_environment())  # noqa: S606 - our own module

@@ -58,8 +58,8 @@ def up(
 ) -> None:
     """Start broker, worker and server on this machine, and stop them together (Ctrl-C).
 
-    A worker that ends is started again, and so is one of several servers. If another part ends, the command stops the
-    others, says which ended and why, and exits with a non-zero code.
+    A part that ends is started again while the others go on, and so is a server or a worker that hangs. If one ends
+    before the service is ready, the command says which and why, stops the others and exits with a non-zero code.
     """
     from keepsight.local.up import UpSettings, run
 
@@ -94,7 +94,7 @@ def up(
         if redis_url:
             environment["KEEPSIGHT_REDIS_URL"] = redis_url
         with console.err().status("Starting the service"):
-            note = start_detached(arguments, store=store, log=settings.log_folder / "up.log", environment=environment)
+            note = start_detached(arguments, log=settings.log_folder / "up.log", environment=environment)
         announce(note, as_json=as_json, stop_with=f"keepsight down --store {store}")
         return
 

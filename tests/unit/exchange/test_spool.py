@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -199,3 +200,14 @@ def test_what_was_closed_was_synced_to_disk(spool: Spool, monkeypatch: pytest.Mo
     fill(spool, new_job_id(), [(0, b"x"), (0, b"y")], ["cat"])
     assert [Path(path).name for path in synced[:3]] == ["0000000.png", "0000001.png", "index.json"]
     assert synced[-1] == str(spool.root)
+
+
+def test_a_root_that_is_deleted_while_it_is_used_is_made_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "deep" / "spool")
+    shutil.rmtree(tmp_path / "deep")
+    assert spool.folders() == {}
+    shutil.rmtree(tmp_path / "deep")
+    with spool.create("a" * 32) as writer:
+        writer.add(0, b"image")
+        writer.close(["one"])
+    assert len(spool.read("a" * 32).files) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from keepsight.local.errors import LocalError, StartError
-from keepsight.local.instance import Instance, check_port, free_port
+from keepsight.local.instance import Instance, check_port, listening_sockets
 
 HOLDER = """
 import signal, sys, time
@@ -77,14 +78,61 @@ def test_stop_ends_the_service_and_its_note(tmp_path: Path) -> None:
     assert instance.stop() is False
 
 
-def test_stop_waits_for_no_service_that_is_still_starting(tmp_path: Path) -> None:
+def test_stop_ends_a_service_that_is_still_starting_or_lost_its_note(tmp_path: Path) -> None:
+    process = hold(tmp_path / "store", note="none")
+    assert Instance(tmp_path / "store").stop(timeout_s=10) is True
+    assert process.wait(5) == 0
+
+
+def test_stop_wakes_a_service_that_was_stopped(tmp_path: Path) -> None:
+    process = hold(tmp_path / "store")
+    process.send_signal(signal.SIGSTOP)
+    assert Instance(tmp_path / "store").stop(timeout_s=10) is True
+    assert process.wait(5) == 0
+
+
+def test_stop_says_so_if_nothing_names_the_process(tmp_path: Path) -> None:
     process = hold(tmp_path / "store", note="none")
     try:
-        with pytest.raises(LocalError, match="still starting or already stopping"):
-            Instance(tmp_path / "store").stop()
+        instance = Instance(tmp_path / "store")
+        os.truncate(instance.lock_path, 0)
+        with pytest.raises(
+            LocalError, match=r"neither store\.up\.json nor store\.up\.lock beside it names its process"
+        ):
+            instance.stop()
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("removed", ["note_path", "lock_path"])
+def test_what_is_removed_beside_a_running_service_comes_back(tmp_path: Path, removed: str) -> None:
+    instance, note = Instance(tmp_path / "store"), {"url": "http://127.0.0.1:1", "pid": os.getpid()}
+    with instance.held():
+        instance.write_note(note)
+        getattr(instance, removed).unlink()
+        instance.keep(note)
+        assert Instance(tmp_path / "store").note() == note
+        with pytest.raises(StartError, match="already runs"), Instance(tmp_path / "store").held():
+            raise AssertionError("both hold it")
+    assert not instance.is_running()
+
+
+def test_a_lock_that_another_took_meanwhile_is_left_to_it(tmp_path: Path) -> None:
+    instance = Instance(tmp_path / "store")
+    with instance.held():
+        instance.lock_path.unlink()
+        with Instance(tmp_path / "store").held(), pytest.raises(OSError, match="another process has taken"):
+            instance.keep({})
+
+
+def test_a_folder_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(StartError, match="cannot use the folder of the store"),
+        Instance(tmp_path / "file" / "s").held(),
+    ):
+        raise AssertionError("it is held")
 
 
 def test_stop_never_signals_a_process_that_does_not_hold_the_store(tmp_path: Path) -> None:
@@ -108,7 +156,20 @@ def test_a_port_in_use_is_named_with_the_way_out() -> None:
         port = listener.getsockname()[1]
         with pytest.raises(StartError, match=rf"port {port} of 127\.0\.0\.1 is in use; .*--port"):
             check_port("127.0.0.1", port)
-    check_port("127.0.0.1", free_port())
+    check_port("127.0.0.1", 0)
+
+
+def test_a_name_with_two_addresses_has_one_port_on_all_that_exist() -> None:
+    sockets = listening_sockets("localhost", 0)
+    try:
+        assert len({bound.getsockname()[1] for bound in sockets}) == 1
+        assert "127.0.0.1" in {bound.getsockname()[0] for bound in sockets}
+        for bound in sockets:
+            with socket.socket(bound.family) as client, pytest.raises(ConnectionRefusedError):
+                client.connect(bound.getsockname())
+    finally:
+        for bound in sockets:
+            bound.close()
 
 
 def test_an_address_of_another_machine_is_refused() -> None:

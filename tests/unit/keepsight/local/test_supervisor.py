@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from keepsight.local.errors import StartError
-from keepsight.local.supervisor import Part, Supervisor
+from keepsight.local.supervisor import Part, Running, Supervisor, our_environment
 from tests.waiting import wait_until
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
@@ -80,53 +80,188 @@ class Clock:
         return self.now
 
 
-def mortal(folder: Path) -> Part:
-    return replace(python("mortal", SLEEPER, folder), replaceable=True)
+def end(supervisor: Supervisor, name: str) -> int:
+    """Kill a part, wait until it has ended, and return its process id."""
+    (running,) = [running for running in supervisor.running if running.part.name == name]
+    running.process.kill()
+    running.process.wait(10)
+    return running.process.pid
 
 
-def test_a_replaceable_part_that_lived_long_is_started_again_at_once(tmp_path: Path) -> None:
+def test_a_part_that_lived_long_is_started_again_at_once(tmp_path: Path) -> None:
     clock, told = Clock(), list[str]()
-    with Supervisor(clock=clock) as supervisor:
+    with Supervisor(tell=told.append, clock=clock) as supervisor:
         other = supervisor.start(python("other", SLEEPER, tmp_path))
-        first = supervisor.start(mortal(tmp_path))
-        assert supervisor.tend(told.append) is False
+        supervisor.start(python("mortal", SLEEPER, tmp_path))
+        assert supervisor.tend() is False
         clock.now = 1000.0
-        first.process.kill()
-        first.process.wait(10)
-        assert supervisor.tend(told.append) is True
+        first = end(supervisor, "mortal")
+        assert supervisor.tend() is True
         (second,) = [running for running in supervisor.running if running.part.name == "mortal"]
         assert alive(second.process.pid)
-        assert second.process.pid != first.process.pid
+        assert second.process.pid != first
         assert other.exit_code is None
     assert len(told) == 1
     assert "the mortal was killed by SIGKILL" in told[0]
     assert "started again now" in told[0]
 
 
-def test_one_that_keeps_ending_waits_longer_each_time(tmp_path: Path) -> None:
+def test_one_that_keeps_ending_waits_longer_each_time_and_is_told_of_once(tmp_path: Path) -> None:
     clock, told, pauses = Clock(), list[str](), list[float]()
-    with Supervisor(clock=clock) as supervisor:
-        supervisor.start(mortal(tmp_path))
-        for _ in range(8):
-            (running,) = supervisor.running
-            running.process.kill()
-            running.process.wait(10)
+    with Supervisor(tell=told.append, clock=clock) as supervisor:
+        supervisor.start(python("mortal", SLEEPER, tmp_path))
+        for _ in range(7):
+            end(supervisor, "mortal")
             ended = clock.now
-            while not supervisor.tend(told.append):
+            while not supervisor.tend():
                 clock.now += 0.5
             pauses.append(clock.now - ended)
-    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert len(told) == 8
+        assert pauses == [1, 2, 4, 8, 16, 30, 30]
+        assert len(told) == 1
+        clock.now += 100
+        supervisor.tend()
+        supervisor.tend()
+        assert told[1:] == ["keepsight: the mortal runs again."]
+        end(supervisor, "mortal")
+        supervisor.tend()
+        assert "the mortal was killed by SIGKILL" in told[2]
 
 
-def test_a_part_that_is_not_replaceable_still_ends_all(tmp_path: Path) -> None:
+def test_a_part_that_cannot_be_started_again_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, told = Clock(), list[str]()
+    with Supervisor(tell=told.append, clock=clock) as supervisor:
+        supervisor.start(python("mortal", SLEEPER, tmp_path))
+        clock.now = 1000.0
+        end(supervisor, "mortal")
+        with monkeypatch.context() as patch:
+
+            def no_process_left(part: Part) -> Running:
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+
+            patch.setattr("keepsight.local.supervisor.Running", no_process_left)
+            for _ in range(100):
+                assert supervisor.tend() is False
+                clock.now += 0.5
+        clock.now += 30
+        assert supervisor.tend() is True
+    assert len(told) == 2
+    assert "cannot be started now: [Errno 11] Resource temporarily unavailable" in told[1]
+
+
+BEATING = """
+import os, time
+while True:
+    os.write(int(os.environ["KEEPSIGHT_SIGNS_FD"]), b"\\n")
+    time.sleep(0.05)
+"""
+
+
+def silent(supervisor: Supervisor, clock: Clock, seconds: int) -> None:
+    """Let a part's silence last, as its supervisor sees it."""
+    for _ in range(seconds):
+        clock.now += 1
+        supervisor.tend()
+
+
+def hear(supervisor: Supervisor, running: Running) -> None:
+    """Wait for a sign of life, while time stands still."""
+    wait_until(lambda: supervisor.tend() is False and running.signs.silent_s == 0 and running.signs.heard)
+
+
+def test_a_part_that_hangs_is_killed_and_started_again(tmp_path: Path) -> None:
+    clock, told = Clock(), list[str]()
+    with Supervisor(tell=told.append, clock=clock) as supervisor:
+        running = supervisor.start(python("beating", BEATING, tmp_path))
+        hear(supervisor, running)
+        running.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: supervisor.tend() is False and not running.signs.look(clock.now))
+        silent(supervisor, clock, 9)
+        assert running.exit_code is None
+        silent(supervisor, clock, 3)
+        running.process.wait(10)
+        clock.now += 100
+        assert supervisor.tend() or supervisor.tend()
+        assert supervisor.running[0].process.pid != running.process.pid
+    assert "the beating has given no sign of life for 10 s; it is killed" in told[0]
+    assert "the beating was killed by SIGKILL" in told[1]
+
+
+def test_a_part_that_is_waited_for_is_not_killed_when_it_hangs(tmp_path: Path) -> None:
+    clock, told = Clock(), list[str]()
+    with Supervisor(tell=told.append, clock=clock) as supervisor:
+        running = supervisor.start(replace(python("beating", BEATING, tmp_path), waited_for=True))
+        hear(supervisor, running)
+        running.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: supervisor.tend() is False and not running.signs.look(clock.now))
+        silent(supervisor, clock, 600)
+        assert running.exit_code is None
+        running.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: supervisor.tend() is False and len(told) == 2)
+    assert "for 10 s; it is waited for" in told[0]
+    assert told[1] == "keepsight: the beating answers again."
+
+
+def test_a_part_that_takes_long_to_start_does_not_count_as_hanging(tmp_path: Path) -> None:
+    clock, told = Clock(), list[str]()
+    with Supervisor(tell=told.append, clock=clock) as supervisor:
+        running = supervisor.start(python("sleeper", SLEEPER, tmp_path))
+        silent(supervisor, clock, 600)
+        assert running.exit_code is None
+    assert told == []
+
+
+def test_a_supervisor_that_was_stopped_itself_takes_nobody_for_hanging(tmp_path: Path) -> None:
+    clock, told = Clock(), list[str]()
+    with Supervisor(tell=told.append, clock=clock) as supervisor:
+        running = supervisor.start(python("beating", BEATING, tmp_path))
+        hear(supervisor, running)
+        running.process.send_signal(signal.SIGSTOP)  # the whole machine slept
+        clock.now += 3600
+        supervisor.tend()
+        clock.now += 1
+        supervisor.tend()
+        assert running.exit_code is None
+    assert told == []
+
+
+def test_what_a_part_has_to_say_is_told_even_if_it_ends_with_that(tmp_path: Path) -> None:
+    told = list[str]()
+    code = "import os; os.write(int(os.environ['KEEPSIGHT_SIGNS_FD']), b'\\nthe data was damaged\\n')"
+    with Supervisor(tell=told.append) as supervisor:
+        supervisor.start(python("speaker", code, tmp_path)).process.wait(10)
+        supervisor.tend()
+    assert told[0] == "keepsight: the data was damaged"
+
+
+def test_a_part_starts_without_a_log_where_none_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("no folder")
+    witness = tmp_path / "witness"
+    part = Part("part", (sys.executable, "-c", f"print('x'); open({str(witness)!r}, 'w')"), tmp_path / "log" / "x.log")
     with Supervisor() as supervisor:
-        supervisor.start(mortal(tmp_path))
-        sleeper = supervisor.start(python("sleeper", SLEEPER, tmp_path))
-        sleeper.process.kill()
-        sleeper.process.wait(10)
-        with pytest.raises(StartError, match="the sleeper was killed by SIGKILL"):
-            supervisor.tend(lambda notice: None)
+        running = supervisor.start(part)
+        assert running.process.wait(10) == 0
+        assert running.log_tail() == ""
+        with pytest.raises(StartError, match="the part ended with exit code 0"):
+            supervisor.check()
+    assert witness.exists()
+
+
+def test_a_stopped_part_ends_by_itself_when_it_is_asked_to(tmp_path: Path) -> None:
+    supervisor = Supervisor()
+    running = supervisor.start(python("sleeper", SLEEPER, tmp_path, grace_s=30))
+    wait_until(lambda: running.log_tail() == "up")
+    running.process.send_signal(signal.SIGSTOP)
+    assert supervisor.stop() == []
+    assert running.exit_code == -signal.SIGTERM
+
+
+def test_our_packages_come_before_those_that_the_user_put_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/their/project:.")
+    first, *others = our_environment()["PYTHONPATH"].split(":")
+    assert (Path(first) / "keepsight" / "local" / "supervisor.py").exists()
+    assert others == ["/their/project", "."]
+    monkeypatch.delenv("PYTHONPATH")
+    assert "PYTHONPATH" not in our_environment()
 
 
 def test_a_program_that_does_not_exist_is_a_part_that_ended(tmp_path: Path) -> None:
