@@ -68,6 +68,10 @@ class ImageTooLargeError(AppError):
     """One image has more bytes than allowed."""
 
 
+class TooManyPixelsError(AppError):
+    """The images of one request have more pixels together than allowed."""
+
+
 class ArchiveError(AppError):
     """The whole upload is refused. The message says why and, if possible, which entry is wrong."""
 

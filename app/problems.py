@@ -36,6 +36,7 @@ from app.errors import (
     SwapTimeoutError,
     TaskRefusedError,
     TooManyConnectionsError,
+    TooManyPixelsError,
     UnauthorizedError,
     UnknownArchiveError,
 )
@@ -102,6 +103,7 @@ TABLE: Mapping[type[Exception], Answer] = {
     NoClassesError: Answer(409, "no-classes", "The served version knows no classes"),
     BodyTooLargeError: Answer(413, "body-too-large", "The body is too large"),
     ImageTooLargeError: Answer(413, "image-too-large", "The image is too large"),
+    TooManyPixelsError: Answer(413, "too-many-pixels", "The images have too many pixels"),
     ImageDecodeError: Answer(422, "undecodable-image", "The image cannot be decoded"),
     ArchiveError: Answer(422, "archive-refused", "The archive is refused"),
     ArchiveTooLargeError: Answer(413, "archive-too-large", "The archive unpacks to too much"),

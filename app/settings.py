@@ -70,6 +70,11 @@ class Settings(SharedSettings):
     max_classify_bytes: int = Field(256 * MIB, ge=1, description="Largest body of one classify request, in bytes.")
     max_image_bytes: int = Field(32 * MIB, ge=1, description="Largest single image, in bytes, wherever it comes from.")
     max_images: int = Field(64, ge=1, description="Most images of one classify request.")
+    max_request_pixels: int = Field(
+        1_000_000_000,
+        ge=1,
+        description="Most pixels of one request's images; a JPEG that is scaled while it is decoded counts a quarter.",
+    )
     max_labels: int = Field(1000, ge=1, description="Most ad-hoc labels of one classify request.")
     label_cache_size: int = Field(4096, ge=0, description="Ad-hoc labels whose text features are kept.")
     decode: Literal["exact", "fast"] = Field(

@@ -31,12 +31,14 @@ from keepsight.keys import KeyFile
 from model_store.first_version import make_first_version
 from model_store.store import Store
 from model_store.types import DamagedPointerError, StoreError
+from segp_cl.data.decode_memory import limit_decode_memory
 from segp_cl.errors import KeepsightError, ModelLoadError
 from segp_cl.models.backbone import Backbone
 from segp_cl.models.load import load_backbone
 from segp_cl.runtime.classifier import embedding_space
 from segp_cl.runtime.hardware import choose_device
 from segp_cl.runtime.passes import PassSettings
+from segp_cl.runtime.process import give_memory_back
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         threads=settings.decode_threads,
         max_image_bytes=settings.max_image_bytes,
         max_image_pixels=settings.max_image_pixels,
+        max_request_pixels=settings.max_request_pixels,
         fast=settings.decode == "fast",
     )
     watcher = Watcher(
@@ -188,6 +191,7 @@ def configure_base(base: Backbone, settings: Settings) -> None:
 
 def _open(settings: Settings) -> tuple[Backbone, Store, Spool]:
     torch.set_num_threads(settings.threads)
+    limit_decode_memory(settings.max_decode_bytes, give_back=give_memory_back)
     device = choose_device(settings.device)
     passes_of(settings, torch.device(device))  # refused before a model is loaded
     base = load_backbone(settings.model_spec, device=device)

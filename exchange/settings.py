@@ -56,7 +56,12 @@ class SharedSettings(BaseSettings):
         ge=1,
         description="CPU threads of one forward pass or update.",
     )
-    max_image_pixels: int = Field(50_000_000, ge=1, description="Largest single image, in pixels.")
+    max_image_pixels: int = Field(
+        250_000_000, ge=1, description="Largest single image, in pixels of its own size; memory may allow fewer."
+    )
+    max_decode_bytes: int = Field(
+        208 << 20, ge=64 << 20, description="Memory for large images that are being decoded, together, in bytes."
+    )
     swap_timeout_s: float = Field(60.0, gt=0, description="Seconds a move waits for servers to be ready, and to swap.")
     server_lost_after_s: float = Field(5.0, gt=0, description="Silence after which a server counts as dead.")
     umask: str = Field(

@@ -121,10 +121,12 @@ def carry_out(order: Order, channel: Channel) -> Done | Failed:
     begun = time.perf_counter()
     import torch  # here, because it takes seconds: the worker gets a message before that
 
+    from segp_cl.data.decode_memory import limit_decode_memory
     from worker.pipeline import run_update
 
     logger.debug("imports took %.1f s", time.perf_counter() - begun)
     torch.set_num_threads(order.settings.threads)
+    limit_decode_memory(order.settings.max_decode_bytes)
     try:
         return Done(
             outcome=run_update(

@@ -63,9 +63,10 @@ async def answer_images(
         all_named: the images' names, where all must be decoded: one that cannot be raises its error, and none is run.
 
     Raises:
+        TooManyPixelsError: the images have more pixels together than one request may have; none is decoded.
         KeepsightError: with `all_named`, the error of the first image that cannot be decoded, with its name.
     """
-    slots = await services.decoder.decode(images, served.preprocessing)
+    slots = await services.decoder.decode(images, served.preprocessing, names=all_named)
     pixels = [slot for slot in slots if isinstance(slot, Tensor)]
     services.metrics.images.labels("refused").inc(len(slots) - len(pixels))
     if all_named is not None:

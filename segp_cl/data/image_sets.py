@@ -11,8 +11,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from segp_cl.data.decoding import MAX_IMAGE_PIXELS, decode_image
-from segp_cl.data.preprocessing import Preprocessing, to_pixels
+from segp_cl.data.decoding import MAX_IMAGE_PIXELS, read_pixels
+from segp_cl.data.preprocessing import Preprocessing
 from segp_cl.data.row_file import RowFile
 from segp_cl.errors import ImageDecodeError
 
@@ -91,7 +91,7 @@ class FolderImages:
             return self._cache.read(index)
         path = self._paths[index]
         try:
-            pixels = to_pixels(decode_image(path.read_bytes(), max_pixels=self._max_pixels), self._preprocessing)
+            pixels = read_pixels(path.read_bytes(), self._preprocessing, max_pixels=self._max_pixels)
         except (OSError, ImageDecodeError) as error:
             raise ImageDecodeError(f"{path.name}: {error}") from error
         if self._cache is not None:

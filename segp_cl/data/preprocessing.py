@@ -15,7 +15,7 @@ from torch import Tensor
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-_LONGEST_RATIO = 64  # the ends of a longer strip are cut off before it is scaled; the centre crop drops them anyway
+LONGEST_RATIO = 64  # the ends of a longer strip are cut off before it is scaled; the centre crop drops them anyway
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def to_pixels(
 def _without_far_ends(image: Image.Image) -> Image.Image:
     """Cut a very long strip to its middle, so that scaling its short side up cannot need gigabytes."""
     width, height = image.size
-    limit = _LONGEST_RATIO * min(width, height)
+    limit = LONGEST_RATIO * min(width, height)
     if max(width, height) <= limit:
         return image
     left, top = max(0, (width - limit) // 2), max(0, (height - limit) // 2)

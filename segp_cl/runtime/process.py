@@ -7,6 +7,7 @@ import ctypes
 import os
 import resource
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Final
 
@@ -45,3 +46,15 @@ def peak_rss_bytes() -> int:
     """Return the most memory that this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def yield_to_others() -> None:
+    """Lower the calling thread's priority for good, so that answers go before its work; nothing where it cannot."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+def give_memory_back() -> None:
+    """Return freed memory to the operating system. With `set_up_process`, the C library would keep it for later."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
