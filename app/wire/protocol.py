@@ -81,6 +81,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
+            if not self.outlet.ended:
+                self.flow.pause_reading()
             return
         self._barren += len(data)
         try:
@@ -273,7 +275,6 @@ class Connection(HttpToolsProtocol):
                 return
             self.pipeline.remove((cycle, self.app))
         if self._running is not None:
-            self.flow.pause_reading()
             self._last_words = answer
         else:
             self.outlet.write(answer)
