@@ -155,10 +155,11 @@ def test_thousands_of_streams_of_garbage_leave_nothing_behind(
 ) -> None:
     run = run_with(header_timeout_s=1.0, idle_timeout_s=1.0, stall_timeout_s=1.0)
     pieces = [
-        *(b"GET / HTTP/1.1\r\nHost: a\r\n", b"POST /a HTTP/1.1\r\n", b"\r\n", b"\r\n\r\n", b"Content-Length: 5\r\n"),
-        *(b"Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n", b"hello", b"Host: [\r\n", b"ffffffff\r\n"),
-        *(b"Upgrade: h2c\r\nConnection: Upgrade\r\n", b"Expect: 100-continue\r\n", b"\0" * 9, b"PRI * HTTP/2.0\r\n\r\n"),
-        *(b"X: \xff\r\n", b"CONNECT a:1 HTTP/1.1\r\n", b"HTTP/1.0\r\n", b" ", b"Connection: close\r\n", b"/early"),
+        *(b"GET / HTTP/1.1\r\nHost: a\r\n", b"POST /a HTTP/1.1\r\n", b"\r\n", b"\r\n\r\n"),
+        *(b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n", b"hello"),
+        *(b"Host: [\r\n", b"ffffffff\r\n", b"Upgrade: h2c\r\nConnection: Upgrade\r\n", b"Expect: 100-continue\r\n"),
+        *(b"\0" * 9, b"PRI * HTTP/2.0\r\n\r\n", b"X: \xff\r\n", b"CONNECT a:1 HTTP/1.1\r\n", b"HTTP/1.0\r\n"),
+        *(b" ", b"Connection: close\r\n", b"/early"),
     ]
 
     def attack(seed: int) -> None:

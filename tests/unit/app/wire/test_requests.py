@@ -6,6 +6,8 @@ import pytest
 
 from tests.unit.app.wire.wire import Running
 
+CHUNKED = b"POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+HELD = b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n"
 GET = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
 UPGRADES = {
     "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
@@ -57,7 +59,9 @@ def test_upgrades_may_be_pipelined(run: Running) -> None:
 
 def test_pipelined_requests_are_answered_in_their_order(run: Running) -> None:
     peer = run.peer()
-    peer.send(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\nPOST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nxGET /c HT")
+    peer.send(
+        b"GET /held HTTP/1.1\r\nHost: a\r\n\r\nPOST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nxGET /c HT"
+    )
     peer.send(b"TP/1.1\r\nHost: a\r\n\r\n")
     run.echo.go.set()
     assert [peer.reply().document["path"] for _ in range(3)] == ["/held", "/b", "/c"]
@@ -81,7 +85,9 @@ def test_an_invalid_request_is_answered_after_those_before_it(run: Running) -> N
 
 def test_a_queued_request_with_an_invalid_body_is_not_run(run: Running) -> None:
     peer = run.peer()
-    peer.send(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\nPOST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+    peer.send(
+        b"GET /held HTTP/1.1\r\nHost: a\r\n\r\nPOST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+    )
     run.echo.go.set()
     assert [peer.reply().status for _ in range(2)] == [200, 400]
     assert run.echo.begun == 1
@@ -126,7 +132,9 @@ def test_every_form_of_address_is_read(run: Running, line: bytes, path: str) -> 
     assert run.ask(line + b"\r\nHost: a\r\n\r\n").document["path"] == path
 
 
-@pytest.mark.parametrize("host", [b"a", b"a:80", b"a.b-c_d.example:8000", b"[::1]:80", b"127.0.0.1", b"", b"\xc3\xa9"[:0]])
+@pytest.mark.parametrize(
+    "host", [b"a", b"a:80", b"a.b-c_d.example:8000", b"[::1]:80", b"127.0.0.1", b"", b"\xc3\xa9"[:0]]
+)
 def test_hosts_are_taken(run: Running, host: bytes) -> None:
     assert run.ask(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n").status == 200
 
@@ -149,8 +157,14 @@ REFUSED = {
     "no address": (b"GET  HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "half an absolute address": (b"GET http://[::1 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "an address with a byte of no meaning": (b"GET /\xe9 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-    "length and chunks": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-    "chunks and length": (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", 400),
+    "length and chunks": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        400,
+    ),
+    "chunks and length": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
+        400,
+    ),
     "two lengths": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400),
     "a list of lengths": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 3\r\n\r\nabc", 400),
     "a signed length": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\nabc", 400),
