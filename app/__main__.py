@@ -9,6 +9,7 @@ import logging.config
 import os
 import signal
 import sys
+from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -127,5 +128,14 @@ def _epilog() -> str:
     return "\n".join(lines)
 
 
+def _leave(code: int) -> NoReturn:
+    """End the process. All is closed by now, and the interpreter's own end takes 20 s of CPU with PyTorch loaded."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # whoever read it may be gone
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

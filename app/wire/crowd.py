@@ -96,6 +96,11 @@ class Crowd:
         self.stopping = True
         asyncio.get_running_loop().call_later(FAREWELL_S, self._dismiss)
 
+    def abandon(self) -> None:
+        """Close every connection at once. Applications see that their clients are gone."""
+        for member in [*self._open, *self._lingering]:
+            member.drop()
+
     def _dismiss(self) -> None:
         for member in [*self._waiting, *self._lingering]:
             member.drop()

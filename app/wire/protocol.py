@@ -23,6 +23,7 @@ from app.wire.patience import Awaited, Patience
 from app.wire.refusals import RefusedError, check_head, no_room, stopping, unreadable
 
 _NOTED = frozenset({b"host", b"expect", b"transfer-encoding"})
+_BYTES_PER_BODY_BYTE = 8  # even chunks of one byte, each with its length and line ends, are no more
 _UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
 
 
@@ -61,7 +62,7 @@ class Connection(HttpToolsProtocol):
         self._patience = Patience(crowd.limits)
         self._turn = 0
         self._body_bytes = 0
-        self._barren = 0  # bytes since the last byte of a body, or since the last head was complete
+        self._barren = 0  # bytes that brought neither a request nor much of a body: lengths of chunks, trailers, lines
 
     # what asyncio calls
 
@@ -80,6 +81,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
+            if not self.outlet.ended:
+                self.flow.pause_reading()
             return
         self._barren += len(data)
         try:
@@ -198,7 +201,7 @@ class Connection(HttpToolsProtocol):
             self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
-        self._barren = 0
+        self._barren = max(0, self._barren - _BYTES_PER_BODY_BYTE * len(body))
         self._body_bytes += len(body)
         cycle = self.cycle
         if cycle.response_complete:
@@ -223,7 +226,15 @@ class Connection(HttpToolsProtocol):
     def _run(self, cycle: RequestResponseCycle) -> None:
         self._running = cycle
         self._served = True
-        self._start_asgi_task(cycle, self.app)
+        self._start_asgi_task(cycle, self._answer)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self.crowd.stopping:
+                raise
+            # the grace is over, and the client is gone
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -20,6 +21,7 @@ from app.wire.protocol import Connection
 
 logger = logging.getLogger(__name__)
 
+_CANCEL_AFTER_S = 0.5  # what does not notice that its client is gone is cancelled
 CLOSING_S = 4.0
 """Seconds after the grace in which the services must be closed."""
 
@@ -55,15 +57,17 @@ class Server(uvicorn.Server):
                 backlog=self.crowd.limits.backlog,
                 log_config=None,
                 access_log=False,  # the logger app.access records more
-                timeout_graceful_shutdown=cast(int, settings.stop_grace_s),
+                timeout_graceful_shutdown=cast(int, settings.stop_grace_s + _CANCEL_AFTER_S),
                 server_header=False,
             )
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop: requests in hand are finished, and nothing new is begun."""
+        """Stop: requests in hand are finished as long as the grace lasts, and nothing new is begun."""
         self.crowd.stop()
+        end = asyncio.get_running_loop().call_later(self._grace_s, self.crowd.abandon)
         await super().shutdown(sockets)
+        end.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop. What does not end by itself, such as a thread that waits for a disk, is not waited for."""

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
 from app.main import create_app
 from app.settings import Settings
+from app.wire.server import Server
 from model_store.store import Store
 from model_store.types import Provenance, VersionId
 from segp_cl.learn.learner import initial_state
@@ -81,10 +81,10 @@ def serve() -> Iterator[Callable[[Settings], TestClient]]:
 @pytest.fixture
 def listen() -> Iterator[Callable[[Settings], str]]:
     """Starts servers on sockets of their own, for clients that bring their own transport; they end with the test."""
-    started: list[tuple[uvicorn.Server, threading.Thread]] = []
+    started: list[tuple[Server, threading.Thread]] = []
 
     def start(settings: Settings) -> str:
-        server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_config=None))
+        server = Server(create_app(settings), settings.model_copy(update={"port": 0}))
         thread = threading.Thread(target=server.run)
         thread.start()
         started.append((server, thread))
