@@ -11,6 +11,7 @@ from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from exchange.contracts import UPDATES_QUEUE
 from exchange.jobs import Jobs
 from exchange.spool import Spool
+from worker import transport
 from worker.log import configure_logging
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
@@ -25,6 +26,7 @@ def create_celery(settings: WorkerSettings) -> Celery:
 
     On SIGTERM the running update is stopped and goes back to the queue; if it is publishing, it finishes first.
     """
+    transport.install()
     celery = Celery("keepsight", broker=settings.redis_url, set_as_current=False)
     celery.conf.update(
         task_serializer="json",
