@@ -40,6 +40,7 @@ _CODES: Final = (
 )
 _UNUSABLE_REPLY: Final = re.compile(
     rf"(?:^|[\s:]-?)(?:{_CODES})\s"
+    r"|ACL failure in script|has no permissions to|Script killed by user"
     # whatever refuses the connection or the address, and a server that lacks a command
     r"|^(?:ERR )?(?:max number of clients|DB index is out of range|invalid DB index|SELECT is not allowed"
     r"|AUTH |Client sent AUTH|invalid password|unknown command|Protocol error|command not allowed when used memory)"

@@ -33,6 +33,8 @@ REPLIES: Final = {
     b"against a read only replica.\r\n",
     "misconf in a script": b"-ERR Error running script (call to f_3f2): @user_script:2: @user_script: 2: -MISCONF "
     b"Errors writing to the AOF file\r\n",
+    "noperm in a script": b"-ERR ACL failure in script: User default has no permissions to run the 'zadd' command "
+    b"script: 3f2, on @user_script:5.\r\n",
     "a web server": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
     "a shell server": b"SSH-2.0-OpenSSH_9.6\r\n",
     "bytes": b"\x15\x03\x03\x00\x02\x02\x46\xff\xfe\r\n",

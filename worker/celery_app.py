@@ -12,6 +12,7 @@ from exchange.addresses import celery_url
 from exchange.contracts import UPDATES_QUEUE
 from exchange.jobs import Jobs
 from exchange.spool import Spool
+from worker import transport
 from worker.log import configure_logging
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
@@ -26,6 +27,7 @@ def create_celery(settings: WorkerSettings) -> Celery:
 
     On SIGTERM the running update is stopped and goes back to the queue; if it is publishing, it finishes first.
     """
+    transport.install()
     celery = Celery("keepsight", broker=celery_url(settings.redis_url), set_as_current=False)
     celery.conf.update(
         task_serializer="json",

@@ -18,7 +18,7 @@ from app.intake.names import check_against_known
 from app.intake.take_in import Taken, no_room, take_in
 from exchange.contracts import JobClass, JobRecord, UpdateJob, new_job_id, utc_now
 from exchange.jobs import JobNotFoundError, Jobs
-from exchange.notes import Note, accept
+from exchange.notes import Note, accept, find
 from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool
 from model_store.store import Store
@@ -152,7 +152,7 @@ class Submissions:
         deadline = time.monotonic() + FIRST_WAIT_S
         while True:
             try:
-                return self._jobs.get(entry.job_id)
+                return find(self._jobs, self._spool, entry.job_id)
             except JobNotFoundError:
                 if time.monotonic() >= deadline:  # its server died between binding the key and queueing the job
                     self._jobs.forget(key)

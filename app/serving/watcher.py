@@ -125,9 +125,7 @@ class Watcher:
         """Read CURRENT and serve it, unless it is served already or failed a moment ago."""
         version_id: VersionId | None = None
         try:
-            while (version_id := await self._read()) != self._live.version_id:
-                if version_id is None:
-                    raise DamagedPointerError("there is no CURRENT; roll back to a named version")
+            while (version_id := await self._named()) != self._live.version_id:
                 if self._failed_lately(version_id):
                     return
                 served = await self._take(version_id)
@@ -214,6 +212,12 @@ class Watcher:
             self.failure = None
             self._swapped.notify_all()
         self._tell()
+
+    async def _named(self) -> VersionId:
+        version_id = await self._read()
+        if version_id is None:
+            raise DamagedPointerError("there is no CURRENT; roll back to a named version")
+        return version_id
 
     async def _read(self) -> VersionId | None:
         """Read CURRENT. A read that fails renews the lease too."""

@@ -139,3 +139,11 @@ def test_a_job_that_is_over_cannot_be_cancelled(client: TestClient, jobs: Jobs, 
     response = client.delete(f"/v1/jobs/{job_id}")
     assert (response.status_code, response.json()["state"]) == (409, "failed")
     assert client.delete("/v1/jobs/" + "0" * 32).status_code == 404
+
+
+def test_a_client_that_comes_back_is_not_sent_what_it_has_seen(client: TestClient, jobs: Jobs, job_id: str) -> None:
+    jobs.finish(job_id, JobState.CANCELLED)
+    text = client.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": "older"}).text
+    assert [view["state"] for _, view in events_of(text)] == ["cancelled"]
+    last = next(line.removeprefix("id: ") for line in text.splitlines() if line.startswith("id:"))
+    assert client.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": last}).status_code == 204

@@ -230,12 +230,13 @@ def test_the_same_key_at_the_same_time_makes_one_job(
 
 
 def test_a_key_left_by_a_server_that_died_is_taken_over(
-    client: TestClient, archive: Archive, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, archive: Archive, jobs: Jobs, spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.intake.submission.FIRST_WAIT_S", 0.1)
     key, data = f"dead-{tmp_path}", archive({"cat": 1})
     first = teach_task(client, data, headers={"Idempotency-Key": key}).json()["job_id"]
-    jobs._forget_job(first)
+    jobs.discard(first)
+    spool.purge(first)
     second = teach_task(client, data, headers={"Idempotency-Key": key})
     assert second.status_code == 202
     assert second.json()["job_id"] != first
@@ -313,3 +314,52 @@ def test_neither_names_nor_bytes_of_uploads_are_logged(
     client.post("/v1/classify?labels=secretlabel&labels=b", files={"images": ("secretfile.png", b"secretbytes")})
     assert any("task accepted" in r.getMessage() for r in caplog.records)
     assert "secret" not in caplog.text
+
+
+def test_an_accepted_job_outlives_a_broker_that_loses_all_its_data(
+    client: TestClient, archive: Archive, jobs: Jobs, tmp_path: Path
+) -> None:
+    key, data = f"lost-{tmp_path}", archive({"cat": 1})
+    accepted = teach_task(client, data, headers={"Idempotency-Key": key})
+    job_id = accepted.json()["job_id"]
+    before = client.get(f"/v1/jobs/{job_id}").json()
+    jobs._redis.flushdb()
+    assert client.get(f"/v1/jobs/{job_id}").json() == before
+    again = teach_task(client, data, headers={"Idempotency-Key": key})
+    assert again.json()["job_id"] == job_id
+    assert again.headers["Idempotency-Replayed"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("override", "bound"),
+    [
+        ('{"k_adv": 1e9}', "integer"),
+        ('{"k_adv": 1000000000}', "less than or equal to 100"),
+        ('{"align_steps": 1000000000}', "less than or equal to 20000"),
+        ('{"fusion_weight": Infinity}', "finite"),
+        ('{"fusion_weight": NaN}', "finite"),
+        ('{"learning_rate": 1e300}', "less than or equal to 100"),
+        ('{"batch_size": 1' + "0" * 400 + "}", "less than or equal to 4096"),
+        ('{"learning_rate": "1e999"}', "valid number"),
+        ('{"epochs": true}', "valid integer"),
+    ],
+)
+def test_hyper_parameters_without_an_end_are_refused_with_their_name_and_bound(
+    client: TestClient, archive: Archive, spool: Spool, picture: Picture, override: str, bound: str
+) -> None:
+    response = teach_task(client, archive({"cat": 1}), config=override)
+    problem = refused(client, spool, picture, 422, response)
+    name = override.split('"')[1]
+    assert name in problem["detail"]
+    assert bound in problem["detail"]
+
+
+def test_jobs_are_listed_in_pages(client: TestClient, archive: Archive) -> None:
+    made = [teach_task(client, archive({f"class {n}": 1})).json()["job_id"] for n in range(3)][::-1]
+    first = client.get("/v1/jobs", params={"limit": 2}).json()
+    assert [job["job_id"] for job in first["jobs"]] == made[:2]
+    rest = client.get("/v1/jobs", params={"limit": 1, "before": first["next"]}).json()
+    assert [job["job_id"] for job in rest["jobs"]] == made[2:]
+    for bad in ({"limit": 0}, {"limit": 1001}, {"limit": "x"}):
+        assert client.get("/v1/jobs", params=bad).status_code == 422
+    assert client.get("/v1/jobs", params={"before": "nobody"}).status_code == 404

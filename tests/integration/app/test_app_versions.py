@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -337,6 +338,10 @@ def test_versions_move_without_redis(configure: Configure, serve: Serve, teach: 
     assert client.post("/v1/admin/rollback", json={}).json()["serving"] == first
 
 
+def is_behind(client: TestClient) -> bool:
+    return client.get("/readyz").json().get("behind") is not None
+
+
 @pytest.mark.parametrize("how", ["garbage", "empty", "folder", "gone", "names nothing"])
 def test_a_server_starts_and_lists_and_rolls_back_whatever_lies_at_current(
     client: TestClient, store: Store, teach: Teach, configure: Configure, serve: Serve, picture: Picture, how: str
@@ -356,7 +361,7 @@ def test_a_server_starts_and_lists_and_rolls_back_whatever_lies_at_current(
         pointer.write_text("000099-0123456789ab\n")
     fresh = serve(configure())
     for server in (client, fresh):
-        wait_until(lambda server=server: server.get("/readyz").json().get("behind") is not None)
+        wait_until(partial(is_behind, server))
         assert classify(server, picture(1)).json()["model_version"] == last
         listed = server.get("/v1/versions")
         assert listed.status_code == 200

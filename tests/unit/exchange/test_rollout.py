@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +22,7 @@ from exchange.rollout import (
     roll_out,
 )
 from exchange.roster import Roster, ServerReport
+from exchange.settings import SharedSettings
 from tests.waiting import wait_until
 
 OLD, NEW = "000001-aaaaaaaaaaaa", "000002-bbbbbbbbbbbb"
@@ -231,3 +235,47 @@ def test_without_redis_nothing_moves(pointer: list[str]) -> None:
     with pytest.raises(BrokerUnavailableError):
         roll_out(nowhere, NEW, lambda: pointer.__setitem__(0, NEW), limits=LIMITS)
     assert pointer == [OLD]
+
+
+def test_a_mover_that_lives_keeps_its_turn_for_longer_than_it_may_be_silent(
+    roster: Roster, pointer: list[str], start: Callable[[str], Server]
+) -> None:
+    start("a").deaf = True
+    with pytest.raises(RolloutTimeoutError, match="did not prepare"):
+        roll_out(roster, NEW, lambda: None, limits=Limits(prepare_s=1.5, hold_s=0.4, lost_after_s=5))
+
+
+def test_a_mover_that_is_killed_or_stopped_frees_its_turn(roster: Roster, pointer: list[str], redis_url: str) -> None:
+    program = f"""
+import threading
+from exchange.rollout import Limits, roll_out
+from exchange.roster import Roster
+
+def move():
+    print("moving", flush=True)
+    threading.Event().wait()
+
+roster = Roster({redis_url!r}, {roster._turn.split(":")[2]!r})
+roll_out(roster, {NEW!r}, move, limits=Limits(hold_s=1.0))
+"""
+    for sign in (signal.SIGSTOP, signal.SIGKILL):
+        mover = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        try:
+            assert mover.stdout is not None
+            assert mover.stdout.readline() == "moving\n"
+            with pytest.raises(RolloutBusyError):
+                roll_out(roster, NEW, lambda: None, limits=Limits(turn_s=0.2))
+            mover.send_signal(sign)
+            roll_out(roster, NEW, lambda: pointer.append(NEW), limits=Limits(turn_s=30))
+        finally:
+            mover.kill()
+            mover.wait()
+            assert mover.stdout is not None
+            mover.stdout.close()
+    assert pointer == [OLD, NEW, NEW]
+
+
+def test_the_turn_is_waited_for_longer_than_a_mover_may_be_silent() -> None:
+    for lost_after_s in (0.5, 5.0, 60.0):
+        limits = Limits.of(SharedSettings(server_lost_after_s=lost_after_s))
+        assert limits.turn_s > limits.hold_s > limits.lost_after_s

@@ -30,6 +30,8 @@ class World:
         self.hold.set()
         self.looks = 0
         self.swaps: list[str | None] = []
+        self.before: list[str] = []
+        self.elsewhere: str | None = None
         self.watcher = Watcher(
             current=self.current,
             load=self.load,
@@ -39,10 +41,15 @@ class World:
             metrics=self.metrics,
             left_out=self.left_out,
             swapped=lambda: self.swaps.append(self.live.version_id),
+            fallback=lambda: self.before,
+            served_elsewhere=self.served_elsewhere,
         )
 
     async def left_out(self, version_id: str) -> bool | None:
         return self.others_serve
+
+    async def served_elsewhere(self, version_id: str) -> bool:
+        return version_id == self.elsewhere
 
     def current(self) -> str | None:
         self.looks += 1
@@ -60,8 +67,10 @@ class World:
 
 
 def run(body: Callable[[World], Awaitable[None]], **options: float) -> World:
-    world = World(**options)
+    return follow(World(**options), body)
 
+
+def follow(world: World, body: Callable[[World], Awaitable[None]]) -> World:
     async def main() -> None:
         following = asyncio.create_task(world.watcher.run())
         await body(world)
@@ -287,3 +296,42 @@ def test_it_can_be_ended_in_the_moment_that_it_is_woken() -> None:
         return ended
 
     assert asyncio.run(scene())
+
+
+@pytest.mark.parametrize("pointer", ["unreadable", None, "broken"])
+def test_a_server_that_starts_where_current_cannot_be_served_serves_the_last_that_can(pointer: str | None) -> None:
+    async def body(world: World) -> None:
+        await until(lambda: world.live.version_id == "1")
+        assert world.watcher.failure is not None
+        assert world.loaded[-2:] == ["2", "1"]
+        world.pointer = "3"
+        await until(lambda: world.live.version_id == "3")
+        await until(lambda: world.watcher.failure is None)
+
+    world = World()
+    world.pointer, world.broken, world.before = pointer, {"broken", "2"}, ["2", "1"]
+    follow(world, body)
+
+
+def test_a_server_that_serves_something_stays_on_it_when_current_is_damaged() -> None:
+    async def body(world: World) -> None:
+        await until(lambda: world.live.version_id == "1")
+        world.before = ["0"]
+        for pointer in ("unreadable", None):
+            world.pointer = pointer
+            await until(lambda: world.watcher.failure is not None)
+            assert world.live.version_id == "1"
+        assert world.loaded == ["1"]
+
+    run(body)
+
+
+def test_a_version_that_others_serve_is_not_answered_for_with_an_older_one() -> None:
+    async def body(world: World) -> None:
+        await until(lambda: world.watcher.failure is not None)
+        await until(lambda: world.looks > 5)
+        assert world.live.version_id is None
+
+    world = World()
+    world.broken, world.before, world.elsewhere = {"1"}, ["0"], "1"
+    follow(world, body)
