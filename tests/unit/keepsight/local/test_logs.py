@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_a_large_log_is_emptied_if_it_cannot_be_set_aside(tmp_path: Path, monkey
         target.write_text("part")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(logs.shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
     limit(log)
     assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("server.log", 0)]
 
