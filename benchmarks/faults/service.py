@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,8 +19,8 @@ from typing import Any, Final
 
 import redis
 
-from benchmarks.common.process import ROOT
 from benchmarks.common.proc import PROC, all_stats, members
+from benchmarks.common.process import ROOT
 from benchmarks.faults.disks import Disk, disks
 
 SERVERS: Final = 2
@@ -68,8 +69,8 @@ class Service:
         self.keys_file = base / "keys.json"
         self.output = base.parent / f"{base.name}-up.log"
         self.key: str | None = None
-        self.port = free_port()
-        self.metrics_port = free_port(also_next=True)
+        self.port = free_ports(1 + SERVERS)
+        self.metrics_port = self.port + 1
         self.url = f"http://127.0.0.1:{self.port}"
         self._model = model
         for folder in (self.temporary, self.spool):
@@ -83,7 +84,7 @@ class Service:
         command += ["--metrics-port", str(self.metrics_port)]
         # what it prints goes through a process of its own, which can be ended like a terminal
         with self.output.open("ab") as out:
-            self._reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=out, start_new_session=True)
+            self._reader = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=out, start_new_session=True)
         assert self._reader.stdin is not None
         with self._reader.stdin as pipe:
             self._process = subprocess.Popen(
@@ -284,14 +285,15 @@ def _read(pid: int, name: str) -> bytes:
         return b""
 
 
-def free_port(*, also_next: bool = False) -> int:
-    """A port of the loopback address that nobody listens on; `also_next`: nor on the one after it."""
+def free_ports(count: int) -> int:
+    """The first of so many neighbouring ports of the loopback address that nobody listens on.
+
+    They lie below those that the kernel gives to outgoing connections, or one of these might take a port before the
+    service does.
+    """
     while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            if not also_next:
-                return port
-            with contextlib.suppress(OSError, OverflowError):
-                other.bind(("127.0.0.1", port + 1))
-                return port
+        first = random.randrange(12_000, 32_000)
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for number in range(count):
+                held.enter_context(socket.socket()).bind(("127.0.0.1", first + number))
+            return first
