@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Final
 
 _SIZE_MIB: Final = {"store": 256, "spool": 64, "log": 32, "broker": 64}
 NAMES: Final = tuple(_SIZE_MIB)
+_MOUNT, _UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
 
 
 class Disk:
@@ -57,14 +59,11 @@ class Disk:
 
     def release(self) -> None:
         """Unmount it; what still uses it keeps it until it ends."""
-        subprocess.run(["umount", "--lazy", str(self.folder)], capture_output=True)
+        subprocess.run([_UMOUNT, "--lazy", str(self.folder)], capture_output=True)
 
 
 def _mount(*arguments: str) -> None:
-    try:
-        done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
-    except FileNotFoundError as error:
-        raise OSError("there is no program `mount`") from error
+    done = subprocess.run([_MOUNT, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise OSError(done.stderr.strip() or f"mount ended with exit status {done.returncode}")
 

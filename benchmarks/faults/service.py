@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import redis
 
@@ -23,6 +24,7 @@ from benchmarks.common.proc import PROC, all_stats, members
 from benchmarks.common.process import ROOT
 from benchmarks.faults.disks import Disk, disks
 
+T = TypeVar("T")
 SERVERS: Final = 2
 START_S: Final = 120.0
 PATIENCE_S: Final = 60.0
@@ -84,7 +86,9 @@ class Service:
         command += ["--metrics-port", str(self.metrics_port)]
         # what it prints goes through a process of its own, which can be ended like a terminal
         with self.output.open("ab") as out:
-            self._reader = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=out, start_new_session=True)
+            self._reader = subprocess.Popen(
+                [shutil.which("cat") or "cat"], stdin=subprocess.PIPE, stdout=out, start_new_session=True
+            )
         assert self._reader.stdin is not None
         with self._reader.stdin as pipe:
             self._process = subprocess.Popen(
@@ -143,7 +147,7 @@ class Service:
         """
         return self.wait(lambda: self.pids(role), f"a {role}", timeout_s=timeout_s)
 
-    def wait(self, condition: Callable[[], Any], what: str, *, timeout_s: float = PATIENCE_S) -> Any:
+    def wait(self, condition: Callable[[], T], what: str, *, timeout_s: float = PATIENCE_S) -> T:
         """The first true value of `condition`.
 
         Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -165,13 +166,14 @@ class Trial:
         """Wait until all parts run, the servers serve this version, and jobs can be read."""
         service, stage = self._service, self._stage
         deadline = time.monotonic() + timeout_s
-        for what, condition in {
-            **{f"a {role}": lambda role=role: service.pids(role) for role in ROLES},
-            "ready": service.ready,
-            f"{version or 'a version'} on all servers": lambda: stage.served_by_all(version),
-            "jobs": lambda: service.ask("GET", "/v1/jobs", timeout_s=10).status == 200,
-        }.items():
+
+        def until(condition: Callable[[], object], what: str) -> None:
             service.wait(condition, what, timeout_s=max(1.0, deadline - time.monotonic()))
+
+        until(lambda: all(service.pids(role) for role in ROLES), "all parts")
+        until(service.ready, "ready")
+        until(lambda: stage.served_by_all(version), f"{version or 'a version'} on all servers")
+        until(lambda: service.ask("GET", "/v1/jobs", timeout_s=10).status == 200, "GET /v1/jobs")
 
     def _count(self, begun: float) -> None:
         """Count what failed, what is lost and what is left."""

@@ -141,11 +141,14 @@ def _tar_head(name: str, size: int) -> bytes:
 
 
 NAMES: Final = (
-    "../../evil/1.png", "/etc/cat/1.png", "C:\\cat\\1.png", "..\\cat\\1.png", "cat/../../1.png", "./cat/./1.png", "//1.png",
+    "../../evil/1.png", "/etc/cat/1.png", "C:\\cat\\1.png", "..\\cat\\1.png", "cat/../../1.png", "./cat/./1.png",
+    "//1.png",
     "cat//1.png", "1.png", "cat/", "a" * 300 + "/1.png", "cat/" + "b" * 5000 + ".png", "a/" * 200 + "1.png", " /1.png",
-    "\u200bcat/1.png", "c\u0301at/1.png", "CAT/1.png", "cat\n/1.png", "cat\x00/1.png", "\ufeffcat/1.png", "\U0001f98b/1.png",
+    "\u200bcat/1.png", "c\u0301at/1.png", "CAT/1.png", "cat\n/1.png", "cat\x00/1.png", "\ufeffcat/1.png",
+    "\U0001f98b/1.png",
     "NUL/1.png", "__MACOSX/cat/._1.png", "@eaDir/1.png", "$RECYCLE.BIN/1.png", ".git/config", "cat/1.png/2.png",
-    "train/cat/1.png", "val/cat/1.png", "test/cat/1.png", "data/train/cat/1.png", "\u202ecat/1.png", "cat /1.png", "cat./1.png",
+    "train/cat/1.png", "val/cat/1.png", "test/cat/1.png", "data/train/cat/1.png", "\u202ecat/1.png", "cat /1.png",
+    "cat./1.png",
 )  # fmt: skip
 
 
@@ -155,7 +158,8 @@ def forged(pictures: Pictures) -> dict[str, bytes]:
     links = io.BytesIO()
     with tarfile.open(fileobj=links, mode="w") as archive:
         for kind, target in (
-            (tarfile.SYMTYPE, "/etc/passwd"), (tarfile.LNKTYPE, "cat/1.png"), (tarfile.CHRTYPE, ""), (tarfile.FIFOTYPE, ""),
+            (tarfile.SYMTYPE, "/etc/passwd"), (tarfile.LNKTYPE, "cat/1.png"), (tarfile.CHRTYPE, ""),
+            (tarfile.FIFOTYPE, ""),
         ):  # fmt: skip
             entry = tarfile.TarInfo(f"cat/{kind.decode()}.png")
             entry.type, entry.linkname = kind, target
@@ -215,11 +219,13 @@ def _table(columns: dict[str, list[Any]]) -> bytes:
 
 FIELDS: Final[tuple[dict[str, str], ...]] = (
     {"config": '{"k_adv": 1e9}'}, {"config": '{"k_adv": 1000000000}'}, {"config": '{"align_steps": 1000000000}'},
-    {"config": '{"fusion_weight": Infinity}'}, {"config": '{"learning_rate": NaN}'}, {"config": '{"learning_rate": 1e400}'},
+    {"config": '{"fusion_weight": Infinity}'}, {"config": '{"learning_rate": NaN}'},
+    {"config": '{"learning_rate": 1e400}'},
     {"config": "[]"}, {"config": "{"}, {"config": '{"a":' * 3000}, {"config": '{"batch_size": ' + "9" * 5000 + "}"},
     {"config": '{"rank": -1}'}, {"config": '{"epochs": true}'}, {"config": '{"strategy": "__class__"}'}, {"name": ""},
     {"name": "x" * 100_000}, {"name": "a\u200b"}, {"template": ""}, {"template": "{}{}"}, {"template": "{0.__class__}"},
-    {"template": "{" * 1000}, {"template": "%s"}, {"seed": "-1"}, {"seed": "9" * 400}, {"seed": "NaN"}, {"extend": "perhaps"},
+    {"template": "{" * 1000}, {"template": "%s"}, {"seed": "-1"}, {"seed": "9" * 400}, {"seed": "NaN"},
+    {"extend": "perhaps"},
     {"unknown": "x" * 1000}, {"archive": "a text"},
 )  # fmt: skip
 

@@ -129,12 +129,15 @@ def forged() -> dict[str, bytes]:
         "a JPEG of no lines": _jpeg_size(jpeg, 64, 0),
         "a JPEG with 500 scans": jpeg[:-2] + jpeg[jpeg.index(b"\xff\xda") : -2] * 500 + b"\xff\xd9",
         "a JPEG with 4 MB of comments": jpeg[:2] + (b"\xff\xfe\xff\xff" + b"c" * 65533) * 64 + jpeg[2:],
-        "a GIF of 65535 pixels a side": b"GIF89a\xff\xff\xff\xff\x80\0\0" + b"\0" * 6 + b",\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x4c\x01\0;",
-        "a BMP of 2^31 pixels a side": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 0, 0, 0, 0),
+        "a GIF of 65535 pixels a side": b"GIF89a" + b"\xff" * 4 + b"\x80\0\0" + b"\0" * 6 + b",\0\0\0\0"
+        + b"\xff" * 4 + b"\0\x02\x02\x4c\x01\0;",
+        "a BMP of 2^31 pixels a side": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 2**31 - 1, 2**31 - 1,
+        1, 24, 0, 0, 0, 0, 0, 0),
         "a BMP of 50 megapixels of runs": _bmp_runs(side, side),
         "a TIFF whose directories go round": b"II*\0\x08\0\0\0\x01\0\0\1\3\0\1\0\0\0\1\0\0\0\x08\0\0\0",
         "a TIFF with 65535 entries": b"II*\0\x08\0\0\0\xff\xff" + b"\0\1\4\0\1\0\0\0\xff\xff\xff\xff" * 65535,
-        "an ICO of a PNG of 2^31 pixels a side": b"\0\0\1\0\1\0\0\0\0\0\1\0\x20\0" + struct.pack("<II", 100, 22) + png_of(2**31 - 1, 9, b""),
+        "an ICO of a PNG of 2^31 pixels a side": b"\0\0\1\0\1\0\0\0\0\0\1\0\x20\0" + struct.pack("<II", 100,
+        22) + png_of(2**31 - 1, 9, b""),
         "an AVIF that is cut off": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf",
         "a HEIC that is cut off": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic\0\0\xff\xffmeta",
         "a PDF": b"%PDF-1.7\n1 0 obj<<>>endobj",
@@ -173,6 +176,6 @@ def bad_images(seed: int, mark: bytes) -> Iterator[Bad]:
     bases = whole(mark)
     names = sorted(bases)
     while True:
-        name, carrier = draw.choice(names), draw.choice(sorted(CARRIERS))
+        name, way = draw.choice(names), draw.choice(sorted(CARRIERS))
         what, image = mutate(draw, bases[name])
-        yield Bad("image", f"{name}: {what}, in {carrier}", CARRIERS[carrier](image))
+        yield Bad("image", f"{name}: {what}, in {way}", CARRIERS[way](image))

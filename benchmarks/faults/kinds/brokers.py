@@ -23,7 +23,7 @@ def commands(*sent: tuple[Any, ...]) -> Callable[[Stage], None]:
     """Send commands to the broker."""
 
     def inject(stage: Stage) -> None:
-        connection = stage.broker()
+        connection: Any = stage.broker()
         for command in sent:
             with suppress(redis.exceptions.ConnectionError):  # the command may end the connection, or the broker
                 connection.execute_command(*command)
@@ -44,13 +44,13 @@ def commands_back(
     there: Commands, back: Callable[[dict[str, str]], Commands], *names: str
 ) -> tuple[Callable[[Stage], None], Callable[[Stage], None]]:
     """Send commands, and others when the fault is over; `back` gets the values that the options `names` had."""
-    held: dict[int, tuple[redis.Redis, dict[str, str]]] = {}
+    held: dict[int, tuple[Any, dict[str, str]]] = {}
 
     def inject(stage: Stage) -> None:
         # one connection, which was there before and lives on
-        connection = redis.Redis(connection_pool=_single(stage.broker().connection_pool))
+        connection: Any = redis.Redis(connection_pool=_single(stage.broker().connection_pool))
         stage.closing.append(connection)
-        was = {name: dict(connection.config_get(name))[name] for name in names}  # type: ignore[arg-type]
+        was = {name: connection.config_get(name)[name] for name in names}
         held[id(stage)] = (connection, was)
         for command in there:
             connection.execute_command(*command)

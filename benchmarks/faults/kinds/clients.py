@@ -73,6 +73,11 @@ def _killing(role: str, number: signal.Signals = signal.SIGKILL, *, first: bool 
     return lambda stage: stage.signal(role, number, first=first)
 
 
+def resume(stage: Stage) -> None:
+    """Let the broker go on."""
+    stage.signal("broker", signal.SIGCONT)
+
+
 _HALF_HEAD: Final = b"POST /v1/classify HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: "
 _HALF_BODY: Final = (
     b"POST /v1/classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 9999\r\n\r\nabc"
@@ -95,7 +100,7 @@ CLIENTS: Final = (
     Fault("event streams", follow(STREAMS), config=LONG, uploads=True),
     Fault("event streams that nobody reads", follow(STREAMS, read=False), config=LONG, uploads=True),
     Fault("event streams, and the broker is stopped", follow(STREAMS, _killing("broker", signal.SIGSTOP)),
-          lambda stage: stage.signal("broker", signal.SIGCONT) and None, lasts_s=5, uploads=True, quick=True),
+          resume, lasts_s=5, uploads=True, quick=True),
     Fault("event streams, and the broker is killed", follow(STREAMS, _killing("broker")), uploads=True),
     Fault("event streams, and the worker is killed", follow(STREAMS, _killing("worker"))),
     Fault("event streams, and a server is killed", follow(STREAMS, _killing("server", first=True)), breaks=True),

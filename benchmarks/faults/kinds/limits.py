@@ -85,12 +85,15 @@ _SMALL_FILES_BROKER = limit("broker", resource.RLIMIT_FSIZE, lambda pid: 1024)
 _SERVER_MEMORY = limit("server", resource.RLIMIT_AS, address_space_and(64 * MIB))
 
 LIMITS: Final = (
-    Fault("an update's process gets no memory", teach_when(_NO_MEMORY[0]), _NO_MEMORY[1], lasts_s=25, job=NO_JOB, quick=True),
+    Fault("an update's process gets no memory", teach_when(_NO_MEMORY[0]), _NO_MEMORY[1], lasts_s=25, job=NO_JOB,
+    quick=True),
     Fault("a worker may open few files", teach_when(_FEW_FILES_WORKER[0]), _FEW_FILES_WORKER[1], lasts_s=5, job=NO_JOB),
-    Fault("an update may write small files only", teach_when(_SMALL_FILES_WORKER[0]), _SMALL_FILES_WORKER[1], lasts_s=12,
+    Fault("an update may write small files only", teach_when(_SMALL_FILES_WORKER[0]), _SMALL_FILES_WORKER[1],
+    lasts_s=12,
           job=NO_JOB),
     Fault("a server may open few files", _FEW_FILES[0], _FEW_FILES[1], lasts_s=3, uploads=True),
-    Fault("a server may open few files, and many connect", both(_FEW_FILES[0], hold(200, b"")), _FEW_FILES[1], lasts_s=4,
+    Fault("a server may open few files, and many connect", both(_FEW_FILES[0], hold(200, b"")), _FEW_FILES[1],
+    lasts_s=4,
           uploads=True, quick=True),
     Fault("a server may write small files only", *_SMALL_FILES, lasts_s=4, uploads=True, quick=True),
     Fault("a server gets no more memory", *_SERVER_MEMORY, lasts_s=4, uploads=True),
