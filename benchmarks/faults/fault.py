@@ -35,8 +35,9 @@ class Fault:
         inject: Brings it about. Raises OSError if this machine does not permit that; the fault is skipped then.
         undo: What an operator would do; most faults need nothing.
         lasts_s: Seconds between the two.
-        job: Final states that are right for the job that runs meanwhile; empty: no job is begun for it. None among
-            them: its record may be gone, since the broker's data is.
+        job: Whether a job is begun that it meets.
+        ends: Final states that are right for the jobs that it meets. None among them: their records may be gone, since
+            the broker's data is.
         config: The job's hyper-parameters.
         phase: Where the job is when the fault comes; None: it has been claimed.
         uploads: Whether uploads are tried while it lasts. What is accepted then must be learned.
@@ -44,7 +45,6 @@ class Fault:
         holds: What must hold while it lasts; returns what does not.
         breaks: Whether connections may break meanwhile, as those of a server that is killed.
         quick: Whether it is among those of the quick half.
-        last: The service cannot be used for other faults afterwards.
         needs: `DISKS` or nothing.
         recovers_s: Seconds it may take until all is as before.
     """
@@ -53,7 +53,8 @@ class Fault:
     inject: Callable[[Stage], None]
     undo: Callable[[Stage], None] = nothing
     lasts_s: float = 2.0
-    job: frozenset[str | None] = frozenset({"succeeded"})
+    job: bool = True
+    ends: frozenset[str | None] = frozenset({"succeeded"})
     config: str = SHORT
     phase: str | None = None
     uploads: bool = False
@@ -61,11 +62,9 @@ class Fault:
     holds: Callable[[Stage], list[str]] = unwatched
     breaks: bool = False
     quick: bool = False
-    last: bool = False
     needs: str | None = None
     recovers_s: float = 90.0
 
 
-NO_JOB: Final[frozenset[str | None]] = frozenset()
 ANY_END: Final[frozenset[str | None]] = frozenset({"succeeded", "failed"})
 FORGOTTEN: Final[frozenset[str | None]] = frozenset({"succeeded", None})

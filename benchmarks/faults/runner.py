@@ -88,6 +88,6 @@ def try_all(
                 fresh = False
                 outcomes.append(outcome)
                 found(outcome)
-                if fault.last or outcome.problems:
+                if outcome.problems:
                     break
     return outcomes

@@ -134,13 +134,12 @@ class Trial:
     def _judge_jobs(self) -> None:
         """All accepted jobs end as they should, and what was learned answers."""
         stage = self._stage
-        allowed = self._fault.job or {"succeeded"}
         stage.finish(self._jobs)
         for job_id in self._jobs:
             taught = stage.jobs[job_id]
             if taught.state == "succeeded":
                 self._judge_classes(taught.version or "", set(taught.classes))
-            elif taught.state not in allowed:
+            elif taught.state not in self._fault.ends:
                 self.outcome.jobs_lost += taught.state in FINAL  # those without a final state are counted at the end
                 why = f": {taught.error}" if taught.error else ""
                 self.outcome.problems.append(f"an accepted job is {taught.state or 'not known any more'}{why}")
@@ -189,7 +188,7 @@ class Trial:
             outcome.problems.append(f"{len(wrong)} of {len(asked)} requests failed, the first: {wrong[0]}")
         outcome.jobs = len(self._jobs)
         unfinished = lost({job_id: stage.jobs[job_id].state for job_id in self._jobs})
-        if unfinished and None not in self._fault.job:
+        if unfinished and None not in self._fault.ends:
             outcome.jobs_lost += len(unfinished)
             outcome.problems.append(f"{len(unfinished)} accepted jobs have no final state")
         if not unfinished:  # the images of a job that runs are where they belong

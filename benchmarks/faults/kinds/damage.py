@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks.faults.fault import ANY_END, NO_JOB, Fault
+from benchmarks.faults.fault import ANY_END, Fault
 from benchmarks.faults.stage import Stage
 
 Place = Callable[[Stage], Path]
@@ -115,7 +115,7 @@ def remove_spool(stage: Stage) -> None:
 
 def _changed(name: str, place: Place, become: Callable[[Path, Path], object] | None, *, quick: bool = False) -> Fault:
     change = Change(place, become)
-    return Fault(name, change.inject, change.undo, lasts_s=3, job=NO_JOB, uploads=False, quick=quick)
+    return Fault(name, change.inject, change.undo, lasts_s=3, job=False, uploads=False, quick=quick)
 
 
 _CURRENT = within_store("CURRENT")
@@ -142,18 +142,18 @@ DAMAGE: Final = (
     _changed("the journal is a folder", _JOURNAL, folder),
     _changed("the journal's end is cut off", _JOURNAL, half),
     Fault(
-        "the journal is garbage during an update", _JOURNAL_SPOILT.inject, _JOURNAL_SPOILT.undo, job=ANY_END, lasts_s=6
+        "the journal is garbage during an update", _JOURNAL_SPOILT.inject, _JOURNAL_SPOILT.undo, ends=ANY_END, lasts_s=6
     ),
     Fault(
-        "the store is moved away", _STORE_AWAY.inject, _STORE_AWAY.undo, job=NO_JOB, lasts_s=5, uploads=True, quick=True
+        "the store is moved away", _STORE_AWAY.inject, _STORE_AWAY.undo, job=False, lasts_s=5, uploads=True, quick=True
     ),
-    Fault("the store is moved away during an update", _STORE_AWAY.inject, _STORE_AWAY.undo, job=ANY_END, lasts_s=5),
+    Fault("the store is moved away during an update", _STORE_AWAY.inject, _STORE_AWAY.undo, ends=ANY_END, lasts_s=5),
     Fault("the locks are deleted", delete(within_store("store.lock"), within_store("lineage.lock")), uploads=True),
     Fault("the store's temporary folder is emptied", delete(within_store("tmp"))),
-    Fault("the spool is removed", remove_spool, job=NO_JOB, uploads=True, quick=True),
-    Fault("the spool is removed during an update", remove_spool, job=ANY_END),
+    Fault("the spool is removed", remove_spool, job=False, uploads=True),
+    Fault("the spool is removed during an update", remove_spool, ends=ANY_END),
     Fault("the service's note is deleted", delete(lambda stage: stage.service.base / "store.up.json")),
-    Fault("the logs are deleted", delete(lambda stage: stage.service.base / "log"), quick=True),
+    Fault("the logs are deleted", delete(lambda stage: stage.service.base / "log"), job=False, quick=True),
     Fault(
         "the folder for temporary files is removed", lambda stage: shutil.rmtree(stage.service.temporary), uploads=True
     ),

@@ -74,7 +74,7 @@ def _full(what: str, names: tuple[str, ...], *, quick: bool = False) -> Fault:
         fill(*names),
         make_room,
         lasts_s=6,
-        job=ANY_END,
+        ends=ANY_END,
         uploads=True,
         quick=quick,
         needs=DISKS,
@@ -83,23 +83,23 @@ def _full(what: str, names: tuple[str, ...], *, quick: bool = False) -> Fault:
 
 FULL_DISKS: Final = (
     _full("the store", ("store",)),
-    _full("the spool", ("spool",), quick=True),
+    _full("the spool", ("spool",)),
     _full("the logs", ("log",)),
     _full("the broker", ("broker",)),
     _full("everything", NAMES, quick=True),
     *(
         Fault(
             f"disk of {what} takes no more files", use_up_inodes(*names), make_room,
-            lasts_s=6, job=ANY_END, uploads=True, needs=DISKS,
+            lasts_s=6, ends=ANY_END, uploads=True, needs=DISKS,
         )
         for what, names in {"the store": ("store",), "the spool": ("spool",), "everything": NAMES}.items()
     ),
     Fault(
         "disk of the spool is read-only", forbid_writing("spool"), permit_writing("spool"),
-        lasts_s=5, job=frozenset(), uploads=True, needs=DISKS,
+        lasts_s=5, job=False, uploads=True, needs=DISKS,
     ),
     Fault(
         "disk of the store is read-only", forbid_writing("store"), permit_writing("store"),
-        lasts_s=5, job=frozenset(), uploads=True, needs=DISKS,
+        lasts_s=5, job=False, uploads=True, needs=DISKS,
     ),
 )  # fmt: skip

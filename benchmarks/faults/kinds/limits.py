@@ -12,7 +12,7 @@ from typing import Final
 
 from benchmarks.common.machine import proc_field
 from benchmarks.common.proc import PROC
-from benchmarks.faults.fault import ANY_END, NO_JOB, Fault
+from benchmarks.faults.fault import ANY_END, Fault
 from benchmarks.faults.kinds.clients import hold
 from benchmarks.faults.stage import Stage
 
@@ -85,18 +85,17 @@ _SMALL_FILES_BROKER = limit("broker", resource.RLIMIT_FSIZE, lambda pid: 1024)
 _SERVER_MEMORY = limit("server", resource.RLIMIT_AS, address_space_and(64 * MIB))
 
 LIMITS: Final = (
-    Fault("an update's process gets no memory", teach_when(_NO_MEMORY[0]), _NO_MEMORY[1], lasts_s=25, job=NO_JOB,
-    quick=True),
-    Fault("a worker may open few files", teach_when(_FEW_FILES_WORKER[0]), _FEW_FILES_WORKER[1], lasts_s=5, job=NO_JOB),
+    Fault("an update's process gets no memory", teach_when(_NO_MEMORY[0]), _NO_MEMORY[1], lasts_s=25, job=False,
+          ends=ANY_END),
+    Fault("a worker may open few files", teach_when(_FEW_FILES_WORKER[0]), _FEW_FILES_WORKER[1], lasts_s=5, job=False,
+          ends=ANY_END),
     Fault("an update may write small files only", teach_when(_SMALL_FILES_WORKER[0]), _SMALL_FILES_WORKER[1],
-    lasts_s=12,
-          job=NO_JOB),
-    Fault("a server may open few files", _FEW_FILES[0], _FEW_FILES[1], lasts_s=3, uploads=True),
+          lasts_s=12, job=False, ends=ANY_END),
+    Fault("a server may open few files", *_FEW_FILES, lasts_s=3, job=False, uploads=True),
     Fault("a server may open few files, and many connect", both(_FEW_FILES[0], hold(200, b"")), _FEW_FILES[1],
-    lasts_s=4,
-          uploads=True, quick=True),
-    Fault("a server may write small files only", *_SMALL_FILES, lasts_s=4, uploads=True, quick=True),
-    Fault("a server gets no more memory", *_SERVER_MEMORY, lasts_s=4, uploads=True),
-    Fault("the broker may write small files only", *_SMALL_FILES_BROKER, lasts_s=5, job=ANY_END, uploads=True),
-    Fault("nobody reads what the service prints", close_output, quick=True, last=True),
+          lasts_s=4, job=False, quick=True),
+    Fault("a server may write small files only", *_SMALL_FILES, lasts_s=4, job=False, uploads=True),
+    Fault("a server gets no more memory", *_SERVER_MEMORY, lasts_s=4, job=False, uploads=True),
+    Fault("the broker may write small files only", *_SMALL_FILES_BROKER, lasts_s=5, uploads=True, ends=ANY_END),
+    Fault("nobody reads what the service prints", close_output, job=False, quick=True),
 )  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.common.process import ROOT
-from benchmarks.faults.fault import NO_JOB, Fault, nothing
+from benchmarks.faults.fault import Fault, nothing
 from benchmarks.faults.kinds.damage import Change, emptied, folder, garbage
 from benchmarks.faults.stage import Stage
 
@@ -73,7 +73,7 @@ RESTARTS: Final = (
     Fault("everything is killed, and started again", restart(kindly=False), excused=away, breaks=True, quick=True),
     Fault("the service is ended, and started again", restart(kindly=True), excused=away, breaks=True),
     *(
-        Fault(name, *keys_then(change), lasts_s=2, job=NO_JOB, excused=keys_are_asked_for, holds=nobody_without_a_key,
+        Fault(name, *keys_then(change), lasts_s=2, job=False, excused=keys_are_asked_for, holds=nobody_without_a_key,
               quick=quick)
         for name, change, quick in (
             ("keys are made", None, False),
