@@ -29,6 +29,7 @@ QUIET_S: Final = 8.0
 TOLD: Final = 100
 """How many of the inputs that did harm are told one by one."""
 STALL: Final = "keepsight_event_loop_stall_seconds"
+LONGEST_STALL: Final = "keepsight_event_loop_longest_stall_seconds"
 HELD: Final = ("keepsight_requests_in_hand", "keepsight_inference_queue")
 _MOST: Final = 1 << 20
 _SAMPLE_S: Final = 0.3
@@ -80,13 +81,13 @@ def abuse(stage: Stage, inputs: Iterable[Bad], *, tell: Callable[[int], None] = 
     time.sleep(QUIET_S)
     now = time.monotonic()
     found.usual_ms = slowest(stage, now - QUIET_S, now)
-    counted = server_errors_counted(service.metrics())
+    before = service.metrics()
     begun = time.monotonic()
     with Memory(service.pids("server")) as memory:
         asyncio.run(_send_all(service.port, inputs, found, tell))
     found.seconds = round(time.monotonic() - begun, 1)
     found.peak_extra_mib = memory.extra_mib
-    _aftermath(stage, found, begun, errors_before=counted)
+    _aftermath(stage, found, begun, before)
     return found
 
 
@@ -233,6 +234,24 @@ def gauge(text: str, name: str) -> float | None:
     return max(map(float, found), default=None)
 
 
+def longest_stall(before: str, after: str) -> float | None:
+    """The longest that an event loop stood still between two looks at its server's metrics, in seconds.
+
+    The server keeps the longest since its start. If that has not changed, the bound of the highest bucket of its
+    histogram that has grown is as near as can be told.
+    """
+    since_start, known = gauge(after, LONGEST_STALL), gauge(before, LONGEST_STALL)
+    if since_start is None or known is None:
+        return None
+    if since_start > known:
+        return since_start
+    buckets = re.findall(rf'^{STALL}_bucket\{{le="([^"]+)"\}} (\S+)$', after, re.M)
+    earlier = dict(re.findall(rf'^{STALL}_bucket\{{le="([^"]+)"\}} (\S+)$', before, re.M))
+    grown = [(float(bound), float(count) - float(earlier.get(bound, 0))) for bound, count in buckets]
+    total = max((count for _, count in grown), default=0.0)
+    return min((min(bound, since_start) for bound, count in grown if count == total and total), default=0.0)
+
+
 def server_errors_counted(metrics: list[str]) -> int:
     """How many answers of 500 and the like all servers have counted; those that say when to come back are none."""
     found = 0.0
@@ -242,7 +261,7 @@ def server_errors_counted(metrics: list[str]) -> int:
     return int(found)
 
 
-def _aftermath(stage: Stage, found: Abuse, begun: float, *, errors_before: int) -> None:
+def _aftermath(stage: Stage, found: Abuse, begun: float, before: list[str]) -> None:
     service, problems = stage.service, found.problems
     found.service_ended = service.ended is not None
     if found.service_ended:
@@ -255,9 +274,9 @@ def _aftermath(stage: Stage, found: Abuse, begun: float, *, errors_before: int) 
     if left:
         problems.append(f"{left} requests are still in hand 20 s after the last input")
     told = service.metrics()
-    found.server_errors = max(found.server_errors, server_errors_counted(told) - errors_before)
-    stalls = [value for text in told if (value := gauge(text, STALL)) is not None]
-    found.longest_stall_ms = round(max(stalls) * 1000, 1) if stalls else None
+    found.server_errors = max(found.server_errors, server_errors_counted(told) - server_errors_counted(before))
+    stalls = [longest_stall(*texts) for texts in zip(before, told, strict=False)]
+    found.longest_stall_ms = max((round(stall * 1000, 1) for stall in stalls if stall is not None), default=None)
     _honest_use(stage, found, begun)
     for count, what in (
         (found.server_errors, "inputs were answered with an error of the server"),
