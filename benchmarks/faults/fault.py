@@ -63,7 +63,7 @@ class Fault:
     breaks: bool = False
     quick: bool = False
     needs: str | None = None
-    recovers_s: float = 90.0
+    recovers_s: float = 150.0
 
 
 ANY_END: Final[frozenset[str | None]] = frozenset({"succeeded", "failed"})

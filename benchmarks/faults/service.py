@@ -26,7 +26,7 @@ from benchmarks.faults.disks import Disk, disks
 
 T = TypeVar("T")
 SERVERS: Final = 2
-START_S: Final = 120.0
+START_S: Final = 300.0
 PATIENCE_S: Final = 60.0
 _PAUSE_S: Final = 0.1
 _ROLES: Final = {

@@ -19,7 +19,7 @@ from benchmarks.faults.service import SERVERS, Answer, Service
 SHORT: Final = '{"epochs": 1, "k_adv": 1, "rank": 4, "align_steps": 5}'
 LONG: Final = '{"epochs": 80, "k_adv": 10, "rank": 4, "align_steps": 150}'
 """Long enough that every phase of the update can be met."""
-JOB_S: Final = 150.0
+JOB_S: Final = 240.0
 _BOUNDARY: Final = "keepsight-faults-boundary"
 
 

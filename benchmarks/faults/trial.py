@@ -14,8 +14,8 @@ from benchmarks.faults.service import ServiceError
 from benchmarks.faults.stage import Stage
 
 ROLES: Final = ("broker", "worker", "server")
-_BEFORE_S: Final = 60.0
-_PHASE_S: Final = 90.0
+_BEFORE_S: Final = 120.0
+_PHASE_S: Final = 150.0
 
 
 class NotWholeError(RuntimeError):
