@@ -20,6 +20,7 @@ from benchmarks.faults.inputs import COUNTS, QUICK, bad_inputs
 from benchmarks.faults.kinds import FAULTS
 from benchmarks.faults.record import AIMS, met, record, save
 from benchmarks.faults.runner import stage, try_all
+from benchmarks.faults.service import ServiceError
 from benchmarks.faults.trial import Outcome
 
 INPUTS = "inputs"
@@ -74,8 +75,10 @@ def _wanted(fault: Fault, only: list[str] | None, *, quick: bool) -> bool:
 
 def _faults(chosen: list[Fault], folder: Path, model: str, seed: int, bar: Progress, console: Console) -> list[Outcome]:
     task = bar.add_task("faults", total=len(chosen))
+    outcomes: list[Outcome] = []
 
     def found(outcome: Outcome) -> None:
+        outcomes.append(outcome)
         bar.advance(task)
         if outcome.skipped:
             console.print(f"{outcome.fault}: skipped, {outcome.skipped}", highlight=False, markup=False)
@@ -85,7 +88,12 @@ def _faults(chosen: list[Fault], folder: Path, model: str, seed: int, bar: Progr
     def tell(name: str) -> None:
         bar.update(task, description=name)
 
-    return try_all(chosen, folder, model=model, seed=seed, tell=tell, found=found) if chosen else []
+    if chosen:
+        try:
+            try_all(chosen, folder, model=model, seed=seed, tell=tell, found=found)
+        except ServiceError as error:  # what was found before it is worth keeping
+            found(Outcome("start of a service", problems=[str(error)]))
+    return outcomes
 
 
 def _inputs(counts: dict[str, int], folder: Path, model: str, seed: int, bar: Progress) -> Abuse:

@@ -15,11 +15,15 @@ NAMES: Final = tuple(_SIZE_MIB)
 _MOUNT, _UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
 
 
+class NotPermittedError(RuntimeError):
+    """This machine does not let a disk be mounted, or changed now. The message is that of `mount`."""
+
+
 class Disk:
     """A tmpfs that is mounted on a folder.
 
     Raises:
-        OSError: mounting is not permitted.
+        NotPermittedError: mounting is not permitted.
     """
 
     def __init__(self, folder: Path, *, size_mib: int) -> None:
@@ -46,7 +50,7 @@ class Disk:
         """Refuse every write, as a file system does that has found an error.
 
         Raises:
-            OSError: a file on it is open for writing just now.
+            NotPermittedError: a file on it is open for writing just now.
         """
         self._remount("ro")
 
@@ -63,9 +67,12 @@ class Disk:
 
 
 def _mount(*arguments: str) -> None:
-    done = subprocess.run([_MOUNT, *arguments], capture_output=True, text=True)
+    try:
+        done = subprocess.run([_MOUNT, *arguments], capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise NotPermittedError("there is no program `mount`") from error
     if done.returncode:
-        raise OSError(done.stderr.strip() or f"mount ended with exit status {done.returncode}")
+        raise NotPermittedError(done.stderr.strip() or f"mount ended with exit status {done.returncode}")
 
 
 @contextlib.contextmanager
@@ -76,7 +83,7 @@ def disks(base: Path) -> Iterator[dict[str, Disk]]:
     """
     made: dict[str, Disk] = {}
     try:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(NotPermittedError):
             for name, size_mib in _SIZE_MIB.items():
                 made[name] = Disk(base if name == "store" else base / name, size_mib=size_mib)
         yield made if len(made) == len(_SIZE_MIB) else {}

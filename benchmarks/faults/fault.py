@@ -32,7 +32,8 @@ class Fault:
 
     Attributes:
         name: For people, unique.
-        inject: Brings it about. Raises OSError if this machine does not permit that; the fault is skipped then.
+        inject: Brings it about. Raises `PermissionError` or `NotPermittedError` if this machine does not permit
+            that; the fault is skipped then.
         undo: What an operator would do; most faults need nothing.
         lasts_s: Seconds between the two.
         job: Whether a job is begun that it meets.

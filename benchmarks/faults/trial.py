@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from benchmarks.faults.checks import FINAL, failed, is_server_error, lost, open_traces, traces
+from benchmarks.faults.disks import NotPermittedError
 from benchmarks.faults.fault import DISKS, Fault
 from benchmarks.faults.probes import Probes
 from benchmarks.faults.service import ServiceError
@@ -83,7 +84,7 @@ class Trial:
                 probes = Probes(self._stage, uploads=self._fault.uploads)
                 self.outcome.problems += self._fault.holds(self._stage)
                 time.sleep(self._fault.lasts_s)
-            except OSError as error:
+            except (NotPermittedError, PermissionError) as error:
                 self.outcome.skipped = f"this machine does not permit it: {error}"
             self._fault.undo(self._stage)
             self._stage.close()
@@ -93,6 +94,8 @@ class Trial:
             self._roll_back()
         except ServiceError as error:
             self.outcome.problems.append(str(error))
+        except Exception as error:  # the loop's edge: other faults are tried all the same, on another service
+            self.outcome.problems.append(f"the fault could not be carried out: {type(error).__name__}: {error}")
         finally:
             self._stage.close()
         self._count(begun)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from benchmarks.faults.disks import NAMES
+from benchmarks.faults.disks import NAMES, NotPermittedError
 from benchmarks.faults.fault import ANY_END, DISKS, Fault
 from benchmarks.faults.stage import Stage
 
@@ -43,7 +43,7 @@ def forbid_writing(*names: str) -> Callable[[Stage], None]:
                 try:
                     stage.service.disks[name].forbid_writing()
                     break
-                except OSError:
+                except NotPermittedError:
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(0.1)
