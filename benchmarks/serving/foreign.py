@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, Final
 
 from benchmarks.common.load import FOREIGN_LIMIT_CORES, LoadMeter
-from benchmarks.serving.proc import tree_cpu_s
+from benchmarks.common.proc import tree_cpu_s
 
 NOISE_RULE: Final = (
     f"A window is thrown away if other processes kept more than {FOREIGN_LIMIT_CORES} of a core busy while it lasted "

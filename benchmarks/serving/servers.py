@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.common.process import ROOT
-from benchmarks.serving.proc import all_stats, freeze, members, tree_cpu_s
+from benchmarks.common.proc import all_stats, freeze, members, tree_cpu_s
 
 READY_S: Final = 240.0
 _TAIL: Final = 1500

@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 import benchmarks.accuracy.cli
 import benchmarks.cost.__main__
 import benchmarks.decoding.__main__
+import benchmarks.faults.__main__
 import benchmarks.gpu.__main__
 import benchmarks.passes.__main__
 import benchmarks.serving.__main__
@@ -33,6 +34,7 @@ PROGRAMS = {
     "benchmarks.accuracy": benchmarks.accuracy.cli.app,
     "benchmarks.cost": benchmarks.cost.__main__.app,
     "benchmarks.decoding": benchmarks.decoding.__main__.app,
+    "benchmarks.faults": benchmarks.faults.__main__.app,
     "benchmarks.gpu": benchmarks.gpu.__main__.app,
     "benchmarks.passes": benchmarks.passes.__main__.app,
     "benchmarks.serving": benchmarks.serving.__main__.app,

@@ -13,7 +13,7 @@ from benchmarks.serving.child import Child
 from benchmarks.serving.figures import quantile
 from benchmarks.serving.foreign import foreign_meter, load_summary
 from benchmarks.serving.plan import CLASSES
-from benchmarks.serving.proc import memory_mib
+from benchmarks.common.proc import memory_mib
 from benchmarks.serving.servers import Server, ServerError, running
 from benchmarks.serving.versions import Move, api_pids, move
 from benchmarks.serving.wire import Shape

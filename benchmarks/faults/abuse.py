@@ -1,0 +1,336 @@
+"""Sends bad inputs to a service, and finds what they did to it and to a client that means well."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from benchmarks.common.machine import proc_field
+from benchmarks.common.proc import PROC, all_stats, members
+from benchmarks.faults.checks import is_server_error, open_traces, percentile, traces
+from benchmarks.faults.inputs.bad import Bad, classify
+from benchmarks.faults.service import Answer
+from benchmarks.faults.stage import Stage
+
+AT_ONCE: Final = 8
+WHOLE_S: Final = 90.0
+"""Seconds within which a whole request must be answered."""
+PART_S: Final = 3.0
+"""Seconds that are waited for an answer to what is not a whole request."""
+QUIET_S: Final = 8.0
+TOLD: Final = 100
+"""How many of the inputs that did harm are told one by one."""
+STALL: Final = "keepsight_event_loop_stall_seconds"
+LONGEST_STALL: Final = "keepsight_event_loop_longest_stall_seconds"
+HELD: Final = ("keepsight_requests_in_hand", "keepsight_inference_queue")
+_MOST: Final = 1 << 20
+_SAMPLE_S: Final = 0.3
+
+
+@dataclass
+class Abuse:
+    """What the bad inputs did.
+
+    Attributes:
+        inputs: How many there were, by kind.
+        answers: How they were answered, by kind and status; 0: the connection was closed or nothing came.
+        harm: Inputs that were answered with an error of the server, or not at all, and how.
+        server_errors: How many these are, or how many the servers themselves counted, whichever is more.
+        unanswered: Whole requests without an answer.
+        requests: What the steady client asked meanwhile, and how many of these failed.
+        usual_ms, abused_ms: Its 99th percentile before and meanwhile.
+        peak_extra_mib: What a server and its children held above rest, the server with the most.
+        longest_stall_ms: The longest that a server's event loop stood still; None if it does not tell.
+        left_in_hand: Requests that a server still counts as in progress afterwards.
+        image_bytes_found: Files that hold bytes of an image afterwards.
+        problems: All of this that should not be, in sentences.
+    """
+
+    inputs: Counter[str] = field(default_factory=Counter)
+    answers: dict[str, Counter[str]] = field(default_factory=dict)
+    harm: list[str] = field(default_factory=list)
+    server_errors: int = 0
+    unanswered: int = 0
+    requests: int = 0
+    requests_failed: int = 0
+    usual_ms: float | None = None
+    abused_ms: float | None = None
+    peak_extra_mib: float = 0.0
+    longest_stall_ms: float | None = None
+    left_in_hand: int = 0
+    image_bytes_found: int = 0
+    jobs: int = 0
+    jobs_lost: int = 0
+    service_ended: bool = False
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+def abuse(stage: Stage, inputs: Iterable[Bad], *, tell: Callable[[int], None] = lambda done: None) -> Abuse:
+    """Send all inputs, a few at once, and look at what is left of the service."""
+    found, service = Abuse(), stage.service
+    warm(stage)
+    time.sleep(QUIET_S)
+    now = time.monotonic()
+    found.usual_ms = slowest(stage, now - QUIET_S, now)
+    before = service.metrics()
+    begun = time.monotonic()
+    with Memory(service.pids("server")) as memory:
+        asyncio.run(_send_all(service.port, inputs, found, tell))
+    found.seconds = round(time.monotonic() - begun, 1)
+    found.peak_extra_mib = memory.extra_mib
+    _aftermath(stage, found, begun, before)
+    return found
+
+
+def warm(stage: Stage) -> None:
+    """Use the service as it is meant to be used, so that rest is that of one that has worked."""
+    for _ in range(6):
+        stage.service.ask("POST", "/v1/classify", *_honest(stage, 64))
+
+
+def slowest(stage: Stage, begin: float, end: float) -> float | None:
+    """The 99th percentile of the steady client's requests, in milliseconds."""
+    share = percentile([asked.seconds for asked in stage.client.between(begin, end)], 0.99)
+    return None if share is None else round(share * 1000, 1)
+
+
+def _honest(stage: Stage, images: int) -> tuple[bytes, dict[str, str]]:
+    head, _, body = classify(*(stage.pictures.png() for _ in range(images))).partition(b"\r\n\r\n")
+    kind = next(line for line in head.decode().split("\r\n") if line.startswith("Content-Type"))
+    return body, dict([kind.split(": ", 1)])
+
+
+# --- sending ----------------------------------------------------------------------------------------------------------
+
+
+async def _send_all(port: int, inputs: Iterable[Bad], found: Abuse, tell: Callable[[int], None]) -> None:
+    waiting = iter(inputs)
+
+    async def one_after_another() -> None:
+        for bad in waiting:
+            answer = await send(port, bad)
+            found.inputs[bad.kind] += 1
+            found.answers.setdefault(bad.kind, Counter())[str(answer.status)] += 1
+            if answer.status == 202:
+                await _cancel(port, answer)
+            elif answer.status == 0 and bad.whole and answer.body == _SILENCE:
+                found.unanswered += 1
+                _tell_harm(found, bad, answer)
+            elif answer.status and is_server_error(answer):
+                found.server_errors += 1
+                _tell_harm(found, bad, answer)
+            tell(sum(found.inputs.values()))
+
+    await asyncio.gather(*(one_after_another() for _ in range(AT_ONCE)))
+
+
+_SILENCE: Final = b"no answer in time"
+
+
+def _tell_harm(found: Abuse, bad: Bad, answer: Answer) -> None:
+    if len(found.harm) < TOLD:
+        found.harm.append(f"{bad.kind}: {bad.what}: {answer}")
+
+
+async def send(port: int, bad: Bad) -> Answer:
+    """The first answer to an input; status 0 if the connection ends or the time is over before there is one."""
+    writer = None
+    try:
+        async with asyncio.timeout(WHOLE_S if bad.whole else PART_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=_MOST)
+            sending = asyncio.create_task(_write(writer, bad.raw))
+            try:
+                return await _answer(reader, head=bad.raw.startswith(b"HEAD "))
+            finally:
+                sending.cancel()
+    except TimeoutError:
+        return Answer(0, _SILENCE)
+    except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        return Answer(0, type(error).__name__.encode())
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+
+
+async def _write(writer: asyncio.StreamWriter, raw: bytes) -> None:
+    with contextlib.suppress(OSError):  # the server may have had enough of it
+        writer.write(raw)
+        await writer.drain()
+
+
+async def _answer(reader: asyncio.StreamReader, *, head: bool) -> Answer:
+    while True:
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        status = int(lines[0].split()[1])
+        if status >= 200:
+            break
+    headers = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
+    length = 0 if head else int(headers.get("content-length", "0"))
+    return Answer(status, await reader.readexactly(min(length, _MOST)), headers)
+
+
+async def _cancel(port: int, accepted: Answer) -> None:
+    """Take back what was accepted by accident: a mutation that changed nothing of weight."""
+    location = accepted.json["location"]
+    raw = f"DELETE {location} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    await send(port, Bad("request", "cancel", raw))
+
+
+# --- what it did ------------------------------------------------------------------------------------------------------
+
+
+class Memory:
+    """The most that processes, and what they start, hold above what they held when the block began."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self._pids = pids
+        self._children = dict.fromkeys(pids, 0)
+        self._rest: dict[int, int] = {}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self.extra_mib = 0.0
+
+    def __enter__(self) -> Self:
+        for pid in self._pids:
+            (PROC / str(pid) / "clear_refs").write_text("5")  # the peak begins anew
+            self._rest[pid] = kib(pid, "VmRSS")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        extra = [kib(pid, "VmHWM") - self._rest[pid] + self._children[pid] for pid in self._pids]
+        self.extra_mib = round(max(extra, default=0) / 1024, 1)
+
+    def _sample(self) -> None:
+        while not self._done.wait(_SAMPLE_S):
+            stats = all_stats()
+            for pid in self._pids:
+                held = sum(kib(child, "VmRSS") for child in members(pid, stats) - {pid})
+                self._children[pid] = max(self._children[pid], held)
+
+
+def kib(pid: int, name: str) -> int:
+    """A field of a process's status in KiB; 0 if it has ended."""
+    try:
+        return int((proc_field(PROC / str(pid) / "status", name) or "0").split()[0])
+    except OSError:
+        return 0
+
+
+def gauge(text: str, name: str) -> float | None:
+    """The largest value of a metric, whatever its labels."""
+    found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
+    return max(map(float, found), default=None)
+
+
+def longest_stall(before: str, after: str) -> float | None:
+    """The longest that an event loop stood still between two looks at its server's metrics, in seconds.
+
+    The server keeps the longest since its start. If that has not changed, the bound of the highest bucket of its
+    histogram that has grown is as near as can be told.
+    """
+    since_start, known = gauge(after, LONGEST_STALL), gauge(before, LONGEST_STALL)
+    if since_start is None or known is None:
+        return None
+    if since_start > known:
+        return since_start
+    buckets = re.findall(rf'^{STALL}_bucket\{{le="([^"]+)"\}} (\S+)$', after, re.M)
+    earlier = dict(re.findall(rf'^{STALL}_bucket\{{le="([^"]+)"\}} (\S+)$', before, re.M))
+    grown = [(float(bound), float(count) - float(earlier.get(bound, 0))) for bound, count in buckets]
+    total = max((count for _, count in grown), default=0.0)
+    return min((min(bound, since_start) for bound, count in grown if count == total and total), default=0.0)
+
+
+def server_errors_counted(metrics: list[str]) -> int:
+    """How many answers of 500 and the like all servers have counted; those that say when to come back are none."""
+    found = 0.0
+    for text in metrics:
+        for status, value in re.findall(r'^keepsight_requests_total\{[^}]*status="(\d+)"[^}]*\} (\S+)$', text, re.M):
+            found += float(value) if status.startswith("5") and status not in ("503", "504", "507") else 0
+    return int(found)
+
+
+def _aftermath(stage: Stage, found: Abuse, begun: float, before: list[str]) -> None:
+    service, problems = stage.service, found.problems
+    found.service_ended = service.ended is not None
+    if found.service_ended:
+        problems.append(f"the service ended with exit status {service.ended}: {service.said()}")
+        return
+    deadline = time.monotonic() + 20
+    while (left := _in_hand(service.metrics())) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    found.left_in_hand = left
+    if left:
+        problems.append(f"{left} requests are still in hand 20 s after the last input")
+    told = service.metrics()
+    found.server_errors = max(found.server_errors, server_errors_counted(told) - server_errors_counted(before))
+    stalls = [longest_stall(*texts) for texts in zip(before, told, strict=False)]
+    found.longest_stall_ms = max((round(stall * 1000, 1) for stall in stalls if stall is not None), default=None)
+    _honest_use(stage, found, begun)
+    for count, what in (
+        (found.server_errors, "inputs were answered with an error of the server"),
+        (found.unanswered, "whole requests were not answered"),
+        (found.requests_failed, "requests of the steady client failed"),
+        (found.jobs_lost, "jobs afterwards did not succeed"),
+        (found.image_bytes_found, "files hold bytes of images"),
+    ):
+        if count:
+            problems.append(f"{count} {what}")
+
+
+def _in_hand(metrics: list[str]) -> int:
+    return int(sum(gauge(text, name) or 0 for text in metrics for name in HELD))
+
+
+def _honest_use(stage: Stage, found: Abuse, begun: float) -> None:
+    """Afterwards: images are answered, a task is learned, and nothing of an image is left."""
+    service = stage.service
+    end = time.monotonic()
+    answer = service.ask("POST", "/v1/classify", *_honest(stage, 8))
+    if answer.status != 200:
+        found.problems.append(f"images afterwards were answered {answer}")
+    answer, job_id = stage.teach()
+    if job_id is None:
+        found.problems.append(f"an upload afterwards was answered {answer}")
+    else:
+        stage.finish([job_id])
+        found.jobs = 1
+        found.jobs_lost = int(stage.jobs[job_id].state != "succeeded")
+    with contextlib.suppress(Exception):
+        service.wait(lambda: stage.client.settled(end), "answers to the steady client")
+    asked = stage.client.between(begun, end)
+    found.requests, found.requests_failed = len(asked), sum(request.why is not None for request in asked)
+    found.abused_ms = slowest(stage, begun, end)
+    if found.requests_failed:
+        found.problems.append(f"the first: {next(request.why for request in asked if request.why)}")
+    needles = stage.pictures.mark.needles
+    left = traces([Path(service.base)], needles) + open_traces(service.tree(), needles)
+    found.image_bytes_found = len(left)
+    if left:
+        found.problems.append(f"bytes of images are left in {', '.join(left[:5])}")
+
+
+def as_record(found: Abuse) -> dict[str, Any]:
+    """What is kept of it."""
+    return {
+        "inputs": dict(found.inputs),
+        "answers": {kind: dict(sorted(counts.items())) for kind, counts in found.answers.items()},
+        "harm": found.harm,
+        "unanswered": found.unanswered,
+        "usual_p99_ms": found.usual_ms,
+        "abused_p99_ms": found.abused_ms,
+        "left_in_hand": found.left_in_hand,
+        "seconds": found.seconds,
+        "problems": found.problems,
+    }
