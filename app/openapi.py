@@ -5,6 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from pydantic import BaseModel
+
 from app.problems import PROBLEM_JSON
 
 TAGS = [
@@ -23,6 +25,11 @@ An image-classification service that keeps learning: teach it new classes while 
 not like the result. Every error is a problem document (RFC 9457). If the server has API keys, send one as
 `Authorization: Bearer ks_…`. None of the scopes `classify`, `train` and `admin` includes another.
 """
+
+
+def json_body(model: type[BaseModel], **more: Any) -> dict[str, Any]:
+    """Return a required JSON body for the documentation of a route that reads it itself."""
+    return {"required": True, "content": {"application/json": {"schema": model.model_json_schema(), **more}}}
 
 
 def problems(*statuses: int, keyed: bool = True) -> dict[int | str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +12,8 @@ from fastapi.responses import Response
 
 from app.deps import AnyCaller, ClassifyCaller, ServicesDep
 from app.errors import InvalidRequestError, ModelNotFoundError
+from app.json_body import receive
+from app.media_types import check_not_compressed
 from app.offload import off_loop
 from app.openapi import problems
 from app.protocols.open_inference import (
@@ -19,6 +22,7 @@ from app.protocols.open_inference import (
     OUTPUTS,
     Health,
     InferAnswer,
+    Limits,
     ModelMetadata,
     ServerMetadata,
     TensorMetadata,
@@ -46,7 +50,7 @@ _BODY = {
 
 _INFER: dict[str, Any] = {
     "response_model": InferAnswer,
-    "responses": problems(400, 404, 409, 413, 422, 429, 503, 504),
+    "responses": problems(400, 404, 409, 413, 415, 422, 429, 503, 504),
     "openapi_extra": {"requestBody": _BODY},
 }
 
@@ -117,9 +121,13 @@ async def infer(
     served.check_classes()
     announced = request.headers.get(HEADER_LENGTH)
     if announced is not None and not (announced.isdecimal() and len(announced) < 20):  # more than any body has
-        raise InvalidRequestError(f"{HEADER_LENGTH} is {announced!r}; expected a number of bytes")
-    body = await request.body()
-    asked = await off_loop(len(body), read_request, body, None if announced is None else int(announced))
+        raise InvalidRequestError(f"{HEADER_LENGTH} is {announced[:60]!r}; expected a number of bytes")
+    check_not_compressed(request)
+    settings = services.settings
+    limits = Limits(settings.max_images, settings.max_image_bytes, settings.max_json_marks)
+    # images in binary are not parsed, so they may have more bytes
+    pieces = await receive(request, settings.max_json_bytes if announced is None else settings.max_classify_bytes)
+    asked = await asyncio.to_thread(read_request, pieces, None if announced is None else int(announced), limits)
     check_image_count(len(asked.images), services)
 
     async def ask(pixels: Sequence[Pixels]) -> Sequence[Scored | Exception]:

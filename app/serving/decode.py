@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,15 +13,6 @@ from segp_cl.data.decoding import decode_image
 from segp_cl.data.preprocessing import Preprocessing, to_pixels
 from segp_cl.errors import ImageDecodeError, KeepsightError
 from segp_cl.runtime.fast_decoding import fast_pixels
-
-
-def from_base64(text: str) -> bytes | KeepsightError:
-    """Return the bytes of base64 text or a data URI, or the error for the image's slot."""
-    payload = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        return base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError) as error:
-        return ImageDecodeError(f"expected an image in base64: {error}")
 
 
 class Decoder:
