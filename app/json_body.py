@@ -36,6 +36,7 @@ MAX_DIGITS = 100
 _QUICK_MARKS = 500
 _PIECE_BYTES = 64 * 1024
 _BRACKETS = re.compile(rb"[\[{}\]]")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _QUOTE, _BACKSLASH = b'"', b"\\"
 _BYTES_PER_CHARACTER = 12  # of two escapes for one beyond the basic plane
 _UNIT = "strings, commas and brackets"
@@ -87,7 +88,7 @@ class LongText:
         return core_schema.is_instance_schema(cls)
 
 
-Text = Annotated[str | LongText, WithJsonSchema({"type": "string"})]
+Text = Annotated[str | LongText, WithJsonSchema({"type": "string", "minLength": 1})]
 """A string that may be long."""
 
 
@@ -132,7 +133,7 @@ class JsonText:
         if self._inside:
             raise _invalid("the text ends inside a string")
         try:
-            return json.loads(
+            value = json.loads(
                 self._short.decode("utf-8-sig"),
                 strict=False,  # line breaks within strings, as shells write base64 into JSON
                 object_pairs_hook=self._object,
@@ -145,6 +146,9 @@ class JsonText:
             # the place is that in the text without its long strings
             where = "" if self._long else f" at line {error.lineno}, column {error.colno}"
             raise _invalid(f"{error.msg[0].lower()}{error.msg[1:]}{where}") from error
+        if _SURROGATE.search(self._short) is not None:
+            _check_characters(value)
+        return value
 
     def _between(self, data: bytes, at: int) -> int:
         quote = data.find(_QUOTE, at)
@@ -277,6 +281,18 @@ def _ends_escaping(data: bytes, begin: int, end: int) -> bool:
         return False
     piece = data[begin:end]
     return (len(piece) - len(piece.rstrip(_BACKSLASH))) % 2 == 1
+
+
+def _check_characters(value: Any) -> None:
+    """Refuse strings with half a character, which no encoding can hold."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise _invalid(f"a string has half a character, \\u{ord(value[error.start]):04x}") from error
+    elif isinstance(value, list | dict):
+        for each in value if isinstance(value, list) else (*value, *value.values()):
+            _check_characters(each)
 
 
 def _whole(digits: str) -> int:

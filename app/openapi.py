@@ -9,6 +9,9 @@ from pydantic import BaseModel
 
 from app.problems import PROBLEM_JSON
 
+_ANY_ROUTE = (400, 413, 422, 431)
+"""What any request may be answered before its route sees it: by its form, its size and its headers."""
+
 TAGS = [
     {"name": "classify", "description": "Classify images."},
     {"name": "embeddings", "description": "Vectors of images and texts, for search and comparison."},
@@ -33,8 +36,13 @@ def json_body(model: type[BaseModel], **more: Any) -> dict[str, Any]:
 
 
 def problems(*statuses: int, keyed: bool = True) -> dict[int | str, dict[str, Any]]:
-    """Return a route's problem answers for its documentation; `keyed` adds those for a missing key or scope."""
-    every = {*statuses, *((401, 403) if keyed else ())}
+    """Return a route's problem answers for its documentation.
+
+    Args:
+        statuses: the statuses of the route's own.
+        keyed: adds those of a missing key or scope, and of keys that cannot be read.
+    """
+    every = {*statuses, *_ANY_ROUTE, *((401, 403, 503) if keyed else ())}
     return {
         status: {
             "description": HTTPStatus(status).phrase,

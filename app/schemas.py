@@ -51,13 +51,15 @@ class ClassifyBody(ClassifyOptions):
 
     model_config = ConfigDict(extra="forbid")
 
-    images: list[Text] = Field(description="Images in base64, 1 to 64.", fail_fast=True)
+    images: list[Text] = Field(
+        description="Images in base64, 1 to 64.", fail_fast=True, json_schema_extra={"minItems": 1, "maxItems": 64}
+    )
 
 
 def _text_or_list(schema: dict[str, Any]) -> None:
     """Say that a list may also be its only entry."""
     as_list = {name: schema.pop(name) for name in ("type", "items")}
-    schema["anyOf"] = [{"type": "string"}, as_list]
+    schema["anyOf"] = [as_list["items"], {**as_list, "minItems": 1}]
 
 
 class EmbeddingsBody(BaseModel):

@@ -36,6 +36,7 @@ _IMAGE = {"schema": {"type": "string", "format": "binary"}}
 _MULTIPART = {
     "type": "object",
     "required": ["images"],
+    "additionalProperties": False,
     "properties": {
         "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1, "maxItems": 64},
         **ClassifyOptions.model_json_schema()["properties"],

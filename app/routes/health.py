@@ -20,7 +20,7 @@ _FROM_HERE = [Depends(from_here_if_keyless)]
 _TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
-@router.get("/healthz", summary="The process answers")
+@router.get("/healthz", summary="The process answers", responses=problems(keyed=False))
 async def healthz() -> Alive:
     """Answer 200 while the process runs."""
     return Alive()

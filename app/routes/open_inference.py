@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from app.deps import AnyCaller, ClassifyCaller, ServicesDep
+from app.deps import AnyCaller, ClassifyCaller, ServicesDep, from_here_if_keyless
 from app.errors import InvalidRequestError, ModelNotFoundError
 from app.json_body import receive
 from app.media_types import check_not_compressed
@@ -42,7 +42,7 @@ _BODY = {
     "required": True,
     "content": {
         "application/json": {
-            "example": {"inputs": [{"name": IMAGES, "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo…"]}]}
+            "example": {"inputs": [{"name": IMAGES, "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo="]}]}
         },
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     },
@@ -61,7 +61,12 @@ async def server(caller: AnyCaller) -> ServerMetadata:
     return ServerMetadata(version=version("keepsight"))
 
 
-@router.get("/health/live", summary="The process answers", response_model_exclude_none=True)
+@router.get(
+    "/health/live",
+    summary="The process answers",
+    response_model_exclude_none=True,
+    responses=problems(keyed=False),
+)
 async def live() -> Health:
     """Answer 200 while the process runs."""
     return Health()
@@ -70,7 +75,8 @@ async def live() -> Health:
 @router.get(
     "/health/ready",
     summary="A version is loaded and answers",
-    responses=problems(503, keyed=False),
+    responses=problems(403, 503, keyed=False),
+    dependencies=[Depends(from_here_if_keyless)],
 )
 async def ready(services: ServicesDep) -> Health:
     """Answer 200 when `/readyz` does, else 503."""
