@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from app.errors import ForbiddenError, UnauthorizedError
+from app.local_only import check_from_here
 from app.services import Services
-from app.settings import is_loopback
+from keepsight.keys import KeyFileError
 
 _bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer ks_…`")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key in its own header.")
@@ -48,8 +48,8 @@ def requires(scope: str | None) -> Callable[..., Awaitable[Caller]]:
         header: Annotated[str | None, Security(_header)],
     ) -> Caller:
         token = bearer.credentials if bearer else header
-        if not services.keys.list() and services.settings.is_loopback:
-            _check_from_here(request, services.settings.cors_origins)
+        if not services.keys.needed() and services.settings.is_loopback:
+            check_from_here(request, services.settings)
             return LOCAL
         if not token:
             raise UnauthorizedError("send an API key: 'Authorization: Bearer ks_…' or 'X-API-Key: ks_…'")
@@ -66,18 +66,14 @@ def requires(scope: str | None) -> Callable[..., Awaitable[Caller]]:
     return dependency
 
 
-def _check_from_here(request: Request, cors_origins: Collection[str]) -> None:
-    """Admit only this machine: without keys, a web page could reach the server through a visitor's browser.
-
-    Pages of an origin that the settings name are admitted; `*` names none.
-    """
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    origin = request.headers.get("origin")
-    origin_host = (urlsplit(origin).hostname or "") if origin else "localhost"
-    if not (is_loopback(host) and (is_loopback(origin_host) or origin in cors_origins)):
-        raise ForbiddenError(
-            "without API keys, only requests from and to this machine are answered; create a key with `keepsight keys`"
-        )
+async def from_here_if_keyless(request: Request, services: ServicesDep) -> None:
+    """Admit everybody where there are keys, else this machine alone: for routes that need no key but tell something."""
+    try:
+        keyless = not services.keys.needed()
+    except KeyFileError:
+        keyless = False
+    if keyless and services.settings.is_loopback:
+        check_from_here(request, services.settings)
 
 
 ClassifyCaller = Annotated[Caller, Depends(requires("classify"))]

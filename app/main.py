@@ -14,6 +14,7 @@ from app import docs_page, problems
 from app.metrics import Metrics
 from app.middleware import BodyLimit, Methods, Observe
 from app.openapi import DESCRIPTION, TAGS
+from app.query_limit import QueryLimit
 from app.routes import admin, classify, embeddings, health, jobs, open_inference, tasks, versions
 from app.serving.live_model import LiveModel
 from app.settings import MIB, Settings
@@ -60,6 +61,7 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
 
     docs_page.install(app)
     # the last one added is the first to see a request
+    app.add_middleware(QueryLimit)
     app.add_middleware(BodyLimit, limit=lambda path: _body_limit(path, settings))
     app.add_middleware(Methods, routes=lambda: app.router.routes)
     if settings.cors_origins:

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_STALLS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -47,6 +48,15 @@ class Metrics:
             "Connections the server ended, by reason.",
             ["reason"],
             registry=registry,
+        )
+        self.loop_stall_seconds = Histogram(
+            "keepsight_event_loop_stall_seconds",
+            "How late the event loop comes back from a sleep.",
+            buckets=_STALLS,
+            registry=registry,
+        )
+        self.longest_loop_stall = Gauge(
+            "keepsight_event_loop_longest_stall_seconds", "The longest such delay since the start.", registry=registry
         )
         self.uploads = Counter("keepsight_uploads", "Task uploads, by outcome.", ["outcome"], registry=registry)
 

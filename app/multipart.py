@@ -17,6 +17,11 @@ from app.offload import off_loop
 _WRITE_BYTES = 1024 * 1024
 MAX_FIELD_BYTES = 256 * 1024
 MAX_FIELDS = 1000
+MAX_FIELDS_BYTES = 4 * 1024 * 1024
+"""Most bytes of all fields of a form together; files are not counted."""
+MAX_BOUNDARY_BYTES = 200
+_QUICK_PARTS = 50
+"""So many parts are parsed faster than they are handed over to a thread."""
 
 
 @dataclass
@@ -69,6 +74,8 @@ async def read_form(
     boundary = options.get(b"boundary")
     if not boundary:
         raise HTTPException(400, "the multipart body has no boundary in its Content-Type")
+    if len(boundary) > MAX_BOUNDARY_BYTES:
+        raise HTTPException(400, f"the boundary has {len(boundary)} bytes; at most {MAX_BOUNDARY_BYTES} are allowed")
     receiver = _Receiver(open_file, max_files, max_file_bytes)
     try:
         parser = MultipartParser(
@@ -84,13 +91,19 @@ async def read_form(
                 "on_end": receiver.on_end,
             },
         )
+
+        async def parse(data: bytes) -> None:
+            # every part costs its own callbacks, however small it is
+            parts = data.count(boundary)
+            await off_loop(len(data) if parts <= _QUICK_PARTS else _WRITE_BYTES, parser.write, data)
+
         pending = bytearray()
         async for chunk in request.stream():
             pending += chunk
             if len(pending) >= _WRITE_BYTES:
-                await off_loop(len(pending), parser.write, bytes(pending))
+                await parse(bytes(pending))
                 pending.clear()
-        await off_loop(len(pending), parser.write, bytes(pending))
+        await parse(bytes(pending))
         parser.finalize()
         if not receiver.complete:
             raise HTTPException(400, "the multipart body ends before its last boundary")
@@ -118,6 +131,7 @@ class _Receiver:
         self._name = ""
         self._file: FilePart | None = None
         self._field = bytearray()
+        self._fields_bytes = 0
 
     def on_part_begin(self) -> None:
         self._disposition, self._file = b"", None
@@ -157,8 +171,11 @@ class _Receiver:
             self._file.size += end - start
         else:
             self._field += data[start:end]
+            self._fields_bytes += end - start
             if len(self._field) > MAX_FIELD_BYTES:
                 raise InvalidRequestError(f"the field {self._name[:40]!r} has more than {MAX_FIELD_BYTES} bytes")
+            if self._fields_bytes > MAX_FIELDS_BYTES:
+                raise InvalidRequestError(f"the form's fields have more than {MAX_FIELDS_BYTES} bytes together")
 
     def on_part_end(self) -> None:
         if self._file is None:

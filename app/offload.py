@@ -12,6 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from fastapi.responses import Response
+from pydantic import BaseModel
+
 T = TypeVar("T")
 
 
@@ -75,3 +78,8 @@ async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.k
     if size <= QUICK_BYTES:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)
+
+
+def as_json(answer: BaseModel) -> Response:
+    """Return the response with an answer. For routes that run in a thread: FastAPI would write it on the event loop."""
+    return Response(answer.model_dump_json(by_alias=True), media_type="application/json")

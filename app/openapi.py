@@ -5,7 +5,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from pydantic import BaseModel
+
 from app.problems import PROBLEM_JSON
+
+_ANY_ROUTE = (400, 413, 422, 431)
+"""What any request may be answered before its route sees it: by its form, its size and its headers."""
 
 TAGS = [
     {"name": "classify", "description": "Classify images."},
@@ -25,9 +30,19 @@ not like the result. Every error is a problem document (RFC 9457). If the server
 """
 
 
+def json_body(model: type[BaseModel], **more: Any) -> dict[str, Any]:
+    """Return a required JSON body for the documentation of a route that reads it itself."""
+    return {"required": True, "content": {"application/json": {"schema": model.model_json_schema(), **more}}}
+
+
 def problems(*statuses: int, keyed: bool = True) -> dict[int | str, dict[str, Any]]:
-    """Return a route's problem answers for its documentation; `keyed` adds those for a missing key or scope."""
-    every = {*statuses, *((401, 403) if keyed else ())}
+    """Return a route's problem answers for its documentation.
+
+    Args:
+        statuses: the statuses of the route's own.
+        keyed: adds those of a missing key or scope, and of keys that cannot be read.
+    """
+    every = {*statuses, *_ANY_ROUTE, *((401, 403, 503) if keyed else ())}
     return {
         status: {
             "description": HTTPStatus(status).phrase,

@@ -71,11 +71,25 @@ logger = logging.getLogger(__name__)
 PROBLEM_JSON = "application/problem+json"
 
 
+MAX_ERRORS = 20
+"""Most errors of one request that are told."""
+MAX_WORDS = 300
+"""Most characters of a name or a message in the list of errors."""
+MAX_DETAIL = 2000
+"""Most characters of a problem's `detail`."""
+
+
 def invalid_body(error: ValidationError) -> RequestValidationError:
     """Return the error that FastAPI would raise for a body that a route parses itself."""
     return RequestValidationError(
         [{**item, "loc": ("body", *item["loc"])} for item in error.errors(include_url=False, include_input=False)]
     )
+
+
+def cut(text: str, most: int) -> str:
+    """Return a text of at most `most` characters that any encoding can hold: it may repeat what a client sent."""
+    short = text if len(text) <= most else f"{text[: most - 1]}…"
+    return short.encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True)
@@ -159,7 +173,7 @@ def phrase_problem(status: int, detail: str | None) -> dict[str, Any]:
     """Return a problem document that is named after one of HTTP's own statuses."""
     phrase = HTTPStatus(status).phrase
     slug = phrase.lower().replace(" ", "-").replace("'", "")
-    return problem(status, slug, phrase, None if detail == phrase else detail)
+    return problem(status, slug, phrase, None if detail in (None, phrase) else cut(str(detail), MAX_DETAIL))
 
 
 def problem_of(error: Exception) -> dict[str, Any]:
@@ -167,7 +181,8 @@ def problem_of(error: Exception) -> dict[str, Any]:
     answer = answer_for(error)
     public = isinstance(error, KeepsightError | KeyFileError)
     extensions = getattr(error, "extensions", {}) if public else {}
-    return problem(answer.status, answer.slug, answer.title, str(error) if public else None, **extensions)
+    detail = cut(str(error), MAX_DETAIL) if public else None
+    return problem(answer.status, answer.slug, answer.title, detail, **extensions)
 
 
 def problem_response(document: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -208,11 +223,17 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
+        found = error.errors()
         # the input is left out: it may be an image
-        errors = [{"where": [str(part) for part in e["loc"]], "message": e["msg"]} for e in error.errors()]
+        errors = [
+            {"where": [cut(str(part), MAX_WORDS) for part in e["loc"]], "message": cut(e["msg"], MAX_WORDS)}
+            for e in found[:MAX_ERRORS]
+        ]
         detail = "; ".join(f"{'.'.join(e['where'][1:]) or e['where'][0]}: {e['message']}" for e in errors[:5])
+        if len(found) > MAX_ERRORS:
+            detail = f"{len(found)} errors, of which {MAX_ERRORS} are told; {detail}"
         answer = TABLE[InvalidRequestError]
-        document = problem(answer.status, answer.slug, answer.title, detail, errors=errors)
+        document = problem(answer.status, answer.slug, answer.title, cut(detail, MAX_DETAIL), errors=errors)
         return problem_response(_spoken(document, route_path(request.scope)))
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+from app.json_body import LongText, Text
 from app.problems import problem
 from exchange.contracts import JobRecord, UpdateOutcome, ValidationReport
 from exchange.roster import SeenServer
@@ -14,7 +15,12 @@ from model_store.types import ClassRecord, Manifest
 
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 1000
+MAX_TIMEOUT_MS = 2**31 - 1
 PathName = Literal["fused", "text", "visual"]
+Timeout = Annotated[
+    int | None,
+    Field(ge=1, le=MAX_TIMEOUT_MS, description="Milliseconds after which the request is given up."),
+]
 
 
 class Problem(BaseModel):
@@ -34,10 +40,10 @@ class ClassifyOptions(BaseModel):
     top_k: int = Field(DEFAULT_TOP_K, ge=1, le=MAX_TOP_K, description="Labels per image.")
     path: PathName = Field("fused", description="Which scores rank the labels.")
     labels: list[str] | None = Field(
-        None, description="Any words to rank instead of the learned classes, by the text path."
+        None, description="Any words to rank instead of the learned classes, by the text path.", fail_fast=True
     )
     template: str | None = Field(None, description="The prompt for a label, with {} in its place.")
-    timeout_ms: int | None = Field(None, ge=1, description="Milliseconds after which the request is given up.")
+    timeout_ms: Timeout = None
 
 
 class ClassifyBody(ClassifyOptions):
@@ -45,7 +51,15 @@ class ClassifyBody(ClassifyOptions):
 
     model_config = ConfigDict(extra="forbid")
 
-    images: list[str] = Field(description="Images in base64, 1 to 64.")
+    images: list[Text] = Field(
+        description="Images in base64, 1 to 64.", fail_fast=True, json_schema_extra={"minItems": 1, "maxItems": 64}
+    )
+
+
+def _text_or_list(schema: dict[str, Any]) -> None:
+    """Say that a list may also be its only entry."""
+    as_list = {name: schema.pop(name) for name in ("type", "items")}
+    schema["anyOf"] = [as_list["items"], {**as_list, "minItems": 1}]
 
 
 class EmbeddingsBody(BaseModel):
@@ -53,14 +67,23 @@ class EmbeddingsBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    input: str | list[str] = Field(description="Texts, and images as `data:image/...;base64,...`, in any order.")
+    input: list[Text] = Field(
+        description="A text, or texts and images as `data:image/...;base64,...` in any order.",
+        fail_fast=True,
+        json_schema_extra=_text_or_list,
+    )
     model: str | None = Field(None, description="`keepsight`, the base model's name, or the served version.")
     encoding_format: Literal["float", "base64"] = "float"
     stored_version: str | None = Field(
         None, description="Version or `space` of your stored vectors; `matches_stored` says if they match these."
     )
     user: str | None = Field(None, description="Ignored.")
-    timeout_ms: int | None = Field(None, ge=1, description="Milliseconds after which the request is given up.")
+    timeout_ms: Timeout = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return [value] if isinstance(value, str | LongText) else value
 
 
 class Embedding(BaseModel):
@@ -69,6 +92,7 @@ class Embedding(BaseModel):
     object: Literal["embedding"] = "embedding"
     index: int
     embedding: list[float] | str
+    kind: Literal["text", "image"] = Field("text", description="What the input was taken for.")
 
 
 class Usage(BaseModel):

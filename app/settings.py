@@ -68,6 +68,9 @@ class Settings(SharedSettings):
 
     # Classify
     max_classify_bytes: int = Field(256 * MIB, ge=1, description="Largest body of one classify request, in bytes.")
+    max_json_bytes: int = Field(
+        128 * MIB, ge=1, description="Largest JSON body of one classify request, in bytes; images in it are base64."
+    )
     max_image_bytes: int = Field(32 * MIB, ge=1, description="Largest single image, in bytes, wherever it comes from.")
     max_images: int = Field(64, ge=1, description="Most images of one classify request.")
     max_request_pixels: int = Field(
@@ -126,6 +129,11 @@ class Settings(SharedSettings):
         if value.split("/")[1:2] and value.split("/")[1] in OWN_PATHS:
             raise ValueError(f"{value} begins like the service's own paths; choose another, such as /vision")
         return value
+
+    @property
+    def max_json_marks(self) -> int:
+        """Most strings, commas and brackets of a JSON body: several for each image and label that is allowed."""
+        return 10_000 + 4 * (self.max_images + self.max_labels)
 
     @property
     def is_loopback(self) -> bool:

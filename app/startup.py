@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import torch
 from anyio import CapacityLimiter
 
 from app.feeds import JobFeeds
+from app.loop_watch import watch_loop
 from app.metrics import Metrics
 from app.pools import Pools
 from app.services import Services
@@ -27,7 +29,7 @@ from exchange.contracts import CURRENT_CHANNEL
 from exchange.jobs import Jobs
 from exchange.roster import Roster
 from exchange.spool import Spool
-from keepsight.keys import KeyFile
+from keepsight.keys import KeyFile, KeyFileError
 from model_store.first_version import make_first_version
 from model_store.store import Store
 from model_store.types import DamagedPointerError, StoreError
@@ -98,7 +100,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
     services = Services(
         settings=settings,
         metrics=metrics,
-        keys=KeyFile(settings.keys_file),
+        keys=KeyFile(settings.keys_file, store=settings.store),
         store=store,
         spool=spool,
         jobs=jobs,
@@ -124,7 +126,8 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
             member.wake()
 
         async with announcements.on(CURRENT_CHANNEL, wake):
-            following = [asyncio.create_task(each) for each in (watcher.run(), member.run())]
+            duties = (watcher.run(), member.run(), watch_loop(metrics), _see_keys(services))
+            following = [asyncio.create_task(each) for each in duties]
             try:
                 yield services
             finally:
@@ -141,6 +144,14 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         jobs.close()
         engine.close()
         decoder.close()
+
+
+async def _see_keys(services: Services) -> None:
+    """Look for keys also while nobody asks, so that keys which were there for a moment are remembered."""
+    while True:
+        with contextlib.suppress(KeyFileError):
+            services.keys.needed()
+        await asyncio.sleep(services.settings.poll_interval_s)
 
 
 def passes_of(settings: Settings, device: torch.device) -> PassSettings:

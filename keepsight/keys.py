@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import hmac
 import json
+import logging
 import os
 import secrets
 import tempfile
@@ -19,7 +20,13 @@ from typing import Any
 
 SCOPES = ("classify", "train", "admin")
 TOKEN_PREFIX = "ks_"  # noqa: S105 - not a password, the shape of one
+MARKER = "keys-required"
+"""The file in a store that says that keys were in use: from then on, their absence lets nobody in."""
 _FORMAT = 1
+_MAX_TOKEN_LENGTH = 200  # a longer one is none, and is not hashed
+_MAX_FILE_BYTES = 16 * 1024 * 1024
+
+logger = logging.getLogger(__name__)
 
 
 class KeyFileError(Exception):
@@ -55,13 +62,20 @@ class KeyFile:
 
     Every change writes a new file that replaces the old one, under a lock, so readers never see half a file and two
     writers never lose each other's keys. Reads notice a changed file.
+
+    Args:
+        path: the file.
+        store: the folder that remembers that there were keys, if one should.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, store: Path | None = None) -> None:
         self.path = Path(path)
+        self._marker = None if store is None else Path(store) / MARKER
+        self._seen = False
         self._lock = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
         self._keys: tuple[Key, ...] = ()
+        self._by_hash: dict[str, Key] = {}
 
     def create(self, name: str, scopes: Sequence[str]) -> CreatedKey:
         """Add a key.
@@ -84,7 +98,45 @@ class KeyFile:
         )
         with self._exclusive():
             self._write((*self.list(), key))
+        self._remember()
         return CreatedKey(key, token)
+
+    def needed(self) -> bool:
+        """Return whether a request needs a key: there is one, if only a revoked one.
+
+        Raises:
+            KeyFileError: the file cannot be read, or it held keys once and holds none now.
+        """
+        try:
+            keys = self.list()
+        except KeyFileError:
+            self._seen = True  # whatever it held, it is not nothing
+            raise
+        if keys:
+            self._remember()
+            return True
+        if self._seen or self._is_marked():
+            raise KeyFileError(
+                f"there were API keys, but {self.path} holds none now, so nobody is let in; restore the file, create a "
+                "key with `keepsight keys create`, or do without keys by `keepsight keys forget` and a restart"
+            )
+        return False
+
+    def forget(self) -> bool:
+        """Let the store forget that there were keys; return whether it had known.
+
+        Raises:
+            KeyFileError: the file holds keys, or the store cannot be written.
+        """
+        if self.list():
+            raise KeyFileError(f"{self.path} holds keys; remove it first, or go on with them")
+        try:
+            if self._marker is None or not self._is_marked():
+                return False
+            self._marker.unlink()
+        except OSError as error:
+            raise KeyFileError(f"{self._marker} cannot be removed: {error.strerror}") from error
+        return True
 
     def list(self) -> tuple[Key, ...]:
         """Return all keys, oldest first, including revoked ones. A missing file holds none.
@@ -96,6 +148,7 @@ class KeyFile:
             stamp = self._current_stamp()
             if stamp != self._stamp:
                 self._keys = self._read() if stamp else ()
+                self._by_hash = {key.sha256: key for key in self._keys}
                 self._stamp = stamp
             return self._keys
 
@@ -117,22 +170,50 @@ class KeyFile:
         return found
 
     def verify(self, token: str) -> Key | None:
-        """Return the valid key of `token`, or None. Every entry is compared, so the time reveals nothing.
+        """Return the valid key of `token`, or None.
+
+        The hash of the token is looked up, and then compared in constant time: what can be learned from the time is
+        about a hash, which nobody can choose.
 
         Raises:
             KeyFileError: the file exists but is not a key file; then no token is accepted.
         """
+        self.list()
+        if len(token) > _MAX_TOKEN_LENGTH:
+            return None
         presented = _hash(token)
-        match: Key | None = None
-        for key in self.list():
-            if hmac.compare_digest(presented, key.sha256) and key.revoked_at is None:
-                match = key
-        return match
+        key = self._by_hash.get(presented)
+        valid = key is not None and hmac.compare_digest(presented, key.sha256) and key.revoked_at is None
+        return key if valid else None
+
+    def _remember(self) -> None:
+        if self._seen:
+            return
+        self._seen = True
+        if self._marker is None or self._is_marked() or not self._marker.parent.is_dir():
+            return
+        try:
+            self._marker.write_text(f"API keys were in use at {_now()}; `keepsight keys forget` removes this file\n")
+        except OSError as error:
+            logger.warning("the store cannot remember that there are API keys: %s; this process does", error.strerror)
+
+    def _is_marked(self) -> bool:
+        if self._marker is None:
+            return False
+        try:
+            self._marker.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # nothing says that it is absent
+        return True
 
     def _current_stamp(self) -> tuple[int, int, int] | None:
         try:
             stat = self.path.stat()
         except FileNotFoundError:
+            if self.path.is_symlink():
+                raise KeyFileError(f"the key file {self.path} is a link to a file that is gone") from None
             return None
         except OSError as error:
             raise KeyFileError(f"the key file {self.path} cannot be read: {error.strerror}") from error
@@ -140,13 +221,19 @@ class KeyFile:
 
     def _read(self) -> tuple[Key, ...]:
         try:
-            document = json.loads(self.path.read_text(encoding="utf-8"))
+            if not self.path.is_file():  # reading from a pipe or a device may never end
+                raise KeyFileError(f"the key file {self.path} is not a file")
+            with self.path.open("rb") as file:
+                content = file.read(_MAX_FILE_BYTES + 1)
+            if len(content) > _MAX_FILE_BYTES:
+                raise KeyFileError(f"the key file {self.path} has more than {_MAX_FILE_BYTES} bytes")
+            document = json.loads(content.decode("utf-8"))
             if document["format"] != _FORMAT:
                 raise KeyFileError(f"the key file {self.path} has format {document['format']!r}, expected {_FORMAT}")
             return tuple(_parse(entry) for entry in document["keys"])
         except OSError as error:
             raise KeyFileError(f"the key file {self.path} cannot be read: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise KeyFileError(f"{self.path} is not a key file: {type(error).__name__}") from error
 
     def _write(self, keys: Sequence[Key]) -> None:
@@ -183,6 +270,8 @@ def _parse(entry: Any) -> Key:
     scopes, revoked = entry["scopes"], entry.get("revoked_at")
     if not all(isinstance(value, str) for value in (*fields.values(), *scopes)):
         raise TypeError("a key's fields are strings")
+    if not isinstance(scopes, list) or not fields["sha256"].isascii():
+        raise TypeError("a key's scopes are a list, and its hash is hexadecimal")
     return Key(**fields, scopes=tuple(scopes), revoked_at=None if revoked is None else str(revoked))
 
 

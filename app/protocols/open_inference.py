@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from app.encoded_images import from_base64
 from app.errors import InvalidRequestError
-from app.problems import invalid_body
-from app.serving.decode import from_base64
+from app.json_body import LongText, parse_json
 from app.serving.engine import Scored
 from segp_cl.errors import KeepsightError
 
@@ -35,6 +36,8 @@ OUTPUTS: dict[OutputName, Literal["BYTES", "FP32"]] = {
 }
 
 
+MAX_DIMENSIONS = 8
+MAX_OUTPUTS = 32
 _Dimension = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -42,7 +45,7 @@ class _Input(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     name: str
-    shape: list[_Dimension] = Field(max_length=8)
+    shape: list[_Dimension] = Field(max_length=MAX_DIMENSIONS, fail_fast=True)
     datatype: str
     parameters: dict[str, Any] = {}
     data: list[Any] | None = None
@@ -60,8 +63,17 @@ class _Body(BaseModel):
 
     id: str | None = None
     parameters: dict[str, Any] = {}
-    inputs: list[_Input]
-    outputs: list[_Output] = []
+    inputs: list[_Input] = Field(fail_fast=True)
+    outputs: list[_Output] = Field([], max_length=MAX_OUTPUTS, fail_fast=True)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may have at most; see the server's settings of the same names."""
+
+    max_images: int
+    max_image_bytes: int
+    max_marks: int
 
 
 @dataclass(frozen=True)
@@ -125,23 +137,22 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata]
 
 
-def read_request(body: bytes, header_length: int | None) -> InferRequest:
-    """Parse a request's body, whose first `header_length` bytes are JSON (None: all).
+def read_request(pieces: deque[bytes], header_length: int | None, limits: Limits) -> InferRequest:
+    """Parse a request's body, whose first `header_length` bytes are JSON (None: all), and empty `pieces`.
 
     Raises:
         InvalidRequestError: this model cannot answer it; the message says why.
         RequestValidationError: its JSON does not follow the protocol.
     """
-    if header_length is not None and not 0 <= header_length <= len(body):
-        raise InvalidRequestError(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes")
-    try:
-        parsed = _Body.model_validate_json(body[:header_length])
-    except ValidationError as error:
-        raise invalid_body(error) from error
+    size = sum(map(len, pieces))
+    if header_length is not None and not 0 <= header_length <= size:
+        raise InvalidRequestError(f"{HEADER_LENGTH} is {header_length}, but the body has {size} bytes")
+    head = pieces if header_length is None else _take(pieces, header_length)
+    parsed = parse_json(head, _Body, max_marks=limits.max_marks)
     if len(parsed.inputs) != 1 or parsed.inputs[0].name != IMAGES or parsed.inputs[0].datatype != "BYTES":
         found = ", ".join(f"{tensor.name!r} ({tensor.datatype})" for tensor in parsed.inputs) or "nothing"
         raise InvalidRequestError(f"inputs are {found}; expected one, {IMAGES!r} (BYTES)")
-    images = _images(parsed.inputs[0], b"" if header_length is None else body[header_length:])
+    images = _images(parsed.inputs[0], pieces, limits)
     all_binary = parsed.parameters.get("binary_data_output") is True
     wanted = [_wanted(output, all_binary) for output in parsed.outputs]
     timeout_us = parsed.parameters.get("timeout")
@@ -175,37 +186,63 @@ def write_answer(
     return b"".join((head, *behind)), len(head) if behind else None
 
 
-def _images(tensor: _Input, behind: bytes) -> list[bytes | KeepsightError]:
+def _images(tensor: _Input, behind: deque[bytes], limits: Limits) -> list[bytes | KeepsightError]:
+    """Return the images; their number is checked before any is decoded."""
+    count = math.prod(tensor.shape)
+    if count > limits.max_images:
+        raise InvalidRequestError(f"shape {tensor.shape} has {count} images; at most {limits.max_images} are allowed")
     size = tensor.parameters.get("binary_data_size")
     if size is not None:
-        if size != len(behind):
-            raise InvalidRequestError(f"binary_data_size is {size!r}, but {len(behind)} bytes follow the JSON")
-        images: list[bytes | KeepsightError] = [*_elements(behind)]
-    else:
-        texts = list(_flat(tensor.data or []))
-        if not all(isinstance(text, str) for text in texts):
-            raise InvalidRequestError("data has elements that are not text; expected images in base64")
-        images = [from_base64(text) for text in texts]
-    if math.prod(tensor.shape) != len(images):
-        raise InvalidRequestError(f"shape {tensor.shape} has {math.prod(tensor.shape)} elements; got {len(images)}")
-    return images
+        got = sum(map(len, behind))
+        if size != got:
+            raise InvalidRequestError(f"binary_data_size is {size!r}, but {got} bytes follow the JSON")
+        return [*_elements(behind, got, tensor.shape, count, limits.max_image_bytes)]
+    texts = _flat(tensor.data or [], MAX_DIMENSIONS)
+    if not all(isinstance(text, str | LongText) for text in texts):
+        raise InvalidRequestError("data has elements that are not text; expected images in base64")
+    if count != len(texts):
+        raise InvalidRequestError(f"shape {tensor.shape} has {count} elements; got {len(texts)}")
+    return [from_base64(text, max_bytes=limits.max_image_bytes) for text in texts]
 
 
-def _elements(raw: bytes) -> list[bytes]:
-    """Split a binary BYTES tensor, where each element follows its length in four bytes (little-endian)."""
+def _elements(pieces: deque[bytes], size: int, shape: list[int], count: int, max_bytes: int) -> list[bytes]:
+    """Split a binary BYTES tensor, where each element follows its length in four bytes (little-endian).
+
+    Of an element that has more than `max_bytes`, one byte more than these is kept.
+    """
     found: list[bytes] = []
-    at = 0
-    while at < len(raw):
-        length = int.from_bytes(raw[at : at + 4], "little")
-        if at + 4 + length > len(raw):
+    while size:
+        length = int.from_bytes(b"".join(_take(pieces, 4)), "little")
+        if size < 4 + length:
             raise InvalidRequestError(f"element {len(found)} of {IMAGES!r} goes beyond the end of the body")
-        found.append(raw[at + 4 : at + 4 + length])
-        at += 4 + length
+        if len(found) == count:
+            raise InvalidRequestError(f"shape {shape} has {count} elements; more follow the JSON")
+        size -= 4 + length
+        element = bytearray()
+        for piece in _take(pieces, length):
+            element += piece[: max_bytes + 1 - len(element)]
+        found.append(bytes(element))
+    if len(found) != count:
+        raise InvalidRequestError(f"shape {shape} has {count} elements; got {len(found)}")
     return found
 
 
-def _flat(data: list[Any]) -> list[Any]:
-    return [item for each in data for item in (_flat(each) if isinstance(each, list) else [each])]
+def _take(pieces: deque[bytes], count: int) -> deque[bytes]:
+    """Take the first `count` bytes off `pieces`."""
+    taken: deque[bytes] = deque()
+    while count and pieces:
+        piece = pieces.popleft()
+        taken.append(piece[:count])
+        if len(piece) > count:
+            pieces.appendleft(piece[count:])
+        count -= len(taken[-1])
+    return taken
+
+
+def _flat(data: list[Any], depth: int) -> list[Any]:
+    if not depth:
+        raise InvalidRequestError(f"data is nested more than {MAX_DIMENSIONS} deep")
+    return [item for each in data for item in (_flat(each, depth - 1) if isinstance(each, list) else [each])]
 
 
 def _wanted(output: _Output, all_binary: bool) -> Wanted:

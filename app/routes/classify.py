@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from pydantic import ConfigDict, ValidationError
-from starlette.exceptions import HTTPException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from app.deps import ClassifyCaller, ServicesDep
+from app.encoded_images import images_from_base64
 from app.errors import InvalidRequestError
+from app.json_body import read_json
+from app.media_types import media_type
 from app.multipart import Form, read_form
 from app.offload import off_loop
 from app.openapi import problems
@@ -23,16 +24,19 @@ from app.schemas import ClassifyAnswer, ClassifyBody, ClassifyOptions
 from app.services import Services
 from app.serving.answer_images import Pixels, answer_images, check_image_count, take_served
 from app.serving.answers import results
-from app.serving.decode import from_base64
 from app.serving.engine import Scored
 from segp_cl.errors import KeepsightError
 from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
 
 router = APIRouter(prefix="/v1", tags=["classify"])
 MAX_LABEL_LENGTH = 200
+_SEPARATORS = ",;|\n\t、，"
+_BYTES_PER_PREDICTION = 1024  # what it costs to write one, as bytes to parse
+_IMAGE = {"schema": {"type": "string", "format": "binary"}}
 _MULTIPART = {
     "type": "object",
     "required": ["images"],
+    "additionalProperties": False,
     "properties": {
         "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1, "maxItems": 64},
         **ClassifyOptions.model_json_schema()["properties"],
@@ -44,10 +48,12 @@ _BODY = {
         "multipart/form-data": {"schema": _MULTIPART},
         "application/json": {
             "schema": ClassifyBody.model_json_schema(),
-            "example": {"images": ["iVBORw0KGgo…"], "top_k": 3, "labels": ["cat", "dog"]},
+            "example": {"images": ["iVBORw0KGgo="], "top_k": 3, "labels": ["cat", "dog"]},
         },
+        **dict.fromkeys(("image/*", "application/octet-stream"), _IMAGE),
     },
 }
+_JSON_LIST = TypeAdapter(list[str])
 
 
 class _Options(ClassifyOptions):
@@ -76,12 +82,12 @@ async def classify(
     request: Request,
     services: ServicesDep,
     caller: ClassifyCaller,
-    options: Annotated[ClassifyOptions, Query()],
+    options: Annotated[_Options, Query()],
 ) -> Response:
     """Classify 1 to 64 images with the version that is served at this moment.
 
-    An image that cannot be decoded has an error in its own result; the others are answered. Options may be in the
-    query, the form or the JSON body.
+    An image that cannot be decoded has an error in its own result; the others are answered. One image may also be the
+    body itself. Options may be in the query, the form or the JSON body.
     """
     asked = await _read(request, options.model_dump(exclude_unset=True), services)
     words, prompts = _labels(asked.options, services)
@@ -99,27 +105,50 @@ async def classify(
         lambda: answer_images(services, served, asked.images, ask, outcome="classified"),
         timeout_ms=asked.options.timeout_ms,
     )
-    answer = ClassifyAnswer(
-        model_version=served.version_id,
-        path=asked.options.path if words is None else "text",
-        results=results(asked.filenames, slots, asked.options.top_k),
-    )
-    return Response(answer.model_dump_json(), media_type="application/json")  # FastAPI would validate it again
+    top_k = min(asked.options.top_k, len(served.classes) if words is None else len(words))
+
+    def answer() -> str:
+        return ClassifyAnswer(
+            model_version=served.version_id,
+            path=asked.options.path if words is None else "text",
+            results=results(asked.filenames, slots, top_k),
+        ).model_dump_json()
+
+    # FastAPI would validate the answer again
+    content = await off_loop(_BYTES_PER_PREDICTION * top_k * len(slots), answer)
+    return Response(content, media_type="application/json")
 
 
-async def _read(request: Request, query: Mapping[str, Any], services: Services) -> Asked:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    limit = services.settings.max_images
+async def _read(request: Request, query: dict[str, Any], services: Services) -> Asked:
+    settings = services.settings
+    kind = media_type(request, "multipart/form-data", "application/json", "image/*", "application/octet-stream")
     if kind == "multipart/form-data":
-        form = await read_form(request, io.BytesIO, max_files=limit, max_file_bytes=services.settings.max_image_bytes)
+        form = await read_form(
+            request, io.BytesIO, max_files=settings.max_images, max_file_bytes=settings.max_image_bytes
+        )
         asked = _of_form(form, query)
-    elif kind == "application/json":
-        body = await request.body()
-        asked = await off_loop(len(body), _of_json, body, query)
-    else:
-        raise HTTPException(415, "send images as multipart/form-data, or base64 in application/json")
-    check_image_count(len(asked.images), services)
-    return asked
+        check_image_count(len(asked.images), services)
+        return asked
+    if kind == "application/json":
+        body = await read_json(
+            request, ClassifyBody, max_bytes=settings.max_json_bytes, max_marks=settings.max_json_marks
+        )
+        options = _options({**query, **body.model_dump(exclude={"images"}, exclude_unset=True)})
+        check_image_count(len(body.images), services)
+        images = await images_from_base64(body.images, max_bytes=settings.max_image_bytes)
+        return Asked(images, [None] * len(images), options)
+    options = _options(query)
+    image = await _read_image(request, settings.max_image_bytes)
+    check_image_count(1 if image else 0, services)
+    return Asked([image], [None], options)
+
+
+async def _read_image(request: Request, max_bytes: int) -> bytes:
+    """Return the body, of which at most one byte more is kept than an image may have."""
+    image = bytearray()
+    async for chunk in request.stream():
+        image += chunk[: max_bytes + 1 - len(image)]
+    return bytes(image)
 
 
 def _of_form(form: Form, query: Mapping[str, Any]) -> Asked:
@@ -127,28 +156,24 @@ def _of_form(form: Form, query: Mapping[str, Any]) -> Asked:
     if wrong:
         raise InvalidRequestError(f"files must be in the field 'images'; got {', '.join(map(repr, sorted(wrong)))}")
     values: dict[str, Any] = dict(query)
-    for name in {name for name, _ in form.fields}:
-        values[name] = form.values(name) if name == "labels" else form.value(name)
+    for name in dict.fromkeys(name for name, _ in form.fields):
+        given = form.values(name)
+        if name == "images":
+            raise InvalidRequestError("the field 'images' has text, not a file; with curl, write -F images=@cat.jpg")
+        if name != "labels" and len(given) > 1:
+            raise InvalidRequestError(f"the field {name!r} is given {len(given)} times; expected once")
+        values[name] = given if name == "labels" else given[0]
     images = [part.file.read() for part in form.files if part.file.seek(0) == 0]
     return Asked(images, [part.filename for part in form.files], _options(values))
 
 
-def _of_json(body: bytes, query: Mapping[str, Any]) -> Asked:
-    try:
-        parsed = ClassifyBody.model_validate_json(body)
-    except ValidationError as error:
-        raise invalid_body(error) from error
-    values = {**query, **parsed.model_dump(exclude={"images"}, exclude_unset=True)}
-    return Asked([from_base64(text) for text in parsed.images], [None] * len(parsed.images), _options(values))
-
-
 def _options(values: dict[str, Any]) -> ClassifyOptions:
     labels = values.get("labels")
-    if isinstance(labels, list) and len(labels) == 1 and labels[0].lstrip().startswith("["):
+    if isinstance(labels, list) and len(labels) == 1 and str(labels[0]).lstrip().startswith("["):
         try:
-            values["labels"] = json.loads(labels[0])
-        except ValueError as error:
-            raise InvalidRequestError(f"labels is not a JSON list: {error}") from error
+            values["labels"] = _JSON_LIST.validate_json(labels[0])
+        except ValidationError as error:
+            raise InvalidRequestError(f"labels is not a JSON list of texts: {error.errors()[0]['msg']}") from error
     try:
         return _Options.model_validate(values)
     except ValidationError as error:
@@ -166,6 +191,11 @@ def _labels(options: ClassifyOptions, services: Services) -> tuple[list[str] | N
     words = [label.strip() for label in options.labels]
     if not 1 <= len(words) <= services.settings.max_labels:
         raise InvalidRequestError(f"the request has {len(words)} labels; expected 1 to {services.settings.max_labels}")
+    if len(words) == 1 and any(separator in words[0] for separator in _SEPARATORS):
+        raise InvalidRequestError(
+            f"labels is one label, {words[0][:60]!r}, which looks like several; repeat the field for each "
+            '(-F labels=cat -F labels=dog, or ?labels=cat&labels=dog), or send a JSON list: ["cat", "dog"]'
+        )
     if not all(1 <= len(word) <= MAX_LABEL_LENGTH for word in words):
         raise InvalidRequestError(f"a label is empty or has more than {MAX_LABEL_LENGTH} characters")
     if len(set(words)) < len(words):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Any
+
+from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 
-from app.deps import ServicesDep
+from app.deps import ServicesDep, from_here_if_keyless
 from app.errors import NotReadyError
 from app.metrics import CONTENT_TYPE
 from app.openapi import problems
@@ -14,16 +16,22 @@ from app.services import Services
 from app.serving.live_model import Served
 
 router = APIRouter(tags=["health"])
+_FROM_HERE = [Depends(from_here_if_keyless)]
+_TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
-@router.get("/healthz", summary="The process answers")
+@router.get("/healthz", summary="The process answers", responses=problems(keyed=False))
 async def healthz() -> Alive:
     """Answer 200 while the process runs."""
     return Alive()
 
 
 @router.get(
-    "/readyz", summary="A version is loaded and answers", responses=problems(503, keyed=False), response_model=Ready
+    "/readyz",
+    summary="A version is loaded and answers",
+    responses=problems(403, 503, keyed=False),
+    response_model=Ready,
+    dependencies=_FROM_HERE,
 )
 async def readyz(services: ServicesDep) -> Ready:
     """Answer 200 if a version is loaded and an inference was answered within the last seconds, else 503.
@@ -39,8 +47,14 @@ async def readyz(services: ServicesDep) -> Ready:
     )
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
-async def metrics(services: ServicesDep) -> Response:
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses=_TEXT | problems(403, keyed=False),
+    dependencies=_FROM_HERE,
+)
+def metrics(services: ServicesDep) -> Response:
     """Return this server's metrics in Prometheus' text format."""
     return Response(services.metrics.render(), media_type=CONTENT_TYPE)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from app.deps import AnyCaller, ClassifyCaller, ServicesDep
+from app.deps import AnyCaller, ClassifyCaller, ServicesDep, from_here_if_keyless
 from app.errors import InvalidRequestError, ModelNotFoundError
+from app.json_body import receive
+from app.media_types import check_not_compressed
 from app.offload import off_loop
 from app.openapi import problems
 from app.protocols.open_inference import (
@@ -19,6 +22,7 @@ from app.protocols.open_inference import (
     OUTPUTS,
     Health,
     InferAnswer,
+    Limits,
     ModelMetadata,
     ServerMetadata,
     TensorMetadata,
@@ -38,7 +42,7 @@ _BODY = {
     "required": True,
     "content": {
         "application/json": {
-            "example": {"inputs": [{"name": IMAGES, "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo…"]}]}
+            "example": {"inputs": [{"name": IMAGES, "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo="]}]}
         },
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     },
@@ -46,7 +50,7 @@ _BODY = {
 
 _INFER: dict[str, Any] = {
     "response_model": InferAnswer,
-    "responses": problems(400, 404, 409, 413, 422, 429, 503, 504),
+    "responses": problems(400, 404, 409, 413, 415, 422, 429, 503, 504),
     "openapi_extra": {"requestBody": _BODY},
 }
 
@@ -57,7 +61,12 @@ async def server(caller: AnyCaller) -> ServerMetadata:
     return ServerMetadata(version=version("keepsight"))
 
 
-@router.get("/health/live", summary="The process answers", response_model_exclude_none=True)
+@router.get(
+    "/health/live",
+    summary="The process answers",
+    response_model_exclude_none=True,
+    responses=problems(keyed=False),
+)
 async def live() -> Health:
     """Answer 200 while the process runs."""
     return Health()
@@ -66,7 +75,8 @@ async def live() -> Health:
 @router.get(
     "/health/ready",
     summary="A version is loaded and answers",
-    responses=problems(503, keyed=False),
+    responses=problems(403, 503, keyed=False),
+    dependencies=[Depends(from_here_if_keyless)],
 )
 async def ready(services: ServicesDep) -> Health:
     """Answer 200 when `/readyz` does, else 503."""
@@ -117,9 +127,13 @@ async def infer(
     served.check_classes()
     announced = request.headers.get(HEADER_LENGTH)
     if announced is not None and not (announced.isdecimal() and len(announced) < 20):  # more than any body has
-        raise InvalidRequestError(f"{HEADER_LENGTH} is {announced!r}; expected a number of bytes")
-    body = await request.body()
-    asked = await off_loop(len(body), read_request, body, None if announced is None else int(announced))
+        raise InvalidRequestError(f"{HEADER_LENGTH} is {announced[:60]!r}; expected a number of bytes")
+    check_not_compressed(request)
+    settings = services.settings
+    limits = Limits(settings.max_images, settings.max_image_bytes, settings.max_json_marks)
+    # images in binary are not parsed, so they may have more bytes
+    pieces = await receive(request, settings.max_json_bytes if announced is None else settings.max_classify_bytes)
+    asked = await asyncio.to_thread(read_request, pieces, None if announced is None else int(announced), limits)
     check_image_count(len(asked.images), services)
 
     async def ask(pixels: Sequence[Pixels]) -> Sequence[Scored | Exception]:

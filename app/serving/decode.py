@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,15 +18,6 @@ from segp_cl.runtime.fast_decoding import plan_fast, resample_fast
 from segp_cl.runtime.process import yield_to_others
 
 MAX_REQUEST_PIXELS = 1_000_000_000
-
-
-def from_base64(text: str) -> bytes | KeepsightError:
-    """Return the bytes of base64 text or a data URI, or the error for the image's slot."""
-    payload = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        return base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError) as error:
-        return ImageDecodeError(f"expected an image in base64: {error}")
 
 
 @dataclass(frozen=True)

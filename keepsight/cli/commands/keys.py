@@ -1,4 +1,4 @@
-"""`keepsight keys`: create, list and revoke API keys in the key file. Needs no running service."""
+"""`keepsight keys`: create, list, revoke and forget API keys. Needs no running service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keepsight.cli.console import moment, table
 from keepsight.cli.errors import CommandError
 from keepsight.keys import SCOPES, Key, KeyFile, KeyFileError
 
-app = typer.Typer(help="Create, list and revoke API keys in the key file.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Create, list, revoke and forget API keys.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("create")
@@ -21,11 +21,12 @@ def create(
         SCOPES
     ),
     keys_file: options.KeysPath = options.KEYS_FILE,
+    store: options.StorePath = options.DEFAULT_STORE,
     as_json: options.Json = False,
 ) -> None:
-    """Create a key and print it once. As soon as a key exists, the service requires one."""
+    """Create a key and print it once. As soon as a key exists, the service requires one, and from then on."""
     try:
-        created = KeyFile(keys_file).create(name, [s.strip() for s in scopes.split(",") if s.strip()])
+        created = KeyFile(keys_file, store=store).create(name, [s.strip() for s in scopes.split(",") if s.strip()])
     except KeyFileError as error:
         raise CommandError(str(error)) from error
     if as_json:
@@ -70,6 +71,23 @@ def revoke(
         console.print_json(describe(key))
     else:
         console.out().print(f"Key {key.id} ({key.name}) is revoked.", markup=False)
+
+
+@app.command("forget")
+def forget(
+    yes: Annotated[bool, typer.Option("--yes", help="Really let everybody on this machine in.")] = False,
+    keys_file: options.KeysPath = options.KEYS_FILE,
+    store: options.StorePath = options.DEFAULT_STORE,
+) -> None:
+    """Let the store forget that there were keys, so that a service on loopback does without them again."""
+    if not yes:
+        raise CommandError("the service would then answer everybody on this machine; if you want that, say --yes")
+    try:
+        known = KeyFile(keys_file, store=store).forget()
+    except KeyFileError as error:
+        raise CommandError(str(error)) from error
+    said = "Forgotten; restart the service." if known else f"The store {store} remembers no keys."
+    console.out().print(said, markup=False)
 
 
 def describe(key: Key) -> dict[str, object]:

@@ -310,3 +310,154 @@ def test_more_requests_than_places_are_told_to_come_back(
     assert busy.headers["retry-after"] == "1"
     assert busy.json()["type"] == "urn:keepsight:problem:busy"
     assert one(9).status_code == 200
+
+
+def problem(client: TestClient, **request: Any) -> str:
+    return str(refused(client, 422, **request)["detail"])
+
+
+def first(response: Any) -> Any:
+    assert response.status_code == 200, response.text
+    return response.json()["results"][0]
+
+
+@pytest.mark.parametrize("kind", ["image/png", "IMAGE/JPEG; x=y", "image/x-anything", "application/octet-stream"])
+def test_an_image_may_be_the_body_itself(taught: TestClient, picture: Picture, kind: str) -> None:
+    asked = taught.post("/v1/classify?top_k=2&path=text", content=picture(1), headers={"Content-Type": kind})
+    result = first(asked)
+    assert result["predictions"] == ask(taught, picture(1), top_k=2, path="text")["results"][0]["predictions"]
+    assert result["filename"] is None
+    labels = taught.post("/v1/classify?labels=cat&labels=dog", content=picture(1), headers={"Content-Type": kind})
+    assert first(labels)["predictions"] == ask(taught, picture(1), labels=["cat", "dog"])["results"][0]["predictions"]
+
+
+def test_a_body_that_should_be_an_image_is_refused_as_any_image_is(
+    configure: Callable[..., Settings], serve: Callable[..., TestClient], picture: Picture
+) -> None:
+    client = serve(configure(max_image_bytes=4000))
+    raw = {"Content-Type": "image/png"}
+    assert "no image" in problem(client, content=b"", headers=raw)
+    assert "colour" in problem(client, content=picture(1), headers=raw, params={"colour": "red"})
+    labels = {"labels": ["a", "b"]}
+    assert first(client.post("/v1/classify", content=b"text", headers=raw, params=labels))["error"]["status"] == 422
+    large = picture(1, size=(200, 200))
+    assert first(client.post("/v1/classify", content=large, headers=raw, params=labels))["error"]["status"] == 413
+
+
+@pytest.mark.parametrize(
+    "kind", [None, "text/plain", "application/x-www-form-urlencoded", "image", "/", "\xff", "multipart/mixed"]
+)
+def test_other_bodies_are_refused_with_what_to_send(taught: TestClient, picture: Picture, kind: str | None) -> None:
+    headers = {} if kind is None else {"Content-Type": kind.encode("latin-1")}
+    detail = refused(taught, 415, content=picture(1), headers=headers)["detail"]
+    assert "multipart/form-data or application/json or image/* or application/octet-stream" in detail
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "\xff"])
+def test_a_compressed_body_is_refused(taught: TestClient, picture: Picture, encoding: str) -> None:
+    headers = {"Content-Type": "image/png", "Content-Encoding": encoding.encode("latin-1")}
+    assert "Content-Encoding" in refused(taught, 415, content=picture(1), headers=headers)["detail"]
+
+
+def test_base64_is_read_in_every_spelling(taught: TestClient, picture: Picture) -> None:
+    image = picture(1)
+    plain = base64.b64encode(image).decode()
+    wrapped = base64.encodebytes(image).decode()
+    spellings = [
+        plain, wrapped, wrapped.replace("\n", "\r\n"), plain.rstrip("="), base64.urlsafe_b64encode(image).decode(),
+        "DATA:IMAGE/JPEG;BASE64," + plain, "data:image/png;charset=utf-8;base64," + wrapped,
+        "data:image/png;base64," + plain.replace("+", "%2B").replace("/", "%2F"),
+    ]  # fmt: skip
+    results = taught.post("/v1/classify", json={"images": spellings}).json()["results"]
+    expected = ask(taught, image)["results"][0]["predictions"]
+    for result in results:
+        assert [each["label"] for each in result["predictions"]] == [each["label"] for each in expected]
+        scores = [each["score"] for each in expected]
+        assert [each["score"] for each in result["predictions"]] == pytest.approx(scores, abs=FLOAT32_REORDERED)
+    by_a_shell = f'{{"images": ["{wrapped}"]}}'
+    raw = taught.post("/v1/classify", content=by_a_shell, headers={"Content-Type": "application/json"})
+    assert first(raw)["predictions"] == expected
+
+
+@pytest.mark.parametrize("text", ["https://example.org/cat.jpg", "cat.jpg", "file:///home/ada/cat.jpg"])
+def test_an_address_is_no_image_and_is_not_fetched(taught: TestClient, text: str) -> None:
+    error = first(taught.post("/v1/classify", json={"images": [text]}))["error"]
+    assert error["status"] == 422
+    assert "bytes" in error["detail"]
+
+
+@pytest.mark.parametrize("text", ["rooster,chair,pizza", "a;b", "a|b", "a\nb", "a, b", "猫、犬"])
+def test_labels_that_are_one_text_are_refused_with_how_to_send_them(
+    taught: TestClient, picture: Picture, text: str
+) -> None:
+    image = {"images": picture(1)}
+    encoded = base64.b64encode(picture(1)).decode()
+    for detail in (
+        problem(taught, files=image, data={"labels": text}),
+        problem(taught, files=image, params={"labels": text}),
+        problem(taught, json={"images": [encoded], "labels": [text]}),
+        problem(taught, files=image, data={"labels": f'["{text}"]'.replace("\n", "\\n")}),
+    ):
+        assert "-F labels=cat -F labels=dog" in detail
+    two = ask(taught, picture(1), labels=["cat, sitting", "dog"])["results"][0]["predictions"]
+    assert {each["label"] for each in two} == {"cat, sitting", "dog"}
+
+
+def test_one_true_label_is_answered(taught: TestClient, picture: Picture) -> None:
+    (prediction,) = ask(taught, picture(1), labels=["rooster"])["results"][0]["predictions"]
+    assert (prediction["label"], prediction["probability"]) == ("rooster", 1.0)
+
+
+def test_labels_in_a_json_list_are_read_and_odd_ones_refused(taught: TestClient, picture: Picture) -> None:
+    image = {"images": picture(1)}
+    as_list = ask(taught, picture(1), labels='["cat", "dog"]')["results"]
+    assert as_list == ask(taught, picture(1), labels=["cat", "dog"])["results"]
+    in_query = taught.post("/v1/classify", files=image, params={"labels": '["cat", "dog"]'})
+    assert first(in_query)["predictions"] == as_list[0]["predictions"]
+    for labels in ("['cat', 'dog']", '["\\ud800", "a"]', "[1, 2]", "[[]]", "[" * 10_000, "[NaN]"):
+        assert "not a JSON list" in problem(taught, files=image, data={"labels": labels})
+    assert "empty" in problem(taught, files=image, data={"labels": ["a", " "]})
+    assert "twice" in problem(taught, files=image, data={"labels": ["a", " a "]})
+    assert "3 times" in problem(taught, files=image, data={"top_k": ["1", "2", "3"]})
+
+
+def test_a_file_that_was_sent_as_a_text_is_told(taught: TestClient) -> None:
+    assert "-F images=@cat.jpg" in problem(taught, files={"images": (None, "cat.jpg")})
+
+
+@pytest.mark.parametrize("number", [10**400, 10**20, 2**31, 0, -1, 1e400, "x" * 20_000, "1" * 5000])
+@pytest.mark.parametrize("name", ["timeout_ms", "top_k"])
+def test_numbers_beyond_all_bounds_are_refused(taught: TestClient, picture: Picture, name: str, number: Any) -> None:
+    encoded = base64.b64encode(picture(1)).decode()
+    problem(taught, json={"images": [encoded], name: str(number)})
+    problem(taught, files={"images": picture(1)}, data={name: str(number)})
+    assert taught.post("/v1/classify", files={"images": picture(1)}, params={name: str(number)}).status_code == 422
+    if isinstance(number, int):
+        raw = f'{{"images": ["{encoded}"], "{name}": {number}}}'
+        problem(taught, content=raw, headers={"Content-Type": "application/json"})
+
+
+def test_a_list_of_millions_is_refused_in_few_words(taught: TestClient) -> None:
+    for body in (
+        b'{"images": [' + b"1," * 2_000_000 + b"1]}",
+        b'{"images": [' + b'"",' * 1_000_000 + b'""]}',
+        b'{"images": [], "labels": [' + b'"",' * 1_000_000 + b'""]}',
+        b"{" + b",".join(b'"k%d":1' % n for n in range(300_000)) + b"}",
+        b"{" + b",".join(b'"k%d":1' % n for n in range(3000)) + b"}",
+        b'{"' + b"k" * 10_000 + b'":1}',
+    ):
+        response = taught.post("/v1/classify", content=body, headers={"Content-Type": "application/json"})
+        assert response.status_code == 422
+        assert len(response.content) < 16_000
+        assert len(response.json().get("errors", [])) <= 20
+    told = taught.post("/v1/classify", json={f"k{n}": 1 for n in range(30)} | {"images": []}).json()
+    assert (len(told["errors"]), told["detail"][:10]) == (20, "30 errors,")
+
+
+def test_a_query_of_many_parameters_is_refused(taught: TestClient, picture: Picture) -> None:
+    many = "&".join(f"a{n}=1" for n in range(3000))
+    response = taught.post(f"/v1/classify?{many}", files={"images": picture(1)})
+    assert response.status_code == 422
+    assert "3000 parameters" in response.json()["detail"]
+    some = "&".join(f"labels=l{n}" for n in range(1000))
+    assert taught.post(f"/v1/classify?{some}", files={"images": picture(1)}).status_code == 200

@@ -79,12 +79,9 @@ def test_vectors_are_those_of_the_method_in_the_order_of_the_input(
 def test_one_text_may_come_without_a_list_and_a_trained_text_is_embedded_without_a_template(
     client: TestClient, tiny_backbone: Backbone
 ) -> None:
-    answer = client.post("/v1/embeddings", json={"input": "http://example.org/cat.png"}).json()
+    answer = client.post("/v1/embeddings", json={"input": "a cat, as on example.org"}).json()
     (vector,) = (torch.tensor(item["embedding"]) for item in answer["data"])
-    # an address is a text like any other
-    assert torch.allclose(
-        vector, tiny_backbone.text_features(["http://example.org/cat.png"])[0], atol=FLOAT32_REORDERED
-    )
+    assert torch.allclose(vector, tiny_backbone.text_features(["a cat, as on example.org"])[0], atol=FLOAT32_REORDERED)
 
 
 def test_base64_holds_the_same_numbers(client: TestClient) -> None:
@@ -158,3 +155,38 @@ def test_an_image_that_the_model_fails_on_refuses_the_request_without_telling_wh
     problem = refused(client, 500, input=[uri(picture(1))])
     assert problem["type"] == "urn:keepsight:problem:internal-error"
     assert "secret" not in str(problem)
+
+
+def test_what_an_input_was_taken_for_is_said(client: TestClient, picture: Picture) -> None:
+    jpeg = base64.b64encode(picture(1, kind="JPEG")).decode()
+    inputs = {
+        "a cat": "text",
+        uri(picture(1)): "image",
+        "DATA:IMAGE/JPEG;BASE64," + jpeg: "image",
+        "data:application/octet-stream;base64," + jpeg: "image",
+        jpeg: "image",
+        base64.encodebytes(picture(1)).decode(): "image",
+        "a text " * 1200: "text",
+    }
+    answer = vectors(client, *inputs)
+    assert [item["kind"] for item in answer["data"]] == [*inputs.values()]
+    same = [answer["data"][n]["embedding"] for n in (2, 3, 4)]
+    assert same[0] == same[1] == same[2] != answer["data"][0]["embedding"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://example.org/cat.jpg", "http://localhost/x", "photos/cat.jpg", "data:text/plain,hello",
+     base64.b64encode(bytes(range(256))).decode(), "data:application/octet-stream;base64,aGVsbG8="],
+)  # fmt: skip
+def test_what_is_no_text_is_never_embedded_as_one(client: TestClient, text: str) -> None:
+    detail = refused(client, 422, input=["a cat", text])["detail"]
+    assert detail.startswith("input 1: ")
+
+
+def test_a_text_that_is_too_long_is_refused_however_long_it_is(client: TestClient) -> None:
+    for length in (10_001, 20_000, 300_000):
+        assert "10000" in refused(client, 422, input=["x " * (length // 2) + "x" * (length % 2)])["detail"]
+    assert "entries" in refused(client, 422, input=["a"] * 2000)["detail"]
+    assert "marks" not in refused(client, 422, input=[1] * 3000)["detail"]
+    assert "strings, commas" in refused(client, 422, input=["a"] * 100_000)["detail"]

@@ -177,7 +177,7 @@ def test_every_operation_is_documented(client: TestClient) -> None:
                 problem = operation["responses"]["401"]["content"]["application/problem+json"]
                 assert problem["schema"]["$ref"] == "#/components/schemas/Problem", where
     assert "multipart/form-data" in document["paths"]["/v1/tasks"]["post"]["requestBody"]["content"]
-    assert {"multipart/form-data", "application/json"} == set(
+    assert {"multipart/form-data", "application/json", "image/*", "application/octet-stream"} == set(
         document["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
     )
 

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import struct
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequestError
-from app.protocols.open_inference import IMAGES, OUTPUTS, InferRequest, Wanted, read_request, write_answer
+from app.protocols.open_inference import IMAGES, OUTPUTS, InferRequest, Limits, Wanted, read_request, write_answer
 from app.serving.engine import Scored
 from segp_cl.errors import ImageDecodeError
 
@@ -50,10 +51,16 @@ def head(shape: object, *, outputs: Sequence[object] = (), **tensor: object) -> 
     return json.dumps({"inputs": [fields], "outputs": list(outputs)}).encode()
 
 
+def read(body: bytes, header_length: int | None, *, piece: int = 7) -> InferRequest:
+    """What is read from a body that arrives in pieces."""
+    pieces = deque(body[at : at + piece] for at in range(0, len(body), piece))
+    return read_request(pieces, header_length, Limits(max_images=64, max_image_bytes=1000, max_marks=1000))
+
+
 def read_if_well_formed(body: bytes, header_length: int | None) -> InferRequest | None:
     """What was read; None if it was refused as it should be. Any other exception is a failure."""
     with contextlib.suppress(InvalidRequestError, RequestValidationError):
-        return read_request(body, header_length)
+        return read(body, header_length)
     return None
 
 
@@ -61,20 +68,20 @@ def read_if_well_formed(body: bytes, header_length: int | None) -> InferRequest 
 def test_binary_images_arrive_as_they_were_sent(data: Images) -> None:
     raw = elements(data)
     json_part = head([len(data)], parameters={"binary_data_size": len(raw)})
-    assert read_request(json_part + raw, len(json_part)).images == data
+    assert read(json_part + raw, len(json_part)).images == data
 
 
-@given(images, st.sampled_from(["", "data:image/png;base64,"]))
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=6), st.sampled_from(["", "data:image/png;base64,"]))
 def test_base64_images_arrive_as_they_were_sent(data: Images, prefix: str) -> None:
     texts = [prefix + base64.b64encode(item).decode() for item in data]
-    assert read_request(head([len(data)], data=texts), None).images == data
+    assert read(head([len(data)], data=texts), None).images == data
     nested = [[text] for text in texts]
-    assert read_request(head([len(data), 1], data=nested), None).images == data
+    assert read(head([len(data), 1], data=nested), None).images == data
 
 
 @given(st.text(max_size=20))
 def test_text_that_is_not_base64_is_an_error_in_its_own_slot(text: str) -> None:
-    first, second = read_request(head([2], data=[text, "aW1n"]), None).images
+    first, second = read(head([2], data=[text, "aW1n"]), None).images
     assert second == b"img"
     assert isinstance(first, bytes | ImageDecodeError)
 
@@ -86,12 +93,12 @@ def test_a_binary_tensor_is_refused_or_read_to_its_last_byte(raw: bytes) -> None
     with contextlib.suppress(struct.error):  # the reader here takes well-formed tensors only
         if elements(split(raw)) == raw:
             json_part = head([len(split(raw))], parameters={"binary_data_size": len(raw)})
-            assert read_request(json_part + raw, len(json_part)).images == split(raw)
+            assert read(json_part + raw, len(json_part)).images == split(raw)
             return
     for count in range(len(raw) + 1):
         json_part = head([count], parameters={"binary_data_size": len(raw)})
         with pytest.raises(InvalidRequestError, match="beyond the end of the body"):
-            read_request(json_part + raw, len(json_part))
+            read(json_part + raw, len(json_part))
 
 
 @given(st.binary(max_size=60), st.none() | st.integers())
@@ -146,20 +153,20 @@ def test_any_json_is_read_or_refused_in_words(body: dict[str, Any], behind: byte
 @pytest.mark.parametrize("shape", [[-1, -2], [2**31], [1] * 9, [10**4000, 10**4000]])
 def test_a_shape_that_no_request_has_is_refused(shape: list[int]) -> None:
     with pytest.raises(RequestValidationError):
-        read_request(head(shape, data=["aW1n", "aW1n"]), None)
+        read(head(shape, data=["aW1n", "aW1n"]), None)
 
 
-@pytest.mark.parametrize(("microseconds", "milliseconds"), [(1, 1), (1000, 1), (1001, 2), (10**400, 10**397)])
+@pytest.mark.parametrize(("microseconds", "milliseconds"), [(1, 1), (1000, 1), (1001, 2), (10**90, 10**87)])
 def test_a_timeout_is_rounded_up_to_milliseconds(microseconds: int, milliseconds: int) -> None:
     body = json.loads(head([0], data=[])) | {"parameters": {"timeout": microseconds}}
-    assert read_request(json.dumps(body).encode(), None).timeout_ms == milliseconds
+    assert read(json.dumps(body).encode(), None).timeout_ms == milliseconds
 
 
 @pytest.mark.parametrize("timeout", [0, -1, 1.5, "1", True])
 def test_a_timeout_that_is_no_number_of_microseconds_is_refused(timeout: object) -> None:
     body = json.loads(head([0], data=[])) | {"parameters": {"timeout": timeout}}
     with pytest.raises(InvalidRequestError, match="timeout is"):
-        read_request(json.dumps(body).encode(), None)
+        read(json.dumps(body).encode(), None)
 
 
 def scored_of(scores: Sequence[float], labels: Sequence[str]) -> Scored:

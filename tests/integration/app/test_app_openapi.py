@@ -1,0 +1,71 @@
+"""The server keeps to its own OpenAPI document, whatever requests are made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+from starlette.testclient import TestClient
+
+from app.main import create_app
+from app.settings import Settings
+from keepsight.keys import SCOPES, KeyFile
+from model_store.types import VersionId
+
+OPERATIONS = [
+    (method.upper(), path)
+    for path, methods in create_app(Settings(store=Path("unused"))).openapi()["paths"].items()
+    for method in methods
+]
+NOT_ALL_IN_A_SCHEMA = {"/v1/tasks": "which bytes are an archive", "/v1/embeddings": "which versions there are"}
+EXAMPLES = 30
+"""Requests that are made up for each operation."""
+
+
+@pytest.fixture
+def document(
+    configure: Callable[..., Settings],
+    serve: Callable[[Settings], TestClient],
+    listen: Callable[[Settings], str],
+    teach: Callable[..., VersionId],
+) -> schemathesis.BaseSchema:
+    """The document of a server that serves two classes."""
+    serve(configure()).get("/healthz")  # makes version 1
+    teach("cat", "dog")
+    return schemathesis.openapi.from_url(f"{listen(configure())}/openapi.json")
+
+
+def test_the_documents_own_examples_are_valid(document: schemathesis.BaseSchema) -> None:
+    raw = document.raw_schema
+    seen = 0
+    for methods in raw["paths"].values():
+        for operation in methods.values():
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                if "example" in content:
+                    jsonschema.validate(content["example"], content.get("schema", {}))
+                    seen += 1
+    assert seen >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_every_answer_is_one_that_the_document_promises(
+    document: schemathesis.BaseSchema, configure: Callable[..., Settings], method: str, path: str
+) -> None:
+    token = KeyFile(configure().keys_file).create("tester", SCOPES).token
+    excluded: list[Any] = [positive_data_acceptance] if path in NOT_ALL_IN_A_SCHEMA else []
+
+    @settings(
+        max_examples=EXAMPLES, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(document[path][method].as_strategy())
+    def check(case: Any) -> None:
+        case.call_and_validate(headers={"Authorization": f"Bearer {token}"}, excluded_checks=excluded)
+
+    check()
