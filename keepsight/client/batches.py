@@ -32,7 +32,7 @@ def classify_files(
         ClientError: a request failed.
     """
     if not files:
-        raise UploadError("there is no image to classify")
+        raise UploadError("no image was given")
     results: list[ImageResult] = []
     for start in range(0, len(files), MAX_BATCH):
         batch = files[start : start + MAX_BATCH]

@@ -6,6 +6,8 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
+from keepsight.client.errors import UploadError
+
 NamedImage = tuple[str, bytes]
 """A file name, as the answer will repeat it, and the file's bytes."""
 
@@ -28,8 +30,14 @@ def named_images(images: Sequence[Image]) -> list[NamedImage]:
     """Return the names and bytes of images.
 
     Raises:
+        UploadError: there are none.
+        TypeError: one image was given in place of a list.
         OSError: a file cannot be read.
     """
+    if isinstance(images, str | bytes | bytearray | Path):
+        raise TypeError(f"expected a list of images, got one of type {type(images).__name__}")
+    if not images:
+        raise UploadError("no image was given")
     return [named_image(image) for image in images]
 
 
@@ -48,6 +56,12 @@ def embedding_inputs(inputs: str | Sequence[str | Image]) -> list[str]:
     """Return the inputs in the route's format. A single string is one text, not its letters.
 
     Raises:
+        UploadError: there are none.
+        TypeError: one image was given in place of a list.
         OSError: a file cannot be read.
     """
+    if isinstance(inputs, bytes | bytearray | Path):
+        raise TypeError(f"expected a text or a list of texts and images, got one of type {type(inputs).__name__}")
+    if not inputs:
+        raise UploadError("no text or image was given")
     return [inputs] if isinstance(inputs, str) else [embedding_input(item) for item in inputs]
