@@ -45,6 +45,10 @@ class _LaidOut:
         return self._layout.passed_over
 
     @property
+    def passed_over_count(self) -> int:
+        return self._layout.passed_over_count
+
+    @property
     def notes(self) -> tuple[str, ...]:
         return self._layout.notes
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import nsmallest
 
 from app.errors import TaskRefusedError
 from app.intake.folder_names import Split, is_container, names_no_class, split_of
@@ -63,12 +64,17 @@ class _Folder:
         for parts in self.images:
             if len(parts) > depth + 1:
                 below.setdefault(parts[depth], []).append(parts)
-        return {name: _Folder((*self.path, name), images) for name, images in sorted(below.items())}
+        return {name: _Folder((*self.path, name), images) for name, images in below.items()}
 
     @cached_property
     def is_flat(self) -> bool:
         """Whether images lie directly in it."""
         return any(len(parts) == len(self.path) + 1 for parts in self.images)
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether images lie in folders of it."""
+        return any(len(parts) > len(self.path) + 1 for parts in self.images)
 
     def __str__(self) -> str:
         return repr("/".join(self.path)[:200])
@@ -96,7 +102,7 @@ def _is_split(folder: _Folder) -> bool:
     splits = {name: split_of(name) for name in folder.folders}
     if len(splits) < 2 or None in splits.values():
         return False
-    if not any(splits[name] is Split.TRAIN and part.folders for name, part in folder.folders.items()):
+    if not any(splits[name] is Split.TRAIN and part.is_nested for name, part in folder.folders.items()):
         raise TaskRefusedError(
             f"the folders {listed(splits)} are called like the splits of a data set, but there is no train folder with "
             "one folder per class; expected, for example, train/cat/1.jpg and val/cat/2.jpg"
@@ -122,7 +128,7 @@ def _class_folders(folder: _Folder) -> list[Container]:
         return here
     below = [(name, part) for group in inside.values() for name, part in group.folders.items()]
     names = {name for name, _ in below}
-    all_flat = all(part.is_flat and not part.folders for _, part in below)
+    all_flat = all(part.is_flat and not part.is_nested for _, part in below)
     if not any(_may_be_classes(group.folders) for group in inside.values()):
         return here
     groups = all(names_no_class(name) for name in inside)
@@ -154,6 +160,6 @@ def _is_split_class(folder: _Folder) -> bool:
 
 def listed(names: Iterable[str]) -> str:
     """Return names for a sentence: the first four in quotes, and how many more there are."""
-    ordered = sorted(names)
-    shown = ", ".join(repr(name[:60]) for name in ordered[:_SHOWN])
-    return f"{shown} and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else shown
+    names = list(names)
+    shown = ", ".join(repr(name[:60]) for name in nsmallest(_SHOWN, names))
+    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown

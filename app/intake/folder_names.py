@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Kind(StrEnum):
@@ -71,14 +72,17 @@ def noise_in(parts: Sequence[str]) -> tuple[int, str] | None:
     Nothing at or below such a part is read.
     """
     for position, part in enumerate(parts):
-        name = part.casefold()
-        if name in _SYSTEM:
-            return position, _SYSTEM[name]
-        if part.startswith("."):
-            return position, "hidden"
-        if part.startswith("~$"):
-            return position, "a lock file of an office program"
+        reason = _noise(part)
+        if reason is not None:
+            return position, reason
     return None
+
+
+@lru_cache(maxsize=10_000)
+def _noise(name: str) -> str | None:
+    if name.startswith("."):
+        return "hidden"
+    return "a lock file of an office program" if name.startswith("~$") else _SYSTEM.get(name.casefold())
 
 
 def kind_of(file_name: str) -> Kind:

@@ -6,10 +6,10 @@ The rule is written down once, for users, in docs/uploads.md.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from app.errors import ArchiveError
 from app.intake.class_level import Container, find_containers, listed
@@ -19,13 +19,15 @@ from exchange.contracts import PassedOver
 _DRIVE = re.compile(r"^[A-Za-z]:")
 MAX_SHOWN = 200
 MAX_FOLDERS = 20
+MAX_LISTED = 1000
+_FREE_FOLDER_NAMES = 1000
 _NO_CLASS = "not in a class folder; expected one folder per class"
 _TEST = "a test split, which is neither learned from nor measured on"
 
 Parts = tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One entry of an archive, as its directory lists it."""
 
@@ -34,7 +36,7 @@ class Entry:
     is_folder: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """An entry's class `label`, or the `reason` why it is rejected. If both are None, it is passed over.
 
@@ -51,13 +53,14 @@ class Layout:
     """The place of every entry, in the archive's order, and what is to be told of the whole.
 
     `labels` are the classes to be learned, `held_out_labels` those with held-out images, both in alphabetical order.
-    `passed_over` has one row per topmost path; `notes` say how the folders were read.
+    `passed_over` has one row per topmost path, of at most 1,000; `notes` say how the folders were read.
     """
 
     places: tuple[Place, ...]
     labels: tuple[str, ...]
     held_out_labels: tuple[str, ...]
     passed_over: tuple[PassedOver, ...]
+    passed_over_count: int
     notes: tuple[str, ...]
 
 
@@ -96,7 +99,7 @@ def lay_out(entries: Sequence[Entry]) -> Layout:
         ArchiveError: an entry's path is unsafe.
         TaskRefusedError: which folders are the classes cannot be told; the message says what was seen.
     """
-    paths = [parts_of(entry.path) for entry in entries]
+    paths = _split([entry.path for entry in entries])
     noise = [noise_in(parts) for parts in paths]
     plain = [not e.is_folder and n is None and bool(p) for e, n, p in zip(entries, noise, paths, strict=True)]
     kinds = [kind_of(parts[-1]) if is_plain else None for parts, is_plain in zip(paths, plain, strict=True)]
@@ -115,12 +118,39 @@ def lay_out(entries: Sequence[Entry]) -> Layout:
         places.append(reading.place(parts, left) if is_plain else Place())
     held = {place.label for place in places if place.label is not None and place.held_out}
     learned = {place.label for place in places if place.label is not None and not place.held_out}
-    files = sorted(parts for parts, is_plain in zip(paths, plain, strict=True) if is_plain)
-    folders = [parts[: found[0]] if found else parts for parts, found, e in zip(paths, noise, entries, strict=True)
-               if found or e.is_folder]  # fmt: skip
-    for folder in _empty(folders, files):
+    folders = {
+        parts[: found[0]] if found else parts
+        for parts, found, entry in zip(paths, noise, entries, strict=True)
+        if found or entry.is_folder
+    }
+    for folder in _empty(folders - {()}, (parts for parts, is_plain in zip(paths, plain, strict=True) if is_plain)):
         left.add(folder, "an empty folder")
-    return Layout(tuple(places), tuple(sorted(learned)), tuple(sorted(held)), left.rows(), tuple(reading.notes(held)))
+    return Layout(
+        tuple(places),
+        labels=tuple(sorted(learned)),
+        held_out_labels=tuple(sorted(held)),
+        passed_over=left.rows(),
+        passed_over_count=len(left),
+        notes=tuple(reading.notes(held)),
+    )
+
+
+def _split(paths: Sequence[str]) -> list[Parts]:
+    """Split all paths, and keep every name once: archives have few folders, so hostile ones that have many are refused.
+
+    Raises:
+        ArchiveError: there are more names of folders than entries could need.
+    """
+    names: dict[str, str] = {}
+    most = _FREE_FOLDER_NAMES + 2 * len(paths)
+    split: list[Parts] = []
+    for path in paths:
+        *folders, last = parts_of(path) or ("",)
+        folders = [names.setdefault(name, name) for name in folders]
+        if len(names) > most:
+            raise ArchiveError(f"the archive of {len(paths)} entries has more than {most} names of folders")
+        split.append((*folders, last) if last else ())
+    return split
 
 
 class _PassedOver:
@@ -134,10 +164,13 @@ class _PassedOver:
         self._reasons.setdefault(path, reason)
         self._files[path] += 1
 
+    def __len__(self) -> int:
+        return len(self._reasons)
+
     def rows(self) -> tuple[PassedOver, ...]:
         return tuple(
             PassedOver(path=shown("/".join(path)), reason=reason, entries=self._files[path])
-            for path, reason in self._reasons.items()
+            for path, reason in islice(self._reasons.items(), MAX_LISTED)
         )
 
 
@@ -149,6 +182,7 @@ class _Reading:
         self._containers = containers
         self._depths = sorted({len(path) for path in containers}, reverse=True)
         self._nested: Counter[str] = Counter()
+        self._places: dict[tuple[str, bool], Place] = {}  # one for all images of a class
 
     def container(self, parts: Parts) -> Container | None:
         """Return the nearest folder of classes (or test split) above a file."""
@@ -181,7 +215,8 @@ class _Reading:
                 return Place()
         elif inside:
             self._nested[label] += 1
-        return Place(label=label, held_out=split is Split.VAL)
+        held_out = split is Split.VAL
+        return self._places.setdefault((label, held_out), Place(label=label, held_out=held_out))
 
     def notes(self, held: set[str]) -> Iterator[str]:
         """Say how the folders were read, where that is not the plain `class/image`."""
@@ -194,16 +229,9 @@ class _Reading:
             yield f"{count} files in sub-folders of class folders belong to the classes {listed(self._nested)}"
 
 
-def _empty(folders: Sequence[Parts], files: Sequence[Parts]) -> Iterator[Parts]:
-    """Yield the topmost folders that hold no file; `files` are sorted."""
-
-    def holds_files(folder: Parts) -> bool:
-        at = bisect_left(files, folder)
-        return at < len(files) and files[at][: len(folder)] == folder
-
-    told: set[Parts] = set()
-    for folder in folders:
-        top = next((folder[:n] for n in range(1, len(folder) + 1) if not holds_files(folder[:n])), None)
-        if top is not None and top not in told:
-            told.add(top)
-            yield top
+def _empty(folders: set[Parts], files: Iterable[Parts]) -> Iterator[Parts]:
+    """Yield those of the folders that hold no file, and lie in no other of these."""
+    empty = set(folders)
+    for parts in files:
+        empty.difference_update(parts[:n] for n in range(1, len(parts)))
+    yield from sorted(folder for folder in empty if not any(folder[:n] in empty for n in range(1, len(folder))))

@@ -30,6 +30,7 @@ class ParquetSource:
 
     held_out_labels: tuple[str, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
+    passed_over_count = 0
     notes: tuple[str, ...] = ()
 
     def __init__(self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits) -> None:

@@ -29,7 +29,7 @@ class Source(Protocol):
 
     `labels` holds every class to be learned once, in the task's order, including those that turn out to have no image;
     `held_out_labels` those with images to measure on. `passed_over` lists what is no data (hidden files, what operating
-    systems add), and `notes` say how the upload was read.
+    systems add), cut to 1,000 rows of `passed_over_count`, and `notes` say how the upload was read.
     """
 
     @property
@@ -40,6 +40,9 @@ class Source(Protocol):
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]: ...
+
+    @property
+    def passed_over_count(self) -> int: ...
 
     @property
     def notes(self) -> tuple[str, ...]: ...

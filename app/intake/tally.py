@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
+from app.intake.layout import MAX_LISTED
 from app.intake.source import Item, Source
 from exchange.contracts import RejectedImage, RenamedClass, RepeatedImage, ValidationReport
 
-MAX_LISTED = 1000
 _MAX_TYPED = 200
 
 
@@ -62,8 +62,8 @@ class Tally:
             held_out=self._held_out,
             rejected=tuple(self._rejected),
             rejected_count=self._rejected_count,
-            passed_over=source.passed_over[:MAX_LISTED],
-            passed_over_count=len(source.passed_over),
+            passed_over=source.passed_over,
+            passed_over_count=source.passed_over_count,
             repeated=tuple(self._repeated),
             repeated_count=self._repeated_count,
             renamed=tuple(renamed[:MAX_LISTED]),
