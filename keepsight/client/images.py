@@ -15,6 +15,11 @@ Image = bytes | Path | NamedImage
 """The bytes of an image file, its path, or a name and the bytes."""
 
 
+def sendable(name: str) -> str:
+    """Return a file's name as Unicode text: what is not UTF-8 on the disk becomes question marks."""
+    return name.encode("utf-8", "replace").decode("utf-8")
+
+
 def named_image(image: Image) -> NamedImage:
     """Return an image's name and bytes. A file keeps its name without the folder; bytes alone are named `image`.
 
@@ -22,7 +27,7 @@ def named_image(image: Image) -> NamedImage:
         OSError: the file cannot be read.
     """
     if isinstance(image, Path):
-        return image.name, image.read_bytes()
+        return sendable(image.name), image.read_bytes()
     return ("image", image) if isinstance(image, bytes) else image
 
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 from keepsight.client.errors import UploadError
 from keepsight.client.folders import Member, Skipped, pack_folder
+from keepsight.client.images import sendable
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".parquet")
 _BLOCK = tarfile.BLOCKSIZE
@@ -150,13 +151,13 @@ def open_task(source: Path, on_read: OnRead | None = None) -> tuple[Upload, str]
     if source.is_dir():
         packed = pack_folder(source)
         upload = TarUpload(packed.members, on_read, skipped=packed.skipped)
-        return upload, f"{source.resolve().name or 'task'}.tar"
+        return upload, sendable(f"{source.resolve().name or 'task'}.tar")
     if not source.exists():
         raise UploadError(f"{source} does not exist; give a folder with a subfolder per class, or an archive of one")
     if not source.name.lower().endswith(ARCHIVE_SUFFIXES):
         raise UploadError(f"{source.name} is not an archive that can be taught; expected {', '.join(ARCHIVE_SUFFIXES)}")
     try:
-        return FileUpload(source.open("rb"), on_read), source.name
+        return FileUpload(source.open("rb"), on_read), sendable(source.name)
     except OSError as error:
         raise UploadError(f"{source} cannot be read: {error.strerror}") from error
 

@@ -114,6 +114,7 @@ def upload(
     """Send a folder or an archive, with a progress bar. If it is refused, print what the service found in it."""
     from keepsight.cli.follow import upload_bar
     from keepsight.client.errors import ApiError
+    from keepsight.client.images import sendable
     from keepsight.client.uploads import open_task, with_skipped
 
     body, filename = open_task(source)
@@ -129,7 +130,7 @@ def upload(
             return client.teach(
                 body,
                 filename,
-                name=name or source.resolve().name.split(".")[0] or "task",
+                name=name or sendable(source.resolve().name.split(".")[0]) or "task",
                 template=template,
                 extend=extend,
                 config=config,

@@ -293,6 +293,23 @@ def test_classify_says_what_it_skips(run_cli: RunCli, service: Any, tmp_path: Pa
     ]
 
 
+def test_a_file_s_name_that_is_not_utf_8_is_sent_and_shown_with_question_marks(
+    run_cli: RunCli, service: Any, tmp_path: Path
+) -> None:
+    name = os.fsdecode("狗".encode("gbk"))
+    for path in (tmp_path / f"{name}.png", tmp_path / name / "cat" / "1.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    service.script["POST /v1/classify"] = {"model_version": "v2", "results": [result(0)]}
+    assert "??.png" in run_cli("classify", str(tmp_path / f"{name}.png")).out
+    assert (
+        run_cli("classify", str(tmp_path / f"{name}.png"), "--json").json["results"][0]["filename"].endswith("/??.png")
+    )
+    service.script["POST /v1/tasks"] = httpx.Response(202, json=ACCEPTED)
+    assert run_cli("teach", str(tmp_path / name), "--no-wait").code == 0
+    assert b'name="name"\r\n\r\n??' in service.requests[-1].content
+
+
 def test_classify_of_a_folder_without_images_fails_and_names_what_is_there(run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "2.txt").write_bytes(b"x")
     ran = run_cli("classify", str(tmp_path))
