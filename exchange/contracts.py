@@ -87,13 +87,48 @@ class RejectedImage(_Contract):
     reason: str
 
 
+class PassedOver(_Contract):
+    """A file or folder of the upload that is no data, and why; `entries` counts all that lies in it."""
+
+    path: str
+    reason: str
+    entries: int = Field(1, ge=1)
+
+
+class RepeatedImage(_Contract):
+    """A picture that the upload has twice, in two classes or on both sides of a split. Each is used where it lies."""
+
+    path: str
+    label: str
+    first_path: str
+    first_label: str
+
+
+class RenamedClass(_Contract):
+    """A class that is taught under another spelling than the upload's, because that has something invisible in it."""
+
+    typed: str
+    taught: str
+
+
 class ValidationReport(_Contract):
-    """The result of validating an upload. `rejected` may be shortened; `rejected_count` counts all."""
+    """The result of validating an upload. Lists may be shortened; the count beside each counts all.
+
+    `classes` counts the accepted images of each class, and `held_out` those of them that came in a val split. `notes`
+    say how the folders were read.
+    """
 
     classes: dict[str, int]
     accepted: int = Field(ge=0)
+    held_out: dict[str, int] = Field(default_factory=dict)
     rejected: tuple[RejectedImage, ...] = ()
     rejected_count: int = Field(0, ge=0)
+    passed_over: tuple[PassedOver, ...] = ()
+    passed_over_count: int = Field(0, ge=0)
+    repeated: tuple[RepeatedImage, ...] = ()
+    repeated_count: int = Field(0, ge=0)
+    renamed: tuple[RenamedClass, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class UpdateJob(_Contract):

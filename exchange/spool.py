@@ -36,7 +36,8 @@ class SpoolError(KeepsightError):
 class SpoolIndex:
     """Index of a job's folder: `files[i]` is an image of class `classes[labels[i]]`, with SHA-256 `checksums[i]`.
 
-    `digest` identifies the data set: the same images of the same classes in the same order give the same digest.
+    `held_out` has the positions of the images that the sender set apart for measuring. `digest` identifies the data
+    set: the same images of the same classes, held out or not, in the same order give the same digest.
     """
 
     classes: tuple[str, ...]
@@ -44,10 +45,14 @@ class SpoolIndex:
     labels: tuple[int, ...]
     checksums: tuple[str, ...]
     digest: str
+    held_out: tuple[int, ...] = ()
 
 
-def _digest(classes: Sequence[str], labels: Sequence[int], checksums: Sequence[str]) -> str:
-    described = {"classes": list(classes), "images": [list(pair) for pair in zip(labels, checksums, strict=True)]}
+def _digest(classes: Sequence[str], labels: Sequence[int], checksums: Sequence[str], held_out: Sequence[int]) -> str:
+    images = [list(pair) for pair in zip(labels, checksums, strict=True)]
+    described: dict[str, object] = {"classes": list(classes), "images": images}
+    if held_out:  # left out where there are none, so that a folder written before they existed keeps its digest
+        described["held_out"] = list(held_out)
     return sha256(json.dumps(described, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -60,11 +65,14 @@ class SpoolWriter:
         self._files: list[str] = []
         self._labels: list[int] = []
         self._checksums: list[str] = []
+        self._held_out: list[bool] = []
         self._folder.mkdir(mode=0o700)
         (self._folder / "images").mkdir()
 
-    def add(self, class_index: int, data: bytes, suffix: str = "") -> None:
+    def add(self, class_index: int, data: bytes, suffix: str = "", *, held_out: bool = False) -> None:
         """Store one encoded image of the class at `class_index`. Of the file's name only a plain suffix is stored.
+
+        With `held_out`, the image is measured on and not learned from.
 
         Raises:
             OSError: the disk is full or the folder is gone.
@@ -75,6 +83,7 @@ class SpoolWriter:
         self._files.append(name)
         self._labels.append(class_index)
         self._checksums.append(sha256(data).hexdigest())
+        self._held_out.append(held_out)
 
     def close(self, classes: Sequence[str]) -> SpoolIndex:
         """Name the classes, write the index, and make the folder visible to `Spool.read`.
@@ -89,16 +98,18 @@ class SpoolWriter:
             raise SpoolError("no image was spooled, expected at least one")
         if not all(0 <= label < len(classes) for label in self._labels):
             raise SpoolError(f"an image's label is outside of the {len(classes)} classes")
-        rows = sorted(zip(self._labels, self._checksums, self._files, strict=True))
-        self._labels = [label for label, _, _ in rows]
-        self._checksums = [checksum for _, checksum, _ in rows]
-        self._files = [file for _, _, file in rows]
-        digest = _digest(classes, self._labels, self._checksums)
+        rows = sorted(zip(self._labels, self._checksums, self._held_out, self._files, strict=True))
+        self._labels = [label for label, _, _, _ in rows]
+        self._checksums = [checksum for _, checksum, _, _ in rows]
+        self._files = [file for _, _, _, file in rows]
+        held_out = tuple(position for position, (_, _, held, _) in enumerate(rows) if held)
+        digest = _digest(classes, self._labels, self._checksums, held_out)
         index = {
             "classes": list(classes),
             "files": self._files,
             "labels": self._labels,
             "checksums": self._checksums,
+            "held_out": held_out,
             "digest": digest,
         }
         _write_synced(self._folder / "index.json", json.dumps(index).encode())
@@ -107,7 +118,7 @@ class SpoolWriter:
         os.rename(self._folder, self._final)
         sync_folder(self._final.parent)
         files = tuple(self._final / name for name in self._files)
-        return SpoolIndex(tuple(classes), files, tuple(self._labels), tuple(self._checksums), digest)
+        return SpoolIndex(tuple(classes), files, tuple(self._labels), tuple(self._checksums), digest, held_out)
 
     def abort(self) -> None:
         """Remove everything that was written and not closed. Does nothing after `close`."""
@@ -183,8 +194,9 @@ class Spool:
                 labels=tuple(raw["labels"]),
                 checksums=tuple(raw["checksums"]),
                 digest=raw["digest"],
+                held_out=tuple(raw.get("held_out", ())),
             )
-            as_written = index.digest == _digest(index.classes, index.labels, index.checksums)
+            as_written = index.digest == _digest(index.classes, index.labels, index.checksums, index.held_out)
         except (KeyError, TypeError, ValueError) as error:
             raise SpoolError(f"index.json of job {job_id} is not an index") from error
         if not as_written:

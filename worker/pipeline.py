@@ -138,6 +138,7 @@ class _Update:
             fraction=self.settings.holdout_fraction,
             min_images=self.settings.holdout_min_images,
             shuffle=named_by(index.digest, self.job.seed),
+            given=index.held_out,
         )
         with self._timed("learning"):
             learned = self._learn(state, base, index, split, spool.folder(self.job.job_id))

@@ -10,12 +10,15 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
 from app.errors import ArchiveError, ArchiveTooLargeError
+from app.intake.entry_names import EntryName, decode_names, tar_name, zip_name
 from app.intake.layout import Entry, Layout, lay_out, shown
 from app.intake.limits import IntakeLimits
 from app.intake.source import Item
+from exchange.contracts import PassedOver
 
 _READABLE_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2}  # LZMA may need gigabytes of memory
 _DIRECTORY_BYTES_PER_MEMBER = 256
@@ -24,7 +27,33 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, No
 _TAR_ERRORS = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, RecursionError)
 
 
-class ZipSource:
+class _LaidOut:
+    """What an archive's layout says of it."""
+
+    _layout: Layout
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._layout.labels
+
+    @property
+    def held_out_labels(self) -> tuple[str, ...]:
+        return self._layout.held_out_labels
+
+    @property
+    def passed_over(self) -> tuple[PassedOver, ...]:
+        return self._layout.passed_over
+
+    @property
+    def passed_over_count(self) -> int:
+        return self._layout.passed_over_count
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._layout.notes
+
+
+class ZipSource(_LaidOut):
     """A zip archive with one folder per class.
 
     Raises:
@@ -32,7 +61,9 @@ class ZipSource:
         ArchiveTooLargeError: it has more entries or more unpacked bytes than allowed.
     """
 
-    def __init__(self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits) -> None:
+    def __init__(
+        self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits, *, encoding: str | None = None
+    ) -> None:
         self._limits = limits
         try:
             _check_zip_directory(file, archive_bytes, limits)
@@ -48,25 +79,19 @@ class ZipSource:
             if info.flag_bits & 0x1:
                 raise ArchiveError(f"the entry {shown(info.orig_filename)!r} is encrypted")
         _check_budget(sum(info.file_size for info in self._infos), archive_bytes, limits)
-        self._layout = lay_out([Entry(i.orig_filename, i.file_size, i.is_dir()) for i in self._infos])
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self._layout.labels
-
-    @property
-    def ignored(self) -> int:
-        return self._layout.ignored
+        self._names = decode_names([zip_name(info) for info in self._infos], encoding)
+        entries = zip(self._names, self._infos, strict=True)
+        self._layout = lay_out([Entry(name, info.file_size, info.is_dir()) for name, info in entries])
 
     def items(self) -> Iterator[Item]:
         # sorted by name, so that a folder zipped on two machines gives the same data set
-        members = zip(self._infos, self._layout.places, strict=True)
-        for info, place in sorted(members, key=lambda member: member[0].orig_filename):
-            where = shown(info.orig_filename)
+        members = zip(self._names, self._infos, self._layout.places, strict=True)
+        for name, info, place in sorted(members, key=lambda member: member[0]):
+            where = shown(name)
             if place.reason is not None:
                 yield Item(where, None, None, place.reason)
             elif place.label is not None:
-                yield self._read(info, where, place.label)
+                yield replace(self._read(info, where, place.label), held_out=place.held_out)
 
     def _read(self, info: zipfile.ZipInfo, where: str, label: str) -> Item:
         if info.file_size > self._limits.max_image_bytes:
@@ -80,7 +105,7 @@ class ZipSource:
             return Item(where, label, None, f"damaged inside the archive: {shown(str(error))}")
 
 
-class TarSource:
+class TarSource(_LaidOut):
     """A tar archive, plain or gzipped, with one folder per class. It is read twice: the directory, then the images.
 
     Raises:
@@ -88,12 +113,15 @@ class TarSource:
         ArchiveTooLargeError: it has more entries or more unpacked bytes than allowed.
     """
 
-    def __init__(self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits, *, gzipped: bool) -> None:
+    def __init__(
+        self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits, *, gzipped: bool, encoding: str | None = None
+    ) -> None:
         self._file = file
         self._gzipped = gzipped
         self._limits = limits
         self._budget = limits.budget(archive_bytes)
-        entries: list[Entry] = []
+        names: list[EntryName] = []
+        entries: list[tuple[int, bool]] = []
         unpacked = 0
         for _, info in self._members():
             if not (info.isreg() or info.isdir()) or info.issparse():
@@ -101,20 +129,14 @@ class TarSource:
             unpacked += info.size
             _check_members(len(entries) + 1, limits)
             _check_budget(unpacked, archive_bytes, limits)
-            entries.append(Entry(info.name, info.size, info.isdir()))
-        self._layout: Layout = lay_out(entries)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self._layout.labels
-
-    @property
-    def ignored(self) -> int:
-        return self._layout.ignored
+            names.append(tar_name(info))
+            entries.append((info.size, info.isdir()))
+        self._names = decode_names(names, encoding)
+        self._layout = lay_out([Entry(name, *entry) for name, entry in zip(self._names, entries, strict=True)])
 
     def items(self) -> Iterator[Item]:
-        for (tar, info), place in zip(self._members(), self._layout.places, strict=True):
-            where = shown(info.name)
+        for (tar, info), name, place in zip(self._members(), self._names, self._layout.places, strict=True):
+            where = shown(name)
             if place.reason is not None:
                 yield Item(where, None, None, place.reason)
             elif place.label is not None and info.size > self._limits.max_image_bytes:
@@ -125,14 +147,14 @@ class TarSource:
                     data = member.read() if member else b""
                 except _TAR_ERRORS as error:
                     raise ArchiveError(f"the tar archive is damaged at {where!r}: {error}") from error
-                yield Item(where, place.label, data)
+                yield Item(where, place.label, data, held_out=place.held_out)
 
     def _members(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         self._file.seek(0)
         try:
             unzipped = gzip.GzipFile(fileobj=self._file) if self._gzipped else self._file
             metered = _Metered(unzipped, self._budget, self._limits.max_image_bytes)  # type: ignore[arg-type]
-            with tarfile.open(fileobj=metered, mode="r:") as tar:
+            with tarfile.open(fileobj=metered, mode="r:", encoding="utf-8") as tar:
                 while (info := tar.next()) is not None:
                     if info.size < 0:
                         raise ArchiveError(f"the entry {shown(info.name)!r} has a negative size")

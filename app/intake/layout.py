@@ -1,19 +1,33 @@
-"""Decides which paths in an archive are refused or ignored, and which class an image belongs to."""
+"""Decides which paths in an archive are refused or passed over, and which class and split an image belongs to.
+
+The rule is written down once, for users, in docs/uploads.md.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from app.errors import ArchiveError
+from app.intake.class_level import Container, find_containers, listed
+from app.intake.folder_names import Kind, Split, kind_of, noise_in, split_of
+from exchange.contracts import PassedOver
 
 _DRIVE = re.compile(r"^[A-Za-z]:")
-_NOISE = {"__macosx", "thumbs.db", "desktop.ini"}
 MAX_SHOWN = 200
+MAX_FOLDERS = 20
+MAX_LISTED = 1000
+_FREE_FOLDER_NAMES = 1000
+_NO_CLASS = "not in a class folder; expected one folder per class"
+_TEST = "a test split, which is neither learned from nor measured on"
+
+Parts = tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One entry of an archive, as its directory lists it."""
 
@@ -22,21 +36,32 @@ class Entry:
     is_folder: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
-    """An entry's class `label`, or the `reason` why it is rejected. If both are None, it is ignored."""
+    """An entry's class `label`, or the `reason` why it is rejected. If both are None, it is passed over.
+
+    `held_out` says that the image is measured on and not learned from.
+    """
 
     label: str | None = None
     reason: str | None = None
+    held_out: bool = False
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The place of every entry, in the archive's order, and all classes in alphabetical order."""
+    """The place of every entry, in the archive's order, and what is to be told of the whole.
+
+    `labels` are the classes to be learned, `held_out_labels` those with held-out images, both in alphabetical order.
+    `passed_over` has one row per topmost path, of at most 1,000; `notes` say how the folders were read.
+    """
 
     places: tuple[Place, ...]
     labels: tuple[str, ...]
-    ignored: int
+    held_out_labels: tuple[str, ...]
+    passed_over: tuple[PassedOver, ...]
+    passed_over_count: int
+    notes: tuple[str, ...]
 
 
 def shown(path: str) -> str:
@@ -45,12 +70,12 @@ def shown(path: str) -> str:
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
-def parts_of(path: str) -> tuple[str, ...]:
+def parts_of(path: str) -> Parts:
     """Split a path at slashes and backslashes.
 
     Raises:
-        ArchiveError: the path is absolute, climbs out with `..`, or holds a NUL. Ordinary archives have no such
-            entries, so the whole archive is refused.
+        ArchiveError: the path is absolute, climbs out with `..`, holds a NUL, or is deeper than 20 folders. Ordinary
+            archives have no such entries, so the whole archive is refused.
     """
     if "\0" in path:
         raise ArchiveError(f"the entry {shown(path)!r} has a NUL character in its path")
@@ -60,49 +85,153 @@ def parts_of(path: str) -> tuple[str, ...]:
     parts = tuple(part for part in plain.split("/") if part not in ("", "."))
     if ".." in parts:
         raise ArchiveError(f"the entry {shown(path)!r} climbs out of the archive with '..'")
+    if len(parts) > MAX_FOLDERS + 1:
+        raise ArchiveError(
+            f"the entry {shown(path)!r} lies in {len(parts) - 1} folders; at most {MAX_FOLDERS} are read"
+        )
     return parts
 
 
-def is_noise(parts: Sequence[str]) -> bool:
-    """Return whether a path is hidden, or one that operating systems leave in archives."""
-    return any(part.startswith(".") or part.lower() in _NOISE for part in parts)
-
-
 def lay_out(entries: Sequence[Entry]) -> Layout:
-    """Find the class of every entry: its folder, below a top-level folder that all share.
+    """Find the class and the split of every entry.
 
     Raises:
         ArchiveError: an entry's path is unsafe.
+        TaskRefusedError: which folders are the classes cannot be told; the message says what was seen.
     """
-    split = [parts_of(entry.path) for entry in entries]
-    noise = [not parts or is_noise(parts) for parts in split]
-    files = [p for p, e, n in zip(split, entries, noise, strict=True) if not e.is_folder and not n]
-    common = len({parts[0] for parts in files}) == 1 and max(len(parts) for parts in files) > 2
-    skip = 1 if common else 0
-    top = files[0][0] if common else None
+    paths = _split([entry.path for entry in entries])
+    noise = [noise_in(parts) for parts in paths]
+    plain = [not e.is_folder and n is None and bool(p) for e, n, p in zip(entries, noise, paths, strict=True)]
+    kinds = [kind_of(parts[-1]) if is_plain else None for parts, is_plain in zip(paths, plain, strict=True)]
 
+    def of_kind(*wanted: Kind) -> list[Parts]:
+        return [parts for parts, kind in zip(paths, kinds, strict=True) if kind in wanted]
+
+    # files of unknown kind tell where the classes are only if no file has the name of an image
+    reading = _Reading(find_containers(of_kind(Kind.IMAGE) or of_kind(Kind.UNKNOWN)))
+    reading.classes.update(filter(None, map(reading.class_folder, of_kind(Kind.IMAGE, Kind.UNKNOWN))))
+    left = _PassedOver()
     places: list[Place] = []
-    labels: set[str] = set()
-    ignored = 0
-    for entry, parts, is_ignored in zip(entries, split, noise, strict=True):
-        place = Place()
-        if is_ignored:
-            ignored += not entry.is_folder
-        elif entry.is_folder:
-            inside = parts[skip:] if top is None or parts[0] == top else parts
-            if len(inside) == 1:
-                labels.add(inside[0])  # even if it is empty, so that the refusal can name it
-        else:
-            place = _place(parts[skip:])
-            if place.label is not None:
-                labels.add(place.label)
-        places.append(place)
-    return Layout(tuple(places), tuple(sorted(labels)), ignored)
+    for parts, found, is_plain in zip(paths, noise, plain, strict=True):
+        if found is not None:
+            left.add(parts[: found[0] + 1], found[1])
+        places.append(reading.place(parts, left) if is_plain else Place())
+    held = {place.label for place in places if place.label is not None and place.held_out}
+    learned = {place.label for place in places if place.label is not None and not place.held_out}
+    folders = {
+        parts[: found[0]] if found else parts
+        for parts, found, entry in zip(paths, noise, entries, strict=True)
+        if found or entry.is_folder
+    }
+    for folder in _empty(folders - {()}, (parts for parts, is_plain in zip(paths, plain, strict=True) if is_plain)):
+        left.add(folder, "an empty folder")
+    return Layout(
+        tuple(places),
+        labels=tuple(sorted(learned)),
+        held_out_labels=tuple(sorted(held)),
+        passed_over=left.rows(),
+        passed_over_count=len(left),
+        notes=tuple(reading.notes(held)),
+    )
 
 
-def _place(parts: Sequence[str]) -> Place:
-    if len(parts) == 2:
-        return Place(label=parts[0])
-    if len(parts) < 2:
-        return Place(reason="not in a class folder; expected one folder per class")
-    return Place(reason="deeper than one folder per class")
+def _split(paths: Sequence[str]) -> list[Parts]:
+    """Split all paths, and keep every name once: archives have few folders, so hostile ones that have many are refused.
+
+    Raises:
+        ArchiveError: there are more names of folders than entries could need.
+    """
+    names: dict[str, str] = {}
+    most = _FREE_FOLDER_NAMES + 2 * len(paths)
+    split: list[Parts] = []
+    for path in paths:
+        *folders, last = parts_of(path) or ("",)
+        folders = [names.setdefault(name, name) for name in folders]
+        if len(names) > most:
+            raise ArchiveError(f"the archive of {len(paths)} entries has more than {most} names of folders")
+        split.append((*folders, last) if last else ())
+    return split
+
+
+class _PassedOver:
+    """What is passed over, by its topmost path."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[Parts, str] = {}
+        self._files: Counter[Parts] = Counter()
+
+    def add(self, path: Parts, reason: str) -> None:
+        self._reasons.setdefault(path, reason)
+        self._files[path] += 1
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def rows(self) -> tuple[PassedOver, ...]:
+        return tuple(
+            PassedOver(path=shown("/".join(path)), reason=reason, entries=self._files[path])
+            for path, reason in islice(self._reasons.items(), MAX_LISTED)
+        )
+
+
+class _Reading:
+    """Where the classes are, and how every file is read by it."""
+
+    def __init__(self, containers: Mapping[Parts, Container]) -> None:
+        self.classes: set[Parts] = set()
+        self._containers = containers
+        self._depths = sorted({len(path) for path in containers}, reverse=True)
+        self._nested: Counter[str] = Counter()
+        self._places: dict[tuple[str, bool], Place] = {}  # one for all images of a class
+
+    def container(self, parts: Parts) -> Container | None:
+        """Return the nearest folder of classes (or test split) above a file."""
+        return next((self._containers[parts[:n]] for n in self._depths if parts[:n] in self._containers), None)
+
+    def class_folder(self, parts: Parts) -> Parts | None:
+        """Return the path of the class folder that a file lies in."""
+        container = self.container(parts)
+        depth = 0 if container is None else len(container.path) + 1
+        return parts[:depth] if depth and len(parts) > depth else None
+
+    def place(self, parts: Parts, left: _PassedOver) -> Place:
+        """Return the place of a file; if it is passed over, note it in `left`."""
+        container = self.container(parts)
+        if container is not None and container.split is Split.TEST:
+            left.add(container.path, _TEST)
+            return Place()
+        folder = self.class_folder(parts)
+        if container is None or folder is None:
+            return Place(reason=_NO_CLASS)
+        if folder not in self.classes:
+            left.add(folder, "a folder without an image file")
+            return Place()
+        label, inside = folder[-1], parts[len(folder) : -1]
+        split = container.split
+        if inside and label in container.split_classes:
+            split = split_of(inside[0]) or split
+            if split is Split.TEST:
+                left.add((*folder, inside[0]), _TEST)
+                return Place()
+        elif inside:
+            self._nested[label] += 1
+        held_out = split is Split.VAL
+        return self._places.setdefault((label, held_out), Place(label=label, held_out=held_out))
+
+    def notes(self, held: set[str]) -> Iterator[str]:
+        """Say how the folders were read, where that is not the plain `class/image`."""
+        above = [shown("/".join(c.path)) for c in self._containers.values() if c.path and c.split is not Split.TEST]
+        if above:
+            yield f"the classes are the folders in {listed(above)}"
+        if held:
+            yield f"the val split is measured on and not learned from; it has the classes {listed(held)}"
+        if count := self._nested.total():
+            yield f"{count} files in sub-folders of class folders belong to the classes {listed(self._nested)}"
+
+
+def _empty(folders: set[Parts], files: Iterable[Parts]) -> Iterator[Parts]:
+    """Yield those of the folders that hold no file, and lie in no other of these."""
+    empty = set(folders)
+    for parts in files:
+        empty.difference_update(parts[:n] for n in range(1, len(parts)))
+    yield from sorted(folder for folder in empty if not any(folder[:n] in empty for n in range(1, len(folder))))

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from app.errors import ArchiveError, ArchiveTooLargeError
 from app.intake.limits import IntakeLimits
 from app.intake.source import Item
+from exchange.contracts import PassedOver
 
 _BATCH_ROWS = 16
 _PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError)
@@ -27,7 +28,10 @@ class ParquetSource:
         ArchiveTooLargeError: it has more rows or more unpacked bytes than allowed.
     """
 
-    ignored = 0
+    held_out_labels: tuple[str, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    passed_over_count = 0
+    notes: tuple[str, ...] = ()
 
     def __init__(self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits) -> None:
         self._limits = limits

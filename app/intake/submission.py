@@ -13,6 +13,7 @@ from typing import BinaryIO
 from pydantic import BaseModel, ConfigDict, Field, Json, JsonValue, field_validator
 
 from app.errors import IdempotencyInProgressError, IdempotencyMismatchError
+from app.intake.entry_names import encoding_named
 from app.intake.limits import IntakeLimits
 from app.intake.names import check_against_known
 from app.intake.take_in import Taken, no_room, take_in
@@ -41,6 +42,7 @@ class TaskForm(BaseModel):
     extend: bool = Field(False, description="Whether known classes may get more images.")
     config: Json[dict[str, JsonValue]] = Field(default_factory=dict, description="Hyper-parameters to override.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random choices in the update.")
+    encoding: str | None = Field(None, description="Encoding of the names in an archive that does not say it itself.")
 
     @field_validator("name")
     @classmethod
@@ -48,6 +50,11 @@ class TaskForm(BaseModel):
         if not name.strip() or not name.isprintable():
             raise ValueError("expected visible text")
         return name.strip()
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str | None) -> str | None:
+        return None if encoding is None else encoding_named(encoding)
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,7 @@ class Submissions:
                     writer,
                     limits=self._limits,
                     check_names=lambda names: self._check_known(names, extend=form.extend),
+                    encoding=form.encoding,
                 )
             record = _record(job_id, form, taken, submitted_by)
             if idempotency_key:
@@ -116,12 +124,12 @@ class Submissions:
                 self._spool.purge(job_id)
             raise
         logger.info(
-            "task accepted job_id=%s classes=%d images=%d rejected=%d ignored=%d repeated=%d",
+            "task accepted job_id=%s classes=%d images=%d rejected=%d passed_over=%d repeated=%d",
             job_id,
             len(taken.classes),
             taken.report.accepted,
             taken.report.rejected_count,
-            taken.ignored,
+            taken.report.passed_over_count,
             taken.repeated,
         )
         return Submitted(record, replayed=False)

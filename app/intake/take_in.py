@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import tarfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -15,13 +14,13 @@ from app.intake.archives import TarSource, ZipSource
 from app.intake.limits import IntakeLimits
 from app.intake.names import clean_names
 from app.intake.parquet import ParquetSource
-from app.intake.source import Source
-from exchange.contracts import RejectedImage, ValidationReport
+from app.intake.source import Item, Source
+from app.intake.tally import Tally
+from exchange.contracts import ValidationReport
 from exchange.spool import SpoolIndex, SpoolWriter
 from segp_cl.data.decoding import decode_image
 from segp_cl.errors import ImageDecodeError
 
-MAX_REJECTS_LISTED = 1000
 _NESTED = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf'\x1c", b"Rar!", b"PAR1")
 
 
@@ -29,39 +28,20 @@ _NESTED = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b
 class Taken:
     """A validated task in the spool: its classes with their numbers of images, and what was left out.
 
-    `dataset_digest` is the spool's digest, which the worker compares before it learns. `ignored` counts hidden files,
-    `repeated` the images that equal an earlier one of their class byte for byte; they are kept.
+    `dataset_digest` is the spool's digest, which the worker compares before it learns. `repeated` counts the images
+    that equal an earlier one of their class byte for byte; they are kept.
     """
 
     classes: tuple[tuple[str, int], ...]
     report: ValidationReport
     dataset_digest: str
-    ignored: int
     repeated: int
 
 
-@dataclass
-class _Tally:
-    counts: dict[str, int]
-    rejected: list[RejectedImage] = field(default_factory=list)
-    rejected_count: int = 0
-
-    def reject(self, where: str, reason: str) -> None:
-        self.rejected_count += 1
-        if len(self.rejected) < MAX_REJECTS_LISTED:
-            self.rejected.append(RejectedImage(path=where, reason=reason))
-
-    def report(self) -> ValidationReport:
-        return ValidationReport(
-            classes=self.counts,
-            accepted=sum(self.counts.values()),
-            rejected=tuple(self.rejected),
-            rejected_count=self.rejected_count,
-        )
-
-
-def open_source(file: BinaryIO, archive_bytes: int, limits: IntakeLimits) -> Source:
+def open_source(file: BinaryIO, archive_bytes: int, limits: IntakeLimits, *, encoding: str | None = None) -> Source:
     """Recognise an upload by its content, never by its name, and read its structure.
+
+    `encoding` is that of the names in an archive which does not say it itself.
 
     Raises:
         UnknownArchiveError: it is not zip, tar, tar.gz or parquet.
@@ -70,13 +50,13 @@ def open_source(file: BinaryIO, archive_bytes: int, limits: IntakeLimits) -> Sou
     file.seek(0)
     head = file.read(tarfile.BLOCKSIZE)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return ZipSource(file, archive_bytes, limits)
+        return ZipSource(file, archive_bytes, limits, encoding=encoding)
     if head.startswith(b"\x1f\x8b"):
-        return TarSource(file, archive_bytes, limits, gzipped=True)
+        return TarSource(file, archive_bytes, limits, gzipped=True, encoding=encoding)
     if head.startswith(b"PAR1"):
         return ParquetSource(file, archive_bytes, limits)
     if _is_tar(head):
-        return TarSource(file, archive_bytes, limits, gzipped=False)
+        return TarSource(file, archive_bytes, limits, gzipped=False, encoding=encoding)
     raise UnknownArchiveError("the upload's format is unknown; expected zip, tar, tar.gz or parquet")
 
 
@@ -87,6 +67,7 @@ def take_in(
     *,
     limits: IntakeLimits,
     check_names: Callable[[Sequence[str]], None],
+    encoding: str | None = None,
 ) -> Taken:
     """Validate every image of an upload by decoding it, and spool the original bytes of the valid ones.
 
@@ -95,17 +76,18 @@ def take_in(
 
     Raises:
         ArchiveError: the upload as a whole is refused.
-        TaskRefusedError: a class name is invalid, or a class has no valid image; carries the report.
+        TaskRefusedError: a class name is invalid, or a class has no valid image to learn from; carries the report.
         SpoolFullError: there is no room for it.
     """
-    source = open_source(file, archive_bytes, limits)
+    source = open_source(file, archive_bytes, limits, encoding=encoding)
     if len(source.labels) > limits.max_classes:
         raise ArchiveTooLargeError(f"the task has {len(source.labels)} classes; at most {limits.max_classes}")
-    names = clean_names(source.labels)
-    check_names(list(names.values()))
-    order = {name: index for index, name in enumerate(names.values())}
-    tally = _Tally(dict.fromkeys(order, 0))
-    seen: set[tuple[str, bytes]] = set()
+    names = clean_names([*source.labels, *source.held_out_labels])
+    learned = list(dict.fromkeys(names[label] for label in source.labels))
+    _check_held_out_are_learned(learned, [names[label] for label in source.held_out_labels])
+    check_names(learned)
+    order = {name: index for index, name in enumerate(learned)}
+    tally = Tally(names, learned)
     for item in source.items():
         if item.data is None or item.label is None:
             tally.reject(item.where, item.reason or "not an image")
@@ -115,18 +97,16 @@ def take_in(
             tally.reject(item.where, reason)
             continue
         name = names[item.label]
-        _spool(writer, order[name], item.data, PurePosixPath(item.where).suffix)
-        tally.counts[name] += 1
-        seen.add((name, sha256(item.data).digest()))
-    report = tally.report()
+        _spool(writer, order[name], item)
+        tally.accept(item, item.data, name)
+    report = tally.report(source)
     _check_nothing_empty(report)
-    index = _close(writer, list(order))
+    index = _close(writer, learned)
     return Taken(
-        classes=tuple(tally.counts.items()),
+        classes=tuple(report.classes.items()),
         report=report,
         dataset_digest=index.digest,
-        ignored=source.ignored,
-        repeated=report.accepted - len(seen),
+        repeated=tally.repeated_within,
     )
 
 
@@ -147,15 +127,26 @@ def _check_nothing_empty(report: ValidationReport) -> None:
     extensions = {"validation": report.model_dump(mode="json")}
     if not report.accepted:
         raise TaskRefusedError("the upload has no usable image", extensions=extensions)
-    empty = [name for name, count in report.classes.items() if not count]
+    empty = [name for name, count in report.classes.items() if count == report.held_out.get(name, 0)]
     if empty:
         listed = ", ".join(repr(name) for name in empty[:20])
-        raise TaskRefusedError(f"these classes have no usable image: {listed}", extensions=extensions)
+        to_learn = " to learn from" if report.held_out else ""
+        raise TaskRefusedError(f"these classes have no usable image{to_learn}: {listed}", extensions=extensions)
 
 
-def _spool(writer: SpoolWriter, class_index: int, data: bytes, suffix: str) -> None:
+def _check_held_out_are_learned(learned: Sequence[str], held_out: Sequence[str]) -> None:
+    unknown = sorted(set(held_out) - set(learned))
+    if unknown:
+        listed = ", ".join(repr(name) for name in unknown[:20])
+        raise TaskRefusedError(
+            f"these classes are in the val split and not in the train split: {listed}; expected every class in train"
+        )
+
+
+def _spool(writer: SpoolWriter, class_index: int, item: Item) -> None:
+    assert item.data is not None
     try:
-        writer.add(class_index, data, suffix)
+        writer.add(class_index, item.data, PurePosixPath(item.where).suffix, held_out=item.held_out)
     except OSError as error:
         raise no_room(error) from error
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.common.process import ROOT
 from benchmarks.common.proc import all_stats, freeze, members, tree_cpu_s
+from benchmarks.common.process import ROOT
 
 READY_S: Final = 240.0
 _TAIL: Final = 1500

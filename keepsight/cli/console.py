@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -40,6 +41,13 @@ def print_table(made: Table) -> None:
     if not sys.stdout.isatty():
         console.width = 240
     console.print(made)
+
+
+def print_notes(lines: Iterable[str]) -> None:
+    """Print lines on stderr as they are."""
+    note = err()
+    for line in lines:
+        note.print(line, markup=False)
 
 
 def percent(fraction: object) -> str:

@@ -23,7 +23,7 @@ def sentence_of(error: BaseException) -> str:
     if isinstance(error, ApiError) and error.status in KEY_MISSING:
         sentence += "; give a key with --api-key or KEEPSIGHT_API_KEY"
     if isinstance(error, ApiError):  # the message names the API's field
-        sentence = sentence.replace("send extend=true", "give --extend")
+        sentence = sentence.replace("send extend=true", "give --extend").replace("send encoding=", "give --encoding")
     if isinstance(error, ServiceUnreachableError) and not error.connected:
         sentence += "; start the service with `keepsight up`, or name another address with --url or KEEPSIGHT_URL"
     return sentence

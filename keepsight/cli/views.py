@@ -9,6 +9,7 @@ from rich.table import Table
 
 from keepsight.cli.console import moment, percent, table
 from keepsight.cli.follow import eta_text, phase_text
+from keepsight.cli.intake import MOST_LISTED, intake_lines
 from keepsight.client.api import ImageResult, Job, Rollout, Versions
 
 
@@ -58,9 +59,7 @@ def job_lines(job: Job) -> list[str]:
         f"finished {moment(job['finished_at'])}, attempts {job['attempts']}",
     ]
     if validation := job["validation"]:
-        classes = ", ".join(f"{escape(name)} {count}" for name, count in validation["classes"].items())
-        lines.append(f"images: {validation['accepted']} accepted ({classes}), {validation['rejected_count']} rejected")
-        lines += [f"  {escape(r['path'])}: {escape(r['reason'])}" for r in validation["rejected"]]
+        lines += map(escape, intake_lines(validation, most=MOST_LISTED))
     if job["state"] == "running" and (progress := job["progress"]):
         lines.append(f"{progress['phase']} {progress['step']}/{progress['steps']} {eta_text(job)}".rstrip())
     if result := job["result"]:

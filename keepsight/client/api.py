@@ -86,16 +86,49 @@ class Reject(TypedDict):
     reason: str
 
 
-class Validation(TypedDict):
-    """What an upload contains: accepted images per class, and up to 1,000 rejected files with reasons.
+class PassedOver(TypedDict):
+    """A file or folder of the upload that is no data, and why; `entries` counts all that lies in it."""
 
-    `rejected_count` counts all of them.
+    path: str
+    reason: str
+    entries: int
+
+
+class Repeated(TypedDict):
+    """A picture that the upload has twice, in two classes or on both sides of a split."""
+
+    path: str
+    label: str
+    first_path: str
+    first_label: str
+
+
+class Renamed(TypedDict):
+    """A class that is taught under another spelling than the upload's, which has something invisible in it."""
+
+    typed: str
+    taught: str
+
+
+class Validation(TypedDict):
+    """What an upload contains: accepted images per class, and what became of all other files.
+
+    `held_out` counts the images of `classes` that came in a val split. `notes` say how the folders were read. Lists
+    have up to 1,000 rows, and the count beside each counts all. A service older than this client sends only the first
+    two and those of rejected files.
     """
 
     classes: dict[str, int]
     accepted: int
+    held_out: NotRequired[dict[str, int]]
     rejected: list[Reject]
     rejected_count: int
+    passed_over: NotRequired[list[PassedOver]]
+    passed_over_count: NotRequired[int]
+    repeated: NotRequired[list[Repeated]]
+    repeated_count: NotRequired[int]
+    renamed: NotRequired[list[Renamed]]
+    notes: NotRequired[list[str]]
 
 
 class Accepted(TypedDict):

@@ -121,12 +121,21 @@ class AsyncClient:
         extend: bool = False,
         config: Mapping[str, object] | None = None,
         seed: int | None = None,
+        encoding: str | None = None,
     ) -> Accepted:
         """Upload a task. Each attempt streams the archive from its start; at most one job is created."""
         with await anyio.to_thread.run_sync(open_archive, archive) as file:
-            return await self._send(
-                calls.teach(file, filename, name=name, template=template, extend=extend, config=config, seed=seed)
+            call = calls.teach(
+                file,
+                filename,
+                name=name,
+                template=template,
+                extend=extend,
+                config=config,
+                seed=seed,
+                encoding=encoding,
             )
+            return await self._send(call)
 
     async def jobs(self) -> list[Job]:
         """Return all jobs that the service has stored."""

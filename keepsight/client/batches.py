@@ -7,6 +7,7 @@ from pathlib import Path
 
 from keepsight.client.api import Classification, ImageResult, PathName
 from keepsight.client.errors import UploadError
+from keepsight.client.images import sendable
 from keepsight.client.sync_client import Client
 
 MAX_BATCH = 64
@@ -32,14 +33,14 @@ def classify_files(
         ClientError: a request failed.
     """
     if not files:
-        raise UploadError("there is no image to classify")
+        raise UploadError("no image was given")
     results: list[ImageResult] = []
     for start in range(0, len(files), MAX_BATCH):
         batch = files[start : start + MAX_BATCH]
-        images = [(file.name, _read(file)) for file in batch]
+        images = [(sendable(file.name), _read(file)) for file in batch]
         answer = client.classify(images, top_k=top_k, path=path, labels=labels, template=template)
         for offset, (file, result) in enumerate(zip(batch, answer["results"], strict=True)):
-            results.append({**result, "index": start + offset, "filename": str(file)})
+            results.append({**result, "index": start + offset, "filename": sendable(str(file))})
     return {**answer, "results": results}
 
 

@@ -29,7 +29,7 @@ from keepsight.client.api import (
 from keepsight.client.errors import ApiError, ServiceUnreachableError
 from keepsight.client.images import NamedImage
 from keepsight.client.problems import api_error
-from keepsight.client.uploads import Archive
+from keepsight.client.uploads import Archive, with_skipped
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT_S = 5.0
@@ -149,6 +149,7 @@ def teach(
     extend: bool,
     config: Mapping[str, object] | None,
     seed: int | None,
+    encoding: str | None,
 ) -> Call[Accepted]:
     """Describe an upload.
 
@@ -164,6 +165,8 @@ def teach(
         form["config"] = json.dumps(config)
     if seed is not None:
         form["seed"] = str(seed)
+    if encoding is not None:
+        form["encoding"] = encoding
     return Call(
         "POST",
         "/v1/tasks",
@@ -171,6 +174,7 @@ def teach(
         headers={"Idempotency-Key": uuid.uuid4().hex},  # so that a second attempt cannot start a second job
         timeout_s=INTAKE_TIMEOUT_S,
         reads_file=True,
+        read=lambda document: with_skipped(document, archive),
     )
 
 

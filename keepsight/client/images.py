@@ -6,11 +6,18 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
+from keepsight.client.errors import UploadError
+
 NamedImage = tuple[str, bytes]
 """A file name, as the answer will repeat it, and the file's bytes."""
 
 Image = bytes | Path | NamedImage
 """The bytes of an image file, its path, or a name and the bytes."""
+
+
+def sendable(name: str) -> str:
+    """Return a file's name as Unicode text: what is not UTF-8 on the disk becomes question marks."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def named_image(image: Image) -> NamedImage:
@@ -20,7 +27,7 @@ def named_image(image: Image) -> NamedImage:
         OSError: the file cannot be read.
     """
     if isinstance(image, Path):
-        return image.name, image.read_bytes()
+        return sendable(image.name), image.read_bytes()
     return ("image", image) if isinstance(image, bytes) else image
 
 
@@ -28,8 +35,14 @@ def named_images(images: Sequence[Image]) -> list[NamedImage]:
     """Return the names and bytes of images.
 
     Raises:
+        UploadError: there are none.
+        TypeError: one image was given in place of a list.
         OSError: a file cannot be read.
     """
+    if isinstance(images, str | bytes | bytearray | Path):
+        raise TypeError(f"expected a list of images, got one of type {type(images).__name__}")
+    if not images:
+        raise UploadError("no image was given")
     return [named_image(image) for image in images]
 
 
@@ -48,6 +61,12 @@ def embedding_inputs(inputs: str | Sequence[str | Image]) -> list[str]:
     """Return the inputs in the route's format. A single string is one text, not its letters.
 
     Raises:
+        UploadError: there are none.
+        TypeError: one image was given in place of a list.
         OSError: a file cannot be read.
     """
+    if isinstance(inputs, bytes | bytearray | Path):
+        raise TypeError(f"expected a text or a list of texts and images, got one of type {type(inputs).__name__}")
+    if not inputs:
+        raise UploadError("no text or image was given")
     return [inputs] if isinstance(inputs, str) else [embedding_input(item) for item in inputs]

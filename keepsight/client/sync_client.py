@@ -133,6 +133,7 @@ class Client:
         extend: bool = False,
         config: Mapping[str, object] | None = None,
         seed: int | None = None,
+        encoding: str | None = None,
     ) -> Accepted:
         """Upload a task. Each attempt streams the archive from its start; at most one job is created.
 
@@ -144,15 +145,26 @@ class Client:
             extend: Allow more images of known classes.
             config: Hyper-parameters to override.
             seed: Seed of all random choices in the update.
+            encoding: Encoding of the names in an archive that does not say it itself, for example gbk.
+
+        The answer's validation says what became of every file, and of what a folder has and was not sent.
 
         Raises:
             UploadError: the folder or file cannot be read, or has no class in it.
             ValueError: the opened file cannot be read again from its start.
         """
         with open_archive(archive) as file:
-            return self._send(
-                calls.teach(file, filename, name=name, template=template, extend=extend, config=config, seed=seed)
+            call = calls.teach(
+                file,
+                filename,
+                name=name,
+                template=template,
+                extend=extend,
+                config=config,
+                seed=seed,
+                encoding=encoding,
             )
+            return self._send(call)
 
     def jobs(self) -> list[Job]:
         """Return all jobs that the service has stored."""

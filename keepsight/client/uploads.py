@@ -1,28 +1,26 @@
-"""Opens what `teach` and `classify` send: folders as a tar built while it is read, archives, image files."""
+"""Opens what `teach` sends: a folder as a tar that is built while it is read, or an archive."""
 
 from __future__ import annotations
 
-import glob
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 from keepsight.client.errors import UploadError
+from keepsight.client.folders import Member, Skipped, pack_folder
+from keepsight.client.images import sendable
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".parquet")
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"},
-)
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
 
 OnRead = Callable[[int], None]
 """Called with the number of bytes read so far."""
+Document = TypeVar("Document", bound=Mapping[str, Any])
 
 
 class Archive(Protocol):
@@ -34,17 +32,13 @@ class Archive(Protocol):
     def seekable(self) -> bool: ...
 
 
-@dataclass(frozen=True)
-class Member:
-    """A file of a folder, and the name it has in the archive."""
-
-    path: Path
-    name: str
-    size: int
-
-
 class Upload(io.RawIOBase):
-    """A file of known size that can be read again from its start, and reports how far it was read."""
+    """A file of known size that can be read again from its start, and reports how far it was read.
+
+    `skipped` is what lay beside its content and is not in it.
+    """
+
+    skipped: Sequence[Skipped] = ()
 
     def __init__(self, size: int, on_read: OnRead | None) -> None:
         super().__init__()
@@ -103,8 +97,11 @@ class FileUpload(Upload):
 class TarUpload(Upload):
     """A tar of `members`, built while it is read: it needs no temporary file, and its length is known beforehand."""
 
-    def __init__(self, members: Sequence[Member], on_read: OnRead | None = None) -> None:
+    def __init__(
+        self, members: Sequence[Member], on_read: OnRead | None = None, *, skipped: Sequence[Skipped] = ()
+    ) -> None:
         self._members = members
+        self.skipped = skipped
         self._chunks = self._produce()
         self._rest = b""
         super().__init__(sum(len(_header(m)) + _padded(m.size) for m in members) + len(_END), on_read)
@@ -131,6 +128,8 @@ class TarUpload(Upload):
     def _produce(self) -> Iterator[bytes]:
         for member in self._members:
             yield _header(member)
+            if member.name.endswith("/"):
+                continue
             try:
                 with member.path.open("rb") as file:
                     data = file.read(member.size + 1)
@@ -150,13 +149,15 @@ def open_task(source: Path, on_read: OnRead | None = None) -> tuple[Upload, str]
         UploadError: it does not exist, or is neither a folder of class folders nor an archive the service reads.
     """
     if source.is_dir():
-        return TarUpload(class_members(source), on_read), f"{source.resolve().name or 'task'}.tar"
+        packed = pack_folder(source)
+        upload = TarUpload(packed.members, on_read, skipped=packed.skipped)
+        return upload, sendable(f"{source.resolve().name or 'task'}.tar")
     if not source.exists():
         raise UploadError(f"{source} does not exist; give a folder with a subfolder per class, or an archive of one")
     if not source.name.lower().endswith(ARCHIVE_SUFFIXES):
         raise UploadError(f"{source.name} is not an archive that can be taught; expected {', '.join(ARCHIVE_SUFFIXES)}")
     try:
-        return FileUpload(source.open("rb"), on_read), source.name
+        return FileUpload(source.open("rb"), on_read), sendable(source.name)
     except OSError as error:
         raise UploadError(f"{source} cannot be read: {error.strerror}") from error
 
@@ -170,50 +171,27 @@ def open_archive(source: Path | Archive) -> AbstractContextManager[Archive]:
     return open_task(source)[0] if isinstance(source, Path) else nullcontext(source)
 
 
-def class_members(folder: Path) -> list[Member]:
-    """Return the files of a folder with a subfolder per class, in a stable order, without hidden ones.
-
-    Raises:
-        UploadError: there is no subfolder with a file in it.
-    """
-    members = []
-    for class_folder in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        for path in sorted(p for p in class_folder.rglob("*") if p.is_file()):
-            relative = path.relative_to(folder)
-            if not any(part.startswith(".") for part in relative.parts):
-                members.append(Member(path, relative.as_posix(), path.stat().st_size))
-    if not members:
-        raise UploadError(f"{folder} has no class folders with files in them; make one folder per class")
-    return members
-
-
-def find_images(arguments: Sequence[str]) -> list[Path]:
-    """Return image files from paths, folders (searched recursively for image suffixes) and globs; each once, in order.
-
-    Raises:
-        UploadError: an argument matches no file.
-    """
-    found: dict[Path, None] = {}
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            if not files:
-                raise UploadError(f"{argument} has no images in it")
-        elif path.exists():
-            files = [path]
-        else:
-            files = sorted(p for p in map(Path, glob.glob(argument, recursive=True)) if p.is_file())
-            if not files:
-                raise UploadError(f"{argument} does not exist")
-        found.update(dict.fromkeys(files))
-    return list(found)
+def with_skipped(document: Document, archive: Archive) -> Document:
+    """Return an answer to an upload, whose validation also lists what the archive's folder has and was not sent."""
+    skipped: Sequence[Skipped] = getattr(archive, "skipped", ())
+    validation = document.get("validation")
+    if not skipped or not isinstance(validation, dict):
+        return document
+    rows = [{"path": each.path, "reason": each.reason, "entries": 1} for each in skipped]
+    told = {
+        **validation,
+        "passed_over": [*rows, *validation.get("passed_over", [])],
+        "passed_over_count": len(rows) + validation.get("passed_over_count", 0),
+    }
+    return cast(Document, {**document, "validation": told})
 
 
 def _header(member: Member) -> bytes:
-    info = tarfile.TarInfo(member.name)
+    is_folder = member.name.endswith("/")
+    info = tarfile.TarInfo(member.name.removesuffix("/"))
+    info.type = tarfile.DIRTYPE if is_folder else tarfile.REGTYPE
     info.size = member.size
-    info.mode = 0o644
+    info.mode = 0o755 if is_folder else 0o644
     return info.tobuf(format=tarfile.PAX_FORMAT)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keepsight.client.uploads import IMAGE_SUFFIXES, Member
+from keepsight.client.folders import IMAGE_SUFFIXES, Member
 from keepsight.demo.errors import DemoError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

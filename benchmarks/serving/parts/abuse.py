@@ -6,9 +6,9 @@ import re
 import time
 from typing import Any, Final
 
+from benchmarks.common.proc import memory_mib
 from benchmarks.serving.abuse_client import CLASSIFY, eight_with_one_bad, seven_right_one_error
 from benchmarks.serving.foreign import foreign_meter, load_summary
-from benchmarks.common.proc import memory_mib
 from benchmarks.serving.servers import Server, running
 from benchmarks.serving.versions import api_pids
 from benchmarks.serving.workplace import COMPACT, Workplace, measure_load

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from benchmarks.common.proc import freeze
 from benchmarks.serving.child import Child
 from benchmarks.serving.contenders import CLASSIFY
 from benchmarks.serving.figures import median_ratio, ratios_by_round
 from benchmarks.serving.foreign import Window, interleaved, load_of
-from benchmarks.common.proc import freeze
 from benchmarks.serving.servers import Server, running
 from benchmarks.serving.workplace import Workplace, measure_load
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common.proc import freeze
 from benchmarks.serving.child import Child
 from benchmarks.serving.contenders import CLASSIFY, EMBED, PEERS, Peer, PeerError, Settings, install, versions
 from benchmarks.serving.figures import least_centred_cosine, median_ratio, median_value
 from benchmarks.serving.foreign import Window, interleaved, load_of
-from benchmarks.common.proc import freeze
 from benchmarks.serving.servers import Server, ServerError, running
 from benchmarks.serving.wire import Shape
 from benchmarks.serving.workplace import VIT, Workplace, measure_load

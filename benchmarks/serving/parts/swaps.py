@@ -8,12 +8,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.common.proc import memory_mib
 from benchmarks.serving.answers import judge, least_difference, p99_ratio, scores_of, split_by_swaps
 from benchmarks.serving.child import Child
 from benchmarks.serving.figures import quantile
 from benchmarks.serving.foreign import foreign_meter, load_summary
 from benchmarks.serving.plan import CLASSES
-from benchmarks.common.proc import memory_mib
 from benchmarks.serving.servers import Server, ServerError, running
 from benchmarks.serving.versions import Move, api_pids, move
 from benchmarks.serving.wire import Shape

@@ -8,6 +8,7 @@ import typer
 
 from keepsight.cli import console, options
 from keepsight.cli.errors import CommandError
+from keepsight.cli.intake import skipped_lines
 from keepsight.client.api import PathName
 
 
@@ -26,20 +27,24 @@ def classify(
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
 ) -> None:
-    """Classify images with the version that is served. Exit code 1 if an image could not be read."""
+    """Classify images with the version that is served. Exit code 1 if an image could not be read.
+
+    Of a folder, the files are sent whose names end like those of images; what is skipped is said.
+    """
     from keepsight.cli.views import classification_table, problem_sentence
     from keepsight.client.batches import classify_files
-    from keepsight.client.uploads import find_images
+    from keepsight.client.folders import find_images
 
     words = [word.strip() for word in labels.split(",") if word.strip()] if labels is not None else []
     if labels is not None and not words:
         raise CommandError("--labels names no label; give words separated by commas")
     if template is not None and not words:
         raise CommandError("--template is the prompt for --labels; give both")
-    files = find_images(images)
+    found = find_images(images)
+    console.print_notes(skipped_lines(found.skipped))
     with options.connect(url, api_key) as client:
         answer = classify_files(
-            client, files, top_k=top_k, path="text" if words else path, labels=words, template=template
+            client, found.files, top_k=top_k, path="text" if words else path, labels=words, template=template
         )
     if as_json:
         console.print_json(answer)
@@ -51,4 +56,4 @@ def classify(
             for result in failed:
                 reason = problem_sentence(result["error"] or {})
                 console.err().print(f"{result['filename']}: {reason}", markup=False)
-        raise CommandError(f"{len(failed)} of {len(files)} images could not be classified")
+        raise CommandError(f"{len(failed)} of {len(found.files)} images could not be classified")

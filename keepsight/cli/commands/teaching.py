@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from keepsight.cli import console, options
 from keepsight.cli.errors import CommandError
+from keepsight.cli.intake import encoding_lines, intake_lines
 
 if TYPE_CHECKING:
     from keepsight.client import Client
@@ -34,6 +36,10 @@ def teach(
         typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a hyper-parameter: epochs=5, strategy=naive."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the update.")] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Encoding of the names in an archive that does not say it itself: gbk, cp866 and others."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end.")] = True,
     url: options.Url = options.URL,
     api_key: options.ApiKey = None,
@@ -44,9 +50,18 @@ def teach(
 
     config = parse_overrides(overrides or [])
     with options.connect(url, api_key) as client:
-        accepted = upload(client, source, name=name, template=template, extend=extend, config=config, seed=seed)
+        accepted = upload(
+            client,
+            source,
+            name=name,
+            template=template,
+            extend=extend,
+            config=config,
+            seed=seed,
+            encoding=encoding,
+        )
         if not as_json:
-            report_intake(accepted)
+            console.print_notes(intake_lines(accepted["validation"]))
         if not wait:
             if as_json:
                 console.print_json(accepted)
@@ -94,10 +109,13 @@ def upload(
     extend: bool,
     config: dict[str, object],
     seed: int | None,
+    encoding: str | None,
 ) -> Accepted:
-    """Send a folder or an archive, with a progress bar."""
+    """Send a folder or an archive, with a progress bar. If it is refused, print what the service found in it."""
     from keepsight.cli.follow import upload_bar
-    from keepsight.client.uploads import open_task
+    from keepsight.client.errors import ApiError
+    from keepsight.client.images import sendable
+    from keepsight.client.uploads import open_task, with_skipped
 
     body, filename = open_task(source)
     with body, upload_bar(console.err()) as bars:
@@ -108,27 +126,27 @@ def upload(
             bars.update(task, completed=sent, description="waiting for the service's check" if done else "sending")
 
         body.on_read = show
-        return client.teach(
-            body,
-            filename,
-            name=name or source.resolve().name.split(".")[0] or "task",
-            template=template,
-            extend=extend,
-            config=config,
-            seed=seed,
-        )
+        try:
+            return client.teach(
+                body,
+                filename,
+                name=name or sendable(source.resolve().name.split(".")[0]) or "task",
+                template=template,
+                extend=extend,
+                config=config,
+                seed=seed,
+                encoding=encoding,
+            )
+        except ApiError as error:
+            report_refusal(with_skipped(error.problem, body))
+            raise
 
 
-def report_intake(accepted: Accepted) -> None:
-    """Print what the service found in the upload, on stderr."""
-    validation = accepted["validation"]
-    note = console.err()
-    note.print(
-        f"Accepted {validation['accepted']} images of {len(validation['classes'])} classes"
-        f" ({validation['rejected_count']} rejected)."
-    )
-    for reject in validation["rejected"][:10]:
-        note.print(f"  {reject['path']}: {reject['reason']}", markup=False)
+def report_refusal(problem: Mapping[str, Any]) -> None:
+    """Print what the service found in an upload that it refused, on stderr."""
+    if isinstance(validation := problem.get("validation"), dict):
+        console.print_notes(intake_lines(validation))
+    console.print_notes(encoding_lines(problem))
 
 
 def follow(client: Client, job_id: str, *, label: str) -> Job:

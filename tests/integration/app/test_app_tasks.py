@@ -64,7 +64,19 @@ def test_an_upload_becomes_a_job_with_its_images_in_the_spool(
     assert response.status_code == 202, response.text
     body = response.json()
     assert body["location"] == response.headers["location"] == f"/v1/jobs/{body['job_id']}"
-    assert body["validation"] == {"classes": {"cat": 3, "dog": 2}, "accepted": 5, "rejected": [], "rejected_count": 0}
+    assert body["validation"] == {
+        "classes": {"cat": 3, "dog": 2},
+        "accepted": 5,
+        "held_out": {},
+        "rejected": [],
+        "rejected_count": 0,
+        "passed_over": [],
+        "passed_over_count": 0,
+        "repeated": [],
+        "repeated_count": 0,
+        "renamed": [],
+        "notes": ["the classes are the folders in 'data'"],
+    }
     index = spool.read(body["job_id"])
     assert (index.classes, len(index.files)) == (("cat", "dog"), 5)
     record = jobs.get(body["job_id"])
@@ -96,7 +108,6 @@ def bad_archives(picture: Picture) -> dict[str, tuple[int, bytes, str]]:
         info = tarfile.TarInfo("cat/1.png")
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         file.addfile(info)
-    nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     return {
         "a path that climbs out": (422, zip_of({**cat, "../../evil.png": picture(2)}), "climbs out"),
         "an absolute path": (422, zip_of({**cat, "/evil.png": picture(2)}), "absolute"),
@@ -106,9 +117,21 @@ def bad_archives(picture: Picture) -> dict[str, tuple[int, bytes, str]]:
         "no image at all": (422, zip_of({}), "no usable image"),
         "a class with none left": (422, zip_of({**cat, "dog/1.png": b"text"}), "'dog'"),
         "names that differ by case": (422, zip_of({**cat, "Cat/1.png": picture(2)}), "only by case"),
-        "names that differ by form": (422, zip_of({f"{nfc}/1.png": picture(1), f"{nfd}/1.png": picture(2)}), "form"),
+        "names that differ by width": (422, zip_of({**cat, "ｃａｔ/1.png": picture(2)}), "are they one class"),
+        "a name of nothing visible": (422, zip_of({**cat, "\u200b/1.png": picture(2)}), "invisible"),
+        "folders that may be either": (
+            422,
+            zip_of({"a/x/1.png": b"", "b/x/1.png": b"", "b/y/2.png": b""}),
+            "either level",
+        ),
+        "a split without classes": (422, zip_of({"train/1.png": b"", "val/2.png": b""}), "train/cat/1.jpg"),
+        "a class in val alone": (
+            422,
+            zip_of({"train/cat/1.png": b"", "val/dog/1.png": b""}),
+            "not in the train split: 'dog'",
+        ),
         "a name of 10,000 characters": (422, zip_of({"a" * 10_000 + "/1.png": picture(1)}), "10000 characters"),
-        "a control character": (422, zip_of({"cat\x07/1.png": picture(1)}), "control character"),
+        "a control character": (422, zip_of({"cat\x07/1.png": picture(1)}), "cannot be shown"),
         "a truncated zip": (422, zip_of(cat)[:-30], "damaged"),
         "a picture": (415, picture(1), "format is unknown"),
         "nothing": (415, b"", "format is unknown"),
@@ -122,6 +145,64 @@ def test_bad_archives_are_refused_with_a_reason_and_leave_nothing(
         problem = refused(client, spool, picture, status, teach_task(client, data))
         assert reason in problem["detail"], what
     assert not list(tmp_path.rglob("*evil*"))
+
+
+def test_a_data_set_as_people_have_it_is_taken_and_all_of_it_is_told(
+    client: TestClient, spool: Spool, jobs: Jobs, picture: Picture
+) -> None:
+    body = teach_task(
+        client,
+        zip_of(
+            {
+                "pets/README.md": b"pets",
+                "pets/train/cat/1.png": picture(1),
+                "pets/train/cat/2021/2.png": picture(2),
+                "pets/train/cat/@eaDir/thumb.png": picture(2),
+                "pets/train/do\u00adg/3.png": picture(3),
+                "pets/train/dog/4.png": b"text",
+                "pets/val/cat/5.png": picture(5),
+                "pets/val/dog/6.png": picture(1),
+                "pets/test/7.png": picture(7),
+                "pets/train/owl/": b"",
+                "__MACOSX/pets/._1.png": b"x",
+            }
+        ),
+    ).json()
+    validation = body["validation"]
+    assert validation["classes"] == {"cat": 3, "dog": 2}
+    assert validation["held_out"] == {"cat": 1, "dog": 1}
+    assert [row["path"] for row in validation["rejected"]] == ["pets/README.md", "pets/train/dog/4.png"]
+    assert {row["path"]: row["entries"] for row in validation["passed_over"]} == {
+        "pets/train/cat/@eaDir": 1, "pets/test": 1, "__MACOSX": 1, "pets/train/owl": 1,
+    }  # fmt: skip
+    assert validation["repeated"] == [
+        {"path": "pets/val/dog/6.png", "label": "dog", "first_path": "pets/train/cat/1.png", "first_label": "cat"}
+    ]
+    assert validation["renamed"] == [{"typed": "do\u00adg", "taught": "dog"}]
+    index = spool.read(body["job_id"])
+    held_out = {(index.classes[index.labels[i]], index.files[i].read_bytes()) for i in index.held_out}
+    assert held_out == {("cat", picture(5)), ("dog", picture(1))}
+    assert client.get(body["location"]).json()["validation"] == validation
+    assert jobs.get(body["job_id"]).job.dataset_digest == index.digest
+
+
+def test_names_in_an_unsaid_encoding_are_asked_for_and_then_read(
+    client: TestClient, spool: Spool, picture: Picture
+) -> None:
+    data = zip_of({"aaaa/1.png": picture(1)}).replace(b"aaaa", "кошк".encode("cp866"))
+    problem = refused(client, spool, picture, 422, teach_task(client, data))
+    assert problem["type"] == "urn:keepsight:problem:archive-refused"
+    assert {"encoding": "cp866", "reads": ["кошк/1.png"]} in problem["encodings"]
+    assert teach_task(client, data, encoding="CP866").json()["validation"]["classes"] == {"кошк": 1}
+
+
+def test_both_unicode_forms_of_a_name_are_one_class(client: TestClient, picture: Picture) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    validation = teach_task(client, zip_of({f"{nfc}/1.png": picture(1), f"{nfd}/2.png": picture(2)})).json()[
+        "validation"
+    ]
+    assert validation["classes"] == {nfc: 2}
+    assert validation["renamed"] == [{"typed": nfd, "taught": nfc}]
 
 
 def test_a_refusal_for_an_empty_class_carries_the_report(client: TestClient, picture: Picture) -> None:
@@ -144,6 +225,8 @@ def test_a_refusal_for_an_empty_class_carries_the_report(client: TestClient, pic
         ({"extend": "perhaps"}, "extend"),
         ({"name": ""}, "name"),
         ({"name": "a\x07b"}, "name"),
+        ({"encoding": "base64"}, "expected one of utf-8, gbk"),
+        ({"encoding": "x" * 10_000}, "encoding"),
         ({"colour": "red"}, "colour"),
     ],
 )
@@ -179,7 +262,9 @@ def test_a_known_class_is_refused_unless_more_of_it_is_asked_for(
     teach("cat")
     problem = refused(client, spool, picture, 409, teach_task(client, archive({"cat": 1, "dog": 1})))
     assert "'cat' is already known" in problem["detail"]
-    refused(client, spool, picture, 409, teach_task(client, archive({"Cat": 1}), extend="true"))
+    for alike in ("Cat", "ｃａｔ", "cat.", "саt"):
+        refused(client, spool, picture, 409, teach_task(client, archive({alike: 1}), extend="true"))
+    assert teach_task(client, archive({"c\u200bat": 1}), extend="true").json()["validation"]["classes"] == {"cat": 1}
     assert teach_task(client, archive({"cat": 1, "dog": 1}), extend="true").status_code == 202
 
 

@@ -48,6 +48,38 @@ def test_the_digest_names_images_labels_and_classes_and_nothing_else(spool: Spoo
     assert fill(spool, new_job_id(), images, ["x", "z"]) != digest
 
 
+def test_what_is_held_out_is_read_back_and_part_of_the_digest(spool: Spool) -> None:
+    def written(*held_out: bytes) -> tuple[str, str]:
+        job_id = new_job_id()
+        with spool.create(job_id) as writer:
+            for label, data in ((0, b"c"), (1, b"b"), (0, b"a")):
+                writer.add(label, data, held_out=data in held_out)
+            return job_id, writer.close(["x", "y"]).digest
+
+    job_id, digest = written(b"a", b"b")
+    index = spool.read(job_id)
+    assert sorted(index.files[position].read_bytes() for position in index.held_out) == [b"a", b"b"]
+    assert len({digest, written(b"a")[1], written(b"c", b"b")[1], written()[1]}) == 4
+
+
+def test_an_index_that_knows_of_no_held_out_images_is_read(spool: Spool) -> None:
+    job_id = new_job_id()
+    digest = fill(spool, job_id, [(0, b"first"), (1, b"second")], ["cat", "dog"])
+    path = spool.folder(job_id) / "index.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "held_out"}))
+    index = spool.read(job_id)
+    assert (index.digest, index.held_out) == (digest, ())
+
+
+def test_held_out_positions_that_were_altered_are_refused(spool: Spool) -> None:
+    job_id = new_job_id()
+    fill(spool, job_id, [(0, b"first"), (1, b"second")], ["cat", "dog"])
+    path = spool.folder(job_id) / "index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "held_out": [1]}))
+    with pytest.raises(SpoolError, match="does not match its digest"):
+        spool.read(job_id)
+
+
 @pytest.mark.parametrize("suffix", ["/../../etc/passwd", ".\u00e9", "png", "." + "a" * 9, "..", ".a/b"])
 def test_a_suffix_never_becomes_more_than_a_suffix(spool: Spool, suffix: str) -> None:
     job_id = new_job_id()

@@ -3,8 +3,9 @@ from __future__ import annotations
 import errno
 import io
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from exchange.spool import Spool, SpoolError
 from model_store.disk import Disk
 from model_store.store import Store, bootstrap
 from model_store.types import StoreFullError, VersionId
+from segp_cl.data.image_sets import FolderImages
 from segp_cl.errors import ClassExistsError
 from segp_cl.learn.learner import initial_state
 from segp_cl.models.backbone import Backbone
@@ -168,6 +170,46 @@ def test_classes_with_few_images_are_learned_whole_and_not_evaluated(
     assert dataset is not None
     assert dataset.images_per_class == {"cat": 1, "dog": 1}
     assert dataset.holdout_per_class == {"cat": 0, "dog": 0}
+
+
+def test_a_val_split_is_what_is_measured_on_and_nothing_of_it_is_learned(
+    settings: WorkerSettings, store: Store, first: VersionId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = new_job_id()
+    red, blue = PETS["cat"], PETS["dog"]
+    with Spool(settings.spool).create(job_id) as writer:
+        for number in range(8):
+            writer.add(0, picture(red, number), ".png")
+            writer.add(1, picture(blue, number), ".png")
+        val = [picture(blue, 20), picture(blue, 21), picture(blue, 22)]
+        for data in val:  # in the colour of the dogs, so that only these can be mistaken
+            writer.add(0, data, ".png", held_out=True)
+        index = writer.close(["cat", "dog"])
+    job = spooled(settings, PETS, strategy="segp", fusion_holdout=0.25).model_copy(
+        update={"job_id": job_id, "dataset_digest": index.digest}
+    )
+    read: list[list[bytes]] = []
+
+    class Recorded(FolderImages):
+        def __init__(self, paths: Sequence[Path], *args: Any, **kwargs: Any) -> None:
+            read.append([path.read_bytes() for path in paths])
+            super().__init__(paths, *args, **kwargs)
+
+    monkeypatch.setattr("worker.pipeline.FolderImages", Recorded)
+    outcome = update(job, settings)
+
+    learned, measured = read
+    assert sorted(set(measured) & {picture(red, n) for n in range(8)}) == []
+    assert sorted(data for data in measured if data in val) == sorted(val)
+    assert not set(val) & set(learned)
+    assert len(learned) + len(measured) == 19
+    assert outcome.evaluation is not None
+    cat, dog = (outcome.evaluation.per_class[name] for name in ("cat", "dog"))
+    assert (cat.images, cat.visual) == (3, 0.0)
+    assert (dog.images, dog.visual) == (2, 1.0)  # it has no val split, so a quarter is drawn
+    dataset = store.manifest(outcome.version_id).dataset
+    assert dataset is not None
+    assert (dataset.images_per_class, dataset.holdout_per_class) == ({"cat": 8, "dog": 6}, {"cat": 3, "dog": 2})
 
 
 def test_a_rollback_meanwhile_keeps_the_version_from_being_promoted(

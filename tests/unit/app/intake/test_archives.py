@@ -37,9 +37,19 @@ def test_members_come_with_their_class_whatever_the_kind(make: Make, limits: Int
     assert {(i.where, i.label, i.data) for i in items} == {(p, p.split("/")[0], d) for p, d in MEMBERS.items()}
 
 
-def test_empty_folders_are_classes(make: Make, limits: IntakeLimits) -> None:
+def test_empty_folders_are_passed_over_and_told(make: Make, limits: IntakeLimits) -> None:
     data = make({**MEMBERS, "fox/": b""})
-    assert open_source(io.BytesIO(data), len(data), limits).labels == ("cat", "dog", "fox")
+    source = open_source(io.BytesIO(data), len(data), limits)
+    assert source.labels == ("cat", "dog")
+    assert [(row.path, row.reason) for row in source.passed_over] == [("fox", "an empty folder")]
+
+
+def test_a_val_split_comes_held_out_whatever_the_kind(make: Make, limits: IntakeLimits) -> None:
+    items = read(make({"train/cat/1.png": b"one", "val/cat/2.png": b"two", "test/cat/3.png": b"three"}), limits)
+    assert sorted((i.where, i.label, i.held_out) for i in items) == [
+        ("train/cat/1.png", "cat", False),
+        ("val/cat/2.png", "cat", True),
+    ]
 
 
 def test_a_member_over_the_image_limit_is_rejected_alone(make: Make, limits: IntakeLimits) -> None:

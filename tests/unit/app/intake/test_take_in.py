@@ -64,6 +64,7 @@ def test_rejects_are_listed_with_reasons_and_the_rest_is_taken(
                 "cat/bomb.png": bomb.getvalue(),
                 "notes.txt": b"x",
                 "cat/.hidden.png": png(5),
+                "dog/": b"",
             }
         ),
         spool,
@@ -75,7 +76,9 @@ def test_rejects_are_listed_with_reasons_and_the_rest_is_taken(
     assert all("archive inside" in reasons[f"cat/more.{kind}"] for kind in ("zip", "tar", "tgz"))
     assert reasons["cat/empty.png"] == "an empty file"
     assert "1000000" in reasons["cat/bomb.png"].replace(",", "")
-    assert taken.ignored == 1
+    told = {row.path: row.reason for row in taken.report.passed_over}
+    assert told == {"cat/.hidden.png": "hidden", "dog": "an empty folder"}
+    assert taken.report.passed_over_count == 2
 
 
 def test_a_class_left_without_images_refuses_the_task_naming_it(
@@ -114,6 +117,61 @@ def test_repeated_images_are_kept_and_counted(spool: Spool, limits: IntakeLimits
     assert taken.repeated == 1
 
 
+def test_a_picture_in_two_classes_is_told_with_both(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
+) -> None:
+    _, taken = take(make_zip({"cat/1.png": png(1), "cat/2.png": png(2), "dog/3.png": png(1)}), spool, limits)
+    (row,) = taken.report.repeated
+    assert (row.path, row.label, row.first_path, row.first_label) == ("dog/3.png", "dog", "cat/1.png", "cat")
+    assert taken.report.repeated_count == 1
+    assert taken.report.classes == {"cat": 2, "dog": 1}
+
+
+def test_a_picture_on_both_sides_of_a_split_is_told(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
+) -> None:
+    _, taken = take(make_zip({"train/cat/1.png": png(1), "val/cat/2.png": png(1)}), spool, limits)
+    assert [(row.path, row.first_path) for row in taken.report.repeated] == [("val/cat/2.png", "train/cat/1.png")]
+
+
+def test_the_images_of_a_val_split_are_spooled_as_held_out(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
+) -> None:
+    members = {"train/cat/1.png": png(1), "val/cat/2.png": png(2), "train/dog/3.png": png(3), "test/dog/4.png": png(4)}
+    job_id, taken = take(make_zip(members), spool, limits)
+    assert taken.classes == (("cat", 2), ("dog", 1))
+    assert taken.report.held_out == {"cat": 1}
+    index = spool.read(job_id)
+    assert [index.files[i].read_bytes() for i in index.held_out] == [png(2)]
+    assert [(row.path, row.entries) for row in taken.report.passed_over] == [("test", 1)]
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        (
+            {"train/cat/1.png": 1, "val/cat/2.png": 2, "val/dog/3.png": 3},
+            "in the val split and not in the train split: 'd",
+        ),
+        ({"train/cat/1.png": 1, "train/dog/2.png": None, "val/dog/3.png": 3}, "no usable image to learn from: 'dog'"),
+    ],
+)
+def test_a_class_with_nothing_to_learn_from_refuses_the_task(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png, members: Mapping[str, int | None], said: str
+) -> None:
+    with pytest.raises(TaskRefusedError, match=said):
+        take(make_zip({path: b"text" if n is None else png(n) for path, n in members.items()}), spool, limits)
+    assert list(spool.root.iterdir()) == []
+
+
+def test_names_that_look_the_same_are_one_class_and_the_change_is_told(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
+) -> None:
+    _, taken = take(make_zip({"cat/1.png": png(1), "c\u200bat /2.png": png(2)}), spool, limits)
+    assert taken.report.classes == {"cat": 2}
+    assert [(row.typed, row.taught) for row in taken.report.renamed] == [("c\u200bat ", "cat")]
+
+
 def test_names_are_checked_before_any_image_is_spooled(
     spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
 ) -> None:
@@ -133,10 +191,10 @@ def test_names_are_checked_before_any_image_is_spooled(
 class FullDisk(SpoolWriter):
     """A spool whose disk is full after the first image."""
 
-    def add(self, class_index: int, data: bytes, suffix: str = "") -> None:
+    def add(self, class_index: int, data: bytes, suffix: str = "", *, held_out: bool = False) -> None:
         if self._files:
             raise OSError(errno.ENOSPC, "No space left on device")
-        super().add(class_index, data, suffix)
+        super().add(class_index, data, suffix, held_out=held_out)
 
 
 def test_a_full_disk_refuses_the_upload_and_leaves_nothing(

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.common.proc import Stat, all_stats, members, parse_stat, tree_cpu_s
 from benchmarks.serving.counting import evenly
 from benchmarks.serving.figures import least_centred_cosine, median_ratio, median_value, quantile, ratios_by_round
 from benchmarks.serving.foreign import Gate, Window, interleaved, load_of
 from benchmarks.serving.parts.abuse import gauges
 from benchmarks.serving.parts.peers import figures, least
-from benchmarks.common.proc import Stat, all_stats, members, parse_stat, tree_cpu_s
 
 LINE = "42 (a (strange) name) S 7 42 40 0 -1 4194560 1 2 3 4 150 50 30 20 20 0 1 0 100 200 300"
 

@@ -214,12 +214,107 @@ def test_teach_streams_a_folder_and_follows_the_job(
     assert ran.code == 0
     assert "Learned: version 000002-0123456789ab is published and current." in ran.out
     assert "accuracy on 4 held-out images: fused 100.0 %, text 50.0 %, visual 75.0 %" in ran.out
-    assert "Accepted 1 images of 1 classes (1 rejected)." in ran.err
-    assert "cat/x.txt: not an image" in ran.err
+    assert "images: 1 accepted (cat 1), 1 rejected\n  cat/x.txt: not an image\n" in ran.err
     assert "pets: train (4 steps)" in ran.err
     body = service.requests[0].content
     assert b"cat/1.png" in body
     assert b'{"epochs": 2, "strategy": "naive"}' in body
+
+
+FOUND = {
+    "classes": {"cat": 3, "dog": 1},
+    "accepted": 4,
+    "held_out": {"cat": 1},
+    "rejected": [{"path": f"cat/{n}.txt", "reason": "[not] an image"} for n in range(12)],
+    "rejected_count": 40,
+    "passed_over": [{"path": "__MACOSX", "reason": "left by macOS", "entries": 7}],
+    "passed_over_count": 1,
+    "repeated": [{"path": "dog/3.png", "label": "dog", "first_path": "cat/1.png", "first_label": "cat"}],
+    "repeated_count": 1,
+    "renamed": [{"typed": "c\u200bat", "taught": "cat"}],
+    "notes": ["the classes are the folders in 'data'"],
+}
+
+
+def test_teach_tells_all_that_became_of_the_upload(run_cli: RunCli, service: Any, folder: Path) -> None:
+    (folder / ".hidden").mkdir()
+    service.script["POST /v1/tasks"] = httpx.Response(202, json={**ACCEPTED, "validation": FOUND})
+    ran = run_cli("teach", str(folder), "--no-wait")
+    assert ran.err.splitlines() == [
+        "images: 4 accepted (cat 3, dog 1), 40 rejected",
+        *(f"  cat/{n}.txt: [not] an image" for n in range(10)),
+        "  and 30 more",
+        "held out to measure on: cat 1",
+        "note: the classes are the folders in 'data'",
+        "passed over: 2",
+        "  .hidden: hidden",
+        "  __MACOSX (7 entries): left by macOS",
+        "the same picture in two places: 1",
+        "  dog/3.png (dog) is cat/1.png (cat)",
+        "taught under a name without invisible characters: 1",
+        "  'c\\u200bat' as 'cat'",
+    ]
+
+
+def test_a_refused_upload_is_told_file_by_file_before_the_sentence(run_cli: RunCli, service: Any, folder: Path) -> None:
+    problem = {"status": 422, "detail": "the upload has no usable image", "validation": {**FOUND, "accepted": 0}}
+    service.script["POST /v1/tasks"] = httpx.Response(422, json=problem)
+    ran = run_cli("teach", str(folder))
+    assert ran.code == 1
+    assert "  cat/0.txt: [not] an image\n" in ran.err
+    assert ran.err.endswith("keepsight: the upload has no usable image\n")
+
+
+def test_an_archive_of_unknown_encoding_is_shown_in_each(run_cli: RunCli, service: Any, tmp_path: Path) -> None:
+    (tmp_path / "pets.zip").write_bytes(b"zip")
+    guesses = [{"encoding": "gbk", "reads": ["猫/1.png"]}, {"encoding": "cp866", "reads": ["├и/1.png"]}]
+    problem = {"status": 422, "detail": "which is it? send encoding= with one", "encodings": guesses}
+    service.script["POST /v1/tasks"] = [httpx.Response(422, json=problem), httpx.Response(202, json=ACCEPTED)]
+    ran = run_cli("teach", str(tmp_path / "pets.zip"))
+    assert ran.err == (
+        "  --encoding gbk: '猫/1.png'\n  --encoding cp866: '├и/1.png'\n"
+        "keepsight: which is it? give --encoding with one\n"
+    )
+    assert run_cli("teach", str(tmp_path / "pets.zip"), "--encoding", "gbk", "--no-wait").code == 0
+    assert b'name="encoding"\r\n\r\ngbk' in service.requests[-1].content
+
+
+def test_classify_says_what_it_skips(run_cli: RunCli, service: Any, tmp_path: Path) -> None:
+    for name in ("1.heic", "2.txt", ".3.png"):
+        (tmp_path / name).write_bytes(b"x")
+    service.script["POST /v1/classify"] = {"model_version": "v2", "results": [result(0)]}
+    ran = run_cli("classify", str(tmp_path), "--json")
+    assert ran.code == 0
+    assert len(ran.json["results"]) == 1
+    assert ran.err.splitlines() == [
+        "skipped: 2",
+        f"  {tmp_path}/.3.png: hidden",
+        f"  {tmp_path}/2.txt: not called like an image that is read",
+    ]
+
+
+def test_a_file_s_name_that_is_not_utf_8_is_sent_and_shown_with_question_marks(
+    run_cli: RunCli, service: Any, tmp_path: Path
+) -> None:
+    name = os.fsdecode("狗".encode("gbk"))
+    for path in (tmp_path / f"{name}.png", tmp_path / name / "cat" / "1.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    service.script["POST /v1/classify"] = {"model_version": "v2", "results": [result(0)]}
+    assert "??.png" in run_cli("classify", str(tmp_path / f"{name}.png")).out
+    assert (
+        run_cli("classify", str(tmp_path / f"{name}.png"), "--json").json["results"][0]["filename"].endswith("/??.png")
+    )
+    service.script["POST /v1/tasks"] = httpx.Response(202, json=ACCEPTED)
+    assert run_cli("teach", str(tmp_path / name), "--no-wait").code == 0
+    assert b'name="name"\r\n\r\n??' in service.requests[-1].content
+
+
+def test_classify_of_a_folder_without_images_fails_and_names_what_is_there(run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "2.txt").write_bytes(b"x")
+    ran = run_cli("classify", str(tmp_path))
+    assert ran.code == 1
+    assert ran.err.startswith(f"keepsight: {tmp_path} has no images in it; skipped {tmp_path}/2.txt (not called like")
 
 
 def test_teach_can_leave_the_job_alone(run_cli: RunCli, service: Any, folder: Path) -> None:

@@ -215,6 +215,33 @@ def test_embeddings_are_asked_for_texts_and_images_in_their_order(
     assert [base64.b64decode(image.partition(",")[2]) for image in images] == [b"AAA", b"BBB", b"CCC"]
 
 
+def test_no_image_is_said_before_anything_is_sent(service: Any, connect: Connect) -> None:
+    with pytest.raises(UploadError, match="no image was given"):
+        connect().classify([])
+    with pytest.raises(UploadError, match="no text or image was given"):
+        connect().embeddings([])
+    assert service.requests == []
+
+
+@pytest.mark.parametrize("one", [b"png", "cat.png", Path("cat.png")])
+def test_one_image_in_place_of_a_list_is_said(service: Any, connect: Connect, one: Any) -> None:
+    with pytest.raises(TypeError, match="expected a list of images, got one of type"):
+        connect().classify(one)
+    assert service.requests == []
+
+
+def test_what_a_folder_has_and_is_not_sent_is_in_the_answer(service: Any, connect: Connect, tmp_path: Path) -> None:
+    for name in ("cat/1.png", ".DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    row = {"path": "cat/@eaDir", "reason": "left by a network drive", "entries": 2}
+    service.script["POST /v1/tasks"] = {"job_id": "j1", "validation": {"passed_over": [row], "passed_over_count": 1}}
+    validation = connect().teach(tmp_path, name="pets", encoding="gbk")["validation"]
+    assert validation["passed_over"] == [{"path": ".DS_Store", "reason": "hidden", "entries": 1}, row]
+    assert validation["passed_over_count"] == 2
+    assert b'name="encoding"\r\n\r\ngbk' in service.requests[0].content
+
+
 def test_a_string_is_one_text_to_embed(service: Any, connect: Connect) -> None:
     service.script["POST /v1/embeddings"] = {"space": "s"}
     connect().embeddings("a cat.")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from keepsight.client.errors import UploadError
-from keepsight.client.uploads import TarUpload, class_members, find_images, open_task
+from keepsight.client.folders import Skipped, pack_folder
+from keepsight.client.uploads import TarUpload, open_task
 
 
 @pytest.fixture
@@ -39,9 +40,28 @@ def test_a_folder_becomes_a_tar_of_its_visible_class_files(pets: Path) -> None:
     assert found == {"cat/1.png": b"c" * 700, "cat/2.png": b"", "dog/1.png": b"d" * 512, "dog/deep/er.png": b"e"}
 
 
+def test_what_is_not_sent_of_a_folder_is_known(pets: Path) -> None:
+    upload, _ = open_task(pets)
+    with upload:
+        assert sorted(upload.skipped, key=lambda each: each.path) == [
+            Skipped(".git", "hidden"),
+            Skipped("dog/.DS_Store", "hidden"),
+            Skipped("readme.txt", "not in a class folder; expected one folder per class"),
+        ]
+
+
+def test_empty_folders_are_sent_so_that_the_service_can_tell_them(pets: Path) -> None:
+    (pets / "fox" / "cubs").mkdir(parents=True)
+    with TarUpload(pack_folder(pets).members) as upload:
+        data = upload.read()
+        assert len(data) == upload.size
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert [m.name for m in tar.getmembers() if m.isdir()] == ["fox/cubs"]
+
+
 @pytest.mark.parametrize("chunk", [1, 100, 513, 65536])
 def test_the_length_is_known_before_and_holds_however_it_is_read(pets: Path, chunk: int) -> None:
-    with TarUpload(class_members(pets)) as upload:
+    with TarUpload(pack_folder(pets).members) as upload:
         parts = list(iter(lambda: upload.read(chunk), b""))
         assert all(len(part) == chunk for part in parts[:-1])
         assert sum(map(len, parts)) == upload.size
@@ -52,7 +72,7 @@ def test_long_and_foreign_names_survive_and_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "f" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"1")
-    with TarUpload(class_members(tmp_path / "f")) as upload:
+    with TarUpload(pack_folder(tmp_path / "f").members) as upload:
         data = upload.read()
         assert len(data) == upload.size
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
@@ -61,7 +81,7 @@ def test_long_and_foreign_names_survive_and_are_counted(tmp_path: Path) -> None:
 
 def test_reading_again_from_the_start_gives_the_same_bytes(pets: Path) -> None:
     seen: list[int] = []
-    with TarUpload(class_members(pets), seen.append) as upload:
+    with TarUpload(pack_folder(pets).members, seen.append) as upload:
         first = upload.read(1000) + upload.read()
         assert upload.seek(0) == 0
         assert upload.read() == first
@@ -71,19 +91,19 @@ def test_reading_again_from_the_start_gives_the_same_bytes(pets: Path) -> None:
 
 
 def test_a_place_in_the_middle_is_not_offered(pets: Path) -> None:
-    with TarUpload(class_members(pets)) as upload, pytest.raises(io.UnsupportedOperation):
+    with TarUpload(pack_folder(pets).members) as upload, pytest.raises(io.UnsupportedOperation):
         upload.seek(5)
 
 
 def test_a_file_that_changes_while_it_is_sent_ends_the_upload(pets: Path) -> None:
-    with TarUpload(class_members(pets)) as upload:
+    with TarUpload(pack_folder(pets).members) as upload:
         (pets / "cat/1.png").write_bytes(b"longer than before" * 100)
         with pytest.raises(UploadError, match=r"1\.png changed while it was being sent"):
             upload.read()
 
 
 def test_a_file_that_goes_away_ends_the_upload(pets: Path) -> None:
-    with TarUpload(class_members(pets)) as upload:
+    with TarUpload(pack_folder(pets).members) as upload:
         (pets / "cat/1.png").unlink()
         with pytest.raises(UploadError, match=r"1\.png cannot be read: No such file"):
             upload.read()
@@ -109,28 +129,3 @@ def test_sources_that_cannot_be_taught_are_refused_with_what_is_expected(tmp_pat
         open_task(tmp_path / "notes.txt")
     with pytest.raises(UploadError, match="has no class folders with files in them"):
         open_task(tmp_path)
-
-
-def test_images_are_found_by_path_folder_and_glob_each_once(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(pets)
-    found = find_images(["dog/1.png", "cat", "*/1.png", "**/er.png", "readme.txt"])
-    assert [str(p) for p in found] == [
-        "dog/1.png", "cat/1.png", "cat/2.png", "dog/deep/er.png", "readme.txt",
-    ]  # fmt: skip
-
-
-def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path: Path) -> None:
-    odd = tmp_path / "a[1].png"
-    odd.write_bytes(b"x")
-    assert find_images([str(odd)]) == [odd]
-
-
-@pytest.mark.parametrize(
-    ("argument", "sentence"), [("gone.png", "gone.png does not exist"), ("*.webp", "does not exist"), ("", "no images")]
-)
-def test_an_argument_that_leads_nowhere_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str, sentence: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UploadError, match=sentence):
-        find_images([argument])

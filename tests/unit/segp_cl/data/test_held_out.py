@@ -32,6 +32,20 @@ def test_at_least_one_is_held_and_one_is_left() -> None:
     assert split([0] * 5, fraction=0.99).train != ()
 
 
+def test_given_images_are_held_out_exactly_and_their_class_gives_no_others() -> None:
+    given = (1, 5, 31)
+    found = hold_out(LABELS, fraction=0.2, min_images=5, shuffle=named_by("d", 0), given=given)
+    assert [i for i in found.held_out if LABELS[i] != 1] == list(given)
+    assert [i for i in found.held_out if LABELS[i] == 1] == [i for i in split(LABELS).held_out if LABELS[i] == 1]
+    assert not set(given) & set(found.train)
+    assert sorted(found.train + found.held_out) == list(range(len(LABELS)))
+
+
+def test_given_images_are_held_out_whatever_the_fraction() -> None:
+    found = hold_out([0, 0, 1], fraction=0.0, min_images=5, shuffle=named_by("d", 0), given=[1])
+    assert found == Split(train=(0, 2), held_out=(1,))
+
+
 def test_no_fraction_holds_nothing() -> None:
     assert split(LABELS, fraction=0.0).held_out == ()
 
