@@ -176,15 +176,10 @@ class Watcher:
         prepared, self._prepared = self._prepared, None
         if prepared is not None and prepared.version_id == version_id:
             return prepared
-        left_out = self._live.version_id is not None and await self._left_out(version_id)
-        if left_out is not False:
+        # if nobody can say what the others serve, the previous version is better than no answer
+        if self._live.version_id is not None and await self._left_out(version_id):
             self._live.refuse(f"the other servers have moved on to {version_id}, which this server is loading")
-        try:
-            return await self._timed_load(version_id)
-        except Exception:
-            if left_out is None:  # perhaps no server serves it: the previous version is better than none
-                self._live.refuse(None)
-            raise
+        return await self._timed_load(version_id)
 
     async def _serve_last_good(self, failed: VersionId | None) -> None:
         """Serve the version that CURRENT named before, because a server that has just started has nothing else."""

@@ -227,6 +227,20 @@ def test_where_nobody_is_known_to_serve_it_the_old_version_goes_on(others_serve:
     run(body)
 
 
+def test_while_nobody_can_say_what_the_others_serve_the_old_version_answers_until_the_new_one_is_loaded() -> None:
+    async def body(world: World) -> None:
+        world.others_serve = None
+        await until(lambda: world.live.version_id == "1")
+        world.hold.clear()
+        world.pointer = "2"
+        await until(lambda: "2" in world.loaded)
+        assert world.live.get().version_id == "1"
+        world.hold.set()
+        await until(lambda: world.live.version_id == "2")
+
+    run(body)
+
+
 def test_what_was_prepared_is_swapped_in_without_a_pause() -> None:
     async def body(world: World) -> None:
         world.others_serve = True
