@@ -304,13 +304,16 @@ def bound() -> list[str]:
 
 
 def our_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return `environment`, or ours, with our own packages before what PYTHONPATH names, where it names something.
+    """Return `environment`, or ours, with a PYTHONPATH that leads to our own packages first, if it has one.
 
-    A folder on it may be the user's project, with an `app` or a `worker` of its own.
+    A folder on it may be the user's project, with an `app` or a `worker` of its own. The working directory is left out,
+    for the same reason as `OUR_MODULE` has.
     """
     made = dict(os.environ if environment is None else environment)
     if made.get("PYTHONPATH"):
-        made["PYTHONPATH"] = os.pathsep.join((str(OUR_ROOT), made["PYTHONPATH"]))
+        here = Path.cwd()
+        theirs = [entry for entry in made["PYTHONPATH"].split(os.pathsep) if Path(entry).resolve() != here]
+        made["PYTHONPATH"] = os.pathsep.join((str(OUR_ROOT), *theirs))
     return made
 
 

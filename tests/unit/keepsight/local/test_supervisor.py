@@ -258,10 +258,10 @@ def test_a_stopped_part_ends_by_itself_when_it_is_asked_to(tmp_path: Path) -> No
 
 
 def test_our_packages_come_before_those_that_the_user_put_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", "/their/project:.")
+    monkeypatch.setenv("PYTHONPATH", f"/their/project:.::{Path.cwd()}:/else")
     first, *others = our_environment()["PYTHONPATH"].split(":")
     assert (Path(first) / "keepsight" / "local" / "supervisor.py").exists()
-    assert others == ["/their/project", "."]
+    assert others == ["/their/project", "/else"]  # the working directory is theirs by every name
     monkeypatch.delenv("PYTHONPATH")
     assert "PYTHONPATH" not in our_environment()
 
