@@ -31,7 +31,12 @@ class SignsOfLife:
 
 
 class Listener:
-    """The supervisor's end for one run of a part."""
+    """The supervisor's end for one run of a part.
+
+    Attributes:
+        heard: Whether there was any sign of life yet.
+        silent_s: Seconds since the last one, or since the first look.
+    """
 
     def __init__(self) -> None:
         self._reader, self.writer = os.pipe()
@@ -39,7 +44,8 @@ class Listener:
             os.set_blocking(end, False)
         self._partial = b""
         self._looked: float | None = None
-        self._silent_s: float | None = None
+        self.heard = False
+        self.silent_s = 0.0
 
     def close_writer(self) -> None:
         """Leave the part's end to the part."""
@@ -49,23 +55,13 @@ class Listener:
         """Stop listening."""
         os.close(self._reader)
 
-    @property
-    def heard(self) -> bool:
-        """Whether there was any sign of life yet."""
-        return self._silent_s is not None
-
-    @property
-    def silent_s(self) -> float:
-        """Seconds since the last sign of life; 0 if there was none yet, as a part may take long to start."""
-        return self._silent_s or 0.0
-
     def look(self, now: float) -> list[str]:
         """Read what was said up to now, and return the notices."""
         lines = self._lines()
         if lines:
-            self._silent_s = 0.0
-        elif self._silent_s is not None and self._looked is not None:
-            self._silent_s += min(now - self._looked, LONGEST_GAP_S)
+            self.heard, self.silent_s = True, 0.0
+        elif self._looked is not None:
+            self.silent_s += min(now - self._looked, LONGEST_GAP_S)
         self._looked = now
         return [line.decode(errors="replace") for line in lines if line]
 

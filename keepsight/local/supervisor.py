@@ -43,6 +43,7 @@ class Part:
         grace_s: Seconds it has to end after SIGTERM.
         stop_last: The others depend on it, so it is asked to stop when they have gone.
         longest_silence_s: Seconds without a sign of life, after its first, from which on it counts as silent.
+        longest_start_s: Seconds until the first, from which on it counts as silent.
         waited_for: Whether it is waited for when it is silent; else it is killed and started again.
         sockets: Numbers of open sockets that it inherits.
     """
@@ -54,6 +55,7 @@ class Part:
     grace_s: float = 10.0
     stop_last: bool = False
     longest_silence_s: float = 10.0
+    longest_start_s: float = 300.0
     waited_for: bool = False
     sockets: tuple[int, ...] = ()
 
@@ -193,12 +195,12 @@ class Supervisor:
             self._tell(f"keepsight: {notice}")
         if running.exit_code is not None:
             return
-        was, running.is_silent = running.is_silent, signs.silent_s > part.longest_silence_s
+        allowed_s = part.longest_silence_s if signs.heard else part.longest_start_s
+        was, running.is_silent = running.is_silent, signs.silent_s > allowed_s
         if running.is_silent and not was:
             then = "it is waited for" if part.waited_for else "it is killed"
             self._tell(
-                f"keepsight: the {part.name} has given no sign of life for {part.longest_silence_s:.0f} s; {then}. "
-                "The others go on."
+                f"keepsight: the {part.name} has given no sign of life for {allowed_s:.0f} s; {then}. The others go on."
             )
             if not part.waited_for:
                 running.kill()
@@ -302,13 +304,16 @@ def bound() -> list[str]:
 
 
 def our_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return `environment`, or ours, with our own packages before what PYTHONPATH names, where it names something.
+    """Return `environment`, or ours, with a PYTHONPATH that leads to our own packages first, if it has one.
 
-    A folder on it may be the user's project, with an `app` or a `worker` of its own.
+    A folder on it may be the user's project, with an `app` or a `worker` of its own. The working directory is left out,
+    for the same reason as `OUR_MODULE` has.
     """
     made = dict(os.environ if environment is None else environment)
     if made.get("PYTHONPATH"):
-        made["PYTHONPATH"] = os.pathsep.join((str(OUR_ROOT), made["PYTHONPATH"]))
+        here = Path.cwd()
+        theirs = [entry for entry in made["PYTHONPATH"].split(os.pathsep) if Path(entry).resolve() != here]
+        made["PYTHONPATH"] = os.pathsep.join((str(OUR_ROOT), *theirs))
     return made
 
 

@@ -132,6 +132,7 @@ def server_parts(
                 own,
                 SERVER_GRACE_S,
                 longest_silence_s=LONGEST_SERVER_SILENCE_S,
+                longest_start_s=max(settings.ready_timeout_s, Part.longest_start_s),
                 sockets=sockets,
             )
         )

@@ -5,6 +5,7 @@ See docs/adr/0001.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 NAMES = ("app", "benchmarks", "exchange", "keepsight", "model_store", "segp_cl", "worker")
+MODULES = ("celery", "redis", "torch", "uvicorn", "sitecustomize", "logging")
 THEIRS = """
 import pathlib, sys
 with pathlib.Path({trace!r}).open("a") as trace:
@@ -31,6 +33,9 @@ def trace(keepsight: Any) -> Path:
         package.mkdir()
         for module in ("__init__", "__main__"):
             (package / f"{module}.py").write_text(THEIRS.format(trace=str(trace)))
+    for name in MODULES:
+        (keepsight.folder / f"{name}.py").write_text(THEIRS.format(trace=str(trace)))
+    (keepsight.folder / ".env").write_text("KEEPSIGHT_STORE=/nowhere\nKEEPSIGHT_PORT=1\n")
     return trace
 
 
@@ -49,6 +54,26 @@ def test_up_runs_our_server_worker_and_job(keepsight: Any, trace: Path, colours:
 def test_up_in_the_background_runs_our_command(keepsight: Any, trace: Path) -> None:
     _, note = keepsight.up("--detach", "--no-worker")
     assert set(note["parts"]) == {"broker", "server"}
+    assert not trace.exists(), trace.read_text()
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_up_runs_ours_where_theirs_are_on_the_path(keepsight: Any, trace: Path, where: str) -> None:
+    """Theirs come first on the path; only their `keepsight` is not there, or it would be theirs that was typed."""
+    shutil.rmtree(keepsight.folder / "keepsight")
+    (keepsight.folder / "sitecustomize.py").unlink()  # Python itself runs the one on the path
+    (keepsight.folder / "logging.py").unlink()
+    theirs = keepsight.folder
+    if where == "elsewhere":
+        theirs = keepsight.folder / "project"
+        theirs.mkdir()
+        for name in NAMES:
+            if name != "keepsight":
+                (keepsight.folder / name).rename(theirs / name)
+    ours = Path(__file__).parents[2]
+    environment = {**keepsight.environment, "PYTHONPATH": f"{theirs}:{ours}"}
+    _, note = dataclasses.replace(keepsight, environment=environment).up()
+    assert set(note["parts"]) == {"broker", "worker", "server"}
     assert not trace.exists(), trace.read_text()
 
 

@@ -146,7 +146,7 @@ def test_a_stopped_server_is_replaced_and_a_stopped_broker_is_waited_for(
 ) -> None:
     process, note = keepsight.up("--no-worker", "--api-processes", "2")
     url, before = note["url"], note["parts"]
-    wait_until(lambda: "Application startup complete" in (log_of(note, "server") + log_of(note, "server-2")))
+    wait_until(lambda: all("startup complete" in log_of(note, name) for name in ("server", "server-2")), timeout_s=120)
     for group in (before["broker"], before["server"]):
         os.killpg(group, signal.SIGSTOP)
     for _ in range(20):  # each on a connection of its own, and none is given to the stopped one
