@@ -184,7 +184,7 @@ ANSWERED: dict[str, tuple[tuple[int, int], str, dict[str, Any]]] = {
     "50MP.png": ((7071, 7071), "RGB", {"compress_level": 1}),
     "transparent-49MP.png": ((7000, 7000), "RGBA", {"compress_level": 1}),
     "49MP.gif": ((7000, 7000), "P", {}),
-    "49MP.tiff": ((7000, 7000), "RGB", {"compression": "packbits"}),
+    "49MP.tiff": ((7000, 7000), "RGB", {"compression": "tiff_lzw"}),
     "12MP.avif": ((4000, 3000), "RGB", {"speed": 10}),
     "50MP.jpeg": ((8160, 6144), "RGB", {}),
     "200MP.jpeg": ((16_320, 12_240), "L", {}),
