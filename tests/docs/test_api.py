@@ -163,7 +163,7 @@ def test_every_curl_asks_for_a_route_that_exists(routes: set[str]) -> None:
     assert commands
     for page, words in commands:
         url = next(word for word in words if word.startswith("http://"))
-        method = "POST" if {"-F", "-d"} & set(words) else "GET"
-        path = re.sub(r"^http://127\.0\.0\.1:8000", "", url)
+        method = "POST" if {"-F", "-d", "--data-binary"} & set(words) else "GET"
+        path = re.sub(r"^http://127\.0\.0\.1:8000", "", url).partition("?")[0]
         patterns = [re.sub(r"\{\w+\}", "[^/]+", route) for route in routes]
         assert any(re.fullmatch(pattern, f"{method} {path}") for pattern in patterns), f"{page.name}: {words}"

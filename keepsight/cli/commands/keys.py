@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,13 @@ from keepsight.keys import SCOPES, Key, KeyFile, KeyFileError
 
 app = typer.Typer(help="Create, list, revoke and forget API keys.", no_args_is_help=True, rich_markup_mode=None)
 
+Store = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", envvar="KEEPSIGHT_STORE", help="The service's store; without it, `store` beside the key file."
+    ),
+]
+
 
 @app.command("create")
 def create(
@@ -21,12 +29,14 @@ def create(
         SCOPES
     ),
     keys_file: options.KeysPath = options.KEYS_FILE,
-    store: options.StorePath = options.DEFAULT_STORE,
+    store: Store = None,
     as_json: options.Json = False,
 ) -> None:
     """Create a key and print it once. As soon as a key exists, the service requires one, and from then on."""
     try:
-        created = KeyFile(keys_file, store=store).create(name, [s.strip() for s in scopes.split(",") if s.strip()])
+        created = KeyFile(keys_file, store=store_of(keys_file, store)).create(
+            name, [s.strip() for s in scopes.split(",") if s.strip()]
+        )
     except KeyFileError as error:
         raise CommandError(str(error)) from error
     if as_json:
@@ -77,17 +87,27 @@ def revoke(
 def forget(
     yes: Annotated[bool, typer.Option("--yes", help="Really let everybody on this machine in.")] = False,
     keys_file: options.KeysPath = options.KEYS_FILE,
-    store: options.StorePath = options.DEFAULT_STORE,
+    store: Store = None,
+    as_json: options.Json = False,
 ) -> None:
     """Let the store forget that there were keys, so that a service on loopback does without them again."""
     if not yes:
         raise CommandError("the service would then answer everybody on this machine; if you want that, say --yes")
     try:
-        known = KeyFile(keys_file, store=store).forget()
+        known = KeyFile(keys_file, store=store_of(keys_file, store)).forget()
     except KeyFileError as error:
         raise CommandError(str(error)) from error
-    said = "Forgotten; restart the service." if known else f"The store {store} remembers no keys."
+    if as_json:
+        console.print_json({"forgotten": known})
+        return
+    where = store_of(keys_file, store)
+    said = "Forgotten; restart the service." if known else f"The store {where} remembers no keys."
     console.out().print(said, markup=False)
+
+
+def store_of(keys_file: Path, store: Path | None) -> Path:
+    """Return the store that remembers the keys of a file."""
+    return keys_file.parent / "store" if store is None else store
 
 
 def describe(key: Key) -> dict[str, object]:

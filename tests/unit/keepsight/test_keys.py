@@ -109,3 +109,32 @@ def test_the_file_is_plain_json_with_a_format_number(keys: KeyFile) -> None:
 def test_importing_keys_imports_nothing_heavy() -> None:
     script = "import sys, keepsight.keys; print([m for m in ('torch', 'pydantic', 'fastapi') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_store_remembers_that_there_were_keys_until_it_is_made_to_forget(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    path = tmp_path / "keys.json"
+    assert not KeyFile(path, store=store).needed()
+    KeyFile(path, store=store).create("one", ["classify"])
+    assert KeyFile(path, store=store).needed()
+    with pytest.raises(KeyFileError, match="holds keys"):
+        KeyFile(path, store=store).forget()
+    path.unlink()
+    with pytest.raises(KeyFileError, match=r"there were API keys.*keys create.*keys forget"):
+        KeyFile(path, store=store).needed()
+    assert not KeyFile(path).needed(), "without a store nothing is known"
+    assert KeyFile(path, store=store).forget()
+    assert not KeyFile(path, store=store).needed()
+    assert not KeyFile(path, store=store).forget()
+
+
+def test_a_store_that_does_not_exist_is_not_made(keys: KeyFile, tmp_path: Path) -> None:
+    KeyFile(keys.path, store=tmp_path / "no store").create("one", ["classify"])
+    assert not (tmp_path / "no store").exists()
+
+
+@pytest.mark.parametrize("token", ["ks_" + "x" * 10**6, "\udcff", "", "é"])
+def test_what_cannot_be_a_token_opens_nothing(keys: KeyFile, token: str) -> None:
+    keys.create("one", ["classify"])
+    assert keys.verify(token) is None

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from keepsight.cli.commands import teaching
+from keepsight.keys import MARKER
 
 MakeJob = Callable[..., dict[str, Any]]
 RunCli = Callable[..., Any]
@@ -32,7 +33,7 @@ ACCEPTED = {
 }
 COMMANDS = (
     "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "rollback", "promote",
-    "rollout", "keys", "keys create", "keys list", "keys revoke",
+    "rollout", "keys", "keys create", "keys list", "keys revoke", "keys forget",
 )  # fmt: skip
 
 
@@ -155,6 +156,7 @@ def test_labels_mean_the_text_path(run_cli: RunCli, service: Any, image: Path) -
         (("jobs", "show", "nope"), "keepsight: there is no GET /v1/jobs/nope\n"),
         (("rollback",), "keepsight: there is no POST /v1/admin/rollback\n"),
         (("down", "--store", "{folder}/store"), "keepsight: no service runs on the store"),
+        (("keys", "forget", "--keys-file", "{folder}/k.json"), "keepsight: the service would then answer everybody"),
         (("keys", "revoke", "abc", "--keys-file", "{folder}/k.json"), "keepsight: no key has the id 'abc' in"),
         (("keys", "create", "me", "-s", "all", "--keys-file", "{folder}/k.json"), "keepsight: scopes must be some of"),
     ],
@@ -441,6 +443,19 @@ def test_rollout_shows_what_every_process_serves_and_why_one_does_not(run_cli: R
 def test_a_rollout_that_is_over_prepares_nothing(run_cli: RunCli, service: Any) -> None:
     service.script["GET /v1/admin/rollout"] = {"current": "000002-bb", "target": None, "processes": []}
     assert run_cli("rollout").out.splitlines()[-1] == "Current is 000002-bb."
+
+
+def test_a_store_is_told_of_keys_and_made_to_forget_them(run_cli: RunCli, tmp_path: Path) -> None:
+    keys_file, store = tmp_path / "keys.json", tmp_path / "store"
+    store.mkdir()
+    place = ("--keys-file", str(keys_file))
+    run_cli("keys", "create", "ann", *place)
+    assert (store / MARKER).exists()
+    assert "holds keys" in run_cli("keys", "forget", "--yes", *place).err
+    keys_file.unlink()
+    assert "restart the service" in run_cli("keys", "forget", "--yes", *place).out
+    assert not (store / MARKER).exists()
+    assert f"{store} remembers no keys" in " ".join(run_cli("keys", "forget", "--yes", *place).out.split())
 
 
 def test_keys_live_in_their_file(run_cli: RunCli, tmp_path: Path) -> None:
