@@ -20,8 +20,8 @@ from keepsight.local.supervisor import OUR_MODULE, Part, Supervisor
 
 P = ParamSpec("P")
 WATCH_S = 0.25
-SERVER_GRACE_S = 15.0
-WORKER_GRACE_S = 20.0
+SERVER_GRACE_S = 25.0  # of which unloading a model takes seconds on a busy machine
+WORKER_GRACE_S = 25.0
 BROKER_GRACE_S = 8.0
 LONGEST_SERVER_SILENCE_S = 10.0
 LONGEST_WORKER_SILENCE_S = 60.0
