@@ -16,7 +16,7 @@ from benchmarks.faults.service import Answer
 WAITS: Final = (429, 503, 507)
 """Statuses that are no fault of the server's if they say when to come back. 504 need not: the time is over."""
 FINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
-_IN_FLIGHT_S: Final = 0.25
+_NEAR_S: Final = 0.25
 _PIECE: Final = 1 << 20
 
 
@@ -26,7 +26,8 @@ def failed(asked: Iterable[Asked], *, kills: Collection[float], excused: Callabl
     Args:
         asked: all requests of a stretch of time.
         kills: when a server was killed. Requests that were under way then may break; a connection that the kernel had
-            taken and the process had not counts as under way, hence `_IN_FLIGHT_S`.
+            taken and the process had not counts as under way, hence `_NEAR_S`, which also allows for clocks being
+            read a moment later.
         excused: says whether a reason is the right answer to what was done.
     """
     return [
@@ -34,7 +35,7 @@ def failed(asked: Iterable[Asked], *, kills: Collection[float], excused: Callabl
         for request in asked
         if request.why is not None
         and not excused(request.why)
-        and not any(request.at <= kill + _IN_FLIGHT_S and kill <= request.at + request.seconds for kill in kills)
+        and not any(request.at <= kill + _NEAR_S and kill - _NEAR_S <= request.at + request.seconds for kill in kills)
     ]
 
 

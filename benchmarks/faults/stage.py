@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import select
 import signal
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -115,6 +119,18 @@ class Stage:
         if role == "server" and number == signal.SIGKILL:
             self.kills.append(time.monotonic())
         return found
+
+    def watch(self, pid: int) -> None:
+        """Remember when this server ends: what it had taken and not answered breaks then."""
+
+        def until_gone() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                handle = os.pidfd_open(pid)
+                select.select([handle], [], [], JOB_S)
+                os.close(handle)
+            self.kills.append(time.monotonic())
+
+        threading.Thread(target=until_gone, daemon=True).start()
 
     def broker(self) -> redis.Redis:
         """A connection to the broker; ended with the fault."""

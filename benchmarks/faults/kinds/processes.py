@@ -33,9 +33,8 @@ def stop(*roles: str, first: bool = False) -> Callable[[Stage], None]:
         for role in roles:
             for pid in stage.signal(role, STOP, first=first):
                 stage.closing.append(_Stopped(pid))
-            if role == "server":
-                # whoever takes a stopped server out of the port kills it, and what it had not answered breaks
-                stage.kills.append(time.monotonic())
+                if role == "server":
+                    stage.watch(pid)  # who takes a stopped server out of service may kill it
 
     return inject
 
