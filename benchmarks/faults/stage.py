@@ -124,11 +124,9 @@ class Stage:
         """Remember when this server ends: what it had taken and not answered breaks then."""
 
         def until_gone() -> None:
-            with contextlib.suppress(ProcessLookupError):
-                handle = os.pidfd_open(pid)
-                select.select([handle], [], [], JOB_S)
-                os.close(handle)
-            self.kills.append(time.monotonic())
+            with contextlib.suppress(ProcessLookupError), open(os.pidfd_open(pid)) as handle:
+                if select.select([handle], [], [], JOB_S)[0]:
+                    self.kills.append(time.monotonic())
 
         threading.Thread(target=until_gone, daemon=True).start()
 
