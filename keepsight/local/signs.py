@@ -35,7 +35,7 @@ class Listener:
 
     Attributes:
         heard: Whether there was any sign of life yet.
-        silent_s: Seconds since the last one, or since the first look.
+        silent_s: Seconds since the last one, or since the first look, in which the part could have given one.
     """
 
     def __init__(self) -> None:
@@ -44,6 +44,7 @@ class Listener:
             os.set_blocking(end, False)
         self._partial = b""
         self._looked: float | None = None
+        self._waited_s = 0.0
         self.heard = False
         self.silent_s = 0.0
 
@@ -55,13 +56,21 @@ class Listener:
         """Stop listening."""
         os.close(self._reader)
 
-    def look(self, now: float) -> list[str]:
-        """Read what was said up to now, and return the notices."""
+    def look(self, now: float, *, waited_s: float = 0.0) -> list[str]:
+        """Read what was said up to now, and return the notices.
+
+        Args:
+            now: Seconds of any clock.
+            waited_s: Seconds for which the part has waited for a processor so far. It was not silent meanwhile: on an
+                overloaded machine a slow part is not taken for one that hangs.
+        """
+        waited_s, before_s = max(waited_s, self._waited_s), self._waited_s
+        self._waited_s = waited_s
         lines = self._lines()
         if lines:
             self.heard, self.silent_s = True, 0.0
         elif self._looked is not None:
-            self.silent_s += min(now - self._looked, LONGEST_GAP_S)
+            self.silent_s += max(0.0, min(now - self._looked, LONGEST_GAP_S) - (waited_s - before_s))
         self._looked = now
         return [line.decode(errors="replace") for line in lines if line]
 

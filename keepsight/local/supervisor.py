@@ -191,7 +191,7 @@ class Supervisor:
 
     def _listen(self, running: Running) -> None:
         part, signs = running.part, running.signs
-        for notice in signs.look(self._clock()):
+        for notice in signs.look(self._clock(), waited_s=waited_for_processor_s(running.process.pid)):
             self._tell(f"keepsight: {notice}")
         if running.exit_code is not None:
             return
@@ -315,6 +315,15 @@ def our_environment(environment: Mapping[str, str] | None = None) -> dict[str, s
         theirs = [entry for entry in made["PYTHONPATH"].split(os.pathsep) if Path(entry).resolve() != here]
         made["PYTHONPATH"] = os.pathsep.join((str(OUR_ROOT), *theirs))
     return made
+
+
+def waited_for_processor_s(pid: int) -> float:
+    """Return the seconds for which a process's threads were ready to run and did not, together; 0 if unknown."""
+    waited_ns = 0
+    for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError, IndexError, ValueError):  # the thread has ended
+            waited_ns += int(thread.read_text().split()[1])
+    return waited_ns / 1e9
 
 
 def death_notice(running: Running, code: int) -> str:

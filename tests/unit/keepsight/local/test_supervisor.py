@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from keepsight.local.errors import StartError
-from keepsight.local.supervisor import Part, Running, Supervisor, our_environment
+from keepsight.local.signs import Listener
+from keepsight.local.supervisor import Part, Running, Supervisor, our_environment, waited_for_processor_s
 from tests.waiting import wait_until
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
@@ -210,6 +211,27 @@ def test_a_part_that_takes_long_to_start_does_not_count_as_hanging(tmp_path: Pat
         silent(supervisor, clock, 20)  # it may have been stopped before it was ready
         assert running.process.wait(10) == -signal.SIGKILL
     assert "the sleeper has given no sign of life for 300 s; it is killed" in told[0]
+
+
+def test_a_part_that_waits_for_a_processor_is_not_taken_for_one_that_hangs() -> None:
+    listener = Listener()
+    listener.look(0.0)
+    for second in range(1, 30):
+        listener.look(float(second), waited_s=0.9 * second)
+    assert 2 < listener.silent_s < 4
+    for second in range(30, 40):  # it does not even wait any more, as one that was stopped
+        listener.look(float(second), waited_s=0.9 * 29)
+    assert listener.silent_s > 12
+    listener.close_writer()
+    listener.close()
+
+
+def test_the_time_that_a_process_waits_for_a_processor_is_the_kernels(tmp_path: Path) -> None:
+    busy = "while True: pass"
+    with Supervisor() as supervisor:
+        kept = [supervisor.start(python(f"busy-{n}", busy, tmp_path)) for n in range((os.cpu_count() or 1) + 1)]
+        wait_until(lambda: sum(waited_for_processor_s(running.process.pid) for running in kept) > 0.1)
+    assert waited_for_processor_s(kept[0].process.pid) == 0  # it is gone
 
 
 def test_a_supervisor_that_was_stopped_itself_takes_nobody_for_hanging(tmp_path: Path) -> None:
