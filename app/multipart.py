@@ -178,7 +178,9 @@ class _Receiver:
                 raise InvalidRequestError(f"the form's fields have more than {MAX_FIELDS_BYTES} bytes together")
 
     def on_part_end(self) -> None:
-        if self._file is None:
+        if self._file is not None:
+            self._file.file.flush()  # a full disk shows here, and not when the file is first read
+        else:
             try:
                 self.form.fields.append((self._name, self._field.decode("utf-8")))
             except UnicodeDecodeError as error:

@@ -6,9 +6,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from anyio import CapacityLimiter
-
 from app.feeds import JobFeeds
+from app.intake.places import Intake
 from app.metrics import Metrics
 from app.pools import Pools
 from app.serving.admission import Admission
@@ -48,6 +47,6 @@ class Services:
     member: Member
     roster: Roster
     space_of: Callable[[VersionId], str]
-    intake: CapacityLimiter
+    intake: Intake
     pools: Pools
     feeds: JobFeeds

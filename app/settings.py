@@ -97,6 +97,10 @@ class Settings(SharedSettings):
     )
     max_archive_members: int = Field(100_000, ge=1, description="Most entries of one archive.")
     max_task_classes: int = Field(1000, ge=1, description="Most classes of one task.")
+    max_upload_pixels: int = Field(
+        250_000_000, ge=1, description="Pixels of one upload's images together; large uploads have 50 for each byte."
+    )
+    upload_timeout_s: float = Field(600.0, gt=0, description="Seconds after which the check of an upload is given up.")
     intake_threads: int = Field(2, ge=1, description="Uploads validated at the same time; more wait.")
 
     # Versions

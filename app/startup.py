@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import torch
-from anyio import CapacityLimiter
 
 from app.feeds import JobFeeds
+from app.intake.places import Intake
 from app.loop_watch import watch_loop
 from app.metrics import Metrics
 from app.pools import Pools
@@ -113,7 +113,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         member=member,
         roster=roster,
         space_of=functools.lru_cache(1024)(lambda version_id: embedding_space(store.open(version_id))),
-        intake=CapacityLimiter(settings.intake_threads),
+        intake=Intake(threads=settings.intake_threads, timeout_s=settings.upload_timeout_s),
         pools=pools,
         feeds=feeds,
     )
@@ -144,6 +144,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         jobs.close()
         engine.close()
         decoder.close()
+        services.intake.close()
 
 
 async def _see_keys(services: Services) -> None:

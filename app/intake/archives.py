@@ -1,30 +1,33 @@
-"""Reads zip and tar archives: checks the directory first, then reads the members one by one."""
+"""Reads zip and tar archives: checks the directory first, then unpacks the members one by one, metered."""
 
 from __future__ import annotations
 
-import gzip
+import bisect
 import io
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import BinaryIO
 
 from app.errors import ArchiveError, ArchiveTooLargeError
+from app.intake import unpack
 from app.intake.entry_names import EntryName, decode_names, tar_name, zip_name
 from app.intake.layout import Entry, Layout, lay_out, shown
-from app.intake.limits import IntakeLimits
+from app.intake.limits import IntakeLimits, Meter, always_wanted
 from app.intake.source import Item
+from app.intake.tar_entries import TarEntry, tar_entries
 from exchange.contracts import PassedOver
 
-_READABLE_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2}  # LZMA may need gigabytes of memory
 _DIRECTORY_BYTES_PER_MEMBER = 256
-_LEAST_PIECE_BYTES = 16 * 1024 * 1024
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
-_TAR_ERRORS = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, RecursionError)
+_MAX_DEPTH = 16
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_ENCRYPTED, _UTF8 = 0x1, 0x800
+_ZIP_ERRORS = (zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, NotImplementedError, *unpack.ERRORS)
 
 
 class _LaidOut:
@@ -52,36 +55,55 @@ class _LaidOut:
     def notes(self) -> tuple[str, ...]:
         return self._layout.notes
 
+    def close(self) -> None:
+        """Do nothing: the caller owns the file."""
+
 
 class ZipSource(_LaidOut):
     """A zip archive with one folder per class.
 
     Raises:
-        ArchiveError: it is damaged or encrypted, or has an entry that no data set has (links, `..`).
+        ArchiveError: it is damaged or encrypted, has an entry that no data set has (links, `..`), or only entries that
+            are compressed by methods that are not read.
         ArchiveTooLargeError: it has more entries or more unpacked bytes than allowed.
     """
 
     def __init__(
-        self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits, *, encoding: str | None = None
+        self,
+        file: BinaryIO,
+        archive_bytes: int,
+        limits: IntakeLimits,
+        check: Callable[[], None] = always_wanted,
+        *,
+        encoding: str | None = None,
     ) -> None:
+        self._file = file
         self._limits = limits
+        self._meter = Meter(limits.budget(archive_bytes), check)
         try:
-            _check_zip_directory(file, archive_bytes, limits)
-            self._zip = zipfile.ZipFile(file)
+            with zipfile.ZipFile(_Directory(file, limits)) as directory:
+                self._infos = directory.infolist()
+                self._directory_at = directory.start_dir
         except _ZIP_ERRORS as error:
-            raise ArchiveError(f"the zip archive is damaged: {error}") from error
-        self._infos = self._zip.infolist()
+            raise ArchiveError(f"the zip archive is damaged: {shown(str(error))}") from error
         _check_members(len(self._infos), limits)
         for info in self._infos:
+            if not info.filename:
+                raise ArchiveError("an entry of the archive has no name")
             mode = info.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise ArchiveError(f"the entry {shown(info.orig_filename)!r} is {_special(mode)}; only files are read")
-            if info.flag_bits & 0x1:
+            if info.flag_bits & _ENCRYPTED:
                 raise ArchiveError(f"the entry {shown(info.orig_filename)!r} is encrypted")
+            if info.volume not in (0, 0xFFFF):
+                raise ArchiveError("the upload is one part of a split zip archive; join the parts first")
+            _check_depth(info.orig_filename)
+        self._check_apart()
         _check_budget(sum(info.file_size for info in self._infos), archive_bytes, limits)
         self._names = decode_names([zip_name(info) for info in self._infos], encoding)
         entries = zip(self._names, self._infos, strict=True)
         self._layout = lay_out([Entry(name, info.file_size, info.is_dir()) for name, info in entries])
+        self._check_methods()
 
     def items(self) -> Iterator[Item]:
         # sorted by name, so that a folder zipped on two machines gives the same data set
@@ -93,20 +115,80 @@ class ZipSource(_LaidOut):
             elif place.label is not None:
                 yield replace(self._read(info, where, place.label), held_out=place.held_out)
 
+    def _check_apart(self) -> None:
+        """Refuse entries that share bytes: that is how a small archive unpacks to terabytes."""
+        starts = sorted(self._infos, key=lambda info: info.header_offset)
+        self._ends = [*(info.header_offset for info in starts[1:]), self._directory_at]
+        for info, end in zip(starts, self._ends, strict=bool(starts)):
+            if info.header_offset < 0 or info.header_offset + _LOCAL_HEADER.size + info.compress_size > end:
+                raise ArchiveError(f"the entry {shown(info.orig_filename)!r} overlaps another part of the archive")
+
+    def _check_methods(self) -> None:
+        """Refuse an archive of which nothing can be read, and say by which methods it is compressed."""
+        places = zip(self._infos, self._layout.places, strict=True)
+        methods = {info.compress_type for info, place in places if place.label is not None and not info.is_dir()}
+        if methods and not any(map(_is_read, methods)):
+            names = ", ".join(unpack.unread_method(number) for number in sorted(methods)[:5])
+            raise ArchiveError(
+                f"the entries are compressed by {names}, which is not read; expected stored or deflated entries"
+            )
+
     def _read(self, info: zipfile.ZipInfo, where: str, label: str) -> Item:
         if info.file_size > self._limits.max_image_bytes:
             return Item(where, label, None, _too_large(info.file_size, self._limits))
-        if info.compress_type not in _READABLE_METHODS:
-            return Item(where, label, None, f"compressed by the unsupported method {info.compress_type}")
+        if not _is_read(info.compress_type):
+            return Item(
+                where, label, None, f"compressed by {unpack.unread_method(info.compress_type)}, which is not read"
+            )
+        out, checksum = io.BytesIO(), 0
         try:
-            with self._zip.open(info) as member:
-                return Item(where, label, member.read())
+            for piece in self._pieces(info):
+                self._meter.count(len(piece))
+                checksum = zlib.crc32(piece, checksum)
+                if out.write(piece) and out.tell() > self._limits.max_image_bytes:
+                    return Item(
+                        where, label, None, _too_large(f"more than {self._limits.max_image_bytes}", self._limits)
+                    )
         except _ZIP_ERRORS as error:
             return Item(where, label, None, f"damaged inside the archive: {shown(str(error))}")
+        if out.tell() != info.file_size:
+            reason = f"{out.tell()} bytes came out, but the archive's directory says {info.file_size}"
+            return Item(where, label, None, f"damaged inside the archive: {reason}")
+        if checksum != info.CRC:
+            return Item(where, label, None, "damaged inside the archive: its checksum does not match")
+        return Item(where, label, out.getvalue())
+
+    def _pieces(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
+        packed = self._packed(info)
+        if info.compress_type == zipfile.ZIP_STORED:
+            return packed
+        return unpack.unpack(packed, unpack.ZIP_METHODS[info.compress_type]())
+
+    def _packed(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
+        self._file.seek(info.header_offset)
+        signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
+        name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437")
+        if signature != b"PK\x03\x04" or self._file.read(name_bytes) != name:
+            raise zipfile.BadZipFile("its own header differs from the archive's directory")
+        at = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
+        next_part = self._ends[bisect.bisect_right(self._ends, info.header_offset)]
+        if at + info.compress_size > next_part:
+            raise zipfile.BadZipFile("it overlaps another part of the archive")
+        self._file.seek(at)
+        left = info.compress_size
+        while left and (chunk := self._file.read(min(left, unpack.PACKED_BYTES))):
+            left -= len(chunk)
+            self._meter.count(0)  # much may go in before anything comes out
+            yield chunk
 
 
 class TarSource(_LaidOut):
-    """A tar archive, plain or gzipped, with one folder per class. It is read twice: the directory, then the images.
+    """A tar archive, plain or compressed as a whole, with one folder per class.
+
+    It is read twice: the directory, then the images.
+
+    Args:
+        make: makes the decompressor of one of the file's streams; None for a plain archive.
 
     Raises:
         ArchiveError: it is damaged, or has an entry that no data set has (links, devices, `..`).
@@ -114,81 +196,95 @@ class TarSource(_LaidOut):
     """
 
     def __init__(
-        self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits, *, gzipped: bool, encoding: str | None = None
+        self,
+        file: BinaryIO,
+        archive_bytes: int,
+        limits: IntakeLimits,
+        check: Callable[[], None] = always_wanted,
+        *,
+        make: unpack.Make | None,
+        encoding: str | None = None,
     ) -> None:
         self._file = file
-        self._gzipped = gzipped
+        self._make = make
         self._limits = limits
+        self._check = check
         self._budget = limits.budget(archive_bytes)
         names: list[EntryName] = []
         entries: list[tuple[int, bool]] = []
-        unpacked = 0
-        for _, info in self._members():
-            if not (info.isreg() or info.isdir()) or info.issparse():
-                raise ArchiveError(f"the entry {shown(info.name)!r} is {_special_tar(info)}; only files are read")
+        unpacked = name_chars = 0
+        for info in self._entries():
+            if not (info.is_file or info.is_folder):
+                raise ArchiveError(f"the entry {shown(info.name)!r} is {info.kind}; only files are read")
             unpacked += info.size
+            name_chars += len(info.name)
             _check_members(len(entries) + 1, limits)
             _check_budget(unpacked, archive_bytes, limits)
-            names.append(tar_name(info))
-            entries.append((info.size, info.isdir()))
+            _check_directory(name_chars, limits)
+            _check_depth(info.name)
+            names.append(tar_name(info.name, is_utf8=info.name_is_utf8))
+            entries.append((info.size, info.is_folder))
         self._names = decode_names(names, encoding)
         self._layout = lay_out([Entry(name, *entry) for name, entry in zip(self._names, entries, strict=True)])
 
     def items(self) -> Iterator[Item]:
-        for (tar, info), name, place in zip(self._members(), self._names, self._layout.places, strict=True):
+        for info, name, place in zip(self._entries(), self._names, self._layout.places, strict=True):
             where = shown(name)
             if place.reason is not None:
                 yield Item(where, None, None, place.reason)
             elif place.label is not None and info.size > self._limits.max_image_bytes:
                 yield Item(where, place.label, None, _too_large(info.size, self._limits))
             elif place.label is not None:
-                try:
-                    member = tar.extractfile(info)
-                    data = member.read() if member else b""
-                except _TAR_ERRORS as error:
-                    raise ArchiveError(f"the tar archive is damaged at {where!r}: {error}") from error
+                with _as_damage():
+                    data = info.read()
                 yield Item(where, place.label, data, held_out=place.held_out)
 
-    def _members(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    def _entries(self) -> Iterator[TarEntry]:
         self._file.seek(0)
-        try:
-            unzipped = gzip.GzipFile(fileobj=self._file) if self._gzipped else self._file
-            metered = _Metered(unzipped, self._budget, self._limits.max_image_bytes)  # type: ignore[arg-type]
-            with tarfile.open(fileobj=metered, mode="r:", encoding="utf-8") as tar:
-                while (info := tar.next()) is not None:
-                    if info.size < 0:
-                        raise ArchiveError(f"the entry {shown(info.name)!r} has a negative size")
-                    yield tar, info
-                # tarfile takes a broken header for the end of the archive; only zeros mark the end
-                metered.seek(tar.offset)
-                if metered.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                    raise ArchiveError("the tar archive is damaged after its last readable entry: expected a header")
-        except _TAR_ERRORS as error:
-            raise ArchiveError(f"the tar archive is damaged: {error}") from error
+        packed = iter(lambda: self._file.read(unpack.PACKED_BYTES), b"")
+        pieces = packed if self._make is None else unpack.unpack_streams(self._while_wanted(packed), self._make)
+        # headers and padding count too, hence the slack of one half
+        meter = Meter(self._budget + self._budget // 2 + tarfile.RECORDSIZE, self._check)
+        with _as_damage():
+            yield from tar_entries(_metered(pieces, meter))
+
+    def _while_wanted(self, packed: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in packed:  # much may go in before anything comes out
+            self._check()
+            yield chunk
 
 
-class _Metered(io.RawIOBase):
-    """An unpacked stream that refuses reads beyond the budget, and single reads that are too large."""
+@contextmanager
+def _as_damage() -> Iterator[None]:
+    try:
+        yield
+    except unpack.ERRORS as error:
+        raise ArchiveError(f"the tar archive is damaged: {shown(str(error))}") from error
 
-    def __init__(self, stream: io.BufferedIOBase, budget: int, max_image_bytes: int) -> None:
-        self._stream = stream
-        self._budget = budget
-        self._max_piece = max(_LEAST_PIECE_BYTES, max_image_bytes)
 
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= self._max_piece:
-            raise ArchiveError(f"a tar header asks for {size} bytes at once; expected at most {self._max_piece}")
-        data = self._stream.read(size)
-        self._check(self._stream.tell())
+class _Directory(io.RawIOBase):
+    """The file as zipfile sees it while it reads the directory: no read is larger than a directory may be.
+
+    zipfile keeps an object for every entry, so entries are counted before it does.
+    """
+
+    def __init__(self, file: BinaryIO, limits: IntakeLimits) -> None:
+        self._file = file
+        self._limits = limits
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            size = _most_directory_bytes(self._limits)
+        _check_directory(size, self._limits)
+        data = self._file.read(size)
+        _check_members(data.count(b"PK\x01\x02"), self._limits)
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        assert whence == io.SEEK_SET
-        self._check(offset)
-        return self._stream.seek(offset)
+        return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        return self._stream.tell()
+        return self._file.tell()
 
     def readable(self) -> bool:
         return True
@@ -196,10 +292,15 @@ class _Metered(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def _check(self, position: int) -> None:
-        # headers and padding count too, hence the slack of one half
-        if position > self._budget * 1.5 + tarfile.RECORDSIZE:
-            raise ArchiveTooLargeError(f"the archive unpacks to more than {self._budget} bytes")
+
+def _metered(pieces: Iterator[bytes], meter: Meter) -> Iterator[bytes]:
+    for piece in pieces:
+        meter.count(len(piece))
+        yield piece
+
+
+def _is_read(method: int) -> bool:
+    return method == zipfile.ZIP_STORED or method in unpack.ZIP_METHODS
 
 
 def _check_members(count: int, limits: IntakeLimits) -> None:
@@ -215,39 +316,25 @@ def _check_budget(unpacked: int, archive_bytes: int, limits: IntakeLimits) -> No
         )
 
 
-def _check_zip_directory(file: BinaryIO, archive_bytes: int, limits: IntakeLimits) -> None:
-    """Check the size of the directory before zipfile builds an object for every entry in it."""
-    tail_bytes = min(archive_bytes, 22 + 0xFFFF + 20)
-    file.seek(archive_bytes - tail_bytes)
-    tail = file.read(tail_bytes)
-    file.seek(0)
-    end = tail.rfind(b"PK\x05\x06")
-    if end < 0 or len(tail) < end + 22:
-        raise zipfile.BadZipFile("the end of the archive is missing")
-    directory_bytes = int(struct.unpack_from("<L", tail, end + 12)[0])
-    locator = tail.rfind(b"PK\x06\x07", 0, end)
-    if locator >= 0 and len(tail) >= locator + 16:
-        file.seek(struct.unpack_from("<Q", tail, locator + 8)[0])
-        record = file.read(56)
-        file.seek(0)
-        if len(record) == 56:
-            directory_bytes = max(directory_bytes % 0xFFFFFFFF, int(struct.unpack_from("<Q", record, 40)[0]))
-    most = limits.max_members * _DIRECTORY_BYTES_PER_MEMBER + 0xFFFF
-    if directory_bytes > most:
-        raise ArchiveTooLargeError(f"the archive's directory has {directory_bytes} bytes; at most {most} are allowed")
+def _most_directory_bytes(limits: IntakeLimits) -> int:
+    return limits.max_members * _DIRECTORY_BYTES_PER_MEMBER + 0x1FFFF
 
 
-def _too_large(size: int, limits: IntakeLimits) -> str:
+def _check_directory(size: int, limits: IntakeLimits) -> None:
+    most = _most_directory_bytes(limits)
+    if size > most:
+        raise ArchiveTooLargeError(f"the archive's directory has {size} bytes; at most {most} are allowed")
+
+
+def _check_depth(path: str) -> None:
+    depth = path.count("/") + path.count("\\")
+    if depth > _MAX_DEPTH:
+        raise ArchiveError(f"the entry {shown(path)!r} is {depth} folders deep; at most {_MAX_DEPTH} are read")
+
+
+def _too_large(size: int | str, limits: IntakeLimits) -> str:
     return f"{size} bytes; at most {limits.max_image_bytes} per image are allowed"
 
 
 def _special(mode: int) -> str:
     return "a symbolic link" if stat.S_ISLNK(mode) else "a device or another special file"
-
-
-def _special_tar(info: tarfile.TarInfo) -> str:
-    if info.issym():
-        return "a symbolic link"
-    if info.islnk():
-        return "a hard link"
-    return "a sparse file" if info.issparse() else "a device or another special file"

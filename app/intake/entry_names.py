@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import re
 import struct
-import tarfile
 import unicodedata
 import zipfile
 import zlib
@@ -71,12 +70,13 @@ def zip_name(info: zipfile.ZipInfo) -> EntryName:
     return EntryName(raw, _unicode_path(info.extra, raw))
 
 
-def tar_name(info: tarfile.TarInfo) -> EntryName:
-    """Return the name of an entry of a tar archive that `tarfile` has opened with the encoding UTF-8."""
-    raw = info.name.encode("utf-8", "surrogateescape")
-    # only pax headers say that they are UTF-8, unless they say otherwise
-    told = "path" in info.pax_headers and info.pax_headers.get("hdrcharset") != "BINARY" and _read(raw, "utf-8")
-    return EntryName(raw, info.name if told else None)
+def tar_name(name: str, *, is_utf8: bool) -> EntryName:
+    """Return the name of an entry of a tar archive, from its text with what is not UTF-8 escaped as surrogates.
+
+    `is_utf8` tells whether the archive says that it is UTF-8.
+    """
+    raw = name.encode("utf-8", "surrogateescape")
+    return EntryName(raw, name if is_utf8 and _read(raw, "utf-8") else None)
 
 
 def decode_names(names: Sequence[EntryName], encoding: str | None) -> list[str]:

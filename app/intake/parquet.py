@@ -1,21 +1,32 @@
-"""Reads parquet files with the columns `image` and `label`, as Hugging Face ships data sets."""
+"""Reads parquet files with the columns `image` and `label`, as Hugging Face ships them, in a process of its own."""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, Final
 
 from app.errors import ArchiveError, ArchiveTooLargeError
-from app.intake.limits import IntakeLimits
+from app.intake.limits import IntakeLimits, Meter, always_wanted
 from app.intake.source import Item
 from exchange.contracts import PassedOver
 
-_BATCH_ROWS = 16
-_PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError)
+COMMAND: Final = (sys.executable, "-P", "-m", "app.intake.parquet_child")
+"""A new interpreter, not a fork of one with threads. -P: a folder `app` in the working directory is somebody else's."""
+MEMORY_BYTES: Final = 160 * 1024 * 1024
+"""What that process may allocate beside the loaded libraries."""
+MAX_LABEL_CHARS: Final = 1000
+
+_NEEDS: Final = f"needs more than {MEMORY_BYTES // 1024**2} MiB of memory to be read; write it in smaller pages"
+_PIECE_BYTES: Final = 64 * 1024  # what a pipe holds
+_LOOK_S: Final = 0.25
+_LINE_SLACK: Final = 1024
+_JSON_CHAR_BYTES: Final = 12  # an escaped pair of surrogates
 
 
 class ParquetSource:
@@ -23,9 +34,12 @@ class ParquetSource:
 
     Integers become the names that the file's Hugging Face schema gives them, else their decimal digits.
 
+    Args:
+        file: a file of the operating system's.
+
     Raises:
         ArchiveError: it is damaged, lacks one of the columns, or has them with other types.
-        ArchiveTooLargeError: it has more rows or more unpacked bytes than allowed.
+        ArchiveTooLargeError: it has more rows or more unpacked bytes than allowed, or needs more memory to be read.
     """
 
     held_out_labels: tuple[str, ...] = ()
@@ -33,97 +47,125 @@ class ParquetSource:
     passed_over_count = 0
     notes: tuple[str, ...] = ()
 
-    def __init__(self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits) -> None:
+    def __init__(
+        self, file: BinaryIO, archive_bytes: int, limits: IntakeLimits, check: Callable[[], None] = always_wanted
+    ) -> None:
         self._limits = limits
-        self._budget = limits.budget(archive_bytes)
-        file.seek(0)
+        self._meter = Meter(limits.budget(archive_bytes), check)
+        file.flush()
+        allowed = {
+            "memory_bytes": MEMORY_BYTES,
+            "max_rows": limits.max_members,
+            "max_classes": limits.max_classes,
+            "max_label_chars": MAX_LABEL_CHARS,
+            "max_image_bytes": limits.max_image_bytes,
+            "max_unpacked_bytes": limits.budget(archive_bytes),
+        }
+        self._reader = _Reader(file.fileno(), allowed, check)
         try:
-            self._file = pq.ParquetFile(file)
-            metadata = self._file.metadata
-            unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-            if metadata.num_rows > limits.max_members:
-                raise ArchiveTooLargeError(f"the table has {metadata.num_rows} rows; at most {limits.max_members}")
-            if unpacked > self._budget:
-                raise ArchiveTooLargeError(f"the table unpacks to {unpacked} bytes; at most {self._budget} are allowed")
-            schema = self._file.schema_arrow
-            self._check_columns(schema)
-            self._names = _class_names(schema.metadata or {})
-            self.labels = self._read_labels()
-        except _PARQUET_ERRORS as error:
-            raise ArchiveError(f"the parquet file is damaged: {error}") from error
+            most = _LINE_SLACK + limits.max_classes * (MAX_LABEL_CHARS * _JSON_CHAR_BYTES + 4)
+            self.labels = tuple(self._reader.message(most)["labels"])
+        except BaseException:
+            self.close()
+            raise
 
     def items(self) -> Iterator[Item]:
         row = 0
-        unpacked = 0
-        try:
-            for batch in self._batches(["image", "label"]):
-                for image, label in zip(batch.column("image"), batch.column("label"), strict=True):
-                    row += 1
-                    item = self._item(f"row {row}", image.as_py(), label.as_py())
-                    unpacked += len(item.data or b"")
-                    if unpacked > self._budget:
-                        raise ArchiveTooLargeError(f"the table unpacks to more than {self._budget} bytes")
-                    yield item
-        except _PARQUET_ERRORS as error:
-            raise ArchiveError(f"the parquet file is damaged after row {row}: {error}") from error
+        while "end" not in (said := self._reader.message(_LINE_SLACK + MAX_LABEL_CHARS * _JSON_CHAR_BYTES)):
+            row += 1
+            where, label = f"row {row}", said["label"]
+            data = None
+            if "size" in said:
+                self._meter.count(said["size"])
+                data = self._reader.read(said["size"])
+            if label is None:
+                yield Item(where, None, None, "no label")
+            elif data is not None:
+                yield Item(where, label, data)
+            elif "too_large" in said:
+                most = self._limits.max_image_bytes
+                yield Item(where, label, None, f"{said['too_large']} bytes; at most {most} per image are allowed")
+            else:
+                yield Item(where, label, None, "no image bytes; paths are not followed")
 
-    def _item(self, where: str, image: Any, label: Any) -> Item:
-        data = image.get("bytes") if isinstance(image, dict) else image
-        if label is None:
-            return Item(where, None, None, "no label")
-        name = self._name(label)
-        if data is None:
-            return Item(where, name, None, "no image bytes; paths are not followed")
-        if len(data) > self._limits.max_image_bytes:
-            reason = f"{len(data)} bytes; at most {self._limits.max_image_bytes} per image are allowed"
-            return Item(where, name, None, reason)
-        return Item(where, name, bytes(data))
+    def close(self) -> None:
+        """End the process that reads the file."""
+        self._reader.close()
 
-    def _name(self, label: str | int) -> str:
-        if isinstance(label, str):
-            return label
-        if not self._names:
-            return str(label)
-        if not 0 <= label < len(self._names):
-            raise ArchiveError(f"the label {label} has no name; the file's schema names 0 to {len(self._names) - 1}")
-        return self._names[label]
 
-    def _read_labels(self) -> tuple[str, ...]:
-        found: set[Any] = set()
-        for batch in self._batches(["label"]):
-            found.update(value for value in batch.column("label").unique().to_pylist() if value is not None)
-            if len(found) > self._limits.max_classes:
-                raise ArchiveTooLargeError(f"the table has more than {self._limits.max_classes} classes")
-        return tuple(self._name(label) for label in sorted(found))
+class _Reader:
+    """The process, and what it says. Waiting for it ends when the upload is no longer wanted."""
 
-    def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        batches: Iterator[pa.RecordBatch] = self._file.iter_batches(
-            _BATCH_ROWS, columns=list(columns), use_threads=False
+    def __init__(self, descriptor: int, allowed: Mapping[str, int], check: Callable[[], None]) -> None:
+        self._check = check
+        self._buffer = bytearray()
+        self._process = subprocess.Popen(
+            [*COMMAND, str(descriptor), json.dumps(allowed)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # a library that aborts says so there; names of the upload could be in it
+            pass_fds=[descriptor],
+            env=_environment(),
         )
-        return batches
+        assert self._process.stdout is not None
+        self._pipe = self._process.stdout.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._pipe, select.POLLIN)
+        try:
+            self._ready = False
+            self._ready = bool(self.message(_LINE_SLACK)["ready"])
+        except BaseException:
+            self.close()
+            raise
 
-    @staticmethod
-    def _check_columns(schema: pa.Schema) -> None:
-        for name in ("image", "label"):
-            if name not in schema.names:
-                found = ", ".join(schema.names[:10])
-                raise ArchiveError(f"the table has no column {name!r}; expected image and label, found {found}")
-        image, label = schema.field("image").type, schema.field("label").type
-        if pa.types.is_dictionary(label):
-            label = label.value_type
-        if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
-            image = image.field("bytes").type
-        if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
-            raise ArchiveError(f"the column 'image' has type {image}; expected binary or a struct with 'bytes'")
-        if not (pa.types.is_string(label) or pa.types.is_large_string(label) or pa.types.is_integer(label)):
-            raise ArchiveError(f"the column 'label' has type {label}; expected text or an integer")
+    def message(self, most: int) -> dict[str, Any]:
+        """Return the next line.
+
+        Raises:
+            ArchiveError: the process refuses the file, or has ended.
+        """
+        while (end := self._buffer.find(b"\n")) < 0:
+            assert len(self._buffer) <= most, "the process keeps its lines short"
+            self._fill()
+        said: dict[str, Any] = json.loads(self._buffer[:end])
+        del self._buffer[: end + 1]
+        if "refused" in said:
+            if said["refused"] == "memory":
+                raise ArchiveTooLargeError(f"the parquet file {_NEEDS}")
+            kind = ArchiveTooLargeError if said["too_large"] else ArchiveError
+            raise kind("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in said["refused"]))
+        return said
+
+    def read(self, size: int) -> bytes:
+        """Return the `size` bytes that follow a line."""
+        data = io.BytesIO()
+        while data.tell() < size:
+            if not self._buffer:
+                self._fill()
+            part = self._buffer[: size - data.tell()]
+            del self._buffer[: len(part)]
+            data.write(part)
+        return data.getvalue()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def _fill(self) -> None:
+        while not self._poll.poll(1000 * _LOOK_S):
+            self._check()
+        piece = os.read(self._pipe, _PIECE_BYTES)
+        if piece:
+            self._buffer += piece
+        elif self._ready:
+            raise ArchiveError(f"the parquet file is damaged, or {_NEEDS}")
+        else:  # nothing of the file has been read yet: the fault is ours
+            raise RuntimeError(f"the process that reads parquet files ended with status {self._process.wait()}")
 
 
-def _class_names(metadata: dict[bytes, bytes]) -> tuple[str, ...]:
-    """Return the names that Hugging Face's schema metadata gives the `label` integers; empty if it has none."""
-    try:
-        document = json.loads(metadata.get(b"huggingface", b"{}"))
-        names = document["info"]["features"]["label"]["names"]
-    except (ValueError, LookupError, TypeError):
-        return ()
-    return tuple(str(name) for name in names) if isinstance(names, list) else ()
+def _environment() -> dict[str, str]:
+    """Return our environment, but for settings that make an allocator keep what it was given."""
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    return environment | {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}

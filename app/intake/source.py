@@ -25,7 +25,7 @@ class Item:
 
 
 class Source(Protocol):
-    """An upload whose structure has been read and is safe.
+    """An upload whose structure has been read and is safe. Close it when done.
 
     `labels` holds every class to be learned once, in the task's order, including those that turn out to have no image;
     `held_out_labels` those with images to measure on. `passed_over` lists what is no data (hidden files, what operating
@@ -53,4 +53,8 @@ class Source(Protocol):
         Raises:
             ArchiveError: the upload turns out to be damaged.
         """
+        ...
+
+    def close(self) -> None:
+        """Release what is held besides the file."""
         ...

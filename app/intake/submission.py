@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, Json, JsonValue, field_validator
 
-from app.errors import IdempotencyInProgressError, IdempotencyMismatchError
+from app.errors import IdempotencyInProgressError, IdempotencyMismatchError, SpoolFullError
 from app.intake.entry_names import encoding_named
-from app.intake.limits import IntakeLimits
+from app.intake.limits import IntakeLimits, always_wanted
 from app.intake.names import check_against_known
-from app.intake.take_in import Taken, no_room, take_in
+from app.intake.take_in import Taken, take_in
 from exchange.contracts import JobClass, JobRecord, UpdateJob, new_job_id, utc_now
 from exchange.jobs import JobNotFoundError, Jobs
 from exchange.notes import Note, accept, find
@@ -28,6 +29,8 @@ from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
 
 logger = logging.getLogger(__name__)
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = "the spool's disk is full; nothing of the upload was kept"
 FIRST_WAIT_S = 3.0
 _PIECE = 1024 * 1024
 
@@ -82,8 +85,18 @@ class Submissions:
         self._jobs = jobs
         self._limits = limits
 
-    def submit(self, form: TaskForm, upload: Upload, *, submitted_by: str, idempotency_key: str | None) -> Submitted:
+    def submit(
+        self,
+        form: TaskForm,
+        upload: Upload,
+        *,
+        submitted_by: str,
+        idempotency_key: str | None,
+        check: Callable[[], None] = always_wanted,
+    ) -> Submitted:
         """Take an upload in and queue its job. If this fails, nothing of the upload is left in the spool.
+
+        `check` raises when the upload is no longer wanted. It is called until the job is queued, and not afterwards.
 
         Raises:
             ArchiveError, TaskRefusedError: the upload is refused.
@@ -97,7 +110,7 @@ class Submissions:
         self._jobs.ping()  # fail before minutes of decoding
         as_prompt(form.template, "class")
         LearnerConfig.model_validate(form.config)
-        fingerprint = _fingerprint(form, upload) if idempotency_key else ""
+        fingerprint = _fingerprint(form, upload, check) if idempotency_key else ""
         if idempotency_key:
             earlier = self._earlier(idempotency_key, fingerprint)
             if earlier is not None:
@@ -112,16 +125,20 @@ class Submissions:
                     limits=self._limits,
                     check_names=lambda names: self._check_known(names, extend=form.extend),
                     encoding=form.encoding,
+                    check=check,
                 )
             record = _record(job_id, form, taken, submitted_by)
+            check()  # from here on there is a job, and it is kept
             if idempotency_key:
                 entry = self._jobs.remember(idempotency_key, job_id, fingerprint=fingerprint)
                 if entry.job_id != job_id:  # another request with this key was faster
                     return self._yield_to_first(job_id, idempotency_key, fingerprint)
             self._queue(Note(record=record, key=idempotency_key, fingerprint=fingerprint))
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):  # a sweeper removes what is left of it
                 self._spool.purge(job_id)
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise SpoolFullError(NO_ROOM) from error
             raise
         logger.info(
             "task accepted job_id=%s classes=%d images=%d rejected=%d passed_over=%d repeated=%d",
@@ -137,12 +154,10 @@ class Submissions:
     def _queue(self, note: Note) -> None:
         try:
             accept(self._jobs, self._spool, note)
-        except BaseException as error:
+        except BaseException:
             if note.key:
                 with contextlib.suppress(BrokerUnavailableError):
                     self._jobs.forget(note.key)
-            if isinstance(error, OSError):
-                raise no_room(error) from error
             raise
 
     def _check_known(self, names: Sequence[str], *, extend: bool) -> None:
@@ -196,11 +211,12 @@ def _record(job_id: str, form: TaskForm, taken: Taken, submitted_by: str) -> Job
     return JobRecord(job=job, validation=taken.report, created_at=now)
 
 
-def _fingerprint(form: TaskForm, upload: Upload) -> str:
+def _fingerprint(form: TaskForm, upload: Upload, check: Callable[[], None]) -> str:
     """Return a digest of every field and every byte of the archive."""
     digest = sha256(form.model_dump_json().encode())
     upload.file.seek(0)
     while piece := upload.file.read(_PIECE):
+        check()
         digest.update(piece)
     upload.file.seek(0)
     return digest.hexdigest()

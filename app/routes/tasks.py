@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import tempfile
 from typing import Annotated, Any, BinaryIO
 
-import anyio
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -15,7 +13,8 @@ from starlette.exceptions import HTTPException
 from app.deps import ServicesDep, TrainCaller
 from app.errors import InvalidRequestError, SpoolFullError
 from app.intake.limits import IntakeLimits
-from app.intake.submission import Submissions, Submitted, TaskForm, Upload
+from app.intake.places import Check
+from app.intake.submission import FULL, NO_ROOM, Submissions, Submitted, TaskForm, Upload
 from app.multipart import Form, read_form
 from app.openapi import problems
 from app.schemas import TaskAccepted
@@ -36,7 +35,7 @@ _BODY = {
                     "archive": {
                         "type": "string",
                         "format": "binary",
-                        "description": "zip, tar or tar.gz with a folder per class; or parquet with image and label.",
+                        "description": "zip or tar, with a folder per class; or parquet with image and label.",
                     },
                     **_FIELDS["properties"],
                     "config": {"type": "string", "example": '{"strategy": "segp", "epochs": 5}'},
@@ -52,7 +51,7 @@ _BODY = {
     status_code=202,
     summary="Teach new classes",
     response_model=TaskAccepted,
-    responses=problems(400, 409, 413, 415, 422, 503, 507),
+    responses=problems(400, 409, 413, 415, 422, 503, 504, 507),
     openapi_extra={"requestBody": _BODY},
 )
 async def submit_task(
@@ -76,12 +75,10 @@ async def submit_task(
         key = f"{caller.key_id}:{idempotency_key}" if idempotency_key else None
         submissions = Submissions(services.store, services.spool, services.jobs, IntakeLimits.of(services.settings))
 
-        def work() -> Submitted:
-            return submissions.submit(fields, upload, submitted_by=caller.name, idempotency_key=key)
+        def work(check: Check) -> Submitted:
+            return submissions.submit(fields, upload, submitted_by=caller.name, idempotency_key=key, check=check)
 
-        # runs to its end even if the client hangs up, so that the spool is left clean
-        with anyio.CancelScope(shield=True):
-            submitted = await anyio.to_thread.run_sync(work, limiter=services.intake)
+        submitted = await services.intake.run(request, caller.key_id, work)
     except Exception:
         services.metrics.uploads.labels("refused").inc()
         raise
@@ -109,8 +106,8 @@ async def _receive(request: Request, services: Services) -> Form:
     try:
         return await read_form(request, nameless, max_files=1)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise SpoolFullError("the spool's disk is full; nothing of the upload was kept") from error
+        if error.errno in FULL:
+            raise SpoolFullError(NO_ROOM) from error
         raise
 
 

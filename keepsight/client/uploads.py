@@ -14,7 +14,9 @@ from keepsight.client.errors import UploadError
 from keepsight.client.folders import Member, Skipped, pack_folder
 from keepsight.client.images import sendable
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".parquet")
+ARCHIVE_SUFFIXES = (
+    *(".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".parquet"),
+)
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from anyio import CapacityLimiter
-
 from app.feeds import JobFeeds
+from app.intake.places import Intake
 from app.metrics import Metrics
 from app.pools import Pools
 from app.services import Services
@@ -88,7 +87,7 @@ class House:
             member=member,
             roster=roster,
             space_of=lambda version_id: version_id,
-            intake=CapacityLimiter(1),
+            intake=Intake(threads=1, timeout_s=20.0),
             pools=pools,
             feeds=JobFeeds(jobs, spool, announcements, pools.broker, poll_s=0.05, most=4),
         )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
@@ -14,7 +15,7 @@ from starlette.requests import Request
 
 from app import multipart
 from app.errors import InvalidRequestError
-from app.multipart import MAX_FIELD_BYTES, Form, read_form
+from app.multipart import MAX_FIELD_BYTES, MAX_FIELDS_BYTES, Form, read_form
 
 
 def part(headers: str, data: bytes) -> bytes:
@@ -220,3 +221,19 @@ def test_any_bytes_are_read_or_refused_and_no_file_stays_open(body: bytes, piece
 def test_any_content_type_is_read_or_refused(content_type: bytes) -> None:
     with pytest.raises((HTTPException, InvalidRequestError)):
         read_pieces([b"--\r\n\r\n"], content_type)
+
+
+def test_the_fields_of_a_form_are_bounded_together() -> None:
+    field = b"x" * MAX_FIELD_BYTES
+    body = b"".join(part(f'name="{number}"', field) for number in range(MAX_FIELDS_BYTES // MAX_FIELD_BYTES + 1))
+    with pytest.raises(InvalidRequestError, match="4194304 bytes together"):
+        read(body + END, piece=65_536)
+
+
+def test_a_disk_that_fills_up_shows_while_the_form_is_read() -> None:
+    class Full(io.BytesIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        read(part('name="f"; filename="x"', b"bytes") + END, open_file=Full)

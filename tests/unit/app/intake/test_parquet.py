@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from dataclasses import replace
+import tempfile
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +14,16 @@ import pytest
 from app.errors import ArchiveError, ArchiveTooLargeError
 from app.intake.limits import IntakeLimits
 from app.intake.parquet import ParquetSource
+from app.intake.source import Item
+
+
+@dataclass
+class Read:
+    labels: tuple[str, ...]
+    found: list[Item]
+
+    def items(self) -> list[Item]:
+        return self.found
 
 
 def table(images: list[Any], labels: list[Any], *, names: list[str] | None = None, **types: pa.DataType) -> bytes:
@@ -29,8 +41,12 @@ def table(images: list[Any], labels: list[Any], *, names: list[str] | None = Non
     return buffer.getvalue()
 
 
-def source(data: bytes, limits: IntakeLimits) -> ParquetSource:
-    return ParquetSource(io.BytesIO(data), len(data), limits)
+def source(data: bytes, limits: IntakeLimits) -> Read:
+    """Read a whole table: its classes and its items."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        with contextlib.closing(ParquetSource(file, len(data), limits)) as opened:
+            return Read(opened.labels, list(opened.items()))
 
 
 def test_binary_images_and_text_labels(limits: IntakeLimits) -> None:
@@ -62,7 +78,7 @@ def test_many_rows_stream_through(limits: IntakeLimits) -> None:
 
 
 def test_an_image_over_the_limit_is_rejected_alone(limits: IntakeLimits) -> None:
-    items = list(source(table([b"a" * 11, b"b"], ["x", "x"]), replace(limits, max_image_bytes=10)).items())
+    items = source(table([b"a" * 11, b"b"], ["x", "x"]), replace(limits, max_image_bytes=10)).items()
     assert "11 bytes" in str(items[0].reason)
     assert items[1].data == b"b"
 
@@ -79,7 +95,7 @@ def test_an_image_over_the_limit_is_rejected_alone(limits: IntakeLimits) -> None
 )
 def test_tables_of_another_shape_are_refused(limits: IntakeLimits, data: bytes, said: str) -> None:
     with pytest.raises(ArchiveError, match=said):
-        list(source(data, limits).items())
+        source(data, limits)
 
 
 def test_a_missing_column_is_named(limits: IntakeLimits) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from app.errors import ArchiveTooLargeError, SpoolFullError, TaskRefusedError
+from app.errors import ArchiveTooLargeError, TaskRefusedError
 from app.intake.limits import IntakeLimits
 from app.intake.take_in import Taken, take_in
+from app.settings import GIB, Settings
 from exchange.contracts import new_job_id
 from exchange.spool import Spool, SpoolWriter
+from segp_cl.data.decoding import check_image
 
 Make = Callable[[Mapping[str, bytes]], bytes]
 Png = Callable[[int], bytes]
@@ -197,10 +199,89 @@ class FullDisk(SpoolWriter):
         super().add(class_index, data, suffix, held_out=held_out)
 
 
-def test_a_full_disk_refuses_the_upload_and_leaves_nothing(
-    tmp_path: Path, limits: IntakeLimits, make_zip: Make, png: Png
-) -> None:
+def test_a_full_disk_leaves_nothing(tmp_path: Path, limits: IntakeLimits, make_zip: Make, png: Png) -> None:
     data = make_zip({"cat/1.png": png(1), "cat/2.png": png(2)})
-    with pytest.raises(SpoolFullError), FullDisk(tmp_path / new_job_id()) as writer:
+    with pytest.raises(OSError, match="No space left"), FullDisk(tmp_path / new_job_id()) as writer:
         take_in(io.BytesIO(data), len(data), writer, limits=limits, check_names=lambda names: None)
     assert list(tmp_path.iterdir()) == []
+
+
+def webp(side: int) -> bytes:
+    """A flat picture of side x side pixels in some 50 to 100 bytes."""
+    buffer = io.BytesIO()
+    Image.new("L", (side, side)).convert("RGB").save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+def test_the_images_of_an_upload_have_a_budget_of_pixels(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = list[int]()
+
+    def counted(data: bytes, *, max_pixels: int) -> None:
+        decoded.append(len(data))
+        check_image(data, max_pixels=max_pixels)
+
+    monkeypatch.setattr("app.intake.take_in.check_image", counted)
+    data = make_zip({f"cat/{number}.webp": webp(900) for number in range(13)})
+    assert len(data) < 5000
+    with pytest.raises(ArchiveTooLargeError, match="more than 4000000 pixels together"):
+        take(data, spool, replace(limits, max_upload_pixels=4_000_000))
+    assert len(decoded) == 4  # the fifth is counted by its header, and not decoded
+    assert list(spool.root.iterdir()) == []
+
+
+def test_large_uploads_may_have_pixels_in_proportion_to_their_bytes(
+    spool: Spool, limits: IntakeLimits, make_zip: Make
+) -> None:
+    noise = io.BytesIO()
+    Image.effect_noise((300, 300), 90).convert("RGB").save(noise, "JPEG", quality=20)
+    data = make_zip({f"cat/{number}.jpg": noise.getvalue() for number in range(20)})
+    _, taken = take(data, spool, replace(limits, max_upload_pixels=1))
+    assert taken.report.accepted == 20
+
+
+def test_images_that_are_too_large_by_themselves_take_nothing_of_the_budget(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
+) -> None:
+    data = make_zip({**{f"cat/{number}.webp": webp(1100) for number in range(9)}, "cat/good.png": png(1)})
+    _, taken = take(data, spool, replace(limits, max_upload_pixels=500_000))
+    assert (taken.report.accepted, taken.report.rejected_count) == (1, 9)
+
+
+def test_damaged_images_take_of_the_budget_what_their_headers_say(
+    spool: Spool, limits: IntakeLimits, make_zip: Make
+) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((900, 900), 90).save(buffer, "PNG")
+    data = make_zip({f"cat/{number}.png": buffer.getvalue()[:100] for number in range(13)})
+    with pytest.raises(ArchiveTooLargeError, match="pixels together"):
+        take(data, spool, replace(limits, max_upload_pixels=4_000_000))
+
+
+def test_the_default_budget_is_below_a_dozen_of_the_largest_images() -> None:
+    limits = IntakeLimits.of(Settings())
+    assert limits.pixel_budget(13 * 200) < 13 * limits.max_image_pixels
+    assert limits.pixel_budget(2 * GIB) > 2 * GIB * 20  # photos have no more than 20 pixels in a byte
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 10])
+def test_an_upload_that_is_no_longer_wanted_ends_and_leaves_nothing(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png, after: int
+) -> None:
+    class UnwantedError(Exception):
+        pass
+
+    asked = 0
+
+    def check() -> None:
+        nonlocal asked
+        asked += 1
+        if asked > after:
+            raise UnwantedError
+
+    data = make_zip({f"cat/{number}.png": png(number) for number in range(50)})
+    with pytest.raises(UnwantedError), spool.create(new_job_id()) as writer:
+        take_in(io.BytesIO(data), len(data), writer, limits=limits, check_names=lambda names: None, check=check)
+    assert asked == after + 1
+    assert list(spool.root.iterdir()) == []
