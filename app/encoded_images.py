@@ -6,6 +6,7 @@ import binascii
 import itertools
 import json
 import re
+import string
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 from urllib.parse import unquote_to_bytes
@@ -19,6 +20,7 @@ HOW = "in base64, or as a data URI: 'data:image/jpeg;base64,…'"
 _PIECE = 64 * 1024
 _BEGIN = 1024
 _SPACE = b" \t\r\n\v\f"
+_SIGNS = string.ascii_letters.encode() + string.digits.encode() + b"+/"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _FOREIGN = re.compile(rb"[^A-Za-z0-9+/=_\-\s]")
 _DATA_URI = re.compile(rb"\s*data:((?:[\w.+-]+/[\w.+*-]+)?(?:\s*;[^,;]*)*)\s*,", re.IGNORECASE)
@@ -179,16 +181,18 @@ def _without_base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
     seen = signs = padding = 0
     rest = b""
     for piece in itertools.chain(pieces, (b"",)):
-        if not padding and b"=" not in piece:
-            whole = rest + piece
+        unpadded = piece.rstrip(b"=")
+        if not padding and b"=" not in unpadded:
+            whole = rest + unpadded
             fours = len(whole) // 4 * 4
             try:  # the usual spelling, in one go
                 decoded = binascii.a2b_base64(whole[:fours], strict_mode=True)
             except binascii.Error:
                 pass
             else:
-                if whole[fours:].isalnum() or fours == len(whole):
-                    seen, signs, rest = seen + len(piece), signs + len(piece), whole[fours:]
+                if not whole[fours:].translate(None, _SIGNS):
+                    seen, signs, rest = seen + len(piece), signs + len(unpadded), whole[fours:]
+                    padding = len(piece) - len(unpadded)
                     yield decoded
                     continue
         foreign = _FOREIGN.search(piece)

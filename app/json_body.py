@@ -22,9 +22,9 @@ from app.errors import BodyTooLargeError, InvalidRequestError
 from app.offload import QUICK_BYTES
 from app.problems import invalid_body
 
-LONG_BYTES = 16 * 1024
-"""A string with more bytes than this is kept apart."""
-MAX_SHORT_BYTES = 12 * 1024 * 1024
+LONG_BYTES = 4 * 1024
+"""A string with more bytes than this is kept apart, unless a route says otherwise."""
+MAX_SHORT_BYTES = 5 * 1024 * 1024
 """Most bytes of a body besides its long strings."""
 MAX_BARE_BYTES = 1024 * 1024
 """Most bytes of a body outside all strings: numbers, punctuation and space."""
@@ -101,10 +101,12 @@ class JsonText:
 
     Args:
         max_marks: most strings, commas and brackets.
+        long_bytes: a string with more bytes is kept apart.
     """
 
-    def __init__(self, max_marks: int) -> None:
+    def __init__(self, max_marks: int, long_bytes: int = LONG_BYTES) -> None:
         self._max_marks = max_marks
+        self._long_bytes = long_bytes
         self._marks = 0
         self._bare = 0
         self._depth = 0
@@ -183,7 +185,7 @@ class JsonText:
 
     def _close(self) -> None:
         self._inside = False
-        if sum(map(len, self._pieces)) <= LONG_BYTES:
+        if sum(map(len, self._pieces)) <= self._long_bytes:
             self._keep(b"".join((*self._pieces, _QUOTE)))
         else:
             del self._short[-1:]  # the quote before it
@@ -212,7 +214,9 @@ class JsonText:
         return found
 
 
-async def read_json(request: Request, model: type[M], *, max_bytes: int, max_marks: int = 1000) -> M:
+async def read_json(
+    request: Request, model: type[M], *, max_bytes: int, max_marks: int = 1000, long_bytes: int = LONG_BYTES
+) -> M:
     """Read a JSON body as `model`; a large or long-winded one is parsed in a thread.
 
     Args:
@@ -220,6 +224,7 @@ async def read_json(request: Request, model: type[M], *, max_bytes: int, max_mar
         model: what its body must be.
         max_bytes: most bytes of the body.
         max_marks: most strings, commas and brackets in it.
+        long_bytes: a string with more bytes is kept apart, and is refused where the model has no `Text`.
 
     Raises:
         BodyTooLargeError: it has more bytes.
@@ -229,20 +234,20 @@ async def read_json(request: Request, model: type[M], *, max_bytes: int, max_mar
     pieces = await receive(request, max_bytes)
     if sum(map(len, pieces)) <= QUICK_BYTES:
         try:
-            return parse_json(pieces.copy(), model, max_marks=min(max_marks, _QUICK_MARKS))
+            return parse_json(pieces.copy(), model, max_marks=min(max_marks, _QUICK_MARKS), long_bytes=long_bytes)
         except TooManyMarksError:
             pass  # in a thread it may have more
-    return await asyncio.to_thread(parse_json, pieces, model, max_marks=max_marks)
+    return await asyncio.to_thread(parse_json, pieces, model, max_marks=max_marks, long_bytes=long_bytes)
 
 
-def parse_json(pieces: deque[bytes], model: type[M], *, max_marks: int) -> M:
+def parse_json(pieces: deque[bytes], model: type[M], *, max_marks: int, long_bytes: int = LONG_BYTES) -> M:
     """Return the JSON in `pieces` as `model`, and empty them.
 
     Raises:
         InvalidRequestError: it has more marks than `max_marks`.
         RequestValidationError: it is not JSON, or not that of `model`.
     """
-    text = JsonText(max_marks)
+    text = JsonText(max_marks, long_bytes)
     while pieces:
         text.feed(pieces.popleft())
     try:

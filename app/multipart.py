@@ -94,7 +94,7 @@ async def read_form(
 
         async def parse(data: bytes) -> None:
             # every part costs its own callbacks, however small it is
-            parts = data.count(boundary)
+            parts = data.count(b"--" + boundary)
             await off_loop(len(data) if parts <= _QUICK_PARTS else _WRITE_BYTES, parser.write, data)
 
         pending = bytearray()

@@ -70,7 +70,7 @@ async def rollout(services: ServicesDep, caller: AdminCaller) -> Rollout:
 async def _read(request: Request, model: type[M]) -> M:
     # FastAPI would read the body before it checks the caller's scope
     media_type(request, "application/json")
-    return await read_json(request, model, max_bytes=MAX_BODY_BYTES)
+    return await read_json(request, model, max_bytes=MAX_BODY_BYTES, long_bytes=MAX_BODY_BYTES)
 
 
 def _moved(move: moves.Move) -> Moved:
