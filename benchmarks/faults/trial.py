@@ -170,7 +170,10 @@ class Trial:
         deadline = time.monotonic() + timeout_s
 
         def until(condition: Callable[[], object], what: str) -> None:
-            service.wait(condition, what, timeout_s=max(1.0, deadline - time.monotonic()))
+            try:
+                service.wait(condition, what, timeout_s=max(1.0, deadline - time.monotonic()))
+            except ServiceError as error:
+                raise ServiceError(f"{error}; /readyz: {service.ask('GET', '/readyz', timeout_s=10)}") from error
 
         until(lambda: all(service.pids(role) for role in ROLES), "all parts")
         until(service.ready, "ready")
