@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, field_validator
 
 from app.json_body import LongText, Text
 from app.problems import problem
@@ -16,7 +16,11 @@ from model_store.types import ClassRecord, Manifest
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 1000
 MAX_TIMEOUT_MS = 2**31 - 1
+MAX_LABEL_LENGTH = 200
 PathName = Literal["fused", "text", "visual"]
+Label = Annotated[
+    str, WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_LABEL_LENGTH, "pattern": r"\S"})
+]
 Timeout = Annotated[
     int | None,
     Field(ge=1, le=MAX_TIMEOUT_MS, description="Milliseconds after which the request is given up."),
@@ -39,10 +43,15 @@ class ClassifyOptions(BaseModel):
 
     top_k: int = Field(DEFAULT_TOP_K, ge=1, le=MAX_TOP_K, description="Labels per image.")
     path: PathName = Field("fused", description="Which scores rank the labels.")
-    labels: list[str] | None = Field(
-        None, description="Any words to rank instead of the learned classes, by the text path.", fail_fast=True
+    labels: list[Label] | None = Field(
+        None,
+        description="Any words to rank instead of the learned classes, by the text path.",
+        fail_fast=True,
+        json_schema_extra={"minItems": 1, "uniqueItems": True},
     )
-    template: str | None = Field(None, description="The prompt for a label, with {} in its place.")
+    template: str | None = Field(
+        None, description="The prompt for a label, with {} in its place.", json_schema_extra={"pattern": r"\{\}"}
+    )
     timeout_ms: Timeout = None
 
 

@@ -20,7 +20,7 @@ from app.multipart import Form, read_form
 from app.offload import off_loop
 from app.openapi import problems
 from app.problems import invalid_body
-from app.schemas import ClassifyAnswer, ClassifyBody, ClassifyOptions
+from app.schemas import MAX_LABEL_LENGTH, ClassifyAnswer, ClassifyBody, ClassifyOptions
 from app.services import Services
 from app.serving.answer_images import Pixels, answer_images, check_image_count, take_served
 from app.serving.answers import results
@@ -29,7 +29,6 @@ from segp_cl.errors import KeepsightError
 from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
 
 router = APIRouter(prefix="/v1", tags=["classify"])
-MAX_LABEL_LENGTH = 200
 _SEPARATORS = ",;|\n\t、，"
 _BYTES_PER_PREDICTION = 1024  # what it costs to write one, as bytes to parse
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
