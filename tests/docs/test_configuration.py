@@ -33,7 +33,7 @@ def table(heading: str) -> dict[str, list[str]]:
 def agrees(cell: str, default: Any) -> bool:
     """Whether a table's cell says what a field's default is."""
     said = code(cell)
-    if default is None:
+    if default in (None, "", ()):
         return said.startswith("unset")
     if isinstance(default, bool):
         return said == str(default).lower()

@@ -19,7 +19,7 @@ from exchange.jobs import Jobs
 from keepsight.keys import KeyFile
 from tests.waiting import wait_until
 
-Start = Callable[[Mapping[str, str]], "subprocess.Popen[str]"]
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def free_port() -> int:
@@ -39,9 +39,10 @@ def environment(configure: Callable[..., Settings]) -> dict[str, str]:
 def start(tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
-    def run(environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    def run(environment: Mapping[str, str], *, files: int | None = None) -> subprocess.Popen[str]:
+        limit = [] if files is None else ["prlimit", f"--nofile={files}:{files}"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "app"],
+            [*limit, sys.executable, "-m", "app"],
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -66,7 +67,7 @@ def wait_ready(url: str, process: subprocess.Popen[str]) -> Any:
             return None
         return response.json() if response.status_code == 200 else None
 
-    return wait_until(ready, 60)
+    return wait_until(ready, 200)
 
 
 def test_help_names_every_setting() -> None:
@@ -122,7 +123,7 @@ def test_two_processes_share_a_port_and_one_goes_on_when_the_other_is_killed(
         shown = httpx.get(f"{url}/v1/admin/rollout").json()["processes"]
         return shown if len(shown) == 2 and all(process["state"] == "serving" for process in shown) else None
 
-    shown = wait_until(both_serving, 60)
+    shown = wait_until(both_serving, 200)
     assert {process["pid"] for process in shown} == {first.pid, second.pid}
     assert "keepsight_serving_info" in httpx.get(f"http://127.0.0.1:{own_port}/metrics").text
     first.kill()
@@ -176,3 +177,31 @@ def test_it_serves_refuses_what_is_too_large_at_once_and_stops_when_told(
     assert token not in err
     assert "Traceback" not in err
     assert "POST /v1/tasks 202" in err
+
+
+def test_idle_connections_leave_room_for_honest_requests_and_do_not_hold_up_a_stop(
+    environment: dict[str, str], start: Start, archive: Callable[[Mapping[str, int]], bytes]
+) -> None:
+    process = start({**environment, "KEEPSIGHT_HEADER_TIMEOUT_S": "100"}, files=128)
+    port = int(environment["KEEPSIGHT_PORT"])
+    url = f"http://127.0.0.1:{port}"
+    wait_ready(url, process)
+    idle = []
+    try:
+        for number in range(200):
+            idle.append(socket.create_connection(("127.0.0.1", port), timeout=20))
+            if number % 10 == 0:
+                assert httpx.get(f"{url}/v1/versions").status_code == 200
+        upload = httpx.post(f"{url}/v1/tasks", files={"archive": archive({"cat": 2})}, data={"name": "animals"})
+        assert upload.status_code == 202, upload.text
+        assert len(os.listdir(f"/proc/{process.pid}/fd")) < 120
+        metrics = httpx.get(f"{url}/metrics").text
+        assert 'keepsight_connections_ended_total{reason="made-room"}' in metrics
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    finally:
+        for one in idle:
+            one.close()
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert "Too many open files" not in err
