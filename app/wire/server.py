@@ -69,6 +69,14 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         end.cancel()
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until it is stopped."""
+        try:
+            await super().serve(sockets)
+        finally:
+            if self._end is not None:
+                self._end.cancel()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop. What does not end by itself, such as a thread that waits for a disk, is not waited for."""
         if self._end is None:
