@@ -24,11 +24,11 @@ class ReplacedError(Exception):
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     programs: list[tuple[str, list[str]]] = []
 
-    def execv(path: str, arguments: list[str]) -> None:
+    def execve(path: str, arguments: list[str], environment: dict[str, str]) -> None:
         programs.append((path, arguments))
         raise ReplacedError
 
-    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(os, "execve", execve)
     return programs
 
 
