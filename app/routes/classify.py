@@ -90,7 +90,7 @@ async def classify(
     """
     asked = await _read(request, options.model_dump(exclude_unset=True), services)
     words, prompts = _labels(asked.options, services)
-    served = take_served(services, request)
+    served = await take_served(services, request)
     if words is None:
         served.check_classes()
 

@@ -58,7 +58,7 @@ async def embeddings(request: Request, services: ServicesDep, caller: ClassifyCa
     body = await read_json(
         request, EmbeddingsBody, max_bytes=settings.max_json_bytes, max_marks=settings.max_json_marks
     )
-    served = take_served(services, request)
+    served = await take_served(services, request)
     inputs = await asyncio.to_thread(_inputs, body, services, served)
     matches = None
     if body.stored_version is not None:

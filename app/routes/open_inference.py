@@ -90,7 +90,7 @@ async def ready(services: ServicesDep) -> Health:
 @router.get("/models/{name}/ready", summary="The model is served", responses=problems(404, 503))
 async def model_ready(services: ServicesDep, caller: AnyCaller, name: str, version_id: str | None = None) -> Health:
     """Answer 200 if this is served and an inference was answered within the last seconds."""
-    _served(services, name, version_id)
+    await _served(services, name, version_id)
     await require_ready(services)
     return Health(ready=True)
 
@@ -99,7 +99,7 @@ async def model_ready(services: ServicesDep, caller: AnyCaller, name: str, versi
 @router.get("/models/{name}", summary="The model's tensors", responses=problems(404, 503))
 async def model(services: ServicesDep, caller: AnyCaller, name: str, version_id: str | None = None) -> ModelMetadata:
     """Describe the model's inputs and outputs. The only version listed is the one that is served."""
-    served = _served(services, name, version_id)
+    served = await _served(services, name, version_id)
     shapes = {"BYTES": [-1], "FP32": [-1, len(served.classes)]}
     return ModelMetadata(
         name=name,
@@ -122,7 +122,7 @@ async def infer(
     Images are one BYTES tensor, in binary after the JSON or in base64 in it. `labels` has the best label per image;
     `scores` and `probabilities` are fused. With `classification: k`, an FP32 output is k texts `value:index:label`.
     """
-    served = _served(services, name, version_id)
+    served = await _served(services, name, version_id)
     request.state.model_version = served.version_id
     served.check_classes()
     announced = request.headers.get(HEADER_LENGTH)
@@ -155,8 +155,8 @@ async def infer(
     return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(head)})
 
 
-def _served(services: Services, name: str, version_id: str | None) -> Served:
-    served = services.live.get()
+async def _served(services: Services, name: str, version_id: str | None) -> Served:
+    served = await services.watcher.served()
     if name not in (NAME, services.settings.model):
         raise ModelNotFoundError(f"there is no model {name!r}; this server has {NAME!r}")
     if version_id not in (None, served.version_id):

@@ -40,9 +40,9 @@ def get_version(version_id: str, services: ServicesDep, caller: AnyCaller) -> Re
 
 
 @router.get("/classes", summary="The classes that are served", responses=problems(503), response_model=ClassList)
-def list_classes(services: ServicesDep, caller: AnyCaller) -> Response:
+async def list_classes(services: ServicesDep, caller: AnyCaller) -> Response:
     """List the classes of the version that this server serves, in the order of its scores."""
-    served = services.live.get()
+    served = await services.watcher.served()
     return as_json(
         ClassList(
             model_version=served.version_id,

@@ -20,13 +20,13 @@ Ask = Callable[[Sequence[Pixels]], Awaitable[Sequence[A | Exception]]]
 """Maps the pixels of images to an answer or an error for each."""
 
 
-def take_served(services: Services, request: Request) -> Served:
+async def take_served(services: Services, request: Request) -> Served:
     """Return the version that answers the whole request, and note it for the log.
 
     Raises:
         NotReadyError: no version can be served at this moment.
     """
-    served = services.live.get()
+    served = await services.watcher.served()
     request.state.model_version = served.version_id
     return served
 

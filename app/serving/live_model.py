@@ -149,6 +149,11 @@ class LiveModel:
             raise StaleError(f"this server read CURRENT {unseen_s:.0f} s ago; expected at most {self._lease_s:g} s ago")
         return self._served
 
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether CURRENT was read a short while ago."""
+        return self._clock() - self._confirmed_at <= self._lease_s
+
     def confirm(self) -> None:
         """Note that CURRENT was read just now."""
         self._confirmed_at = self._clock()

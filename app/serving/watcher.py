@@ -17,6 +17,9 @@ from model_store.types import DamagedPointerError, VersionId
 
 logger = logging.getLogger(__name__)
 
+CONFIRM_S = 2.0
+"""Seconds that a request waits for a look at CURRENT before it is refused."""
+
 
 async def nobody_else(version_id: VersionId) -> bool:
     """Return False: the only server has no others beside it."""
@@ -84,6 +87,7 @@ class Watcher:
         self._fallback = fallback
         self._served_elsewhere = served_elsewhere
         self._prepared: Served | None = None
+        self._looks = 0
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="versions")  # one reads CURRENT while the other loads
         self.failure: LoadFailure | None = None
 
@@ -103,6 +107,7 @@ class Watcher:
         try:
             while True:
                 await self.look()
+                self._looks += 1
                 try:
                     async with asyncio.timeout(self._poll_s):  # wait_for would swallow a cancellation that meets a wake
                         await self._woken.wait()
@@ -116,6 +121,24 @@ class Watcher:
     def close(self) -> None:
         """End the threads when their work is done."""
         self._pool.shutdown()
+
+    async def served(self) -> Served:
+        """Return the version that answers a whole request.
+
+        On a machine that is too busy, CURRENT may not have been read for long. Then it is read first.
+
+        Raises:
+            NotReadyError: no version is loaded.
+            StaleError: the other servers may serve another version.
+        """
+        if not self._live.is_confirmed:
+            looks = self._looks
+            self.wake()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONFIRM_S):
+                    while self._looks == looks:  # a read alone does not yet say what follows from it
+                        await asyncio.sleep(CONFIRM_S / 100)
+        return self._live.get()
 
     def wake(self) -> None:
         """Read CURRENT now."""
@@ -134,7 +157,10 @@ class Watcher:
         except Exception as error:  # the loop's edge: whatever is wrong with a version, the previous one stays
             self._note_failure(version_id, error)
             if self._live.version_id is None:
-                await self._serve_last_good(version_id)
+                try:
+                    await self._serve_last_good(version_id)
+                except Exception:
+                    logger.exception("no earlier version can be served instead")
             return
         self.failure = None
         self._live.refuse(None)
@@ -222,12 +248,11 @@ class Watcher:
             self._live.confirm()
 
     async def _keep_confirming(self) -> None:
-        """Keep reading CURRENT while a version loads, which may take longer than the lease."""
+        """Keep reading CURRENT while `look` loads a version or asks about others, which may outlast the lease."""
         while True:
             await asyncio.sleep(self._poll_s)
-            if self._loading.locked():
-                with contextlib.suppress(Exception):  # `look` meets the same error and logs it
-                    await self._read()
+            with contextlib.suppress(Exception):  # `look` meets the same error and logs it
+                await self._read()
 
     async def _timed_load(self, version_id: VersionId) -> Served:
         async with self._loading:  # two versions loading at once would need the memory of three

@@ -26,9 +26,9 @@ def served(house: House) -> Served:
 def test_a_request_is_answered_with_one_version_which_is_noted(house: House, served: Served) -> None:
     request = Request({"type": "http", "method": "POST", "headers": []})
     with pytest.raises(NotReadyError):
-        take_served(house.services, request)
+        asyncio.run(take_served(house.services, request))
     house.services.live.swap(served)
-    assert take_served(house.services, request) is served
+    assert asyncio.run(take_served(house.services, request)) is served
     assert request.state.model_version == house.first
 
 

@@ -31,6 +31,7 @@ class World:
         self.looks = 0
         self.swaps: list[str | None] = []
         self.before: list[str] = []
+        self.before_is_broken = False
         self.elsewhere: str | None = None
         self.watcher = Watcher(
             current=self.current,
@@ -41,9 +42,14 @@ class World:
             metrics=self.metrics,
             left_out=self.left_out,
             swapped=lambda: self.swaps.append(self.live.version_id),
-            fallback=lambda: self.before,
+            fallback=self.fallback,
             served_elsewhere=self.served_elsewhere,
         )
+
+    def fallback(self) -> list[str]:
+        if self.before_is_broken:
+            raise OSError("the disk is gone")
+        return self.before
 
     async def left_out(self, version_id: str) -> bool | None:
         return self.others_serve
@@ -279,6 +285,36 @@ def test_a_server_that_did_not_look_for_long_answers_nobody_until_it_has() -> No
         live.get()
     live.confirm()
     assert live.get().version_id == "1"
+
+
+def test_a_request_that_comes_after_a_long_pause_waits_for_a_look_at_current() -> None:
+    async def scene() -> None:
+        now = 0.0
+        world = World(poll_s=60)
+        world.live._lease_s, world.live._clock = 5, lambda: now
+        following = asyncio.create_task(world.watcher.run())
+        await until(lambda: world.live.version_id == "1")
+        world.pointer, now = "2", 10.0
+        assert (await world.watcher.served()).version_id == "2"
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        now = 20.0  # nobody looks any more
+        with pytest.raises(StaleError, match="expected at most 5 s ago"):
+            await world.watcher.served()
+        world.watcher.close()
+
+    asyncio.run(scene())
+
+
+def test_earlier_versions_that_cannot_be_listed_do_not_end_the_looking() -> None:
+    async def body(world: World) -> None:
+        world.broken.add("1")
+        world.before_is_broken = True
+        await until(lambda: world.watcher.failure is not None)
+        world.pointer = "2"
+        await until(lambda: world.live.version_id == "2")
+
+    run(body)
 
 
 def test_looks_go_on_while_a_version_loads() -> None:
