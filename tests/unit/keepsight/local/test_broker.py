@@ -77,7 +77,7 @@ def running(data: Path) -> Iterator[Broker]:
     finally:
         broker.client.close()
         broker.process.terminate()
-        broker.process.wait(15)
+        broker.process.wait(60)
         broker.signs.close()
 
 
@@ -91,7 +91,7 @@ def test_what_it_holds_outlives_a_restart(tmp_path: Path) -> None:
     with running(tmp_path / "broker") as first:
         first.client.set("job", "queued")
         first.process.terminate()
-        assert first.process.wait(15) == 0
+        assert first.process.wait(60) == 0
     with running(tmp_path / "broker") as second:
         assert second.client.get("job") == "queued"
         assert second.listen() == ""
@@ -117,7 +117,7 @@ def test_redis_and_celery_find_it_by_one_address_whatever_its_folder_is_called(t
 def test_it_ends_with_an_error_when_the_server_does(tmp_path: Path) -> None:
     with running(tmp_path / "broker") as broker:
         os.kill(broker.server_pid, signal.SIGKILL)
-        assert broker.process.wait(20) == 1
+        assert broker.process.wait(60) == 1
         assert "broker: the server ended with exit code -9" in broker.log.read_text()
 
 
