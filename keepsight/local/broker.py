@@ -37,6 +37,27 @@ class Stop(BaseException):
     """SIGTERM or SIGINT arrived."""
 
 
+class _Signals:
+    """Whether a signal asked to stop. A handler that raised could leave a lock of `subprocess` held for ever."""
+
+    asked = False
+
+    @classmethod
+    def receive(cls, number: int, frame: FrameType | None) -> None:
+        cls.asked = True
+
+
+def _pause(seconds: float) -> None:
+    """Sleep.
+
+    Raises:
+        Stop: a signal has arrived.
+    """
+    time.sleep(seconds)
+    if _Signals.asked:
+        raise Stop
+
+
 class CannotStartError(Exception):
     """The server ended before it answered, also without any data. The message says what to look at."""
 
@@ -78,11 +99,19 @@ class Server:
             self.process.wait()
 
     def wait_until_ready(self) -> bool:
-        """Wait until it has loaded its data, however long that takes. Returns False if it ended instead."""
+        """Wait until it has loaded its data, however long that takes. Returns False if it ended instead.
+
+        Raises:
+            OSError: its folder was deleted meanwhile, so that it can never be reached.
+        """
+        listened = False
         while self.process.poll() is None:
             if self.answers():
                 return True
-            time.sleep(0.02)
+            if listened and not self.address.exists():
+                raise OSError("the broker's folder was deleted while it started")
+            listened = self.address.exists()
+            _pause(0.02)
         return False
 
     def answers(self) -> bool:
@@ -117,7 +146,7 @@ class Server:
         while not (self.data / MANIFEST).exists() or b"aof_rewrite_in_progress:1" in self._ask("INFO", "persistence"):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"it was not written within {RESCUE_TIMEOUT_S:.0f} s")
-            time.sleep(0.05)
+            _pause(0.05)
 
     def _expect(self, *words: str) -> None:
         answer = self._ask(*words)
@@ -159,13 +188,8 @@ def main() -> int:
     arguments = parser.parse_args()
     signs = SignsOfLife()
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise Stop
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, _Signals.receive)
+    signal.signal(signal.SIGINT, _Signals.receive)
     try:
         data, address = arguments.data_dir.absolute(), arguments.socket.absolute()
         while True:
@@ -188,7 +212,7 @@ def _stay(server: Server, signs: SignsOfLife) -> int:
         if server.answers():
             signs.give()
         if not server.has_its_files():
-            time.sleep(POLL_S)  # whoever deletes them may not have finished
+            _pause(POLL_S)  # whoever deletes them may not have finished
             try:
                 server.rescue()
                 _tell(signs, "the broker's folder was deleted; it is written again from the broker's memory")
@@ -200,7 +224,7 @@ def _stay(server: Server, signs: SignsOfLife) -> int:
                 if str(error) != told:
                     _tell(signs, f"the broker's folder was deleted, and cannot be written again yet: {error}")
                 told = str(error)
-        time.sleep(POLL_S)
+        _pause(POLL_S)
     _log(f"the server ended with exit code {server.process.returncode}")
     return 1
 

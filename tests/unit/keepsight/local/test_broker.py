@@ -61,6 +61,11 @@ class Broker:
         self.told += self.signs.look(0.0)
         return " ".join(self.told)
 
+    def is_watched(self) -> bool:
+        """Whether the process itself has reached the server."""
+        self.listen()
+        return self.signs.heard
+
     @property
     def server_pid(self) -> int:
         """The server itself, a child of the process."""
@@ -71,7 +76,7 @@ class Broker:
 def running(data: Path) -> Iterator[Broker]:
     broker = Broker(data)
     try:
-        wait_until(lambda: broker.is_ready() or broker.process.poll() is not None)
+        wait_until(lambda: (broker.is_ready() and broker.is_watched()) or broker.process.poll() is not None)
         assert broker.process.poll() is None, broker.log.read_text()
         yield broker
     finally:
