@@ -38,9 +38,9 @@ def main(
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="List the faults, and do nothing else.")] = False,
 ) -> None:
-    """Try what the service bears: faults one at a time, then bad inputs, while a client is answered all along.
+    """Try what the service bears: bad inputs, then faults one at a time, while a client is answered all along.
 
-    --only takes the name of a fault, a piece of it, or `inputs`. Disks are filled only where mounting is permitted
+    Ctrl-C among the faults ends them, and what was found is written. --only takes the name of a fault, a piece of it, or `inputs`. Disks are filled only where mounting is permitted
     (root). The service runs in a temporary folder; nothing else on the machine is touched.
     """
     chosen = [fault for fault in FAULTS if _wanted(fault, only, quick=quick)]
@@ -58,9 +58,16 @@ def main(
         folder = Path(work)
         spec = model or write_small_vit(folder).name
         with quiet_bar(console) as bar:
-            outcomes = _faults(chosen, folder, spec, seed, bar, console)
             abused = _inputs(counts, folder, spec, seed, bar) if counts else None
-    kept = record(outcomes, abused, quick=quick or only is not None, seed=seed, model=model or "small ViT")
+            outcomes = _faults(chosen, folder, spec, seed, bar, console)
+    kept = record(
+        outcomes,
+        abused,
+        quick=quick or only is not None,
+        seed=seed,
+        model=model or "small ViT",
+        untried=[fault.name for fault in chosen[len(outcomes) :]],
+    )
     save(out, kept)
     _conclude(console, kept, abused)
     if any(outcome.problems for outcome in outcomes) or (abused and abused.problems):
@@ -93,6 +100,8 @@ def _faults(chosen: list[Fault], folder: Path, model: str, seed: int, bar: Progr
             try_all(chosen, folder, model=model, seed=seed, tell=tell, found=found)
         except ServiceError as error:  # what was found before it is worth keeping
             found(Outcome("start of a service", problems=[str(error)]))
+        except KeyboardInterrupt:
+            console.print("stopped; the record says what was not tried")
     return outcomes
 
 

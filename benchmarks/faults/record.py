@@ -56,11 +56,20 @@ def met(name: str, value: float | None) -> bool | None:
     return value >= bound if how == "at least" else value <= bound
 
 
-def record(outcomes: Sequence[Outcome], abused: Abuse | None, *, quick: bool, seed: int, model: str) -> dict[str, Any]:
-    """The whole record."""
+def record(
+    outcomes: Sequence[Outcome],
+    abused: Abuse | None,
+    *,
+    quick: bool,
+    seed: int,
+    model: str,
+    untried: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The whole record. `untried` are the faults that a run which was stopped had still before it."""
     return {
         **figures(outcomes, abused),
         "faults_that_did_not_hold": sum(bool(outcome.problems) for outcome in outcomes),
+        "untried": list(untried),
         "machine": machine(threads=1),
         "quick": quick,
         "seed": seed,
@@ -102,6 +111,8 @@ def page(kept: Mapping[str, Any]) -> str:
     ]
     if kept["quick"]:
         parts.append("**A quick run**: some of the faults and of the inputs.")
+    if kept["untried"]:
+        parts.append(f"The run was stopped. **Not tried**: {', '.join(kept['untried'])}.")
     parts += [
         "## Figures and aims",
         table(("figure", "what", "aim", "measured", "met"), rows),

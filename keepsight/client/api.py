@@ -53,10 +53,11 @@ class Classification(TypedDict):
 
 
 class Embedding(TypedDict):
-    """One vector of unit norm."""
+    """One vector of unit norm. `kind` is what the input was taken for."""
 
     object: Literal["embedding"]
     index: int
+    kind: Literal["text", "image"]
     embedding: list[float]
 
 
@@ -193,12 +194,20 @@ class VersionSummary(TypedDict):
     pinned: bool
 
 
+class DamagedVersion(TypedDict):
+    """A version whose files are missing or altered."""
+
+    version_id: str
+    reason: str
+
+
 class Versions(TypedDict):
     """`GET /v1/versions`: `current` is what the store points at, `serving` what this server answers with."""
 
     current: str | None
     serving: str | None
     versions: list[VersionSummary]
+    damaged: list[DamagedVersion]
 
 
 class LearnedClass(TypedDict):

@@ -92,3 +92,9 @@ def test_the_longest_stall_is_that_of_the_time_between_two_looks() -> None:
     assert longest_stall(before, stalls(0.3, 900, 6, 2)) == 0.3
     assert longest_stall(before, before) == 0.0
     assert longest_stall("", "") is None
+
+
+def test_a_run_that_was_stopped_says_what_it_did_not_try() -> None:
+    kept = record([HELD], None, quick=False, seed=0, model="compact", untried=["the disk is full"])
+    assert kept["untried"] == ["the disk is full"]
+    assert "**Not tried**: the disk is full." in page(kept)
