@@ -40,8 +40,9 @@ def main(
 ) -> None:
     """Try what the service bears: bad inputs, then faults one at a time, while a client is answered all along.
 
-    Ctrl-C among the faults ends them, and what was found is written. --only takes the name of a fault, a piece of it, or `inputs`. Disks are filled only where mounting is permitted
-    (root). The service runs in a temporary folder; nothing else on the machine is touched.
+    Ctrl-C among the faults ends them, and what was found is written. --only takes a fault's name, a piece of it, or
+    `inputs`. Disks are filled only where mounting is permitted (root). The service runs in a temporary folder; nothing
+    else on the machine is touched.
     """
     chosen = [fault for fault in FAULTS if _wanted(fault, only, quick=quick)]
     if show:
