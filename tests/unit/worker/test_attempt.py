@@ -253,20 +253,34 @@ def test_the_process_ends_when_its_job_was_finished_by_another_worker(
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "limits", "says"),
     [
-        ("os.kill(os.getpid(), signal.SIGSTOP)", "no sign of life for 0.4 s"),
-        ("time.sleep(60)", "no sign of life for 0.4 s"),
-        ('while True:\n    step("waiting", 0, 0)\n    time.sleep(0.05)', "waited for another update"),
-        ('ask()\nwhile True:\n    say("alive")\n    time.sleep(0.05)', "published for more than 1 s"),
+        ("os.kill(os.getpid(), signal.SIGSTOP)", {"max_silence_s": 0.4}, "no sign of life for 0.4 s"),
+        ("time.sleep(60)", {"max_silence_s": 0.4}, "no sign of life for 0.4 s"),
+        (
+            'while True:\n    step("waiting", 0, 0)\n    time.sleep(0.05)',
+            {"max_job_s": 1.0},
+            "waited for another update",
+        ),
+        (
+            'ask()\nwhile True:\n    say("alive")\n    time.sleep(0.05)',
+            {"max_job_s": 1.0},
+            "published for more than 1 s",
+        ),
     ],
 )
 def test_a_process_that_is_stuck_is_ended_and_counts_as_an_attempt(
-    attempt: Attempts, jobs: Jobs, submit: Submit, body: str, says: str, caplog: pytest.LogCaptureFixture
+    attempt: Attempts,
+    jobs: Jobs,
+    submit: Submit,
+    body: str,
+    limits: dict[str, float],
+    says: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     job_id = submit().job_id
     begun = attempt(body)
-    impatient = begun.settings.model_copy(update={"max_silence_s": 0.4, "max_job_s": 1.0})
+    impatient = begun.settings.model_copy(update=limits)
     Claimed(impatient, begun.ledger, begun.stop, begun.command).run(job_id)
     assert (jobs.get(job_id).state, jobs.get(job_id).attempts) == (JobState.QUEUED, 1)
     assert says in caplog.text
