@@ -131,8 +131,9 @@ class Connection(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         self.url += url
-        if len(self.url) > MAX_TARGET_BYTES:
-            raise RefusedError.of(414, f"the address has more than {MAX_TARGET_BYTES} bytes")
+        most = min(MAX_TARGET_BYTES, self.limits.header_bytes)
+        if len(self.url) > most:
+            raise RefusedError.of(414, f"the address has more than {most} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value) + 4
