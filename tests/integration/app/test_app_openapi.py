@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 
@@ -29,6 +30,7 @@ NOT_ALL_IN_A_SCHEMA = {
     "/v1/tasks": "which bytes are an archive",
 }
 """What is refused though it is valid by the schema; all other checks are made there too."""
+UNAVAILABLE = {503, 504}
 EXAMPLES = 30
 """Requests that are made up for each operation."""
 
@@ -65,12 +67,15 @@ def test_every_answer_is_one_that_the_document_promises(
 ) -> None:
     token = KeyFile(configure().keys_file).create("tester", SCOPES).token
     excluded: list[Any] = [positive_data_acceptance] if path in NOT_ALL_IN_A_SCHEMA else []
+    # its kind would be any status from 500 on, and a request may ask for a deadline that cannot be met
+    excluded.append(not_a_server_error)
 
     @settings(
         max_examples=EXAMPLES, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
     )
     @given(document[path][method].as_strategy())
     def check(case: Any) -> None:
-        case.call_and_validate(headers={"Authorization": f"Bearer {token}"}, excluded_checks=excluded)
+        response = case.call_and_validate(headers={"Authorization": f"Bearer {token}"}, excluded_checks=excluded)
+        assert response.status_code < 500 or response.status_code in UNAVAILABLE, response.text
 
     check()
