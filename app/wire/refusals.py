@@ -54,7 +54,7 @@ def unreadable(error: httptools.HttpParserError, data: bytes) -> RefusedError:
     if isinstance(ours, RefusedError):
         return ours
     if data.startswith(b"PRI * HTTP/2"):
-        return RefusedError.of(505, "HTTP/2 is not spoken here; expected HTTP/1.1")
+        return RefusedError.of(400, "HTTP/2 is not spoken here; expected HTTP/1.1")
     if data.startswith(b"\x16\x03"):
         return RefusedError.of(400, "this port speaks HTTP without TLS")
     said = "" if isinstance(error, httptools.HttpParserCallbackError) else f": {str(error)[:1].lower()}{str(error)[1:]}"
@@ -75,7 +75,7 @@ def check_head(method: bytes, target: bytes, version: str, hosts: list[bytes], c
         RefusedError: what is wrong with it.
     """
     if version not in ("1.1", "1.0"):
-        raise RefusedError.of(505, f"HTTP/{version} is not spoken here; expected HTTP/1.1")
+        raise RefusedError.of(400, f"HTTP/{version} is not spoken here; expected HTTP/1.1")
     if method == b"CONNECT":
         raise RefusedError.of(405, "this server is no proxy")
     if target == b"*" and method != b"OPTIONS":

@@ -72,7 +72,6 @@ def bad_wire(seed: int) -> Iterator[Bad]:
         "embeddings": as_json("/v1/embeddings", {"input": ["a cat"]}),
         "jobs": http("GET", "/v1/jobs"),
         "upload": upload(pictures.archive(("kind 0 a", "kind 0 b"), images=2)),
-        "rollback": as_json("/v1/admin/rollback", {"version_id": "000099-0123456789ab"}),
     }
     while True:
         if draw.random() < 0.1:
