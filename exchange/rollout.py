@@ -149,12 +149,12 @@ def roll_out(
             raise
         try:
             roster.wake(version_id)
-            _until_served(roster, version_id, members, limits)
+            _until_served(roster, version_id, members or (), limits)
         except BrokerUnavailableError as error:
             logger.warning("CURRENT moved to %s, but it is not known which servers serve it: %s", version_id, error)
         finally:
             _end(roster, move, abandoned=False)
-    return RolledOut(members, prepare_s=ready - begun, commit_s=time.monotonic() - ready)
+    return RolledOut(members or (), prepare_s=ready - begun, commit_s=time.monotonic() - ready)
 
 
 @contextmanager
@@ -195,15 +195,21 @@ def _end(roster: Roster, move: Move, *, abandoned: bool) -> None:
         logger.warning("the servers could not be told that the rollout of %s ended: %s", move.version_id, error)
 
 
-def _until_ready(roster: Roster, move: Move, limits: Limits) -> tuple[str, ...]:
-    """Return the live servers once each has prepared the version."""
-    deadline = time.monotonic() + limits.prepare_s
+def _until_ready(roster: Roster, move: Move, limits: Limits) -> tuple[str, ...] | None:
+    """Return the live servers once each has prepared the version; None if no server is known.
+
+    If all are silent, the broker may have been so until now: they get the time to report again.
+    """
+    begun = time.monotonic()
+    deadline = begun + limits.prepare_s
     while True:
-        asked = [
-            server
-            for server in roster.servers()
-            if server.seen_s <= limits.lost_after_s and server.report.state != "starting"
-        ]
+        known = [server for server in roster.servers() if server.report.state != "starting"]
+        asked = [server for server in known if server.seen_s <= limits.lost_after_s]
+        if not known:
+            return None
+        if not asked and time.monotonic() < begun + limits.lost_after_s:
+            time.sleep(POLL_S)
+            continue
         answered = [server.report for server in asked if server.report.answered == move.id]
         refusals = [f"{report.id}: {report.reason}" for report in answered if report.state == "refused"]
         if refusals:

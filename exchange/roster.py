@@ -45,7 +45,10 @@ class ServerReport(_Record):
 
 
 class SeenServer(_Record):
-    """A report, and its age in seconds by the broker's clock."""
+    """A report, and for how many seconds its server has been silent, by the broker's clock.
+
+    While the broker itself could not be reached or written, no server was silent.
+    """
 
     report: ServerReport
     seen_s: float
@@ -74,13 +77,19 @@ class Roster(RedisClient):
         prefix = f"keepsight:store:{store_id}"
         self._servers, self._beats = f"{prefix}:servers", f"{prefix}:beats"
         self._move, self._turn, self._members = f"{prefix}:move", f"{prefix}:turn", f"{prefix}:members"
+        self._back = f"{prefix}:back"
 
     # --- a server's side ------------------------------------------------------------------------------------------
 
-    def report(self, report: ServerReport) -> Move | None:
-        """Store this server's report and return the last move."""
+    def report(self, report: ServerReport, *, after_failure: bool = False) -> Move | None:
+        """Store this server's report and return the last move.
+
+        `after_failure`: its last report did not reach the broker. Then those of the others did not either, and their
+        silence is counted from now on.
+        """
+        keys = [self._servers, self._beats, self._move, self._back]
         raw = self._script(
-            _REPORT, [self._servers, self._beats, self._move], [report.id, report.model_dump_json(), str(FORGET_MS)]
+            _REPORT, keys, [report.id, report.model_dump_json(), str(FORGET_MS), "1" if after_failure else "0"]
         )
         return Move.model_validate_json(raw) if raw else None
 
@@ -91,7 +100,7 @@ class Roster(RedisClient):
             self._redis.hdel(self._beats, server_id)
 
     def members(self, version_id: str) -> tuple[str, ...] | None:
-        """Return the servers that were ready when CURRENT last moved to this version; None if none were asked.
+        """Return the servers that were ready when CURRENT last moved to this version; None if none was known.
 
         Later moves that failed do not change it.
         """
@@ -109,7 +118,7 @@ class Roster(RedisClient):
 
     def servers(self) -> list[SeenServer]:
         """Return all servers that reported within the last hour, by id."""
-        rows = json.loads(self._script(_SERVERS, [self._servers, self._beats], [str(FORGET_MS)]))
+        rows = json.loads(self._script(_SERVERS, [self._servers, self._beats, self._back], [str(FORGET_MS)]))
         seen = [SeenServer(report=ServerReport.model_validate_json(raw), seen_s=ms / 1000) for raw, ms in rows]
         return sorted(seen, key=lambda server: server.report.id)
 
@@ -128,9 +137,13 @@ class Roster(RedisClient):
         keys = [self._turn, self._move]
         return self._script(_RENEW, keys, [move.id, str(int(hold_s * 1000))]) == "renewed"
 
-    def commit(self, move: Move, members: tuple[str, ...]) -> bool:
-        """Record which servers are ready, before CURRENT moves. Return False, recording nothing, if the move ended."""
-        return self._end(move.model_copy(update={"state": "committed", "members": members}), last=False)
+    def commit(self, move: Move, members: tuple[str, ...] | None) -> bool:
+        """Record which servers are ready, before CURRENT moves. Return False, recording nothing, if the move ended.
+
+        None: no server is known, as when the broker has just lost its data. Then none is left out either.
+        """
+        committed = move.model_copy(update={"state": "committed", "members": members or ()})
+        return self._end(committed, last=False, members="" if members is None else json.dumps(members))
 
     def end(self, move: Move, *, abandoned: bool) -> None:
         """End a move, so that the next can begin; if CURRENT did not move, tell the servers to drop the version."""
@@ -141,34 +154,36 @@ class Roster(RedisClient):
         with reaching():
             self._redis.publish(CURRENT_CHANNEL, version_id)
 
-    def _end(self, move: Move | None, *, last: bool, move_id: str = "") -> bool:
+    def _end(self, move: Move | None, *, last: bool, move_id: str = "", members: str = "") -> bool:
         arguments = [move.id if move else move_id, move.model_dump_json() if move else "", "1" if last else "0"]
-        members = json.dumps(move.members) if move and move.state == "committed" else ""
         arguments += [CURRENT_CHANNEL, move.version_id if move else "", members]
         return self._script(_SAY, [self._turn, self._move, self._members], arguments) == "said"
 
 
-# KEYS: servers, beats, move. ARGV: id, report, milliseconds to keep
+# KEYS: servers, beats, move, back. ARGV: id, report, milliseconds to keep, '1' if the last report failed
 _REPORT: Final = """
 local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('HSET', KEYS[2], ARGV[1], t[1] * 1000 + math.floor(t[2] / 1000))
+redis.call('HSET', KEYS[2], ARGV[1], now)
+if ARGV[4] == '1' then redis.call('SET', KEYS[4], now, 'PX', ARGV[3]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return redis.call('GET', KEYS[3]) or ''
 """
 
-# KEYS: servers, beats. ARGV: milliseconds to keep
+# KEYS: servers, beats, back. ARGV: milliseconds to keep
 _SERVERS: Final = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local back = tonumber(redis.call('GET', KEYS[3]) or '0')
 local rows = {}
 local beats = redis.call('HGETALL', KEYS[2])
 for i = 1, #beats, 2 do
   local age = now - tonumber(beats[i + 1])
   local report = redis.call('HGET', KEYS[1], beats[i])
   if report and age <= tonumber(ARGV[1]) then
-    rows[#rows + 1] = {report, math.max(0, age)}
+    rows[#rows + 1] = {report, math.max(0, math.min(age, now - back))}
   else
     redis.call('HDEL', KEYS[1], beats[i])
     redis.call('HDEL', KEYS[2], beats[i])

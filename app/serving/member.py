@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from app.serving.live_model import LiveModel
 from app.serving.watcher import Watcher
@@ -52,6 +53,7 @@ class Member:
         self._answered: str | None = None
         self.refusal: Exception | None = None
         self.reaches_broker = False
+        self._failed = False
         self._preparing: asyncio.Task[None] | None = None
         self._watcher: Watcher | None = None
         # its own thread: a report must not wait for uploads or for a version to load
@@ -86,16 +88,17 @@ class Member:
         """Report once, and begin to prepare the version that the reply names. Does nothing if Redis is gone."""
         loop = asyncio.get_running_loop()
         try:
-            move = await loop.run_in_executor(self._pool, self._roster.report, self._report())
+            report = partial(self._roster.report, self._report(), after_failure=self._failed)
+            move = await loop.run_in_executor(self._pool, report)
         except BrokerUnavailableError as error:
             logger.debug("could not report: %s", error)
-            self.reaches_broker = False
+            self.reaches_broker, self._failed = False, True
             return
         except Exception:  # whatever lies in Redis must not end the reports
             logger.exception("the last move cannot be read")
-            self.reaches_broker = True
+            self.reaches_broker, self._failed = True, False
             return
-        self.reaches_broker = True
+        self.reaches_broker, self._failed = True, False
         self._heed(move)
 
     async def left_out(self, version_id: VersionId) -> bool | None:

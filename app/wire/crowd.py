@@ -10,8 +10,10 @@ from app.wire.limits import Limits
 
 LINGER_S = 5.0
 """How long a client that was answered early is read from, so that a reset does not overtake the answer."""
+LEFT_TO_LINGER = 4
+"""How many of these are kept while files are scarce."""
 FAREWELL_S = 0.5
-"""How long a stopping server answers what was under way to it on idle connections."""
+"""How long a stopping server answers what comes on connections that are open."""
 
 
 class Member(Protocol):
@@ -47,6 +49,9 @@ class Crowd:
         self.limits = limits
         self.count = count
         self.stopping = False
+        """Whether each connection ends with its next answer."""
+        self.closed = False
+        """Whether nothing new is begun any more."""
         self._open: set[Member] = set()
         self._waiting: dict[Member, None] = {}  # for a request; a dict is ordered, so the first has waited longest
         self._lingering: dict[Member, float] = {}
@@ -61,11 +66,17 @@ class Crowd:
         """Take a new connection in; at the limit another is closed for it, or it is turned away."""
         if self._looking is None:
             self._looking = asyncio.get_running_loop().call_later(self._interval_s, self._look)
-        if self.stopping or (len(self._open) >= self.limits.connections and not self._make_room()):
+        if self.closed or (len(self._open) >= self.limits.connections and not self._make_room()):
             member.turn_away()
             return
         self._open.add(member)
         self._waiting[member] = None
+
+    def make_room(self) -> None:
+        """End a connection, because the process may open few more files; those that are answered go first."""
+        self._make_room()
+        for member in list(self._lingering)[:-LEFT_TO_LINGER]:
+            member.drop()
 
     def waits(self, member: Member) -> None:
         """Note that a connection has no request in hand."""
@@ -90,7 +101,7 @@ class Crowd:
         self._lingering.pop(member, None)
 
     def stop(self) -> None:
-        """Close what waits for a request, after a moment in which requests under way are still answered."""
+        """Close what waits for a request, after a moment in which requests that come are still answered."""
         if self.stopping:
             return
         self.stopping = True
@@ -102,6 +113,7 @@ class Crowd:
             member.drop()
 
     def _dismiss(self) -> None:
+        self.closed = True
         for member in [*self._waiting, *self._lingering]:
             member.drop()
 

@@ -176,7 +176,7 @@ class Connection(HttpToolsProtocol):
         scope["path"] = path
         scope["raw_path"] = raw_path
         scope["query_string"] = query
-        if self.crowd.stopping:
+        if self.crowd.closed:
             raise stopping()
         if len(self.pipeline) >= MAX_PIPELINED:
             raise RefusedError.of(429, f"more than {MAX_PIPELINED} requests were sent before the first was answered")
@@ -350,7 +350,7 @@ class Connection(HttpToolsProtocol):
 
     def turn_away(self) -> None:
         """Answer that there is no place for the connection, and close it."""
-        self._refuse(stopping() if self.crowd.stopping else no_room(self.limits.connections))
+        self._refuse(stopping() if self.crowd.closed else no_room(self.limits.connections))
 
     def drop(self) -> None:
         """Close at once."""

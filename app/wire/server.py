@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -13,8 +14,10 @@ from types import FrameType
 from typing import Any, cast
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from app.settings import Settings
+from app.wire.acceptor import Acceptor, bound_sockets
 from app.wire.crowd import Crowd
 from app.wire.limits import Limits
 from app.wire.protocol import Connection
@@ -46,6 +49,7 @@ class Server(uvicorn.Server):
     ) -> None:
         self.crowd = Crowd(limits or Limits.of(settings), count)
         self._grace_s = settings.stop_grace_s
+        self._acceptors: list[Acceptor] = []
         self._end: threading.Timer | None = None
         super().__init__(
             uvicorn.Config(
@@ -62,8 +66,37 @@ class Server(uvicorn.Server):
             )
         )
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then accept connections from these sockets; by default from those of the settings."""
+        await super().startup(sockets=[])
+        if not self.started:
+            return
+        config = self.config
+        try:
+            listeners = bound_sockets(config.host, config.port) if sockets is None else sockets
+        except OSError as error:
+            logger.error("cannot listen on %s port %d: %s", config.host, config.port, error.strerror or error)
+            self.started = False
+            await self.lifespan.shutdown()
+            sys.exit(STARTUP_FAILURE)
+        protocol = partial(
+            Connection, config, self.server_state, self.lifespan.state, asyncio.get_running_loop(), crowd=self.crowd
+        )
+        self._acceptors = [
+            Acceptor(listener, protocol, crowd=self.crowd, backlog=config.backlog) for listener in listeners
+        ]
+        for acceptor in self._acceptors:
+            logger.info("listening on %s port %d", *acceptor.address)
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports that it accepts connections on."""
+        return [acceptor.address[1] for acceptor in self._acceptors]
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop: requests in hand are finished as long as the grace lasts, and nothing new is begun."""
+        for acceptor in self._acceptors:
+            acceptor.close()
         self.crowd.stop()
         end = asyncio.get_running_loop().call_later(self._grace_s, self.crowd.abandon)
         await super().shutdown(sockets)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,25 +18,38 @@ WAITS: Final = (429, 503, 507)
 """Statuses that are no fault of the server's if they say when to come back. 504 need not: the time is over."""
 FINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
 _NEAR_S: Final = 0.25
+"""Clocks are read a moment later than what they are read for."""
 _PIECE: Final = 1 << 20
 
 
-def failed(asked: Iterable[Asked], *, kills: Collection[float], excused: Callable[[str], bool]) -> list[str]:
+@dataclass
+class Death:
+    """The end of a server, from the signal until the kernel has taken its connections down (CLOCK_MONOTONIC).
+
+    For a process with a model in memory that is half a second on a busy machine. `gone` is None while it lasts.
+    """
+
+    since: float
+    gone: float | None = None
+
+    def met(self, request: Asked) -> bool:
+        """Whether a request was under way: one may be, from the kernel taking it on until the connection breaks."""
+        over = self.gone is not None and request.at > self.gone + _NEAR_S
+        return not over and self.since - _NEAR_S <= request.at + request.seconds
+
+
+def failed(asked: Iterable[Asked], *, deaths: Collection[Death], excused: Callable[[str], bool]) -> list[str]:
     """What was wrong with requests that had to be answered.
 
     Args:
         asked: all requests of a stretch of time.
-        kills: when a server was killed. Requests that were under way then may break; a connection that the kernel had
-            taken and the process had not counts as under way, hence `_NEAR_S`, which also allows for clocks being
-            read a moment later.
+        deaths: of servers. Requests that were under way then may break.
         excused: says whether a reason is the right answer to what was done.
     """
     return [
         request.why
         for request in asked
-        if request.why is not None
-        and not excused(request.why)
-        and not any(request.at <= kill + _NEAR_S and kill - _NEAR_S <= request.at + request.seconds for kill in kills)
+        if request.why is not None and not excused(request.why) and not any(death.met(request) for death in deaths)
     ]
 
 

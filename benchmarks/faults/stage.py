@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import redis
 
-from benchmarks.faults.checks import FINAL, as_json
+from benchmarks.faults.checks import FINAL, Death, as_json
 from benchmarks.faults.client import Steady
 from benchmarks.faults.pictures import Pictures
 from benchmarks.faults.service import SERVERS, Answer, Service
@@ -24,6 +24,7 @@ SHORT: Final = '{"epochs": 1, "k_adv": 1, "rank": 4, "align_steps": 5}'
 LONG: Final = '{"epochs": 80, "k_adv": 10, "rank": 4, "align_steps": 150}'
 """Long enough that every phase of the update can be met."""
 JOB_S: Final = 240.0
+_DYING_S: Final = 1.0
 _BOUNDARY: Final = "keepsight-faults-boundary"
 
 
@@ -47,7 +48,7 @@ class Stage:
         self.client: Steady
         self.pictures = pictures
         self.jobs: dict[str, Taught] = {}
-        self.kills: list[float] = []
+        self.deaths: list[Death] = []
         self.first = self.base = ""
         self.closing: list[Any] = []
         self._numbers = itertools.count()
@@ -115,18 +116,29 @@ class Stage:
 
     def signal(self, role: str, number: signal.Signals, *, first: bool = False) -> list[int]:
         """Send a signal, and remember when a server was killed."""
-        found = self.service.signal(role, number, first=first)
-        if role == "server" and number == signal.SIGKILL:
-            self.kills.append(time.monotonic())
+        if role != "server" or number != signal.SIGKILL:
+            return self.service.signal(role, number, first=first)
+        found = self.service.pids(role)[: 1 if first else None]
+        for pid in found:
+            self.kill_server(pid)
         return found
 
+    def kill_server(self, pid: int) -> None:
+        """Kill a server, and remember when."""
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+            self.deaths.append(death := Death(time.monotonic()))
+            os.kill(pid, signal.SIGKILL)
+            threading.Thread(target=_note_when_gone, args=(handle, death), daemon=True).start()
+
     def watch(self, pid: int) -> None:
-        """Remember when this server ends: what it had taken and not answered breaks then."""
+        """Remember when this server ends, if something kills it."""
 
         def until_gone() -> None:
             with contextlib.suppress(ProcessLookupError), open(os.pidfd_open(pid)) as handle:
                 if select.select([handle], [], [], JOB_S)[0]:
-                    self.kills.append(time.monotonic())
+                    now = time.monotonic()
+                    self.deaths.append(Death(now - _DYING_S, now))
 
         threading.Thread(target=until_gone, daemon=True).start()
 
@@ -141,6 +153,12 @@ class Stage:
         for opened in self.closing:
             opened.close()
         self.closing.clear()
+
+
+def _note_when_gone(handle: int, death: Death) -> None:
+    with open(handle) as process:
+        select.select([process], [], [])
+        death.gone = time.monotonic()
 
 
 def form(fields: Mapping[str, str], *, archive: bytes, filename: str = "task.zip") -> bytes:

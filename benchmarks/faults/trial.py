@@ -187,7 +187,7 @@ class Trial:
         if outcome.service_ended:
             outcome.problems.append(f"the service ended with exit status {self._service.ended}: {self._service.said()}")
         asked = stage.client.between(begun, time.monotonic())
-        wrong = failed(asked, kills=stage.kills, excused=self._fault.excused)
+        wrong = failed(asked, deaths=stage.deaths, excused=self._fault.excused)
         outcome.requests, outcome.requests_failed = len(asked), len(wrong)
         outcome.slowest_s = round(max((request.seconds for request in asked), default=0.0), 2)
         if wrong:

@@ -63,9 +63,7 @@ def one_after_the_other(stage: Stage) -> None:
     """Kill each server as soon as the others are whole again."""
     servers = stage.service.pids("server")
     for pid in servers:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, KILL)
-        stage.kills.append(time.monotonic())
+        stage.kill_server(pid)
 
         def whole(gone: int = pid) -> bool:
             alive = stage.service.pids("server")

@@ -88,9 +88,9 @@ def listen() -> Iterator[Callable[[Settings], str]]:
         thread = threading.Thread(target=server.run)
         thread.start()
         started.append((server, thread))
-        wait_until(lambda: server.started or not thread.is_alive())
-        assert server.started, "the server did not start"
-        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        wait_until(lambda: server.ports or not thread.is_alive())
+        assert server.ports, "the server did not start"
+        return f"http://127.0.0.1:{server.ports[0]}"
 
     yield start
     for server, thread in started:

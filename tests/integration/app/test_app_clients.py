@@ -173,6 +173,8 @@ def test_the_examples_in_python_run(
         path.parent.mkdir(parents=True)
         path.write_bytes(picture(1, kind="JPEG"))
     monkeypatch.chdir(tmp_path)
+    with Client(url) as client:
+        client.promote(version, expected=version)  # the server serves it when this returns
     ended = threading.Event()
     worker = threading.Thread(target=work_on_whatever_comes, args=(url, redis_url, ended))
     worker.start()

@@ -121,6 +121,17 @@ def test_without_servers_the_pointer_moves(roster: Roster, pointer: list[str]) -
     assert pointer == [NEW]
 
 
+def test_servers_that_were_all_silent_get_the_time_to_report(
+    roster: Roster, pointer: list[str], start: Callable[[str], Server], redis_url: str
+) -> None:
+    server = start("a")
+    server.frozen.set()
+    time.sleep(LIMITS.lost_after_s + 0.1)
+    threading.Timer(LIMITS.lost_after_s / 2, server.frozen.clear).start()
+    done = roll_out(roster, NEW, lambda: pointer.__setitem__(0, NEW), limits=LIMITS)
+    assert done.members == ("a",)
+
+
 def test_one_refusal_stops_the_move_everywhere(
     roster: Roster, pointer: list[str], start: Callable[[str], Server]
 ) -> None:

@@ -85,6 +85,26 @@ def test_who_was_ready_is_remembered_by_version(roster: Roster) -> None:
     assert roster.members(OLD) is None
 
 
+def test_where_no_server_was_known_none_was_left_out(roster: Roster) -> None:
+    move = roster.begin(NEW, hold_s=60)
+    assert move is not None
+    assert roster.commit(move, None)
+    assert roster.members(NEW) is None
+
+
+def test_nobody_was_silent_while_the_broker_was(roster: Roster, redis_url: str) -> None:
+    roster.report(report("a"))
+    roster.report(report("b"))
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        for name, beat in client.hgetall(roster._beats).items():
+            client.hset(roster._beats, name, int(beat) - 8000)
+    assert all(server.seen_s >= 8 for server in roster.servers())
+    roster.report(report("a"))
+    assert [server.seen_s >= 8 for server in roster.servers()] == [False, True]
+    roster.report(report("a"), after_failure=True)
+    assert all(server.seen_s < 4 for server in roster.servers())
+
+
 def test_beginning_ending_and_waking_are_announced(roster: Roster, redis_url: str) -> None:
     async def scene() -> int:
         announcements, heard = Announcements(redis_url), 0

@@ -114,7 +114,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_a_server_that_stops_finishes_what_is_in_hand_and_refuses_what_comes() -> None:
+def test_a_server_that_stops_answers_what_comes_on_open_connections_for_a_moment_then_only_what_is_in_hand() -> None:
     with running(grace_s=20) as run:
         busy, idle, half = run.peer(), run.peer(), run.peer()
         idle.send(GET)
@@ -126,10 +126,11 @@ def test_a_server_that_stops_finishes_what_is_in_hand_and_refuses_what_comes() -
         wait_until(lambda: run.server.crowd.stopping)
         half.send(b"Host: a\r\n\r\n")
         reply = half.reply()
-        assert (reply.status, reply.problem, reply.headers["connection"]) == (503, "stopping", "close")
-        assert idle.ends()
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
         with pytest.raises(ConnectionError):
             Peer(run.port)
+        wait_until(lambda: run.server.crowd.closed)
+        assert idle.ends()
         run.echo.go.set()
         reply = busy.reply()
         assert (reply.status, reply.headers["connection"]) == (200, "close")
@@ -178,8 +179,10 @@ def test_thousands_of_streams_of_garbage_leave_nothing_behind(
                         peer.socket.shutdown(1)
                         while peer.socket.recv(65_536):
                             pass
-            except ConnectionError:
-                pass  # the server had heard enough
+            except TimeoutError:
+                raise
+            except OSError:
+                pass  # the server had heard enough: the connection is reset, or not there any more
 
     attackers = [threading.Thread(target=attack, args=(seed,)) for seed in range(4)]
     for attacker in attackers:

@@ -213,8 +213,8 @@ def running(limits: Limits = LIMITS, *, grace_s: float = 5.0) -> Iterator[Runnin
     thread.start()
     run = Running(server, echo, ended)
     try:
-        wait_until(lambda: server.started or not thread.is_alive())
-        run.port = server.servers[0].sockets[0].getsockname()[1]
+        wait_until(lambda: server.ports or not thread.is_alive())
+        run.port = server.ports[0]
         yield run
     finally:
         echo.go.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from benchmarks.faults.checks import failed, is_server_error, lost, open_traces, percentile, traces
+from benchmarks.faults.checks import Death, failed, is_server_error, lost, open_traces, percentile, traces
 from benchmarks.faults.client import Asked, wrong_with
 from benchmarks.faults.pictures import Pictures
 from benchmarks.faults.service import Answer
@@ -19,19 +19,20 @@ def never(why: str) -> bool:
 
 
 def test_a_failed_request_is_counted() -> None:
-    assert failed([RIGHT, BROKEN, RIGHT], kills=[], excused=never) == ["ConnectionResetError"]
+    assert failed([RIGHT, BROKEN, RIGHT], deaths=[], excused=never) == ["ConnectionResetError"]
 
 
 def test_only_requests_that_were_under_way_in_a_killed_server_may_break() -> None:
-    assert failed([BROKEN], kills=[10.01], excused=never) == []
-    assert failed([BROKEN], kills=[9.9], excused=never) == []  # it connected to a process that was just gone
-    assert failed([BROKEN], kills=[9.0], excused=never) == ["ConnectionResetError"]
-    assert failed([BROKEN], kills=[10.5], excused=never) == ["ConnectionResetError"]
+    assert failed([BROKEN], deaths=[Death(10.01, 10.5)], excused=never) == []
+    assert failed([BROKEN], deaths=[Death(9.2, 9.9)], excused=never) == []  # it connected when it was just gone
+    assert failed([BROKEN], deaths=[Death(9.2)], excused=never) == []  # it is being taken down still
+    assert failed([BROKEN], deaths=[Death(8.5, 9.0)], excused=never) == ["ConnectionResetError"]
+    assert failed([BROKEN], deaths=[Death(10.5)], excused=never) == ["ConnectionResetError"]
 
 
 def test_a_request_is_excused_by_its_reason_alone() -> None:
     asked = [Asked(1.0, 0.1, "401 no key"), Asked(1.0, 0.1, "500 oh")]
-    assert failed(asked, kills=[], excused=lambda why: why.startswith("401")) == ["500 oh"]
+    assert failed(asked, deaths=[], excused=lambda why: why.startswith("401")) == ["500 oh"]
 
 
 def test_an_answer_that_names_no_class_is_wrong() -> None:
