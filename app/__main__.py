@@ -18,7 +18,7 @@ from app.settings import Settings
 from exchange.heartbeat import Heartbeat
 from exchange.settings import why_refused
 from keepsight.keys import KeyFile, KeyFileError
-from segp_cl.runtime.process import set_up_process
+from segp_cl.runtime.process import set_aside_what_lives_on, set_up_process
 
 REFUSED = 2
 _OURS = ("app", "model_store", "segp_cl", "keepsight", "uvicorn")
@@ -97,7 +97,7 @@ def _serve(settings: Settings) -> int:
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # uvicorn stops cleanly, then raises the signal again
-    server = Server(app, settings, count=metrics.count_ended)
+    server = Server(app, settings, count=metrics.count_ended, started=set_aside_what_lives_on)
     metrics.connections.set_function(lambda: len(server.crowd))
     # from its event loop: if that hangs, there is no beat
     server.config.callback_notify, server.config.timeout_notify = Heartbeat().beat_soon, 1

@@ -92,6 +92,10 @@ class SpoolFullError(AppError):
     """The spool has no room for the upload."""
 
 
+class SpoolUnusableError(AppError):
+    """The spool cannot keep the upload: it is read-only, gone, or the system refuses to write."""
+
+
 class IdempotencyMismatchError(AppError):
     """An Idempotency-Key was sent again with a different request."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -35,6 +36,7 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
         try:
             async with running(settings, metrics, live) as services:
                 app.state.services = services
+                await asyncio.to_thread(app.openapi)  # FastAPI keeps it; made for a request, it would hold up others
                 yield
         except Exception as error:
             app.state.startup_error = error

@@ -38,7 +38,7 @@ class NameEncodingError(ArchiveError):
     """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EntryName:
     """A name as its bytes, and as text where the archive itself says how they are encoded."""
 

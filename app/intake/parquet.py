@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
@@ -27,6 +28,7 @@ _PIECE_BYTES: Final = 64 * 1024  # what a pipe holds
 _LOOK_S: Final = 0.25
 _LINE_SLACK: Final = 1024
 _JSON_CHAR_BYTES: Final = 12  # an escaped pair of surrogates
+_turn = threading.Lock()  # one such process at a time, for all uploads: their memory would add up
 
 
 class ParquetSource:
@@ -99,14 +101,14 @@ class _Reader:
     def __init__(self, descriptor: int, allowed: Mapping[str, int], check: Callable[[], None]) -> None:
         self._check = check
         self._buffer = bytearray()
-        self._process = subprocess.Popen(
-            [*COMMAND, str(descriptor), json.dumps(allowed)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # a library that aborts says so there; names of the upload could be in it
-            pass_fds=[descriptor],
-            env=_environment(),
-        )
+        while not _turn.acquire(timeout=_LOOK_S):
+            check()
+        try:
+            self._process = self._start(descriptor, allowed)
+        except BaseException:
+            _turn.release()
+            raise
+        self._has_turn = True
         assert self._process.stdout is not None
         self._pipe = self._process.stdout.fileno()
         self._poll = select.poll()
@@ -117,6 +119,16 @@ class _Reader:
         except BaseException:
             self.close()
             raise
+
+    def _start(self, descriptor: int, allowed: Mapping[str, int]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*COMMAND, str(descriptor), json.dumps(allowed)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # a library that aborts says so there; names of the upload could be in it
+            pass_fds=[descriptor],
+            env=_environment(),
+        )
 
     def message(self, most: int) -> dict[str, Any]:
         """Return the next line.
@@ -152,6 +164,9 @@ class _Reader:
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
+        if self._has_turn:
+            self._has_turn = False
+            _turn.release()
 
     def _fill(self) -> None:
         while not self._poll.poll(1000 * _LOOK_S):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +12,9 @@ from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, Json, JsonValue, field_validator
 
-from app.errors import IdempotencyInProgressError, IdempotencyMismatchError, SpoolFullError
+from app.errors import IdempotencyInProgressError, IdempotencyMismatchError
 from app.intake.entry_names import encoding_named
+from app.intake.keeping import keeping
 from app.intake.limits import IntakeLimits, always_wanted
 from app.intake.names import check_against_known
 from app.intake.take_in import Taken, take_in
@@ -29,8 +29,6 @@ from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
 
 logger = logging.getLogger(__name__)
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-NO_ROOM = "the spool's disk is full; nothing of the upload was kept"
 FIRST_WAIT_S = 3.0
 _PIECE = 1024 * 1024
 
@@ -105,7 +103,7 @@ class Submissions:
             IdempotencyMismatchError: the key was used for a different request.
             IdempotencyInProgressError: the first request with the key did not finish.
             BrokerUnavailableError: Redis is gone; the job does not exist.
-            SpoolFullError: there is no room for it.
+            SpoolFullError, SpoolUnusableError: it cannot be written.
         """
         self._jobs.ping()  # fail before minutes of decoding
         as_prompt(form.template, "class")
@@ -117,7 +115,7 @@ class Submissions:
                 return Submitted(earlier, replayed=True)
         job_id = new_job_id()
         try:
-            with self._spool.create(job_id) as writer:
+            with keeping(), self._spool.create(job_id) as writer:
                 taken = take_in(
                     upload.file,
                     upload.size,
@@ -133,12 +131,11 @@ class Submissions:
                 entry = self._jobs.remember(idempotency_key, job_id, fingerprint=fingerprint)
                 if entry.job_id != job_id:  # another request with this key was faster
                     return self._yield_to_first(job_id, idempotency_key, fingerprint)
-            self._queue(Note(record=record, key=idempotency_key, fingerprint=fingerprint))
-        except BaseException as error:
+            with keeping():
+                self._queue(Note(record=record, key=idempotency_key, fingerprint=fingerprint))
+        except BaseException:
             with contextlib.suppress(OSError):  # a sweeper removes what is left of it
                 self._spool.purge(job_id)
-            if isinstance(error, OSError) and error.errno in FULL:
-                raise SpoolFullError(NO_ROOM) from error
             raise
         logger.info(
             "task accepted job_id=%s classes=%d images=%d rejected=%d passed_over=%d repeated=%d",

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from app.deps import ServicesDep, TrainCaller
-from app.errors import InvalidRequestError, SpoolFullError
+from app.errors import InvalidRequestError
+from app.intake.keeping import keeping
 from app.intake.limits import IntakeLimits
 from app.intake.places import Check
-from app.intake.submission import FULL, NO_ROOM, Submissions, Submitted, TaskForm, Upload
+from app.intake.submission import Submissions, Submitted, TaskForm, Upload
 from app.multipart import Form, read_form
 from app.openapi import problems
 from app.schemas import TaskAccepted
@@ -103,12 +104,8 @@ async def _receive(request: Request, services: Services) -> Form:
         # the file never has a name, so even a killed process leaves nothing of it
         return tempfile.TemporaryFile(dir=services.spool.root)
 
-    try:
+    with keeping():
         return await read_form(request, nameless, max_files=1)
-    except OSError as error:
-        if error.errno in FULL:
-            raise SpoolFullError(NO_ROOM) from error
-        raise
 
 
 def _parse(form: Form) -> tuple[TaskForm, Upload]:

@@ -37,6 +37,7 @@ class Server(uvicorn.Server):
         settings: address, limits of connections, and how long requests in hand have when the server is stopped.
         count: called with the reason for each connection that the server ends by itself.
         limits: of connections; None: those of the settings.
+        started: called once the application is ready, before the first connection.
     """
 
     def __init__(
@@ -46,10 +47,12 @@ class Server(uvicorn.Server):
         *,
         count: Callable[[str], None] = lambda reason: None,
         limits: Limits | None = None,
+        started: Callable[[], None] = lambda: None,
     ) -> None:
         self.crowd = Crowd(limits or Limits.of(settings), count)
         self._grace_s = settings.stop_grace_s
         self._acceptors: list[Acceptor] = []
+        self._tell_started = started
         self._end: threading.Timer | None = None
         super().__init__(
             uvicorn.Config(
@@ -71,6 +74,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets=[])
         if not self.started:
             return
+        self._tell_started()
         config = self.config
         try:
             listeners = bound_sockets(config.host, config.port) if sockets is None else sockets

@@ -17,7 +17,7 @@ from benchmarks.common.machine import proc_field
 from benchmarks.common.proc import PROC, all_stats, members
 from benchmarks.faults.checks import is_server_error, open_traces, percentile, traces
 from benchmarks.faults.inputs.bad import Bad, classify
-from benchmarks.faults.service import Answer
+from benchmarks.faults.service import Answer, command_line
 from benchmarks.faults.stage import Stage
 
 AT_ONCE: Final = 8
@@ -216,7 +216,10 @@ class Memory:
         while not self._done.wait(_SAMPLE_S):
             stats = all_stats()
             for pid in self._pids:
-                held = sum(kib(child, "VmRSS") for child in members(pid, stats) - {pid})
+                # until it runs a program of its own, a child is in the memory of its parent
+                own = command_line(pid)
+                children = [child for child in members(pid, stats) - {pid} if command_line(child) != own]
+                held = sum(kib(child, "VmRSS") for child in children)
                 self._children[pid] = max(self._children[pid], held)
 
 

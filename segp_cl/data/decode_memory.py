@@ -18,8 +18,8 @@ USUAL_BYTES: Final = 8 * MIB
 class DecodeMemory:
     """Memory for the images that are being decoded.
 
-    Usual images pass at once; as many are decoded at a time as there are threads. Larger ones share `limit` bytes and
-    wait for each other, first come, first served.
+    Usual images pass at once; as many are decoded at a time as there are threads. Larger ones wait for each other,
+    first come, first served: several share half of `limit` bytes, and one that needs more has it for itself.
     """
 
     def __init__(self, limit: int = MAX_DECODE_BYTES) -> None:
@@ -40,7 +40,7 @@ class DecodeMemory:
             self._tickets += 1
             ticket = self._tickets
             self._waiting.append(ticket)
-            self._changed.wait_for(lambda: self._waiting[0] == ticket and self._held + size <= max(self.limit, size))
+            self._changed.wait_for(lambda: self._waiting[0] == ticket and self._fits(size))
             self._waiting.popleft()
             self._held += size
             self._changed.notify_all()
@@ -53,6 +53,9 @@ class DecodeMemory:
             with self._changed:
                 self._held -= size
                 self._changed.notify_all()
+
+    def _fits(self, size: int) -> bool:
+        return not self._held or self._held + size <= self.limit // 2
 
 
 _of_process = DecodeMemory()

@@ -113,21 +113,42 @@ def test_an_upload_that_takes_too_long_is_given_up_and_leaves_nothing(
     assert list(Spool(settings.spool).root.iterdir()) == []
 
 
-def test_a_spool_that_is_full_is_told_wherever_it_shows(
+@pytest.mark.parametrize(
+    ("number", "problem", "status"),
+    [
+        (errno.ENOSPC, "spool-full", 507),
+        (errno.EDQUOT, "spool-full", 507),
+        (errno.EROFS, "spool-unusable", 503),
+        (errno.EFBIG, "spool-unusable", 503),
+        (errno.EIO, "spool-unusable", 503),
+        (errno.EMFILE, "spool-unusable", 503),
+    ],
+)
+def test_a_spool_that_cannot_be_written_is_told_wherever_it_shows(
     configure: Callable[..., Settings],
     serve: Callable[..., TestClient],
     archive: Archive,
     monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    problem: str,
+    status: int,
 ) -> None:
     settings = configure()
     client = serve(settings)
 
     def full(*_: Any, **__: Any) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, "No")
 
-    for where in ("exchange.spool.Spool.create", "exchange.spool.SpoolWriter.add", "exchange.spool.SpoolWriter.close"):
+    for where in (
+        "app.routes.tasks.tempfile.TemporaryFile",
+        "exchange.spool.Spool.create",
+        "exchange.spool.SpoolWriter.add",
+        "exchange.spool.SpoolWriter.close",
+        "app.intake.submission.accept",
+    ):
         with monkeypatch.context() as patched:
             patched.setattr(where, full)
             answer = client.post("/v1/tasks", files={"archive": archive({"cat": 2})}, data={"name": "animals"})
-        assert (answer.status_code, answer.json()["type"]) == (507, "urn:keepsight:problem:spool-full"), where
+        assert (answer.status_code, answer.json()["type"]) == (status, f"urn:keepsight:problem:{problem}"), where
+        assert answer.headers["retry-after"] == "60"
         assert list(Spool(settings.spool).root.iterdir()) == []

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -153,6 +154,7 @@ def test_a_connection_over_a_unix_socket_that_fails_for_the_last_time_raises_not
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "broker.sock"))
         listener.listen()
-        connection = UnixDomainSocketConnection(path=str(tmp_path / "broker.sock"))
+        made: Any = UnixDomainSocketConnection
+        connection = made(path=str(tmp_path / "broker.sock"))
         connection._sock = connection._connect()
         connection.disconnect(error=redis.exceptions.ConnectionError("gone"), failure_count=99)
