@@ -24,6 +24,7 @@ from app.serving.live_model import LiveModel, Loader
 from app.serving.member import Member, new_server_id
 from app.serving.watcher import Watcher
 from app.settings import Settings
+from app.tidy import tidy_when_idle
 from exchange.announcements import Announcements
 from exchange.contracts import CURRENT_CHANNEL
 from exchange.jobs import Jobs
@@ -126,7 +127,13 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
             member.wake()
 
         async with announcements.on(CURRENT_CHANNEL, wake):
-            duties = (watcher.run(), member.run(), watch_loop(metrics), _see_keys(services))
+            duties = (
+                watcher.run(),
+                member.run(),
+                watch_loop(metrics),
+                tidy_when_idle(lambda: services.admission.is_idle and services.intake.is_idle),
+                _see_keys(services),
+            )
             following = [asyncio.create_task(each) for each in duties]
             try:
                 yield services

@@ -65,6 +65,11 @@ class Intake:
             raise wanted.too_late()
         return task.result()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no upload is being checked."""
+        return self._places.is_idle
+
     def close(self) -> None:
         """End the threads when their work is done."""
         self._pool.shutdown()
@@ -106,8 +111,13 @@ class Places:
     """A number of places that callers take in turns, however many requests each of them has waiting."""
 
     def __init__(self, places: int) -> None:
-        self._free = places
+        self._free = self._all = places
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the first caller's turn is next
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no place is taken."""
+        return self._free == self._all
 
     @asynccontextmanager
     async def place(self, caller: str) -> AsyncIterator[None]:

@@ -30,6 +30,11 @@ class Admission:
         self._in_hand = 0
         metrics.in_hand.set_function(lambda: self._in_hand)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no place is taken."""
+        return not self._in_hand
+
     @contextmanager
     def place(self) -> Iterator[None]:
         """Hold a place.

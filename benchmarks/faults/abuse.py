@@ -32,7 +32,7 @@ STALL: Final = "keepsight_event_loop_stall_seconds"
 LONGEST_STALL: Final = "keepsight_event_loop_longest_stall_seconds"
 HELD: Final = ("keepsight_requests_in_hand", "keepsight_inference_queue")
 _MOST: Final = 1 << 20
-_SAMPLE_S: Final = 0.3
+_SAMPLE_S: Final = 0.1
 
 
 @dataclass
@@ -42,12 +42,15 @@ class Abuse:
     Attributes:
         inputs: How many there were, by kind.
         answers: How they were answered, by kind and status; 0: the connection was closed or nothing came.
+        spans: When the first of a kind was sent, and the last answered.
         harm: Inputs that were answered with an error of the server, or not at all, and how.
         server_errors: How many these are, or how many the servers themselves counted, whichever is more.
         unanswered: Whole requests without an answer.
         requests: What the steady client asked meanwhile, and how many of these failed.
         usual_ms, abused_ms: Its 99th percentile before and meanwhile.
-        peak_extra_mib: What a server and its children held above rest, the server with the most.
+        by_kind_ms: The same while the inputs of a kind were sent.
+        peak_extra_mib: What a server and its children held above rest at one time, the server with the most.
+        kept_mib: What a server still holds above rest afterwards.
         longest_stall_ms: The longest that a server's event loop stood still; None if it does not tell.
         left_in_hand: Requests that a server still counts as in progress afterwards.
         image_bytes_found: Files that hold bytes of an image afterwards.
@@ -56,6 +59,7 @@ class Abuse:
 
     inputs: Counter[str] = field(default_factory=Counter)
     answers: dict[str, Counter[str]] = field(default_factory=dict)
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
     harm: list[str] = field(default_factory=list)
     server_errors: int = 0
     unanswered: int = 0
@@ -63,7 +67,9 @@ class Abuse:
     requests_failed: int = 0
     usual_ms: float | None = None
     abused_ms: float | None = None
+    by_kind_ms: dict[str, float | None] = field(default_factory=dict)
     peak_extra_mib: float = 0.0
+    kept_mib: float = 0.0
     longest_stall_ms: float | None = None
     left_in_hand: int = 0
     image_bytes_found: int = 0
@@ -88,6 +94,8 @@ def abuse(stage: Stage, inputs: Iterable[Bad], *, tell: Callable[[int], None] = 
     found.seconds = round(time.monotonic() - begun, 1)
     found.peak_extra_mib = memory.extra_mib
     _aftermath(stage, found, begun, before)
+    memory.look_again()
+    found.kept_mib = memory.kept_mib
     return found
 
 
@@ -117,7 +125,10 @@ async def _send_all(port: int, inputs: Iterable[Bad], found: Abuse, tell: Callab
 
     async def one_after_another() -> None:
         for bad in waiting:
+            begun = time.monotonic()
             answer = await send(port, bad)
+            first, _ = found.spans.get(bad.kind, (begun, 0.0))
+            found.spans[bad.kind] = (first, time.monotonic())
             found.inputs[bad.kind] += 1
             found.answers.setdefault(bad.kind, Counter())[str(answer.status)] += 1
             if answer.status == 202:
@@ -189,15 +200,19 @@ async def _cancel(port: int, accepted: Answer) -> None:
 
 
 class Memory:
-    """The most that processes, and what they start, hold above what they held when the block began."""
+    """The most that a process and what it starts hold at one time, above what they held when the block began.
+
+    The kernel knows the peak of the process itself; together with its children it is sampled.
+    """
 
     def __init__(self, pids: list[int]) -> None:
         self._pids = pids
-        self._children = dict.fromkeys(pids, 0)
+        self._together = dict.fromkeys(pids, 0)
         self._rest: dict[int, int] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self.extra_mib = 0.0
+        self.kept_mib = 0.0
 
     def __enter__(self) -> Self:
         for pid in self._pids:
@@ -209,8 +224,13 @@ class Memory:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
-        extra = [kib(pid, "VmHWM") - self._rest[pid] + self._children[pid] for pid in self._pids]
+        extra = [max(self._together[pid], kib(pid, "VmHWM") - self._rest[pid]) for pid in self._pids]
         self.extra_mib = round(max(extra, default=0) / 1024, 1)
+
+    def look_again(self) -> None:
+        """Note what is still held above rest."""
+        kept = [kib(pid, "VmRSS") - self._rest[pid] for pid in self._pids]
+        self.kept_mib = round(max(kept, default=0) / 1024, 1)
 
     def _sample(self) -> None:
         while not self._done.wait(_SAMPLE_S):
@@ -219,8 +239,8 @@ class Memory:
                 # until it runs a program of its own, a child is in the memory of its parent
                 own = command_line(pid)
                 children = [child for child in members(pid, stats) - {pid} if command_line(child) != own]
-                held = sum(kib(child, "VmRSS") for child in children)
-                self._children[pid] = max(self._children[pid], held)
+                held = kib(pid, "VmRSS") - self._rest[pid] + sum(kib(child, "VmRSS") for child in children)
+                self._together[pid] = max(self._together[pid], held)
 
 
 def kib(pid: int, name: str) -> int:
@@ -315,6 +335,7 @@ def _honest_use(stage: Stage, found: Abuse, begun: float) -> None:
     asked = stage.client.between(begun, end)
     found.requests, found.requests_failed = len(asked), sum(request.why is not None for request in asked)
     found.abused_ms = slowest(stage, begun, end)
+    found.by_kind_ms = {kind: slowest(stage, *span) for kind, span in found.spans.items()}
     if found.requests_failed:
         found.problems.append(f"the first: {next(request.why for request in asked if request.why)}")
     needles = stage.pictures.mark.needles
@@ -333,7 +354,9 @@ def as_record(found: Abuse) -> dict[str, Any]:
         "unanswered": found.unanswered,
         "usual_p99_ms": found.usual_ms,
         "abused_p99_ms": found.abused_ms,
+        "abused_p99_ms_by_kind": found.by_kind_ms,
         "left_in_hand": found.left_in_hand,
+        "kept_mib": found.kept_mib,
         "seconds": found.seconds,
         "problems": found.problems,
     }

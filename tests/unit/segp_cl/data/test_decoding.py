@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import tracemalloc
 import warnings
 import zlib
@@ -15,6 +16,7 @@ from PIL import Image, ImageOps
 
 from segp_cl.data.decoding import decode_image
 from segp_cl.errors import ImageDecodeError
+from segp_cl.runtime.process import resident_bytes
 from tests.unit.segp_cl.data.pictures import encode, photo
 
 
@@ -241,3 +243,19 @@ def test_many_threads_decode_to_the_same_pixels() -> None:
     with ThreadPoolExecutor(8) as pool:
         decoded = list(pool.map(lambda index: np.asarray(decode_image(data[index % 4])), range(64)))
     assert all(np.array_equal(image, np.asarray(photo(seed=index % 4))) for index, image in enumerate(decoded))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_memory_of_a_large_image_is_given_back_with_it() -> None:
+    def blank(width: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (width, 4000)).save(file, "PNG", compress_level=1)
+        return file.getvalue()
+
+    large, small = blank(5000), blank(10)  # 76 MiB
+    with ThreadPoolExecutor(1) as pool:  # threads have heaps of their own, which the C library keeps
+        pool.submit(decode_image, small).result()
+        before = resident_bytes()
+        for _ in range(3):
+            pool.submit(lambda: decode_image(large).close()).result()
+        assert resident_bytes() - before < 40 << 20
