@@ -24,7 +24,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # In one piece, a large image is memory of its own: the system zeroes it page by page where it is written, instead of
 # Pillow all at once while every thread waits, and has it back as soon as the image is gone.
-Image.core.set_block_size(1 << 30)
+Image.core.set_block_size(1 << 30)  # type: ignore[attr-defined]
 
 MAX_IMAGE_PIXELS = 250_000_000
 _EXACT_BYTES = 192 * MIB

@@ -18,20 +18,23 @@ _MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES: Final = 1 << 30
 
 
-def set_up_process() -> None:
+def set_up_process(*, own_from_bytes: int = _KEPT_BYTES) -> None:
     """Let waiting threads sleep, and keep freed memory for the next pass or step.
 
     Waiting: server and worker may need the same cores. Memory: glibc would return a pass's activations to the kernel
     when they are freed, and the kernel would zero and map them again, page by page, for the next pass. With another C
     library, or if an operator has set GLIBC_TUNABLES, memory settings do not change.
+
+    Args:
+        own_from_bytes: blocks of this size and more are not kept: such as no pass needs, but a large image does.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
         return
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        for threshold in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-            mallopt(threshold, _KEPT_BYTES)
+        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_MMAP_THRESHOLD, own_from_bytes)
 
 
 def set_up_environment(base: Mapping[str, str]) -> dict[str, str]:
