@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -235,7 +236,7 @@ def _loaded(plan: Plan) -> Iterator[tuple[Croppable, int]]:
         if plan.reduced > 1 and header.open_large is not None:
             yield header.open_large(header.data), header.orientation or 1
             return
-        with header.open(header.data) as image:
+        with header.open(header.data) as image, _freed_if_it_fails(image):
             size = getattr(image, "_tile_size", image.size)
             if size[0] * size[1] > header.pixels:
                 raise ImageDecodeError(f"{size[0]} x {size[1]} pixels, where its header has {header.size}")
@@ -247,6 +248,17 @@ def _loaded(plan: Plan) -> Iterator[tuple[Croppable, int]]:
     except Exception as error:  # Pillow's plugins raise a dozen types on hostile bytes; all mean the same here
         why = error or type(error).__name__
         raise ImageDecodeError(f"the {header.format} image is truncated or damaged: {why}") from error
+
+
+@contextmanager
+def _freed_if_it_fails(image: Image.Image) -> Iterator[None]:
+    """Free the pixels if the block fails: an error keeps its frames, and these the image, until garbage is collected."""
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        image.close()
+        raise
 
 
 def _strips(image: Croppable, convert: Convert, reduced: int) -> Iterator[tuple[int, Image.Image]]:

@@ -86,7 +86,7 @@ def _take(path: Path, spool: Spool) -> tuple[str, str]:
 
 
 def _main(upload: Path) -> None:
-    set_up_process()
+    set_up_process(own_from_bytes=32 << 20)
     with tempfile.TemporaryDirectory() as folder:
         spool = Spool(Path(folder) / "spool")
         nothing = Path(folder) / "nothing"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import os
 import struct
 import sys
 import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -259,3 +262,19 @@ def test_the_memory_of_a_large_image_is_given_back_with_it() -> None:
         for _ in range(3):
             pool.submit(lambda: decode_image(large).close()).result()
         assert resident_bytes() - before < 40 << 20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_an_image_that_fails_is_freed_before_garbage_is_collected() -> None:
+    def mapped() -> int:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+    refuse_quietly(png_header_only(8, 8), "truncated or damaged")
+    before = mapped()
+    gc.disable()
+    try:
+        for _ in range(2):
+            refuse_quietly(png_header_only(6500, 6500), "truncated or damaged")
+        assert mapped() - before < 100 << 20
+    finally:
+        gc.enable()
