@@ -14,11 +14,11 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from app.listening import inherited_sockets, shared_socket
-from app.settings import MIB, Settings
+from app.settings import Settings
 from exchange.heartbeat import Heartbeat
 from exchange.settings import why_refused
 from keepsight.keys import KeyFile, KeyFileError
-from segp_cl.runtime.process import set_aside_what_lives_on, set_up_process
+from segp_cl.runtime.process import set_aside_what_lives_on, set_up_server
 
 REFUSED = 2
 _OURS = ("app", "model_store", "segp_cl", "keepsight", "uvicorn")
@@ -74,7 +74,7 @@ def log_config(level: str) -> dict[str, object]:
 
 
 def _serve(settings: Settings) -> int:
-    set_up_process(own_from_bytes=32 * MIB)
+    set_up_server()
     # imported late: PyTorch takes seconds to import, and the refusals above should appear at once
     from prometheus_client import start_http_server
 

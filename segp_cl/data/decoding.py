@@ -252,7 +252,7 @@ def _loaded(plan: Plan) -> Iterator[tuple[Croppable, int]]:
 
 @contextmanager
 def _freed_if_it_fails(image: Image.Image) -> Iterator[None]:
-    """Free the pixels if the block fails: an error keeps its frames, and these the image, until garbage is collected."""
+    """Free the pixels if the block fails: the error keeps its frames, and these the image, until a collection."""
     try:
         yield
     except BaseException as error:

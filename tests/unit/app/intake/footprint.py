@@ -20,7 +20,7 @@ from app.settings import Settings
 from exchange.contracts import new_job_id
 from exchange.spool import Spool
 from segp_cl.errors import KeepsightError
-from segp_cl.runtime.process import give_memory_back, set_up_process
+from segp_cl.runtime.process import give_memory_back, set_up_server
 
 ROOT = Path(__file__).parents[4]
 MIB = 1024 * 1024
@@ -86,7 +86,7 @@ def _take(path: Path, spool: Spool) -> tuple[str, str]:
 
 
 def _main(upload: Path) -> None:
-    set_up_process(own_from_bytes=32 << 20)
+    set_up_server()
     with tempfile.TemporaryDirectory() as folder:
         spool = Spool(Path(folder) / "spool")
         nothing = Path(folder) / "nothing"

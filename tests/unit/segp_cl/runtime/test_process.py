@@ -13,9 +13,8 @@ from segp_cl.runtime.process import set_up_environment, set_up_process
 
 REPEATED = """
 import resource, sys
-from segp_cl.runtime.process import set_up_process
-if sys.argv[1] == "prepared":
-    set_up_process()
+from segp_cl.runtime.process import set_up_process, set_up_server
+{"plain": lambda: None, "prepared": set_up_process, "server": set_up_server}[sys.argv[1]]()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):
@@ -40,6 +39,33 @@ def test_freed_memory_is_used_again_and_not_mapped_anew() -> None:
     plain, prepared = faults("plain"), faults("prepared")
     assert plain >= 5 * 24  # as many if it maps pages of 2 MiB
     assert prepared < plain / 10
+
+
+HEAPS = """
+import ctypes, threading
+from segp_cl.runtime.process import set_up_server
+set_up_server()
+together = threading.Barrier(6)
+def work():
+    block = ctypes.CDLL(None).malloc(100)
+    together.wait()
+threads = [threading.Thread(target=work) for _ in range(6)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+library = ctypes.CDLL(None)
+library.fdopen.restype = ctypes.c_void_p
+out = ctypes.c_void_p(library.fdopen(1, b"w"))
+library.malloc_info(0, out)
+library.fflush(out)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc's malloc")
+def test_a_server_keeps_no_large_blocks_and_two_heaps() -> None:
+    assert faults("server") > 10 * faults("prepared")
+    own = {name: value for name, value in os.environ.items() if name not in ("GLIBC_TUNABLES", "MALLOC_ARENA_MAX")}
+    told = subprocess.run([sys.executable, "-c", HEAPS], env=own, capture_output=True, text=True, check=True).stdout
+    assert told.count("<heap nr=") == 2
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc's malloc")
