@@ -19,7 +19,7 @@ _ARENA_MAX: Final = -8
 _KEPT_BYTES: Final = 1 << 30
 _OWN_BYTES: Final = 32 << 20
 _HEAPS: Final = 2
-_SWITCH_S: Final = 0.0005
+_SWITCH_S: Final = 0.001
 
 
 def set_up_process(*, own_from_bytes: int = _KEPT_BYTES) -> None:
@@ -60,7 +60,7 @@ def set_up_server() -> None:
     """As `set_up_process`, for many threads that work on small things, and large images that come now and then.
 
     Blocks of 32 MiB, such as no pass of a batch needs, are not kept. Two heaps for all threads keep less than one for
-    each. Threads that compute in Python give way after half a millisecond instead of five: answers wait for them.
+    each. Threads that compute in Python give way after one millisecond instead of five: answers wait for them.
     """
     set_up_process(own_from_bytes=_OWN_BYTES)
     sys.setswitchinterval(_SWITCH_S)
