@@ -48,6 +48,7 @@ class Abuse:
         unanswered: Whole requests without an answer.
         requests: What the steady client asked meanwhile, and how many of these failed.
         usual_ms, abused_ms: Its 99th percentile before and meanwhile.
+        crowded_ms: The same beside as many honest clients.
         by_kind_ms: The same while the inputs of a kind were sent.
         peak_extra_mib: What a server and its children held above rest at one time, the server with the most.
         kept_mib: What a server still holds above rest afterwards.
@@ -67,6 +68,7 @@ class Abuse:
     requests_failed: int = 0
     usual_ms: float | None = None
     abused_ms: float | None = None
+    crowded_ms: float | None = None
     by_kind_ms: dict[str, float | None] = field(default_factory=dict)
     peak_extra_mib: float = 0.0
     kept_mib: float = 0.0
@@ -87,6 +89,7 @@ def abuse(stage: Stage, inputs: Iterable[Bad], *, tell: Callable[[int], None] = 
     time.sleep(QUIET_S)
     now = time.monotonic()
     found.usual_ms = slowest(stage, now - QUIET_S, now)
+    found.crowded_ms = beside_honest_ones(stage)
     before = service.metrics()
     begun = time.monotonic()
     with Memory(service.pids("server")) as memory:
@@ -103,6 +106,21 @@ def warm(stage: Stage) -> None:
     """Use the service as it is meant to be used, so that rest is that of one that has worked."""
     for _ in range(6):
         stage.service.ask("POST", "/v1/classify", *_honest(stage, 64))
+
+
+def beside_honest_ones(stage: Stage) -> float | None:
+    """The steady client's 99th percentile beside as many clients as send bad inputs, each with one sound image."""
+    begun = time.monotonic()
+
+    async def one_after_another() -> None:
+        while time.monotonic() < begun + QUIET_S:
+            await send(stage.service.port, Bad("image", "none", classify(stage.pictures.png())))
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*(one_after_another() for _ in range(AT_ONCE)))
+
+    asyncio.run(all_at_once())
+    return slowest(stage, begun, time.monotonic())
 
 
 def slowest(stage: Stage, begin: float, end: float) -> float | None:
@@ -354,6 +372,7 @@ def as_record(found: Abuse) -> dict[str, Any]:
         "unanswered": found.unanswered,
         "usual_p99_ms": found.usual_ms,
         "abused_p99_ms": found.abused_ms,
+        "crowded_p99_ms": found.crowded_ms,
         "abused_p99_ms_by_kind": found.by_kind_ms,
         "left_in_hand": found.left_in_hand,
         "kept_mib": found.kept_mib,

@@ -153,6 +153,10 @@ def _told(entry: Mapping[str, Any]) -> str:
     return f"- {entry['fault']}: {problems}"
 
 
+def _by_kind(kinds: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{kind} {number(value)}" for kind, value in kinds.items())
+
+
 def _abuse(abuse: Mapping[str, Any]) -> list[str]:
     rows = [
         (kind, number(abuse["inputs"][kind]), ", ".join(f"{status}: {count}" for status, count in counts.items()))
@@ -163,8 +167,10 @@ def _abuse(abuse: Mapping[str, Any]) -> list[str]:
         "How they were answered, by status. 0: the connection was closed without an answer, or the input was no whole "
         "request and the server waited for the rest.",
         table(("kind", "inputs", "answers"), rows),
-        f"The steady client's 99th percentile was {number(abuse['usual_p99_ms'])} ms before and "
-        f"{number(abuse['abused_p99_ms'])} ms meanwhile.",
+        f"The steady client's 99th percentile was {number(abuse['usual_p99_ms'])} ms alone, "
+        f"{number(abuse['crowded_p99_ms'])} ms beside as many honest clients as then sent bad inputs, and "
+        f"{number(abuse['abused_p99_ms'])} ms beside these: {_by_kind(abuse['abused_p99_ms_by_kind'])}. Afterwards a "
+        f"server held {number(abuse['kept_mib'])} MiB more than before.",
     ]
     told = [*abuse["problems"], *abuse["harm"]]
     return (
