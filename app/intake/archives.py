@@ -24,7 +24,6 @@ from app.intake.tar_entries import TarEntry, tar_entries
 from exchange.contracts import PassedOver
 
 _DIRECTORY_BYTES_PER_MEMBER = 256
-_MAX_DEPTH = 16
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ENCRYPTED, _UTF8 = 0x1, 0x800
 _ZIP_ERRORS = (zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, NotImplementedError, *unpack.ERRORS)
@@ -97,7 +96,6 @@ class ZipSource(_LaidOut):
                 raise ArchiveError(f"the entry {shown(info.orig_filename)!r} is encrypted")
             if info.volume not in (0, 0xFFFF):
                 raise ArchiveError("the upload is one part of a split zip archive; join the parts first")
-            _check_depth(info.orig_filename)
         self._check_apart()
         _check_budget(sum(info.file_size for info in self._infos), archive_bytes, limits)
         self._names = decode_names([zip_name(info) for info in self._infos], encoding)
@@ -221,7 +219,6 @@ class TarSource(_LaidOut):
             _check_members(len(entries) + 1, limits)
             _check_budget(unpacked, archive_bytes, limits)
             _check_directory(name_chars, limits)
-            _check_depth(info.name)
             names.append(tar_name(info.name, is_utf8=info.name_is_utf8))
             entries.append((info.size, info.is_folder))
         self._names = decode_names(names, encoding)
@@ -324,12 +321,6 @@ def _check_directory(size: int, limits: IntakeLimits) -> None:
     most = _most_directory_bytes(limits)
     if size > most:
         raise ArchiveTooLargeError(f"the archive's directory has {size} bytes; at most {most} are allowed")
-
-
-def _check_depth(path: str) -> None:
-    depth = path.count("/") + path.count("\\")
-    if depth > _MAX_DEPTH:
-        raise ArchiveError(f"the entry {shown(path)!r} is {depth} folders deep; at most {_MAX_DEPTH} are read")
 
 
 def _too_large(size: int | str, limits: IntakeLimits) -> str:

@@ -18,7 +18,7 @@ from exchange.contracts import PassedOver
 
 _DRIVE = re.compile(r"^[A-Za-z]:")
 MAX_SHOWN = 200
-MAX_FOLDERS = 20
+MAX_FOLDERS = 16
 MAX_LISTED = 1000
 _FREE_FOLDER_NAMES = 1000
 _NO_CLASS = "not in a class folder; expected one folder per class"
@@ -74,7 +74,7 @@ def parts_of(path: str) -> Parts:
     """Split a path at slashes and backslashes.
 
     Raises:
-        ArchiveError: the path is absolute, climbs out with `..`, holds a NUL, or is deeper than 20 folders. Ordinary
+        ArchiveError: the path is absolute, climbs out with `..`, holds a NUL, or is deeper than 16 folders. Ordinary
             archives have no such entries, so the whole archive is refused.
     """
     if "\0" in path:

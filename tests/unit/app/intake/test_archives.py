@@ -300,7 +300,7 @@ def test_more_directory_records_than_entries_allowed_are_refused_before_they_are
 
 
 def test_paths_of_endless_depth_are_refused(make: Make, limits: IntakeLimits) -> None:
-    with pytest.raises(ArchiveError, match="17 folders deep; at most 16"):
+    with pytest.raises(ArchiveError, match="in 17 folders; at most 16"):
         read(make({**MEMBERS, "a/" * 17 + "x.png": b"x"}), limits)
 
 
