@@ -226,7 +226,7 @@ def test_a_mover_that_lost_its_turn_moves_nothing(
 ) -> None:
     real = rollout._until_ready
 
-    def slowly(*arguments: object) -> tuple[str, ...]:
+    def slowly(*arguments: object) -> tuple[str, ...] | None:
         members = real(*arguments)  # type: ignore[arg-type]
         roster._redis.delete(roster._turn)
         assert roster.begin(OLD, hold_s=10) is not None
