@@ -22,7 +22,7 @@ AT_ONCE = 8
 FILES_SPARED = 24
 """Files that connections leave to what answers them; more than `AT_ONCE`."""
 REST_S = 0.1
-"""Seconds until the next try when the process may open no more files."""
+"""Seconds until the next try when the process may open no more files, or the network is in trouble."""
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -88,11 +88,10 @@ class Acceptor:
                 accepted, _ = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
+            except OSError as error:  # also what befell the network, which the next connection may be spared
                 logger.debug("cannot accept: %s", error)
-                self._crowd.make_room()
+                if error.errno in _EXHAUSTED:
+                    self._crowd.make_room()
                 self._rest()
                 return
             beginning = self._loop.create_task(self._begin(accepted))
