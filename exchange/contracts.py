@@ -135,6 +135,7 @@ class UpdateJob(_Contract):
     """One task to be learned. Its images lie in the spool's folder `<job_id>/`, whose index labels each with a class.
 
     `config` holds overrides of `LearnerConfig`; an unknown name or a value out of range is a validation error.
+    `submitted_on` was CURRENT when the upload was accepted (None: not known), so the store is not to be begun anew.
     """
 
     job_id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -146,6 +147,7 @@ class UpdateJob(_Contract):
     seed: int = Field(0, ge=0, lt=2**63)
     submitted_at: AwareDatetime
     submitted_by: str = "anonymous"
+    submitted_on: str | None = None
 
     @model_validator(mode="after")
     def _config_is_valid(self) -> Self:

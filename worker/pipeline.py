@@ -15,6 +15,7 @@ import torch
 from exchange.contracts import Evaluation, UpdateJob, UpdateOutcome
 from exchange.spool import Spool, SpoolError, SpoolIndex
 from model_store.first_version import make_first_version
+from model_store.reader import StoreReader
 from model_store.store import Store
 from model_store.types import (
     DatasetRecord,
@@ -22,6 +23,7 @@ from model_store.types import (
     PreprocessingRecord,
     Provenance,
     StoreBusyError,
+    StoreError,
     VersionId,
 )
 from segp_cl.data.held_out import Split, hold_out, named_by
@@ -42,6 +44,7 @@ from worker.settings import WorkerSettings
 logger = logging.getLogger(__name__)
 
 _LOCK_POLL_S: Final = 0.5
+_STORE_POLL_S: Final = 2.0
 
 
 class NotPublishedError(KeepsightError):
@@ -71,6 +74,8 @@ def run_update(
         NotPublishedError: `resume_only`, and the job has published nothing.
         KeepsightError: the task cannot be learned or published; the message says why. CURRENT did not move.
     """
+    if job.submitted_on is not None:
+        _wait_for_store(settings.store, on_progress)
     store = Store(settings.store)
     if store.current() is None:
         _begin(store, settings, on_progress)
@@ -82,6 +87,21 @@ def run_update(
         if resume_only:
             raise NotPublishedError("no earlier attempt of this job has published a version")
         return _Update(store, job, settings, on_progress, before_publish).run()
+
+
+def _wait_for_store(root: Path, on_progress: OnProgress) -> None:
+    """Wait while a store that had versions has none: its disk is not mounted. A new one would swallow what is learned.
+
+    The longest duration of a job bounds this.
+    """
+    while True:
+        try:
+            StoreReader(root).identity()
+            return
+        except StoreError as error:
+            logger.warning("waiting for the store: %s", error)
+        on_progress(Progress("waiting", 0, 0))
+        time.sleep(_STORE_POLL_S)
 
 
 def _begin(store: Store, settings: WorkerSettings, on_progress: OnProgress) -> None:

@@ -24,6 +24,7 @@ from exchange.notes import Note, accept, find
 from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool
 from model_store.store import Store
+from model_store.types import DamagedPointerError, VersionId
 from segp_cl.config import LearnerConfig
 from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
 
@@ -103,6 +104,7 @@ class Submissions:
             IdempotencyMismatchError: the key was used for a different request.
             IdempotencyInProgressError: the first request with the key did not finish.
             BrokerUnavailableError: Redis is gone; the job does not exist.
+            StoreError: CURRENT cannot be read.
             SpoolFullError, SpoolUnusableError: it cannot be written.
         """
         self._jobs.ping()  # fail before minutes of decoding
@@ -125,7 +127,7 @@ class Submissions:
                     encoding=form.encoding,
                     check=check,
                 )
-            record = _record(job_id, form, taken, submitted_by)
+            record = _record(job_id, form, taken, submitted_by, submitted_on=self._current())
             check()  # from here on there is a job, and it is kept
             if idempotency_key:
                 entry = self._jobs.remember(idempotency_key, job_id, fingerprint=fingerprint)
@@ -158,9 +160,14 @@ class Submissions:
             raise
 
     def _check_known(self, names: Sequence[str], *, extend: bool) -> None:
-        current = self._store.current()
-        known = [] if current is None else [c.name for c in self._store.manifest(current).classes]
+        known = [c.name for c in self._store.manifest(self._current()).classes]
         check_against_known(names, known, extend=extend)
+
+    def _current(self) -> VersionId:
+        current = self._store.current()
+        if current is None:  # there is one from the start
+            raise DamagedPointerError(f"{self._store.root} has no CURRENT, so there is nothing to teach")
+        return current
 
     def _earlier(self, key: str, fingerprint: str) -> JobRecord | None:
         """Return the job that an earlier request with this key created, or None."""
@@ -189,7 +196,7 @@ class Submissions:
         return Submitted(earlier, replayed=True)
 
 
-def _record(job_id: str, form: TaskForm, taken: Taken, submitted_by: str) -> JobRecord:
+def _record(job_id: str, form: TaskForm, taken: Taken, submitted_by: str, *, submitted_on: VersionId) -> JobRecord:
     now = utc_now()
     classes = tuple(
         JobClass(name=name, prompt=as_prompt(form.template, name), images=images) for name, images in taken.classes
@@ -204,6 +211,7 @@ def _record(job_id: str, form: TaskForm, taken: Taken, submitted_by: str) -> Job
         seed=form.seed,
         submitted_at=now,
         submitted_by=submitted_by,
+        submitted_on=submitted_on,
     )
     return JobRecord(job=job, validation=taken.report, created_at=now)
 

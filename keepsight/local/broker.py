@@ -10,6 +10,7 @@ again from its memory.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import signal
@@ -247,7 +248,7 @@ def _mend(data: Path, address: Path) -> str:
             shutil.rmtree(fresh, ignore_errors=True)
             if not _loads(fresh, address):
                 raise CannotStartError("the server does not start, not even without its data; its last lines say why")
-        aside = data / f"damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+        aside = _unused(data / f"damaged-{time.strftime('%Y%m%d-%H%M%S')}")
         private_folder(aside)
         for path in data.iterdir():
             if path not in (fresh, aside) and not path.name.startswith("damaged-"):
@@ -257,6 +258,11 @@ def _mend(data: Path, address: Path) -> str:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return f"{kept}, and the damaged data is in {aside}"
+
+
+def _unused(folder: Path) -> Path:
+    names = itertools.chain([folder], (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if not name.exists())
 
 
 def _repaired(data: Path, fresh: Path, address: Path) -> bool:

@@ -26,6 +26,9 @@ def own_redis(redis_url: str) -> Iterator[str]:
     with redis.Redis.from_url(url) as client:
         client.flushdb()
         yield url
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):  # sends the message of a job that was put back
+                thread.join(5)
         client.flushdb()
 
 

@@ -92,6 +92,29 @@ def update(job: UpdateJob, settings: WorkerSettings, **hooks: Callable[..., None
     return run_update(job, settings, **{"on_progress": lambda _: None, **hooks})  # type: ignore[arg-type]
 
 
+def test_an_update_waits_for_a_store_that_is_gone_and_begins_no_other(
+    settings: WorkerSettings, store: Store, first: VersionId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.pipeline._STORE_POLL_S", 0.01)
+    job = spooled(settings, PETS, strategy="prototypes").model_copy(update={"submitted_on": first})
+    away = settings.store.with_name("away")
+    settings.store.rename(away)
+    waited = 0
+
+    def follow(progress: Progress) -> None:
+        nonlocal waited
+        if away.exists():
+            assert progress.phase == "waiting"
+            assert not settings.store.exists()
+            waited += 1
+            if waited == 3:
+                away.rename(settings.store)
+
+    outcome = update(job, settings, on_progress=follow)
+    assert waited == 3
+    assert store.manifest(outcome.version_id).parent == first
+
+
 def test_an_update_publishes_promotes_and_reports(settings: WorkerSettings, store: Store, first: VersionId) -> None:
     job = spooled(settings, PETS, strategy="prototypes")
     seen: list[Progress] = []

@@ -58,12 +58,16 @@ def _peak_of_children() -> Iterator[Callable[[], int]]:
     peaks: dict[str, int] = {}
     done = threading.Event()
 
+    own = Path("/proc/self/cmdline").read_bytes()
+
     def look() -> None:
         while not done.is_set():
             for task in Path("/proc/self/task").iterdir():
                 with contextlib.suppress(OSError, ValueError):
                     for child in (task / "children").read_text().split():
-                        peaks[child] = max(peaks.get(child, 0), _kib("VmHWM", child))
+                        # until it runs a program of its own, it is in the memory of this process
+                        if Path("/proc", child, "cmdline").read_bytes() != own:
+                            peaks[child] = max(peaks.get(child, 0), _kib("VmHWM", child))
             time.sleep(0.003)
 
     watcher = threading.Thread(target=look)
