@@ -17,6 +17,7 @@ from benchmarks.faults.stage import Stage
 ROLES: Final = ("broker", "worker", "server")
 _BEFORE_S: Final = 120.0
 _PHASE_S: Final = 150.0
+_FOLLOW_S: Final = 10.0
 
 
 class NotWholeError(RuntimeError):
@@ -153,7 +154,10 @@ class Trial:
             if answer.status != 200:
                 self.outcome.problems.append(f"promoting what was learned was answered {answer}")
                 return
-        if missing := classes - set(self._stage.classes()):
+        try:  # a version that became CURRENT without the broker is loaded by each server for itself
+            self._service.wait(lambda: classes <= set(self._stage.classes()), "classes", timeout_s=_FOLLOW_S)
+        except ServiceError:
+            missing = classes - set(self._stage.classes())
             self.outcome.problems.append(f"classes that were learned do not answer: {', '.join(sorted(missing))}")
 
     def _roll_back(self) -> None:
