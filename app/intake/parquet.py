@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, Final
 
 from app.errors import ArchiveError, ArchiveTooLargeError
 from app.intake.limits import IntakeLimits, Meter, always_wanted
 from app.intake.source import Item
 from exchange.contracts import PassedOver
+from segp_cl.runtime.process import yield_to_others
 
 COMMAND: Final = (sys.executable, "-P", "-m", "app.intake.parquet_child")
 """A new interpreter, not a fork of one with threads. -P: a folder `app` in the working directory is somebody else's."""
@@ -29,6 +31,10 @@ _LOOK_S: Final = 0.25
 _LINE_SLACK: Final = 1024
 _JSON_CHAR_BYTES: Final = 12  # an escaped pair of surrogates
 _turn = threading.Lock()  # one such process at a time, for all uploads: their memory would add up
+# Every thread waits until a new process runs its program, so it must not be begun at the low priority of those that
+# check uploads. A thread has the priority of the one that starts it: this one is started with the module.
+_spawner = ThreadPoolExecutor(1, thread_name_prefix="spawn")
+_spawner.submit(int)
 
 
 class ParquetSource:
@@ -104,7 +110,7 @@ class _Reader:
         while not _turn.acquire(timeout=_LOOK_S):
             check()
         try:
-            self._process = self._start(descriptor, allowed)
+            self._process = _spawner.submit(_start, descriptor, allowed).result()
         except BaseException:
             _turn.release()
             raise
@@ -119,16 +125,6 @@ class _Reader:
         except BaseException:
             self.close()
             raise
-
-    def _start(self, descriptor: int, allowed: Mapping[str, int]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*COMMAND, str(descriptor), json.dumps(allowed)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # a library that aborts says so there; names of the upload could be in it
-            pass_fds=[descriptor],
-            env=_environment(),
-        )
 
     def message(self, most: int) -> dict[str, Any]:
         """Return the next line.
@@ -178,6 +174,19 @@ class _Reader:
             raise ArchiveError(f"the parquet file is damaged, or {_NEEDS}")
         else:  # nothing of the file has been read yet: the fault is ours
             raise RuntimeError(f"the process that reads parquet files ended with status {self._process.wait()}")
+
+
+def _start(descriptor: int, allowed: Mapping[str, int]) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [*COMMAND, str(descriptor), json.dumps(allowed)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # a library that aborts says so there; names of the upload could be in it
+        pass_fds=[descriptor],
+        env=_environment(),
+    )
+    yield_to_others(process.pid)
+    return process
 
 
 def _environment() -> dict[str, str]:

@@ -70,10 +70,13 @@ def set_up_server() -> None:
         ctypes.CDLL(None).mallopt(_ARENA_MAX, _HEAPS)
 
 
-def yield_to_others() -> None:
-    """Lower the calling thread's priority for good, so that answers go before its work; nothing where it cannot."""
+def yield_to_others(pid: int | None = None) -> None:
+    """Lower the priority of a process, by default of the calling thread, for good; nothing where it cannot.
+
+    Answers then go before its work. What it starts from then on has the lower priority too.
+    """
     with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id() if pid is None else pid, 10)
 
 
 def give_memory_back() -> None:

@@ -3,7 +3,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +16,9 @@ import pytest
 
 from app.errors import ArchiveError, ArchiveTooLargeError
 from app.intake.limits import IntakeLimits
-from app.intake.parquet import ParquetSource
+from app.intake.parquet import ParquetSource, _spawner
 from app.intake.source import Item
+from segp_cl.runtime.process import yield_to_others
 
 
 @dataclass
@@ -115,3 +119,19 @@ def test_tables_over_the_limits_are_refused(limits: IntakeLimits, changed: dict[
     data = table([bytes(range(200)), bytes(range(1, 201))], ["x", "y"])
     with pytest.raises(ArchiveTooLargeError):
         source(data, replace(limits, **changed))
+
+
+def test_its_process_is_begun_at_the_priority_of_the_server_and_then_yields(limits: IntakeLimits) -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def open_one() -> tuple[int, int]:
+        data = table([b"a"], ["cat"])
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            with contextlib.closing(ParquetSource(file, len(data), limits)) as opened:
+                return priority(), os.getpriority(os.PRIO_PROCESS, opened._reader._process.pid)
+
+    with ThreadPoolExecutor(1, initializer=yield_to_others) as pool:
+        assert pool.submit(open_one).result() == (10, 10)
+    assert _spawner.submit(priority).result() == priority()
