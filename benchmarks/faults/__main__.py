@@ -14,11 +14,12 @@ from rich.progress import Progress
 from benchmarks.common.models import write_small_vit
 from benchmarks.common.options import ONLY, Out, Quick
 from benchmarks.common.progress import quiet_bar
+from benchmarks.common.record import load_json
 from benchmarks.faults.abuse import Abuse, abuse
 from benchmarks.faults.fault import Fault
 from benchmarks.faults.inputs import COUNTS, QUICK, bad_inputs
 from benchmarks.faults.kinds import FAULTS
-from benchmarks.faults.record import AIMS, met, record, save
+from benchmarks.faults.record import AIMS, SUMMARY, added_to, met, record, save
 from benchmarks.faults.runner import stage, try_all
 from benchmarks.faults.service import ServiceError
 from benchmarks.faults.trial import Outcome
@@ -61,14 +62,11 @@ def main(
         with quiet_bar(console) as bar:
             abused = _inputs(counts, folder, spec, seed, bar) if counts else None
             outcomes = _faults(chosen, folder, spec, seed, bar, console)
-    kept = record(
-        outcomes,
-        abused,
-        quick=quick or only is not None,
-        seed=seed,
-        model=model or "small ViT",
-        untried=[fault.name for fault in chosen[len(outcomes) :]],
-    )
+    untried, whole = [fault.name for fault in chosen[len(outcomes) :]], only is None
+    if only is not None and (before := load_json(out / SUMMARY)):
+        outcomes, abused = added_to(before, outcomes, abused)
+        untried, whole = [*before["untried"], *untried], not before["quick"]
+    kept = record(outcomes, abused, quick=quick or not whole, seed=seed, model=model or "small ViT", untried=untried)
     save(out, kept)
     _conclude(console, kept, abused)
     if any(outcome.problems for outcome in outcomes) or (abused and abused.problems):

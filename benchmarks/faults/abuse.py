@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -363,19 +363,37 @@ def _honest_use(stage: Stage, found: Abuse, begun: float) -> None:
         found.problems.append(f"bytes of images are left in {', '.join(left[:5])}")
 
 
+_NUMBERS: Final = (
+    *("service_ended", "requests", "requests_failed", "jobs", "jobs_lost", "server_errors", "unanswered"),
+    *("image_bytes_found", "longest_stall_ms", "peak_extra_mib", "kept_mib", "left_in_hand", "seconds"),
+)
+
+
 def as_record(found: Abuse) -> dict[str, Any]:
     """What is kept of it."""
     return {
         "inputs": dict(found.inputs),
         "answers": {kind: dict(sorted(counts.items())) for kind, counts in found.answers.items()},
         "harm": found.harm,
-        "unanswered": found.unanswered,
         "usual_p99_ms": found.usual_ms,
         "abused_p99_ms": found.abused_ms,
         "crowded_p99_ms": found.crowded_ms,
         "abused_p99_ms_by_kind": found.by_kind_ms,
-        "left_in_hand": found.left_in_hand,
-        "kept_mib": found.kept_mib,
-        "seconds": found.seconds,
         "problems": found.problems,
+        **{name: getattr(found, name) for name in _NUMBERS},
     }
+
+
+def of_record(kept: Mapping[str, Any]) -> Abuse:
+    """The same again."""
+    return Abuse(
+        inputs=Counter(kept["inputs"]),
+        answers={kind: Counter(counts) for kind, counts in kept["answers"].items()},
+        harm=list(kept["harm"]),
+        usual_ms=kept["usual_p99_ms"],
+        abused_ms=kept["abused_p99_ms"],
+        crowded_ms=kept["crowded_p99_ms"],
+        by_kind_ms=dict(kept["abused_p99_ms_by_kind"]),
+        problems=list(kept["problems"]),
+        **{name: kept[name] for name in _NUMBERS},
+    )

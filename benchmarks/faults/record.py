@@ -10,7 +10,7 @@ from typing import Any, Final
 from benchmarks.common.machine import machine
 from benchmarks.common.pages import NOTHING, measured_on, number, table
 from benchmarks.common.record import last_components, save_bytes, save_json
-from benchmarks.faults.abuse import Abuse, as_record
+from benchmarks.faults.abuse import Abuse, as_record, of_record
 from benchmarks.faults.trial import Outcome
 
 SUMMARY, PAGE = "summary.json", "README.md"
@@ -79,6 +79,18 @@ def record(
         "by_fault": [_without_places(dataclasses.asdict(outcome)) for outcome in outcomes],
         "abuse": _without_places(as_record(abused)) if abused else None,
     }
+
+
+def added_to(
+    kept: Mapping[str, Any], outcomes: Sequence[Outcome], abused: Abuse | None
+) -> tuple[list[Outcome], Abuse | None]:
+    """What a record holds, with the faults that were tried again in the place of what came of them before."""
+    again = {outcome.fault: outcome for outcome in outcomes}
+    before = [Outcome(**entry) for entry in kept["by_fault"]]
+    merged = [again.pop(outcome.fault, outcome) for outcome in before]
+    if abused is None and kept["abuse"]:
+        abused = of_record(kept["abuse"])
+    return [*merged, *again.values()], abused
 
 
 def _without_places(value: Any) -> Any:

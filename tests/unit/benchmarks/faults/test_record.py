@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.common.record import load_json
 from benchmarks.faults.abuse import Abuse, gauge, longest_stall, server_errors_counted
 from benchmarks.faults.kinds import FAULTS
-from benchmarks.faults.record import AIMS, figures, met, page, record, save
+from benchmarks.faults.record import AIMS, added_to, figures, met, page, record, save
 from benchmarks.faults.trial import Outcome
 
 HELD = Outcome("kill the broker", requests=100, slowest_s=0.1, recovered_s=1.5, jobs=1)
@@ -98,3 +99,13 @@ def test_a_run_that_was_stopped_says_what_it_did_not_try() -> None:
     kept = record([HELD], None, quick=False, seed=0, model="compact", untried=["the disk is full"])
     assert kept["untried"] == ["the disk is full"]
     assert "**Not tried**: the disk is full." in page(kept)
+
+
+def test_a_part_that_is_measured_again_takes_the_place_of_what_came_of_it_before() -> None:
+    kept = record([HELD, BROKEN], ABUSED, quick=False, seed=0, model="compact")
+    assert record(*added_to(kept, [], None), quick=False, seed=0, model="compact") == kept
+    mended = replace(BROKEN, problems=[], requests_failed=0, jobs_lost=0, server_errors=0, service_ended=False)
+    outcomes, abused = added_to(kept, [mended], replace(ABUSED, longest_stall_ms=9.0))
+    again = record(outcomes, abused, quick=False, seed=0, model="compact")
+    assert [entry["fault"] for entry in again["by_fault"]] == ["kill the broker", "fill the disk"]
+    assert (again["requests_failed"], again["longest_stall_ms"], again["service_ended"]) == (2, 9.0, 0)
