@@ -86,7 +86,7 @@ def test_help_needs_neither_the_model_nor_the_network_libraries() -> None:
 
 
 def test_help_takes_little_work() -> None:
-    """In CPU time, so that a busy machine does not matter."""
+    """In CPU time, so that a busy machine matters less; PyTorch alone would take twice the bound."""
 
     def spent() -> float:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -94,7 +94,7 @@ def test_help_takes_little_work() -> None:
 
     before = spent()
     subprocess.run([sys.executable, "-m", "keepsight", "--help"], capture_output=True, check=True)
-    assert spent() - before < 0.5
+    assert spent() - before < 1.5
 
 
 def test_classify_prints_a_table(run_cli: RunCli, service: Any, image: Path) -> None:
