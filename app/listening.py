@@ -1,7 +1,8 @@
-"""The sockets that a server accepts connections from, where it does not bind one for itself alone."""
+"""The sockets that a server accepts connections from: passed on to it, shared with others, or its own."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from typing import Final
@@ -30,6 +31,19 @@ def shared_socket(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind((host, port))
     return bound
+
+
+async def own_sockets(host: str, port: int) -> list[socket.socket]:
+    """Bind a socket to every address of a host, as asyncio's servers do: families that the machine lacks are left out.
+
+    Raises:
+        OSError: the host has no address, or one is taken.
+    """
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+    try:
+        return [socket.socket(fileno=os.dup(made.fileno())) for made in server.sockets]
+    finally:
+        server.close()
 
 
 def _adopted(number: int) -> socket.socket:

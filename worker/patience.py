@@ -12,7 +12,7 @@ from worker.process import Lost
 
 
 class _Stage(Enum):
-    WAITING = "waited for another update of this store"
+    WAITING = "waited for the store, or for another update of it,"
     WORKING = "learned"
     PUBLISHING = "published"
 
@@ -20,8 +20,9 @@ class _Stage(Enum):
 class Patience:
     """Follows what a job's process says, and says when to give it up. Its time starts when it is created.
 
-    Each stage of an attempt may take `max_job_s`: waiting for the lineage, which is no fault of the job; learning; and
-    publishing, which may be safely interrupted and resumed. So only a job that learns too long fails for it.
+    Each stage of an attempt may take `max_job_s`: waiting for the store or for the lineage, which is no fault of the
+    job; learning; and publishing, which may be safely interrupted and resumed. So only a job that learns too long
+    fails for it.
 
     Args:
         max_job_s: longest duration of a stage, in seconds.

@@ -26,30 +26,6 @@ REST_S = 0.1
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-def bound_sockets(host: str, port: int) -> list[socket.socket]:
-    """Bind a socket to each address of a host.
-
-    Raises:
-        OSError: the host has none, or one is taken.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    bound: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            made = socket.socket(family, kind, protocol)
-            bound.append(made)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            made.bind(address)
-            port = port or made.getsockname()[1]
-    except OSError:
-        for made in bound:
-            made.close()
-        raise
-    return bound
-
-
 class Acceptor:
     """Listens on one socket until it is closed.
 

@@ -16,8 +16,9 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
+from app.listening import own_sockets
 from app.settings import Settings
-from app.wire.acceptor import Acceptor, bound_sockets
+from app.wire.acceptor import Acceptor
 from app.wire.crowd import Crowd
 from app.wire.limits import Limits
 from app.wire.protocol import Connection
@@ -77,7 +78,7 @@ class Server(uvicorn.Server):
         self._tell_started()
         config = self.config
         try:
-            listeners = bound_sockets(config.host, config.port) if sockets is None else sockets
+            listeners = await own_sockets(config.host, config.port) if sockets is None else sockets
         except OSError as error:
             logger.error("cannot listen on %s port %d: %s", config.host, config.port, error.strerror or error)
             self.started = False

@@ -65,7 +65,8 @@ def main(
     untried, whole = [fault.name for fault in chosen[len(outcomes) :]], only is None
     if only is not None and (before := load_json(out / SUMMARY)):
         outcomes, abused = added_to(before, outcomes, abused)
-        untried, whole = [*before["untried"], *untried], not before["quick"]
+        tried = {outcome.fault for outcome in outcomes}
+        untried, whole = [name for name in (*before["untried"], *untried) if name not in tried], not before["quick"]
     kept = record(outcomes, abused, quick=quick or not whole, seed=seed, model=model or "small ViT", untried=untried)
     save(out, kept)
     _conclude(console, kept, abused)

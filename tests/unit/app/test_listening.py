@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -9,9 +10,10 @@ import sys
 from contextlib import ExitStack
 
 import pytest
+import uvloop
 
 from app import listening
-from app.listening import inherited_sockets, shared_socket
+from app.listening import inherited_sockets, own_sockets, shared_socket
 from keepsight.local import up
 
 
@@ -46,3 +48,19 @@ def test_without_any_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_address_may_be_bound_twice_where_both_agree() -> None:
     with shared_socket("127.0.0.1", 0) as first, shared_socket(*first.getsockname()) as second:
         assert first.getsockname() == second.getsockname()
+
+
+@pytest.mark.parametrize("policy", [asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy])
+def test_a_server_of_its_own_binds_what_its_host_stands_for(
+    policy: type[asyncio.AbstractEventLoopPolicy],
+) -> None:
+    loop = policy().new_event_loop()
+    with ExitStack() as stack:
+        stack.callback(loop.close)
+        (first,) = [stack.enter_context(each) for each in loop.run_until_complete(own_sockets("127.0.0.1", 0))]
+        first.listen()
+        address = first.getsockname()
+        with socket.create_connection(address):
+            first.accept()[0].close()
+        with pytest.raises(OSError, match="in use"):
+            loop.run_until_complete(own_sockets(*address))

@@ -260,7 +260,7 @@ def test_the_process_ends_when_its_job_was_finished_by_another_worker(
         (
             'while True:\n    step("waiting", 0, 0)\n    time.sleep(0.05)',
             {"max_job_s": 1.0},
-            "waited for another update",
+            "waited for the store, or for another update",
         ),
         (
             'ask()\nwhile True:\n    say("alive")\n    time.sleep(0.05)',

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.wire.acceptor import FILES_SPARED, bound_sockets
+from app.wire.acceptor import FILES_SPARED
 from tests.unit.app.wire.wire import Running
 
 SILENT = 120
@@ -63,19 +63,3 @@ def test_connections_wait_for_a_file(run_with: Callable[..., Running]) -> None:
                 waits.recv(100)
         waits.settimeout(30)
         assert waits.recv(100).startswith(b"HTTP/1.1 200 OK")
-
-
-def test_every_address_of_a_host_is_bound_to_the_same_port() -> None:
-    found = bound_sockets("localhost", 0)
-    try:
-        assert {made.getsockname()[1] for made in found} == {found[0].getsockname()[1]}
-        with pytest.raises(OSError, match="in use"):
-            bound_sockets("127.0.0.1", listening_port(found[0]))
-    finally:
-        for made in found:
-            made.close()
-
-
-def listening_port(bound: socket.socket) -> int:
-    bound.listen()
-    return int(bound.getsockname()[1])

@@ -131,6 +131,9 @@ def test_a_server_that_stops_answers_what_comes_on_open_connections_for_a_moment
             Peer(run.port)
         wait_until(lambda: run.server.crowd.closed)
         assert idle.ends()
+        busy.send(GET)
+        wait_until(lambda: "stopping" in run.ended)
+        assert run.echo.begun == 3, "nothing new is begun"
         run.echo.go.set()
         reply = busy.reply()
         assert (reply.status, reply.headers["connection"]) == (200, "close")

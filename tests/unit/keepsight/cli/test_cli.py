@@ -86,15 +86,18 @@ def test_help_needs_neither_the_model_nor_the_network_libraries() -> None:
 
 
 def test_help_takes_little_work() -> None:
-    """In CPU time, so that a busy machine matters less; PyTorch alone would take twice the bound."""
+    """In CPU time, and the best of three, so that a busy machine does not matter."""
 
     def spent() -> float:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return usage.ru_utime + usage.ru_stime
 
-    before = spent()
-    subprocess.run([sys.executable, "-m", "keepsight", "--help"], capture_output=True, check=True)
-    assert spent() - before < 1.5
+    def once() -> float:
+        before = spent()
+        subprocess.run([sys.executable, "-m", "keepsight", "--help"], capture_output=True, check=True)
+        return spent() - before
+
+    assert min(once() for _ in range(3)) < 0.5
 
 
 def test_classify_prints_a_table(run_cli: RunCli, service: Any, image: Path) -> None:
