@@ -108,7 +108,7 @@ def _faults(chosen: list[Fault], folder: Path, model: str, seed: int, bar: Progr
 def _inputs(counts: dict[str, int], folder: Path, model: str, seed: int, bar: Progress) -> Abuse:
     task = bar.add_task("bad inputs", total=sum(counts.values()))
     with stage(folder, name="inputs", model=model, seed=seed) as made:
-        inputs = bad_inputs(counts, seed=seed, mark=made.pictures.mark)
+        inputs = list(bad_inputs(counts, seed=seed, mark=made.pictures.mark))  # making bombs takes a core for a while
         return abuse(made, inputs, tell=lambda done: bar.update(task, completed=done))
 
 

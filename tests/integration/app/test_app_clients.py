@@ -117,9 +117,12 @@ def test_the_client_teaches_classifies_embeds_and_moves(
 
         accepted = client.teach(io.BytesIO(archive({"cow": 2})), name="more", template="a {}.", seed=3)
         assert accepted["validation"]["accepted"] == 2
-        worker = threading.Timer(0.3, work, (redis_url, accepted["job_id"]))
-        worker.start()
-        seen = [job["state"] for job in client.follow(accepted["job_id"])]
+        worker = threading.Thread(target=work, args=(redis_url, accepted["job_id"]))
+        seen = []
+        for job in client.follow(accepted["job_id"]):
+            if not seen:
+                worker.start()
+            seen.append(job["state"])
         worker.join()
         assert (seen[0], seen[-1]) == ("queued", "succeeded")
         assert client.jobs()[0]["job_id"] == accepted["job_id"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -8,11 +9,14 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
 from app.settings import Settings
 from exchange.contracts import JobError, JobProgress, JobState, UpdateOutcome, utc_now
 from exchange.jobs import Jobs
 from exchange.spool import Spool
+
+WAIT_S = 30.0
 
 
 @pytest.fixture
@@ -37,6 +41,40 @@ def events_of(text: str) -> list[tuple[str, Any]]:
     blocks = [block for block in text.replace("\r\n", "\n").split("\n\n") if "event:" in block]
     lines = [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks]
     return [(line["event"], json.loads(line["data"])) for line in lines]
+
+
+class Wire:
+    """A client whose answers can be read while they are under way."""
+
+    def __init__(self, client: TestClient) -> None:
+        self._sent: queue.Queue[bytes] = queue.Queue()
+        self._heard = ""
+        app = client.app
+
+        async def listening(scope: Scope, receive: Receive, send: Send) -> None:
+            async def tell(message: Message) -> None:
+                self._sent.put(message.get("body", b""))
+                await send(message)
+
+            await app(scope, receive, tell)
+
+        self.client = TestClient(listening, base_url=str(client.base_url))
+        self.client.portal = client.portal
+
+    def get_while(self, url: str, act: Callable[[], None]) -> str:
+        """The whole answer to a request; `act` runs meanwhile."""
+        actor = threading.Thread(target=act)
+        actor.start()
+        text = self.client.get(url).text
+        actor.join()
+        return text
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        """Wait until `text` has been sent so often since this was last called."""
+        deadline = time.monotonic() + WAIT_S
+        while self._heard.count(text) < times:
+            self._heard += self._sent.get(timeout=max(0.0, deadline - time.monotonic())).decode()
+        self._heard = ""
 
 
 def test_a_running_job_shows_its_progress_and_a_finished_one_its_result(
@@ -75,21 +113,18 @@ def test_an_unknown_job_is_not_found(client: TestClient, job: str, path: str) ->
 
 
 def test_events_follow_a_job_to_its_end(client: TestClient, jobs: Jobs, job_id: str) -> None:
+    wire = Wire(client)
+
     def work() -> None:
-        time.sleep(0.2)
+        wire.wait_for('"state":"queued"')
         jobs.claim(job_id, owner="w")
+        wire.wait_for('"state":"running"')
         for step in (1, 2, 3):
-            time.sleep(0.1)
             jobs.save_progress(job_id, progress(step), owner="w")
-        time.sleep(0.1)
+            wire.wait_for(f'"step":{step}')
         jobs.finish(job_id, JobState.CANCELLED)
 
-    worker = threading.Thread(target=work)
-    worker.start()
-    response = client.get(f"/v1/jobs/{job_id}/events")
-    worker.join()
-    assert response.headers["content-type"].startswith("text/event-stream")
-    events = events_of(response.text)
+    events = events_of(wire.get_while(f"/v1/jobs/{job_id}/events", work))
     assert [view["state"] for kind, view in events if kind == "state"] == ["queued", "running", "cancelled"]
     assert [view["progress"]["step"] for kind, view in events if kind == "progress"] == [1, 2, 3]
     assert events[-1][1] == client.get(f"/v1/jobs/{job_id}").json()
@@ -109,9 +144,13 @@ def test_a_quiet_stream_has_heartbeats(
     jobs: Jobs,
     job_id: str,
 ) -> None:
-    quiet = serve(configure(events_heartbeat_s=0.1))
-    threading.Timer(0.6, lambda: jobs.finish(job_id, JobState.CANCELLED)).start()
-    assert quiet.get(f"/v1/jobs/{job_id}/events").text.count(": ping") >= 2
+    wire = Wire(serve(configure(events_heartbeat_s=0.1)))
+
+    def end_after_two() -> None:
+        wire.wait_for(": ping", times=2)
+        jobs.finish(job_id, JobState.CANCELLED)
+
+    assert wire.get_while(f"/v1/jobs/{job_id}/events", end_after_two).count(": ping") >= 2
 
 
 def test_cancelling_a_queued_job_ends_it_and_purges_its_images(
