@@ -25,10 +25,13 @@ from model_store.types import (
     VersionId,
 )
 from segp_cl.runtime.golden import GoldenAnswers
+from segp_cl.statistics import ClassSums
 from segp_cl.types import HEAD, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
 PROTOTYPES = "prototypes"
 COVARIANCE = "covariance"
+SUMS = "sums"
+SCATTER = "scatter"
 TEXT_FEATURES = "text_features"
 CHECKS = "checks."
 
@@ -56,7 +59,8 @@ _NOT_LEARNED = frozenset(
 def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Encode a state and its golden answers as named tensors and the manifest's fields about them.
 
-    The tensors are float32, on the CPU, contiguous, and share no memory.
+    The tensors are on the CPU, contiguous, and share no memory. They are float32, but for `sums` and the upper triangle
+    of their `scatter`, float64. Where these are, there is no `covariance`: it follows from them.
 
     The fields are `model`, `weights_digest`, `classes`, `tasks`, `fusion_weight` and `lora`.
 
@@ -65,7 +69,11 @@ def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tu
             are not finite.
     """
     tensors = {PROTOTYPES: state.prototypes, TEXT_FEATURES: state.text_features}
-    if state.covariance is not None:
+    if state.sums is not None:
+        tensors[SUMS] = state.sums.sums
+        if state.sums.scatter is not None:
+            tensors[SCATTER] = _triangle(state.sums.scatter)
+    elif state.covariance is not None:
         tensors[COVARIANCE] = state.covariance
     if golden is not None:
         tensors |= {f"{CHECKS}{name}": getattr(golden, name) for name in _CHECKED}
@@ -76,7 +84,7 @@ def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tu
             tensors[f"lora.{target}.b"] = factors.b
         lora = {"rank": state.lora.rank, "scale": state.lora.scale, "adapted": sorted(state.lora.factors)}
     plain = {
-        name: tensor.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
+        name: tensor.detach().to(device="cpu", dtype=_dtype_of(name), copy=True).contiguous()
         for name, tensor in sorted(tensors.items())
     }
     if problem := _disagreement(plain, classes=len(state.classes), rank=state.lora.rank if state.lora else 0):
@@ -102,7 +110,7 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
     """
     adapted = manifest.lora.adapted if manifest.lora else ()
     expected = {PROTOTYPES, TEXT_FEATURES, *(f"lora.{target}.{factor}" for target in adapted for factor in "ab")}
-    found = tensors.keys() - {COVARIANCE, *(f"{CHECKS}{name}" for name in _CHECKED)}
+    found = tensors.keys() - {COVARIANCE, SUMS, SCATTER, *(f"{CHECKS}{name}" for name in _CHECKED)}
     problem = (
         f"holds other tensors than the manifest says: {sorted(expected ^ found)[:4]}"
         if expected != found
@@ -112,6 +120,7 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
         raise CorruptVersionError(manifest.version_id, TENSORS_FILE, problem)
     factors = {target: LoraFactors(tensors[f"lora.{target}.a"], tensors[f"lora.{target}.b"]) for target in adapted}
     lora = LoraState(manifest.lora.rank, manifest.lora.scale, factors) if manifest.lora else None
+    sums = _decode_sums(tensors, manifest)
     return LearnerState(
         model=ModelSpec(manifest.model.name, manifest.model.pretrained),
         weights_digest=manifest.weights_digest,
@@ -121,8 +130,35 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
         lora=lora,
         fusion_weight=manifest.fusion_weight,
         tasks=manifest.tasks,
-        covariance=tensors.get(COVARIANCE),
+        covariance=tensors.get(COVARIANCE) if sums is None else sums.covariance,
+        sums=sums,
     )
+
+
+def _decode_sums(tensors: Mapping[str, Tensor], manifest: Manifest) -> ClassSums | None:
+    if SUMS not in tensors:
+        return None
+    counts = torch.tensor([known.images for known in manifest.classes], dtype=torch.int64)
+    scatter = _symmetric(tensors[SCATTER], tensors[SUMS].shape[1]) if SCATTER in tensors else None
+    return ClassSums(counts, tensors[SUMS], scatter)
+
+
+def _triangle(symmetric: Tensor) -> Tensor:
+    """The upper triangle of a symmetric matrix, row by row, as one row."""
+    rows, columns = torch.triu_indices(*symmetric.shape)
+    return symmetric[rows, columns][None]
+
+
+def _symmetric(triangle: Tensor, size: int) -> Tensor:
+    """The inverse of `_triangle`."""
+    rows, columns = torch.triu_indices(size, size)
+    matrix = triangle.new_empty(size, size)
+    matrix[rows, columns] = matrix[columns, rows] = triangle[0]
+    return matrix
+
+
+def _dtype_of(name: str) -> torch.dtype:
+    return torch.float64 if name in (SUMS, SCATTER) else torch.float32
 
 
 def decode_golden(tensors: Mapping[str, Tensor]) -> GoldenAnswers | None:
@@ -244,13 +280,21 @@ def _disagreement(tensors: Mapping[str, Tensor], *, classes: int, rank: int) -> 
     The head's adapters may have another rank.
     """
     for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32 or tensor.dim() != 2:
-            return f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected a float32 matrix"
+        if tensor.dtype != _dtype_of(name) or tensor.dim() != 2:
+            expected_type = str(_dtype_of(name)).removeprefix("torch.")
+            return f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected a {expected_type} matrix"
         if not bool(torch.isfinite(tensor).all()):
             return f"{name} has values that are not finite"
         if name == COVARIANCE:
             if set(tensor.shape) != {tensors[PROTOTYPES].shape[1]}:
                 return f"{name} has shape {tuple(tensor.shape)}, expected {tensors[PROTOTYPES].shape[1]} squared"
+        elif name == SUMS:
+            if tensor.shape != tensors[PROTOTYPES].shape:
+                return f"{name} has shape {tuple(tensor.shape)}, expected that of the prototypes"
+        elif name == SCATTER:
+            raw = tensors[PROTOTYPES].shape[1]
+            if tensor.shape != (1, raw * (raw + 1) // 2):
+                return f"{name} has shape {tuple(tensor.shape)}, expected the upper triangle of {raw} squared"
         elif name.startswith(CHECKS):
             width = {
                 "raw": tensors[PROTOTYPES].shape[1],

@@ -10,11 +10,11 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 
 from segp_cl.errors import KeepsightError
 
-Format = Literal["keepsight-version/1", "keepsight-version/2"]
+Format = Literal["keepsight-version/1", "keepsight-version/2", "keepsight-version/3"]
 FORMATS: Final = get_args(Format)
 """The formats that are read. Release 0.1.0 writes the first and reads no other; in the second, a version may hold a
-covariance, adapters of the head, and golden answers."""
-FORMAT: Final = "keepsight-version/2"
+covariance, adapters of the head, and golden answers; in the third, sums in place of the covariance."""
+FORMAT: Final = "keepsight-version/3"
 """The format that is written."""
 MANIFEST_FILE = "manifest.json"
 TENSORS_FILE = "tensors.safetensors"

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 PAPER_LOGIT_SCALE = 100.0
-PAPER_FUSION_WEIGHT = 0.5
+FUSION_WEIGHT_LIMIT = 5.0  # at the paper's logit scale; ten times the paper's weight: docs/adr/0028
+FUSION_HALF_IMAGES = 128.0
 REFERENCE_STEP = 0.01  # learning_rate * logit_scale where the compact model learns well with Adam and forgets little
 WHITENING_SHRINKAGE = 1.0  # of the within-class covariance, in units of its mean variance: docs/adr/0009
 
@@ -24,6 +25,7 @@ class ModelSettings(NamedTuple):
     learning_rate: float | None = None
     image_rate: float | None = None
     fusion_weight: float | None = None
+    fusion_half_images: float | None = None
 
 
 NO_SETTINGS = ModelSettings()
@@ -133,7 +135,17 @@ class LearnerConfig(BaseModel):
         True, description="Compare visual features whitened by their within-class covariance. Not in the paper."
     )
     fusion_weight: float | None = Field(
-        None, ge=0, le=10_000, description="beta (30). None: the model's own, or 0.5 * 100 / logit_scale."
+        None,
+        ge=0,
+        le=10_000,
+        description="beta (30). None: limit * n / (n + fusion_half_images), n the images of a class that has few; the "
+        "limit is the model's own, or 5 * 100 / logit_scale. Paper: 0.5.",
+    )
+    fusion_half_images: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        description="Images of a class at which an unset beta is half of its limit. None: the model's own, or 128.",
     )
     fusion_holdout: float = Field(
         0.1,
@@ -148,12 +160,13 @@ class LearnerConfig(BaseModel):
 
         - learning rate: logits are logit_scale * cosine, so an equal step in logits needs lr ~ 1 / logit_scale;
         - the image tower's share of it: the paper trains both towers alike;
-        - beta: the visual branch enters the probabilities as logit_scale * beta * cos, in the paper 100 * 0.5 = 50.
+        - the limit of beta: the visual branch enters the probabilities as logit_scale * beta * cos.
         """
         ruled = {
             "learning_rate": REFERENCE_STEP / logit_scale,
             "image_rate": 1.0,
-            "fusion_weight": PAPER_FUSION_WEIGHT * PAPER_LOGIT_SCALE / logit_scale,
+            "fusion_weight": FUSION_WEIGHT_LIMIT * PAPER_LOGIT_SCALE / logit_scale,
+            "fusion_half_images": FUSION_HALF_IMAGES,
             "tau_adv": 1 / logit_scale,
         }
         follows = ruled | {name: value for name, value in own._asdict().items() if value is not None}
@@ -167,4 +180,5 @@ class ResolvedConfig(LearnerConfig):
     learning_rate: float = Field(gt=0, le=100)
     image_rate: float = Field(ge=0, le=100)
     fusion_weight: float = Field(ge=0, le=10_000)
+    fusion_half_images: float = Field(ge=0, le=1e6)
     tau_adv: float = Field(gt=0, le=MAX_TAU)

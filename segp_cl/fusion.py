@@ -1,8 +1,12 @@
-"""Chooses the weight of the visual path on held-out images. Not in the paper; see docs/adr/0009."""
+"""The weight of the visual path: by the number of images, and by held-out images. Not in the paper.
+
+See docs/adr/0009 and docs/adr/0028.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -11,6 +15,25 @@ from segp_cl.scores import fused_scores, predict
 
 OCTAVES = tuple(range(-6, 7))  # from 1/64 of the expected weight to 64 times
 STANDARD_ERRORS = 2.0  # by how many another weight must beat the expected one on held-out images
+
+FEW = 0.1  # the share of classes that may have fewer images than beta assumes
+
+
+def expected_fusion_weight(images: Sequence[int], *, limit: float, half_images: float) -> float:
+    """Return β of (30) before any image is looked at: `limit` * n / (n + `half_images`).
+
+    A prototype of few images is uncertain and must not outvote the text. n is the number of images that nine of ten
+    classes have at least. It is one number for all classes: with a β for each class, those of larger β win.
+
+    Args:
+        images: the number of images of every class; empty: the limit is returned.
+        limit: β where all classes have very many images.
+        half_images: the number of images at which β is half of that.
+    """
+    if not images:
+        return limit
+    few = sorted(images)[int(FEW * (len(images) - 1))]
+    return limit * few / (few + half_images) if few + half_images else limit
 
 
 def choose_fusion_weight(
@@ -32,7 +55,7 @@ def choose_fusion_weight(
         visual: s_v of the same.
         labels: their classes.
         weights: the number of images that each of them represents.
-        expected: the previous version's weight, or the model's own.
+        expected: the weight before any image was looked at.
     """
     if len(labels) == 0 or expected == 0:
         return expected

@@ -16,16 +16,22 @@ def task_cross_entropy(
     targets: Int64[Tensor, " batch"],
     *,
     logit_scale: float,
+    log_prior: Float[Tensor, " new"] | None = None,
 ) -> Float[Tensor, ""]:
     """L_cls (eq. 15): mean cross-entropy over the current task's classes only, at the model's own logit scale.
+
+    `log_prior` is added to the logits: what is learned then does not favour classes of many images (logit adjustment,
+    Menon et al. 2021, arXiv 2007.07314). Not in the paper, whose classes have equally many.
 
     Args:
         image_features: v̄, unit norm.
         text_features: u_c of the task's classes, unit norm.
         targets: position of each image's class in `text_features`.
         logit_scale: the multiplier of cosines, not its logarithm.
+        log_prior: the logarithm of each class's share of the images; None: all are equal.
     """
-    return F.cross_entropy(logit_scale * image_features @ text_features.T, targets)
+    logits = logit_scale * image_features @ text_features.T
+    return F.cross_entropy(logits if log_prior is None else logits + log_prior, targets)
 
 
 def acgd_logits(

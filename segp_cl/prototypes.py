@@ -20,10 +20,11 @@ def class_means(
     Raises:
         InvalidTaskError: a class had no image.
     """
-    sums = MomentSums(classes)
+    sums, like = MomentSums(classes), torch.empty(0)
     for raw, labels in batches:
         sums.add(raw, labels)
-    return sums.moments().means
+        like = raw.new_empty(0)
+    return F.normalize(sums.total().sums, dim=-1).to(like)
 
 
 def drift(

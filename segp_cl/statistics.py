@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from segp_cl.config import WHITENING_SHRINKAGE
@@ -14,52 +15,115 @@ from segp_cl.errors import InvalidTaskError
 
 
 @dataclass(frozen=True)
-class ClassMoments:
-    """`means`: a unit-norm prototype per class. `covariance`: of normalised features around their class's mean."""
+class ClassSums:
+    """What the visual path keeps of every class, in double precision, so that the order of tasks does not matter.
 
-    means: Float[Tensor, "new raw"]
-    covariance: Float[Tensor, "raw raw"]
+    Two of them add up exactly (`plus`), whether their classes are the same, others, or some of both. They hold as long
+    as the image tower stands still; where an update moves it, `towards` follows.
+
+    Attributes:
+        counts: n_c, the images of each class.
+        sums: s_c = Σ z, the sum of its unit-norm features.
+        scatter: W = Σ z zᵀ - Σ_c s_c s_cᵀ / n_c, how features spread around the means of their classes; None: it was
+            not kept, and the visual branch compares plain features.
+    """
+
+    counts: Int64[Tensor, " classes"]
+    sums: Float64[Tensor, "classes raw"]
+    scatter: Float64[Tensor, "raw raw"] | None
+
+    @classmethod
+    def estimate(
+        cls,
+        prototypes: Float[Tensor, "classes raw"],
+        covariance: Float[Tensor, "raw raw"] | None,
+        counts: Int64[Tensor, " classes"],
+    ) -> ClassSums:
+        """Return the sums that most likely led to these prototypes, where the sums themselves were not kept.
+
+        Within a class, unit features have a mean m with |m|² = 1 - tr Σ on average over the classes.
+        """
+        length, scatter = 1.0, None
+        if covariance is not None:
+            length = float((1 - covariance.double().trace()).clamp(min=0).sqrt())
+            scatter = covariance.double() * counts.sum()
+        return cls(counts, length * counts[:, None] * prototypes.double(), scatter)
+
+    @property
+    def means(self) -> Float[Tensor, "classes raw"]:
+        """μ_c of unit norm (eq. 23); zero where all features of a class were zero or cancel out."""
+        return F.normalize(self.sums, dim=-1).float()
+
+    @property
+    def covariance(self) -> Float[Tensor, "raw raw"] | None:
+        """W / N: the covariance within the classes."""
+        return None if self.scatter is None else (self.scatter / self.counts.sum().clamp(min=1)).float()
+
+    def plus(self, other: ClassSums, rows: Sequence[int]) -> ClassSums:
+        """Add `other`, whose class i is class `rows[i]` here; rows beyond the present ones are new classes.
+
+        A scatter that one side did not keep is taken to be like that of the other.
+        """
+        place = torch.tensor(rows, dtype=torch.int64)
+        extended = max([len(self.counts) - 1, *rows]) + 1
+        counts = self.counts.new_zeros(extended)
+        counts[: len(self.counts)] = self.counts
+        sums = self.sums.new_zeros(extended, other.sums.shape[1])
+        sums[: len(self.counts)] = self.sums
+        scatter = self._spread_of_both(other)
+        if scatter is not None:
+            mine, theirs = counts[place].double(), other.counts.double()
+            between = sums[place] / mine.clamp(min=1)[:, None] - other.sums / theirs.clamp(min=1)[:, None]
+            weight = mine * theirs / (mine + theirs).clamp(min=1)
+            scatter = scatter + between.T @ (weight[:, None] * between)
+        return ClassSums(counts.index_add(0, place, other.counts), sums.index_add(0, place, other.sums), scatter)
+
+    def towards(self, means: Float[Tensor, "classes raw"]) -> ClassSums:
+        """Return the sums of the same images after the tower moved: new directions, the same lengths and scatter."""
+        return replace(self, sums=self.sums.norm(dim=-1, keepdim=True) * means.double())
+
+    def _spread_of_both(self, other: ClassSums) -> Float64[Tensor, "raw raw"] | None:
+        mine, theirs = int(self.counts.sum()), int(other.counts.sum())
+        if self.scatter is None or other.scatter is None:
+            known, images = (self.scatter, mine) if other.scatter is None else (other.scatter, theirs)
+            return None if known is None or not images else known * ((mine + theirs) / images)
+        return self.scatter + other.scatter
 
 
 class MomentSums:
-    """Sums over a stream of raw features from which `class_means` (eq. 23) and the covariance follow at any time.
+    """Sums over a stream of raw features, from which means (eq. 23) and the covariance follow at any time.
 
     They are stored in double precision, so the batch size has no influence. A feature of norm zero adds nothing; if a
     class has no other, its prototype is zero and its visual score 0 for every image.
     """
 
     def __init__(self, classes: int) -> None:
-        self.counts = torch.zeros(classes, dtype=torch.int64)
+        self._counts = torch.zeros(classes, dtype=torch.int64)
         self._sums = torch.empty(0)
         self._products = torch.empty(0)
-        self._like = torch.empty(0)
 
     def add(self, raw: Float[Tensor, "batch raw"], labels: Int64[Tensor, " batch"]) -> None:
         """Add a batch: raw features of any norm, and each image's class in [0, classes)."""
         if self._sums.numel() == 0:
-            self._sums = torch.zeros(len(self.counts), raw.shape[-1], dtype=torch.float64)
+            self._sums = torch.zeros(len(self._counts), raw.shape[-1], dtype=torch.float64)
             self._products = torch.zeros(raw.shape[-1], raw.shape[-1], dtype=torch.float64)
-            self._like = raw.new_empty(0)
         labels = labels.cpu()
         unit = F.normalize(raw.detach().cpu().double(), dim=-1)
         self._sums.index_add_(0, labels, unit)
         self._products += unit.T @ unit
-        self.counts += torch.bincount(labels, minlength=len(self.counts))
+        self._counts += torch.bincount(labels, minlength=len(self._counts))
 
-    def moments(self) -> ClassMoments:
-        """Compute means and covariance of the features so far, on their device and in their precision.
+    def total(self) -> ClassSums:
+        """Return what was added so far.
 
         Raises:
             InvalidTaskError: a class had no image.
         """
-        if not bool((self.counts > 0).all()):
-            missing = (self.counts == 0).nonzero().flatten().tolist()
+        if not bool((self._counts > 0).all()):
+            missing = (self._counts == 0).nonzero().flatten().tolist()
             raise InvalidTaskError(f"every class needs an image for its prototype; got none for classes {missing}")
-        between = self._sums.T @ (self._sums / self.counts[:, None])
-        return ClassMoments(
-            means=F.normalize(self._sums, dim=-1).to(self._like),
-            covariance=((self._products - between) / self.counts.sum()).to(self._like),
-        )
+        between = self._sums.T @ (self._sums / self._counts[:, None])
+        return ClassSums(self._counts.clone(), self._sums.clone(), self._products - between)
 
 
 class FeatureSampler:
@@ -91,33 +155,17 @@ class FeatureSampler:
         return drawn
 
 
-def merge_prototypes(
-    old: Float[Tensor, " raw"], old_count: int, new: Float[Tensor, " raw"], new_count: int
-) -> Float[Tensor, " raw"]:
-    """normalise(n_old μ_old + n_new μ_new): the prototype of a known class that received more images.
-
-    Each is weighted by its number of images. If the two cancel out exactly, the old one is kept.
-    """
-    merged = old_count * old + new_count * new
-    return F.normalize(merged, dim=-1) if bool(merged.any()) else old
-
-
-def merge_covariances(
-    old: Float[Tensor, "raw raw"], old_count: int, new: Float[Tensor, "raw raw"], new_count: int
-) -> Float[Tensor, "raw raw"]:
-    """(n_old Σ_old + n_new Σ_new) / (n_old + n_new): each is weighted by its number of images."""
-    return (old_count * old + new_count * new) / (old_count + new_count)
-
-
 @dataclass(frozen=True)
 class Whitening:
     """The space in which features vary equally in all directions within a class.
 
     Directions in which images of one class differ (lighting, pose) count for less there than in the raw space. Not in
-    the paper; see docs/adr/0009.
+    the paper; see docs/adr/0009. `offset`, if there is one, moves the middle of all classes to the origin
+    (docs/adr/0028).
     """
 
     matrix: Float[Tensor, "raw raw"]
+    offset: Float[Tensor, " raw"] | None = None
 
     @classmethod
     def of(cls, covariance: Float[Tensor, "raw raw"], *, shrinkage: float) -> Whitening | None:
@@ -129,15 +177,68 @@ class Whitening:
         factor = torch.linalg.cholesky(covariance + shrinkage * variance * identity)
         return cls(torch.linalg.solve_triangular(factor, identity, upper=False))
 
+    def around(self, centre: Float[Tensor, " raw"]) -> Whitening:
+        """Return the same space with `centre` at the origin."""
+        return Whitening(self.matrix, -(self.matrix @ centre))
+
+    def map(self, features: Float[Tensor, "batch raw"]) -> Float[Tensor, "batch raw"]:
+        """Map normalised features, or means of them, to this space. Their lengths mean something there."""
+        return F.linear(features, self.matrix, self.offset)
+
     def __call__(self, unit: Float[Tensor, "batch raw"]) -> Float[Tensor, "batch raw"]:
         """Map normalised features or prototypes to this space and normalise them there."""
-        return F.normalize(unit @ self.matrix.T, dim=-1)
+        return F.normalize(self.map(unit), dim=-1)
+
+    def to(self, like: Tensor) -> Whitening:
+        """Return this on the device and in the precision of `like`."""
+        return Whitening(self.matrix.to(like), None if self.offset is None else self.offset.to(like))
 
 
-def visual_space(
+def visual_space(sums: ClassSums) -> tuple[Whitening | None, Float[Tensor, "classes raw"]]:
+    """Return the whitening of the visual branch, if there is one, and what features are compared with in that space.
+
+    The middle of all class means is the origin: what all images have in common would otherwise give every class that
+    was taught with few images an offset of its own. A mean of n images is their class's plus noise of 1/n of the
+    variance within a class, so its cosines are smaller by sqrt(λ / (λ + noise/n)), λ the variance between classes. That
+    is set right for classes of fewer images than the largest, whose vectors are of unit norm; those of the others are
+    longer. Solved in double precision; the result is float32. See docs/adr/0028.
+    """
+    whitening = None
+    if sums.scatter is not None and int(sums.counts.sum()):
+        whitening = Whitening.of(sums.scatter / sums.counts.sum(), shrinkage=WHITENING_SHRINKAGE)
+    if whitening is None:
+        return None, sums.means
+    images = sums.counts.clamp(min=1)[:, None].double()
+    means = sums.sums / images
+    if len(means) > 1:
+        whitening = whitening.around(means.mean(dim=0))
+    mapped = whitening.map(means)
+    towards = F.normalize(mapped, dim=-1) / _attenuation(sums, whitening, mapped)[:, None]
+    like = torch.empty(0)
+    return whitening.to(like), towards.to(like)
+
+
+def _attenuation(
+    sums: ClassSums, whitening: Whitening, mapped: Float[Tensor, "classes raw"]
+) -> Float64[Tensor, " classes"]:
+    """By how much the cosines of each class are smaller than those of the class with most images, in (0, 1]."""
+    assert sums.scatter is not None
+    images = sums.counts.clamp(min=1).double()
+    within = int(sums.counts.sum()) - len(images)
+    if within < 1:
+        return torch.ones_like(images)
+    noise = ((whitening.matrix @ sums.scatter) * whitening.matrix).sum() / within / images
+    between = (mapped.pow(2).sum(dim=1) - noise).clamp(min=0).mean()
+    if not bool(between > 0):
+        return torch.ones_like(images)
+    reliability = between / (between + noise)
+    return (reliability / reliability.max()).sqrt()
+
+
+def visual_space_of_old(
     prototypes: Float[Tensor, "classes raw"], covariance: Float[Tensor, "raw raw"] | None
 ) -> tuple[Whitening | None, Float[Tensor, "classes raw"]]:
-    """Return the whitening of the visual branch, if there is one, and the prototypes in that space."""
+    """Return the same for a version that kept no sums, which answers as it always did: whitened, not centred."""
     if covariance is None:
         return None, prototypes
     whitening = Whitening.of(covariance, shrinkage=WHITENING_SHRINKAGE)

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+
+from segp_cl.statistics import ClassSums
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,12 @@ class LoraState:
 
 @dataclass(frozen=True)
 class LearnerState:
-    """Everything that was learned, without the base weights. Tensors are float32 on the CPU.
+    """Everything that was learned, without the base weights. Tensors are float32 on the CPU, except `sums`.
 
     The order of `classes` is the order of the rows of `prototypes` (raw space, unit norm)
     and `text_features` (joint space, unit norm). `lora` is None until a task trains adapters. `covariance` is that of
     normalised raw features within their classes; with it the visual branch compares whitened features, without it
-    plain ones.
+    plain ones. `sums` are what prototypes and covariance follow from; None in a state made before they were kept.
     """
 
     model: ModelSpec
@@ -77,6 +80,15 @@ class LearnerState:
     fusion_weight: float
     tasks: int = 0
     covariance: Float[Tensor, "raw raw"] | None = None
+    sums: ClassSums | None = None
+
+    @cached_property
+    def kept_sums(self) -> ClassSums:
+        """`sums`, or where they were not kept, what most likely led to prototypes and covariance."""
+        if self.sums is not None:
+            return self.sums
+        counts = torch.tensor([c.images for c in self.classes], dtype=torch.int64)
+        return ClassSums.estimate(self.prototypes, self.covariance, counts)
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:

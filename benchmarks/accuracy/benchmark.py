@@ -141,7 +141,9 @@ class _Elsewhere:
 
     def after(self, state: LearnerState) -> Retention:
         """Of a state that knows none of the data set's classes, so that all are asked for as labels."""
-        empty = replace(state, classes=(), prototypes=state.prototypes[:0], text_features=state.text_features[:0])
+        empty = replace(
+            state, classes=(), prototypes=state.prototypes[:0], text_features=state.text_features[:0], sums=None
+        )
         if self._before is None:
             self._before = self._accuracy(replace(empty, lora=None))
         after = self._before if state.lora is None else self._accuracy(empty)

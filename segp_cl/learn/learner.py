@@ -97,6 +97,7 @@ def learn_task(
         report=report,
         folder=folder,
         held_out=held_out,
+        chooses_fusion_weight=config.fusion_weight is None,
     )
     outcome = STRATEGIES[resolved.strategy](session)
     trained = None if outcome.lora is session.old.lora else outcome.lora
@@ -178,15 +179,15 @@ def _next_state(session: Session, outcome: Outcome, counts: list[int]) -> Learne
         )
         for row, seen in enumerate(session.seen)
     )
-    weight = session.config.fusion_weight if outcome.fusion_weight is None else outcome.fusion_weight
     return LearnerState(
         model=old.model,
         weights_digest=old.weights_digest,
         classes=classes,
-        prototypes=outcome.prototypes,
+        prototypes=outcome.sums.means,
         text_features=outcome.text_features,
         lora=outcome.lora,
-        fusion_weight=weight,
+        fusion_weight=outcome.fusion_weight,
         tasks=old.tasks + 1,
-        covariance=outcome.covariance,
+        covariance=outcome.sums.covariance,
+        sums=outcome.sums,
     )

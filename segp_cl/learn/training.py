@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from segp_cl.data.stem import StemInputs
 from segp_cl.learn.distributed import Ranks, StepLosses
 from segp_cl.models.backbone import Backbone
 from segp_cl.models.lora import Adapters
+from segp_cl.statistics import ClassSums
 from segp_cl.types import HEAD, LearnerState, LoraState, OnProgress, Progress, Task, TaskClass
 
 
@@ -49,6 +51,7 @@ class Session:
 
     `seen` lists all classes, the old ones first and in their old order; `task_rows` are the rows of the task's own
     classes in it, in the order of the task's labels. `held_out` are positions of images that are not trained on.
+    `chooses_fusion_weight` says that β is not set, and what the configuration has is its limit.
     """
 
     model: Backbone
@@ -62,6 +65,7 @@ class Session:
     report: Reporter
     folder: Path | None = None
     held_out: tuple[int, ...] = ()
+    chooses_fusion_weight: bool = False
     ranks: Ranks = field(default_factory=Ranks.current)
 
     @property
@@ -69,6 +73,15 @@ class Session:
         """Positions of the images that are trained on."""
         held_out = set(self.held_out)
         return [position for position in range(len(self.task.images.labels)) if position not in held_out]
+
+    @cached_property
+    def log_prior(self) -> Float[Tensor, " task"] | None:
+        """log of each class's share of the images that are trained on; None if all have equally many."""
+        labels = torch.tensor(self.task.images.labels)[self.trained_on]
+        counts = torch.bincount(labels, minlength=len(self.task.classes))
+        if bool((counts == counts[0]).all()):
+            return None
+        return (counts / counts.sum()).log().to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -140,10 +153,9 @@ class Outcome:
     """The result of a strategy: the parts of the new state."""
 
     lora: LoraState | None
-    prototypes: Float[Tensor, "seen raw"]
+    sums: ClassSums
     text_features: Float[Tensor, "seen joint"]
-    covariance: Float[Tensor, "raw raw"] | None = None
-    fusion_weight: float | None = None
+    fusion_weight: float
     anchors: int = 0
 
 

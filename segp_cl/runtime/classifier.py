@@ -15,7 +15,7 @@ from segp_cl.errors import IncompatibleStateError, KeepsightError
 from segp_cl.runtime.packed import HasTowers, pack_model, packed_whitening
 from segp_cl.runtime.passes import ImagePass, PassSettings
 from segp_cl.scores import Whitener, dual_path_scores, probabilities
-from segp_cl.statistics import visual_space
+from segp_cl.statistics import visual_space, visual_space_of_old
 from segp_cl.types import LearnerState, LoraState, Scores
 
 
@@ -93,11 +93,15 @@ class Classifier:
             assert isinstance(self._model, HasTowers)
             pack_model(self._model, base)
         self._pass = ImagePass(self._model, passes)
-        covariance = None if state.covariance is None else state.covariance.to(base.device)
-        whitening, self._prototypes = visual_space(state.prototypes.to(base.device), covariance)
-        self._whitening: Whitener | None = whitening
-        if whitening is not None and passes.packed:
-            self._whitening = packed_whitening(whitening)
+        if state.sums is None:
+            whitening, prototypes = visual_space_of_old(state.prototypes, state.covariance)
+        else:
+            whitening, prototypes = visual_space(state.sums)
+        self._prototypes = prototypes.to(base.device)
+        self._whitening: Whitener | None = None
+        if whitening is not None:
+            whitening = whitening.to(self._prototypes)
+            self._whitening = packed_whitening(whitening) if passes.packed else whitening
         self._text_features = state.text_features.to(base.device)
 
     @property

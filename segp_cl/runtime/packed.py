@@ -214,7 +214,7 @@ def pack_model(served: HasTowers, base: HasTowers) -> None:
 
 def packed_whitening(whitening: Whitening) -> Whitener:
     """Return `whitening` with its matrix packed."""
-    product = PackedLinear(Packs([]), whitening.matrix, None)
+    product = PackedLinear(Packs([]), whitening.matrix, whitening.offset)
     return lambda unit: F.normalize(product(unit), dim=-1)
 
 

@@ -19,7 +19,11 @@ def learn_naive(session: Session) -> Outcome:
     def step(batch: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"], weight: float) -> Losses:
         images = session.model.project(inputs.raw_features(batch))
         loss = weight * task_cross_entropy(
-            images, session.text_features(prompts), targets, logit_scale=session.model.logit_scale
+            images,
+            session.text_features(prompts),
+            targets,
+            logit_scale=session.model.logit_scale,
+            log_prior=session.log_prior,
         )
         return {"total": loss, "classification": loss}
 

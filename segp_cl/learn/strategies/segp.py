@@ -139,7 +139,9 @@ def regularised_step(session: Session, inputs: Inputs, teacher: Teacher) -> Step
         place = encoded.to(session.device)
         texts = latest.index_copy(0, place, fresh)
         latest.index_copy_(0, place, fresh.detach())
-        classification = weight * task_cross_entropy(images[: len(targets)], texts[of_task], targets, logit_scale=scale)
+        classification = weight * task_cross_entropy(
+            images[: len(targets)], texts[of_task], targets, logit_scale=scale, log_prior=session.log_prior
+        )
         acgd = classification.new_zeros(())
         if teacher.anchors:
             student = acgd_logits(images[len(targets) :], texts[:old], logit_scale=scale, form=config.acgd_logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -11,23 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from segp_cl.alignment import align_head
-from segp_cl.fusion import choose_fusion_weight
+from segp_cl.fusion import choose_fusion_weight, expected_fusion_weight
 from segp_cl.learn.training import Inputs, Outcome, Session
 from segp_cl.models.lora import Adapters
 from segp_cl.scores import text_scores, visual_scores
-from segp_cl.statistics import FeatureSampler, MomentSums, merge_covariances, merge_prototypes, visual_space
+from segp_cl.statistics import ClassSums, FeatureSampler, MomentSums, visual_space
 from segp_cl.types import HEAD, LoraState, Progress
 
 DRAWN_PER_CLASS = 8
 """Features sampled from each old class to choose β."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """The visual branch's statistics of all seen classes."""
-
-    prototypes: Float[Tensor, "seen raw"]
-    covariance: Float[Tensor, "raw raw"] | None
 
 
 @dataclass(frozen=True)
@@ -38,8 +30,8 @@ class Gathered:
     `final` the statistics with them. `norm` is the usual norm of raw features.
     """
 
-    before: Statistics
-    final: Statistics
+    before: ClassSums
+    final: ClassSums
     held_out: tuple[tuple[Tensor, Tensor], ...]
     text_features: Float[Tensor, "seen joint"]
     norm: Tensor
@@ -47,9 +39,8 @@ class Gathered:
     @cached_property
     def sampler(self) -> FeatureSampler | None:
         """A sampler of features of all seen classes, None without a covariance, which is decomposed once."""
-        if self.before.covariance is None:
-            return None
-        return FeatureSampler(self.before.prototypes.to(self.norm), self.before.covariance.to(self.norm))
+        covariance = self.before.covariance
+        return None if covariance is None else FeatureSampler(self.before.means.to(self.norm), covariance.to(self.norm))
 
 
 def gather(session: Session, inputs: Inputs, old: Float[Tensor, "old raw"]) -> Gathered:
@@ -62,37 +53,25 @@ def gather(session: Session, inputs: Inputs, old: Float[Tensor, "old raw"]) -> G
         raw = next(features)
         norms.append(raw.norm(dim=1).mean())
         sums.add(raw, labels[indices])
-    before = final = statistics(session, sums, old)
+    before = final = with_old_classes(session, sums, old)
     kept = tuple((next(features), labels[indices]) for indices in held_out)
     if kept:
         for raw, of_batch in kept:
             sums.add(raw, of_batch)
-        final = statistics(session, sums, old)
+        final = with_old_classes(session, sums, old)
     return Gathered(before, final, kept, session.final_text_features(), torch.stack(norms).mean())
 
 
-def statistics(session: Session, sums: MomentSums, old: Float[Tensor, "old raw"]) -> Statistics:
-    """Compute prototypes of all seen classes, `old` and then new means (23), and the covariance of all images so far.
+def with_old_classes(session: Session, task: MomentSums, old: Float[Tensor, "old raw"]) -> ClassSums:
+    """Add the task's sums to those of the old classes, whose directions are now `old`.
 
-    A known class that received more data keeps its row: its old prototype and the mean of the new images are averaged,
-    each weighted by its number of images.
+    A known class that received more data keeps its row.
     """
-    moments = sums.moments()
-    means = moments.means.cpu()
-    prototypes = torch.cat([old, means.new_zeros(len(session.seen) - len(old), means.shape[1])])
-    for label, row in enumerate(session.task_rows):
-        if row < len(old):
-            taught = session.old.classes[row].images
-            prototypes[row] = merge_prototypes(old[row], taught, means[label], int(sums.counts[label]))
-        else:
-            prototypes[row] = means[label]
-    covariance = None
-    if session.config.whiten:
-        covariance = moments.covariance.cpu()
-        if session.old.covariance is not None:
-            taught = sum(c.images for c in session.old.classes)
-            covariance = merge_covariances(session.old.covariance, taught, covariance, int(sums.counts.sum()))
-    return Statistics(prototypes, covariance)
+    known = session.old.kept_sums
+    if old is not session.old.prototypes:
+        known = known.towards(old)
+    both = known.plus(task.total(), session.task_rows)
+    return both if session.config.whiten else replace(both, scatter=None)
 
 
 def align(session: Session, adapters: Adapters, gathered: Gathered) -> None:
@@ -126,17 +105,25 @@ def finish(session: Session, gathered: Gathered, *, lora: LoraState | None, anch
     """
     return Outcome(
         lora=lora,
-        prototypes=gathered.final.prototypes,
-        covariance=gathered.final.covariance,
+        sums=gathered.final,
         text_features=gathered.text_features,
-        fusion_weight=_fusion_weight(session, gathered) if gathered.held_out else None,
+        fusion_weight=_fusion_weight(session, gathered)
+        if session.chooses_fusion_weight
+        else session.config.fusion_weight,
         anchors=anchors,
     )
 
 
 def _fusion_weight(session: Session, gathered: Gathered) -> float:
-    """Choose β on held-out images, which neither training nor the statistics used here have seen."""
+    """Choose β by the number of images and on held-out images, which neither training nor the statistics have seen."""
     known, old = gathered.before, len(session.old.classes)
+    expected = expected_fusion_weight(
+        gathered.final.counts.tolist(),
+        limit=session.config.fusion_weight,
+        half_images=session.config.fusion_half_images,
+    )
+    if not gathered.held_out:
+        return expected
     raw = torch.cat([features for features, _ in gathered.held_out])
     rows = torch.tensor(session.task_rows)[torch.cat([labels for _, labels in gathered.held_out])]
     weights = torch.ones(len(rows))
@@ -149,8 +136,7 @@ def _fusion_weight(session: Session, gathered: Gathered) -> float:
         rows = torch.cat([rows, drawn])
     with torch.no_grad(), session.autocast():
         image = session.model.project(raw).float().cpu()
-    whitening, prototypes = visual_space(known.prototypes, known.covariance)
-    expected = session.old.fusion_weight if session.old.classes else session.config.fusion_weight
+    whitening, prototypes = visual_space(known)
     return choose_fusion_weight(
         text_scores(image, gathered.text_features),
         visual_scores(raw.cpu(), prototypes, whitening),

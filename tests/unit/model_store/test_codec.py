@@ -13,6 +13,7 @@ import torch
 
 from model_store import codec
 from model_store.types import CorruptVersionError, DatasetRecord, InvalidStateError, Manifest
+from segp_cl.statistics import ClassSums
 from segp_cl.types import LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
 VERSION = "000002-0123456789ab"
@@ -272,7 +273,7 @@ def test_a_manifest_of_another_format_is_refused() -> None:
 def test_a_manifest_of_the_first_release_is_read() -> None:
     first = manifest_of(learned()).model_copy(update={"format": "keepsight-version/1"})
     assert codec.unpack_manifest(codec.pack_manifest(first), VERSION).format == "keepsight-version/1"
-    assert manifest_of(learned()).format == "keepsight-version/2"
+    assert manifest_of(learned()).format == "keepsight-version/3"
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 64, b"{}", b"\x80\x04pickle"])
@@ -303,6 +304,56 @@ def test_a_covariance_survives_and_counts_for_the_digest() -> None:
     assert torch.equal(back.covariance, torch.eye(8))
     assert codec.decode_state(codec.encode_state(plain)[0], manifest_of(plain)).covariance is None
     assert digest_of(whitened) != digest_of(plain)
+
+
+def summed(state: LearnerState, *, scatter: bool = True) -> LearnerState:
+    generator = torch.Generator().manual_seed(1)
+    spread = torch.randn(8, 8, generator=generator, dtype=torch.float64)
+    counts = torch.tensor([known.images for known in state.classes])
+    sums = ClassSums(
+        counts,
+        torch.randn(len(counts), 8, generator=generator, dtype=torch.float64),
+        spread @ spread.T if scatter else None,
+    )
+    return replace(state, sums=sums, prototypes=sums.means, covariance=sums.covariance)
+
+
+@pytest.mark.parametrize("scatter", [True, False])
+def test_sums_survive_to_the_last_bit_and_the_covariance_follows_from_them(scatter: bool) -> None:
+    state = summed(learned(), scatter=scatter)
+    tensors, _ = codec.encode_state(state)
+    assert "covariance" not in tensors
+    back = codec.decode_state(codec.unpack(codec.pack(tensors), VERSION), manifest_of(state))
+    assert back.sums is not None
+    assert state.sums is not None
+    assert torch.equal(back.sums.counts, state.sums.counts)
+    assert torch.equal(back.sums.sums, state.sums.sums)
+    if scatter:
+        assert back.sums.scatter is not None
+        assert state.sums.scatter is not None
+        assert torch.equal(back.sums.scatter, state.sums.scatter)
+        assert back.covariance is not None
+        assert state.covariance is not None
+        assert torch.equal(back.covariance, state.covariance)
+    else:
+        assert back.sums.scatter is None
+        assert back.covariance is None
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "problem"),
+    [
+        ("sums", torch.zeros(3, 7, dtype=torch.float64), "sums has shape"),
+        ("sums", torch.zeros(3, 8), "expected a float64 matrix"),
+        ("scatter", torch.zeros(1, 35, dtype=torch.float64), "upper triangle of 8 squared"),
+        ("scatter", torch.full((1, 36), float("nan"), dtype=torch.float64), "not finite"),
+    ],
+)
+def test_sums_of_another_size_or_kind_are_refused(name: str, tensor: torch.Tensor, problem: str) -> None:
+    state = summed(learned())
+    tensors = codec.encode_state(state)[0] | {name: tensor}
+    with pytest.raises(CorruptVersionError, match=problem):
+        codec.decode_state(tensors, manifest_of(state))
 
 
 def test_a_covariance_of_another_size_is_refused() -> None:

@@ -8,29 +8,32 @@ from pydantic import ValidationError
 from segp_cl.config import LearnerConfig, ModelSettings
 
 
-def test_at_clips_own_scale_the_paper_s_numbers_come_out() -> None:
+def test_at_clips_own_scale() -> None:
     resolved = LearnerConfig().resolve(100.0)
     assert resolved.lambda_acgd == pytest.approx(5.0)
-    assert resolved.fusion_weight == pytest.approx(0.5)
+    assert resolved.fusion_weight == pytest.approx(5.0)
     assert resolved.tau_adv == pytest.approx(0.01)
 
 
 def test_at_a_fifth_of_the_scale_they_follow() -> None:
     resolved = LearnerConfig().resolve(20.0)
     assert resolved.lambda_acgd == 5.0
-    assert resolved.fusion_weight == pytest.approx(2.5)
+    assert resolved.fusion_weight == pytest.approx(25.0)
     assert resolved.learning_rate == pytest.approx(5e-4)
 
 
 def test_a_model_may_bring_settings_of_its_own() -> None:
-    own = ModelSettings(learning_rate=0.02, image_rate=0.1, fusion_weight=5.0)
+    own = ModelSettings(learning_rate=0.02, image_rate=0.1, fusion_weight=5.0, fusion_half_images=9.0)
     resolved = LearnerConfig().resolve(20.0, own)
+    assert resolved.fusion_half_images == 9.0
     assert (resolved.learning_rate, resolved.image_rate, resolved.fusion_weight) == (0.02, 0.1, 5.0)
     assert LearnerConfig(fusion_weight=1.0).resolve(20.0, own).fusion_weight == 1.0
 
 
 def test_what_is_set_stays() -> None:
-    config = LearnerConfig(lambda_acgd=1.0, fusion_weight=0.0, learning_rate=0.1, image_rate=0.0, tau_adv=0.2)
+    config = LearnerConfig(
+        lambda_acgd=1.0, fusion_weight=0.0, learning_rate=0.1, image_rate=0.0, tau_adv=0.2, fusion_half_images=1.0
+    )
     assert config.resolve(20.0).model_dump() == config.model_dump()
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
-from segp_cl.fusion import choose_fusion_weight
+from segp_cl.fusion import choose_fusion_weight, expected_fusion_weight
 
 LABELS = torch.arange(40) % 4
 
@@ -66,3 +67,22 @@ def test_equal_paths_leave_the_expected_weight() -> None:
 def test_without_images_or_without_a_visual_path_nothing_is_chosen() -> None:
     assert choose(torch.zeros(0, 4), torch.zeros(0, 4), expected=2.0) == 2.0
     assert choose(knowing(HALF), knowing(ALL), expected=0.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("images", "weight"),
+    [
+        ([6], 12 * 6 / 24),
+        ([18, 18], 6.0),
+        ([2] + [18] * 20, 6.0),  # one class of twenty may have fewer
+        ([2, 18], 12 * 2 / 20),  # one of two may not
+        ([], 12.0),
+        ([10**9], 12.0),
+    ],
+)
+def test_the_weight_follows_the_images_that_most_classes_have(images: list[int], weight: float) -> None:
+    assert expected_fusion_weight(images, limit=12.0, half_images=18.0) == pytest.approx(weight)
+
+
+def test_without_images_and_without_a_half_the_limit_holds() -> None:
+    assert expected_fusion_weight([0], limit=12.0, half_images=0.0) == 12.0

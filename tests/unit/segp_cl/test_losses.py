@@ -46,6 +46,13 @@ def test_task_cross_entropy_by_hand() -> None:
     assert loss.item() == pytest.approx(0.126928, abs=SIX_DECIMALS)
 
 
+def test_a_prior_is_added_to_the_logits() -> None:
+    # shares of 3/4 and 1/4: logits 2 + log 3/4 and 0 + log 1/4, so log(1 + e^-2 / 3)
+    prior = torch.tensor([0.75, 0.25], dtype=torch.float64).log()
+    loss = task_cross_entropy(at_angles(0), at_angles(0, 90), torch.tensor([0]), logit_scale=2.0, log_prior=prior)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-2) / 3))
+
+
 def test_task_cross_entropy_is_a_mean_over_images() -> None:
     text = at_angles(0, 90)
     first = task_cross_entropy(at_angles(10), text, torch.tensor([0]), logit_scale=5.0)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segp_cl.scores import visual_scores
-from segp_cl.statistics import (
-    FeatureSampler,
-    MomentSums,
-    Whitening,
-    merge_covariances,
-    merge_prototypes,
-    visual_space,
-)
-from tests.tolerances import FLOAT32_REORDERED
+from segp_cl.statistics import ClassSums, FeatureSampler, MomentSums, Whitening, visual_space, visual_space_of_old
+from tests.tolerances import FLOAT32_REORDERED, FLOAT64_REORDERED
 
 
 def unit(*shape: int, seed: int) -> Tensor:
@@ -24,26 +20,81 @@ def unit(*shape: int, seed: int) -> Tensor:
     return F.normalize(drawn, dim=-1)
 
 
-def test_merged_prototypes_by_hand() -> None:
-    # 3 (1, 0) + 4 (0, 1) = (3, 4), so (0.6, 0.8)
-    merged = merge_prototypes(torch.tensor([1.0, 0.0]), 3, torch.tensor([0.0, 1.0]), 4)
-    assert merged.tolist() == pytest.approx([0.6, 0.8])
+def sums_of(features: Tensor, labels: Sequence[int] | Tensor, classes: int) -> ClassSums:
+    sums = MomentSums(classes)
+    sums.add(features, torch.as_tensor(labels))
+    return sums.total()
 
 
-def test_merging_with_no_images_changes_nothing() -> None:
-    old, new = unit(5, seed=0), unit(5, seed=1)
-    assert torch.allclose(merge_prototypes(old, 4, new, 0), old)
-    assert torch.allclose(merge_prototypes(old, 0, new, 4), new)
+def assert_same(one: ClassSums, other: ClassSums) -> None:
+    assert torch.equal(one.counts, other.counts)
+    assert torch.allclose(one.sums, other.sums, atol=FLOAT64_REORDERED)
+    assert one.scatter is not None
+    assert other.scatter is not None
+    assert torch.allclose(one.scatter, other.scatter, atol=FLOAT64_REORDERED)
 
 
-def test_merging_depends_on_the_ratio_of_counts_only() -> None:
-    old, new = unit(5, seed=0), unit(5, seed=1)
-    assert torch.allclose(merge_prototypes(old, 2, new, 6), merge_prototypes(old, 10, new, 30))
+def test_sums_by_hand() -> None:
+    """(1, 0) and (0, 1): their sum is (1, 1), and both lie (0.5, -0.5) from their mean."""
+    sums = sums_of(torch.tensor([[2.0, 0.0], [0.0, 3.0]]), [0, 0], 1)
+    assert sums.counts.tolist() == [2]
+    assert sums.sums.tolist() == [[1.0, 1.0]]
+    assert sums.scatter is not None
+    assert sums.scatter.flatten().tolist() == pytest.approx([0.5, -0.5, -0.5, 0.5])
+    assert sums.means.flatten().tolist() == pytest.approx([0.5**0.5, 0.5**0.5])
 
 
-def test_prototypes_that_cancel_out_keep_the_old_one() -> None:
-    old = torch.tensor([1.0, 0.0])
-    assert torch.equal(merge_prototypes(old, 2, -old, 2), old)
+@pytest.mark.parametrize("rows", [[0, 1], [2, 3], [1, 2], [4, 0]])
+def test_parts_add_up_to_the_whole_whichever_classes_they_share(rows: list[int]) -> None:
+    features = unit(40, 6, seed=0)
+    labels = torch.cat([torch.arange(24) % 2, torch.tensor(rows).repeat(8)])
+    first = sums_of(features[:24], labels[:24], 2)
+    second = sums_of(features[24:], torch.arange(16) % 2, 2)
+    both = first.plus(second, rows)
+    present = torch.unique(labels)
+    place = {int(label): i for i, label in enumerate(present)}
+    whole = sums_of(features, [place[int(label)] for label in labels], len(present))
+    known = both.counts > 0
+    assert_same(ClassSums(both.counts[known], both.sums[known], both.scatter), whole)
+
+
+def test_the_order_in_which_parts_are_added_does_not_matter() -> None:
+    parts = [sums_of(unit(9, 5, seed=seed), torch.arange(9) % 3, 3) for seed in range(3)]
+    one, two = (parts[a].plus(parts[b], [0, 1, 2]).plus(parts[c], [1, 2, 0]) for a, b, c in ((0, 1, 2), (1, 0, 2)))
+    assert_same(one, two)
+
+
+def test_what_a_side_did_not_keep_is_taken_to_be_like_the_other() -> None:
+    known = sums_of(unit(8, 4, seed=0), torch.arange(8) % 2, 2)
+    unknown = replace(sums_of(unit(24, 4, seed=1), torch.arange(24) % 2, 2), scatter=None)
+    for both in (known.plus(unknown, [2, 3]), unknown.plus(known, [2, 3])):
+        assert both.covariance is not None
+        assert known.covariance is not None
+        assert torch.allclose(both.covariance, known.covariance, atol=FLOAT32_REORDERED)
+    assert unknown.plus(unknown, [0, 1]).scatter is None
+
+
+def test_sums_are_estimated_from_prototypes_and_covariance() -> None:
+    """Classes of equally wide spread: the estimate is what they were."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.cat(
+        [F.normalize(torch.eye(5)[c] + 0.3 * torch.randn(2000, 5, generator=generator)) for c in (0, 1)]
+    )
+    sums = sums_of(features, torch.arange(2).repeat_interleave(2000), 2)
+    estimate = ClassSums.estimate(sums.means, sums.covariance, sums.counts)
+    assert torch.allclose(estimate.sums / 2000, sums.sums / 2000, atol=0.01)
+    assert estimate.scatter is not None
+    assert sums.scatter is not None
+    assert torch.allclose(estimate.scatter / 4000, sums.scatter / 4000, atol=FLOAT32_REORDERED)
+
+
+def test_moved_sums_have_new_directions_and_their_old_lengths() -> None:
+    sums = sums_of(unit(6, 4, seed=0), torch.arange(6) % 2, 2)
+    directions = unit(2, 4, seed=1)
+    moved = sums.towards(directions)
+    assert torch.allclose(moved.sums.norm(dim=1), sums.sums.norm(dim=1))
+    assert torch.allclose(moved.means, directions.float(), atol=FLOAT32_REORDERED)
+    assert moved.scatter is sums.scatter
 
 
 def test_covariance_is_that_within_the_classes_whatever_the_batches() -> None:
@@ -54,13 +105,10 @@ def test_covariance_is_that_within_the_classes_whatever_the_batches() -> None:
     sums = MomentSums(3)
     for part in torch.split(torch.arange(30), 7):
         sums.add(5 * raw[part], labels[part])
-    assert torch.allclose(sums.moments().covariance, centred.T @ centred / 30, atol=FLOAT32_REORDERED)
-    assert sums.counts.tolist() == [10, 10, 10]
-
-
-def test_merged_covariances_weigh_by_their_images() -> None:
-    merged = merge_covariances(torch.eye(2), 3, 5 * torch.eye(2), 1)
-    assert torch.equal(merged, 2 * torch.eye(2))
+    total = sums.total()
+    assert total.covariance is not None
+    assert torch.allclose(total.covariance, centred.T @ centred / 30, atol=FLOAT32_REORDERED)
+    assert total.counts.tolist() == [10, 10, 10]
 
 
 def test_drawn_features_have_the_stored_mean_covariance_and_norm() -> None:
@@ -97,7 +145,7 @@ def test_whitened_scores_are_cosines_in_the_metric_of_the_inverse_covariance() -
     spread, raw, prototypes = (torch.randn(5, 5, generator=generator) for _ in range(3))
     prototypes = F.normalize(prototypes, dim=1)
     covariance = spread.T @ spread
-    whitening, moved = visual_space(prototypes, covariance)
+    whitening, moved = visual_space_of_old(prototypes, covariance)
     assert whitening is not None
     metric = torch.linalg.inv(covariance + covariance.diagonal().mean() * torch.eye(5))
     unit = F.normalize(raw, dim=1)
@@ -108,5 +156,51 @@ def test_whitened_scores_are_cosines_in_the_metric_of_the_inverse_covariance() -
 
 def test_without_variance_the_plain_cosine_is_taken() -> None:
     prototypes = torch.eye(3)
-    assert visual_space(prototypes, torch.zeros(3, 3)) == (None, prototypes)
-    assert visual_space(prototypes, None) == (None, prototypes)
+    assert visual_space_of_old(prototypes, torch.zeros(3, 3)) == (None, prototypes)
+    assert visual_space_of_old(prototypes, None) == (None, prototypes)
+    one_each = sums_of(prototypes, [0, 1, 2], 3)
+    for sums in (one_each, replace(one_each, scatter=None)):
+        whitening, moved = visual_space(sums)
+        assert whitening is None
+        assert torch.equal(moved, prototypes)
+
+
+def test_the_middle_of_all_classes_is_the_origin_of_the_whitened_space() -> None:
+    sums = sums_of(unit(30, 6, seed=0), torch.arange(30) % 3, 3)
+    whitening, vectors = visual_space(sums)
+    assert whitening is not None
+    means = (sums.sums / sums.counts[:, None]).float()
+    assert torch.allclose(whitening.map(means.mean(dim=0)[None]), torch.zeros(1, 6), atol=FLOAT32_REORDERED)
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(3), atol=FLOAT32_REORDERED)  # equally many images
+    expected = F.normalize((means - means.mean(dim=0)) @ whitening.matrix.T, dim=1)
+    assert torch.allclose(vectors, expected, atol=FLOAT32_REORDERED)
+
+
+def test_one_class_alone_is_not_moved_to_the_origin() -> None:
+    whitening, vectors = visual_space(sums_of(unit(9, 4, seed=0), torch.zeros(9, dtype=torch.int64), 1))
+    assert whitening is not None
+    assert whitening.offset is None
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(1), atol=FLOAT32_REORDERED)
+
+
+def test_a_class_of_two_images_beside_large_ones_is_found_as_often_as_beside_small_ones() -> None:
+    """Twenty classes of a common part, one of their own and noise; accuracy on the one class that has two images."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(classes: Tensor) -> Tensor:
+        noise = torch.randn(len(classes), 64, generator=generator)
+        return F.normalize(3 + middles[classes] + 2.0 * noise, dim=1)
+
+    found: dict[int, list[Tensor]] = {2: [], 100: []}
+    for _ in range(20):
+        middles = torch.randn(20, 64, generator=generator)
+        unseen = drawn(torch.zeros(200, dtype=torch.int64))
+        few = drawn(torch.zeros(2, dtype=torch.int64))
+        for images, accuracies in found.items():
+            labels = torch.arange(1, 20).repeat(images)
+            sums = sums_of(torch.cat([few, drawn(labels)]), torch.cat([torch.zeros(2, dtype=torch.int64), labels]), 20)
+            whitening, vectors = visual_space(sums)
+            accuracies.append((visual_scores(unseen, vectors, whitening).argmax(dim=1) == 0).float().mean())
+    small, large = (torch.stack(accuracies).mean() for accuracies in found.values())
+    assert small > 0.3
+    assert large > small - 0.05

@@ -15,10 +15,11 @@ from segp_cl.data.image_sets import TensorImages
 from segp_cl.errors import ClassExistsError, IncompatibleStateError, InvalidTaskError
 from segp_cl.learn.learner import initial_state, learn_task
 from segp_cl.learn.strategies import segp
-from segp_cl.losses import acgd_logits, acgd_loss, tsgr_loss
+from segp_cl.losses import acgd_logits, acgd_loss, task_cross_entropy, tsgr_loss
 from segp_cl.models.backbone import Backbone
 from segp_cl.prompts import as_prompt
 from segp_cl.runtime.classifier import Classifier
+from segp_cl.statistics import visual_space
 from segp_cl.types import Learned, LearnedClass, LearnerState, ModelSpec, Progress, Task, TaskClass
 from tests.tolerances import FLOAT32_REORDERED
 
@@ -175,8 +176,74 @@ def test_a_single_new_class(tiny_backbone: Backbone, first: LearnerState) -> Non
 def test_one_image_per_class(tiny_backbone: Backbone, first: LearnerState) -> None:
     state = learn(tiny_backbone, first, task_of(["blue", "black"], per_class=1)).state
     assert [c.images for c in state.classes] == [6, 6, 1, 1]
+    assert state.sums is not None
+    length = visual_space(state.sums)[1][3].norm()
     scores = Classifier(tiny_backbone, state).scores(coloured("black", 1, 1))
-    assert scores.visual[0, 3] == pytest.approx(1, abs=FLOAT32_REORDERED)
+    assert length >= 1  # its mean is less certain than those of six images
+    assert scores.visual[0, 3] == pytest.approx(float(length), abs=FLOAT32_REORDERED)
+
+
+def test_the_order_of_tasks_does_not_matter_without_training(tiny_backbone: Backbone) -> None:
+    config = LearnerConfig(strategy="prototypes", fusion_weight=1.0)
+    colours = (["red", "green"], ["blue", "black", "white"])
+
+    def learned(*tasks: Sequence[str]) -> LearnerState:
+        state = initial_state(tiny_backbone)
+        for names in tasks:
+            pixels = torch.cat([coloured(name, 6, list(COLOURS).index(name)) for name in names])
+            labels = [i for i in range(len(names)) for _ in range(6)]
+            classes = tuple(TaskClass(name, f"{name}.") for name in names)
+            state = learn(tiny_backbone, state, Task("t", classes, TensorImages(pixels, labels)), config).state
+        return state
+
+    unseen = torch.cat([coloured(name, 2, 50) for name in COLOURS])
+    both = learned([*colours[0], *colours[1]])
+    expected = Classifier(tiny_backbone, both).scores(unseen)
+    assert both.covariance is not None
+    for state in (learned(*colours), learned(*reversed(colours))):
+        rows = [state.class_names.index(name) for name in both.class_names]
+        assert torch.allclose(state.prototypes[rows], both.prototypes, atol=1e-6)
+        assert state.covariance is not None
+        assert torch.allclose(state.covariance, both.covariance, atol=1e-6)
+        found = Classifier(tiny_backbone, state).scores(unseen)
+        assert torch.allclose(found.visual[:, rows], expected.visual, atol=FLOAT32_REORDERED)
+
+
+def test_a_state_that_kept_no_sums_is_learned_on(tiny_backbone: Backbone, first: LearnerState) -> None:
+    old = replace(first, sums=None)
+    assert torch.allclose(
+        Classifier(tiny_backbone, old).scores(coloured("red", 1, 1)).text,
+        Classifier(tiny_backbone, first).scores(coloured("red", 1, 1)).text,
+    )
+    config = FAST.model_copy(update={"strategy": "prototypes"})
+    state = learn(tiny_backbone, old, task_of(["blue", "black"]), config).state
+    assert state.sums is not None
+    assert state.sums.counts.tolist() == [6, 6, 6, 6]
+    assert torch.allclose(state.prototypes[:2], first.prototypes, atol=FLOAT32_REORDERED)
+    unseen = torch.cat([coloured(name, 4, 99) for name in state.class_names])
+    visual = Classifier(tiny_backbone, state).scores(unseen).visual.argmax(dim=1)
+    assert (visual == torch.arange(4).repeat_interleave(4)).float().mean() > 0.9
+
+
+def test_uneven_classes_are_trained_with_their_shares(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    priors: list[Tensor | None] = []
+
+    def spied(*args: Any, log_prior: Tensor | None = None, **options: Any) -> Tensor:
+        priors.append(log_prior)
+        return task_cross_entropy(*args, log_prior=log_prior, **options)
+
+    monkeypatch.setattr(segp, "task_cross_entropy", spied)
+    pixels = torch.cat([coloured("red", 6, 0), coloured("green", 2, 1)])
+    classes = (TaskClass("red", "red."), TaskClass("green", "green."))
+    config = FAST.model_copy(update={"fusion_weight": 1.0})
+    learn(
+        tiny_backbone, initial_state(tiny_backbone), Task("t", classes, TensorImages(pixels, [0] * 6 + [1] * 2)), config
+    )
+    assert priors[0] is not None
+    assert priors[0].exp().tolist() == pytest.approx([0.75, 0.25])
+    priors.clear()
+    learn(tiny_backbone, initial_state(tiny_backbone), task_of(["red", "green"]), config)
+    assert set(priors) == {None}
 
 
 def test_a_known_class_is_refused_unless_more_data_is_asked_for(tiny_backbone: Backbone, first: LearnerState) -> None:
