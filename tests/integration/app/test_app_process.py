@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import os
 import signal
 import socket
@@ -115,9 +117,10 @@ def test_two_processes_share_a_port_and_one_goes_on_when_the_other_is_killed(
 ) -> None:
     shared = {**environment, "KEEPSIGHT_SHARE_PORT": "true"}
     own_port = free_port()
-    first, second = start({**shared, "KEEPSIGHT_METRICS_PORT": str(own_port)}), start(shared)
+    second = start(shared)
     url = f"http://127.0.0.1:{environment['KEEPSIGHT_PORT']}"
-    wait_ready(url, first)
+    wait_ready(url, second)
+    first = start({**shared, "KEEPSIGHT_METRICS_PORT": str(own_port)})
 
     def both_serving() -> Any:
         shown = httpx.get(f"{url}/v1/admin/rollout").json()["processes"]
@@ -125,7 +128,13 @@ def test_two_processes_share_a_port_and_one_goes_on_when_the_other_is_killed(
 
     shown = wait_until(both_serving, 200)
     assert {process["pid"] for process in shown} == {first.pid, second.pid}
-    assert "keepsight_serving_info" in httpx.get(f"http://127.0.0.1:{own_port}/metrics").text
+
+    def own_metrics() -> str | None:
+        with contextlib.suppress(httpx.TransportError):  # it says that it serves a moment before it listens
+            return httpx.get(f"http://127.0.0.1:{own_port}/metrics").text
+        return None
+
+    assert "keepsight_serving_info" in wait_until(own_metrics, 200)
     first.kill()
     first.wait()
     for _ in range(20):
