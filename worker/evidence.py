@@ -1,0 +1,120 @@
+"""Measures what the gate judges: a new version's answers to images, and to sampled features of the old classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from segp_cl.runtime.classifier import Classifier
+from segp_cl.runtime.golden import GoldenAnswers
+from segp_cl.statistics import FeatureSampler
+from segp_cl.types import LearnerState, Scores
+from worker.gate import NONE, Answers
+
+MOST_TAUGHT: Final = 64
+"""Most taught images that are measured, evenly from all classes."""
+MOST_SAMPLES: Final = 4096
+"""Most sampled features, unless there are more old classes than this."""
+SAMPLES_PER_CLASS: Final = 16
+_BATCH: Final = 1024
+_SEED: Final = 0
+
+
+class Tally:
+    """Counts answers by the fused path while they are computed.
+
+    Args:
+        classifier: gives the probabilities.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._names = classifier.state.class_names
+        self._images = torch.zeros(len(self._names), dtype=torch.int64)
+        self._right = torch.zeros(len(self._names), dtype=torch.int64)
+        self._answered: set[int] = set()
+        self._top = 0.0
+        self._not_finite = 0
+
+    def add(self, scores: Scores, truth: Int64[Tensor, " batch"]) -> None:
+        """Add the scores of a batch; `truth` has the row of each image's class. A score that is not finite is wrong."""
+        finite = torch.stack([getattr(scores, path).isfinite().all(dim=1) for path in ("text", "visual", "fused")])
+        usable = finite.all(dim=0).cpu()
+        probabilities = self._classifier.fused_probabilities(scores.fused).cpu()
+        answers = scores.fused.argmax(dim=1).cpu()
+        self._images += torch.bincount(truth, minlength=len(self._names))
+        self._right += torch.bincount(truth[usable & (answers == truth)], minlength=len(self._names))
+        self._answered |= set(answers[usable].tolist())
+        self._top += float(probabilities[usable].max(dim=1).values.sum()) if bool(usable.any()) else 0.0
+        self._not_finite += int((~usable).sum())
+
+    def answers(self) -> Answers:
+        """Return the counts so far."""
+        images = int(self._images.sum())
+        present = self._images.nonzero().flatten().tolist()
+        return Answers(
+            by_class={self._names[row]: (int(self._images[row]), int(self._right[row])) for row in present},
+            distinct=len(self._answered),
+            top_probability=self._top / max(1, images - self._not_finite),
+            not_finite=self._not_finite,
+        )
+
+
+def evenly(labels: Sequence[int], chosen: Iterable[int], most: int = MOST_TAUGHT) -> tuple[int, ...]:
+    """Return at most `most` of the `chosen` positions, ascending: one of each class, then a second one, and so on."""
+    turn: dict[int, int] = {}
+    ranked = []
+    for position in chosen:
+        label = labels[position]
+        turn[label] = turn.get(label, 0) + 1
+        ranked.append((turn[label], position))
+    return tuple(sorted(position for _, position in sorted(ranked)[:most]))
+
+
+class OldClasses:
+    """Features of a parent's classes, sampled from its statistics, to compare answers before and after an update.
+
+    No image of an old class is kept, so this is what there is. After the image tower has changed, the features are those
+    of the old tower, and only nearly right. The same parent gives the same features.
+
+    Args:
+        parent: the state before the update.
+        but: classes that the update teaches, which are left out: what is answered to them may change.
+        norm: the usual norm of the parent's raw features.
+    """
+
+    def __init__(self, parent: LearnerState, *, but: Iterable[str], norm: Float[Tensor, ""]) -> None:
+        left_out = set(but)
+        rows = [row for row, name in enumerate(parent.class_names) if name not in left_out]
+        per_class = 1
+        if parent.covariance is not None and rows:
+            per_class = max(1, min(SAMPLES_PER_CLASS, MOST_SAMPLES // len(rows)))
+        self._names = [parent.class_names[row] for row in rows for _ in range(per_class)]
+        self._raw = parent.prototypes.new_empty(0, parent.prototypes.shape[1])
+        if rows:
+            sampler = FeatureSampler(parent.prototypes, parent.covariance)
+            drawn = torch.tensor(rows).repeat_interleave(per_class)
+            self._raw = sampler.draw(drawn, norm.cpu(), generator=torch.Generator().manual_seed(_SEED))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def answers(self, classifier: Classifier) -> Answers:
+        """Return the answers of a version that knows all of these classes."""
+        if not self._names:
+            return NONE
+        place: Mapping[str, int] = {name: row for row, name in enumerate(classifier.state.class_names)}
+        truth = torch.tensor([place[name] for name in self._names])
+        tally = Tally(classifier)
+        for raw, of_batch in zip(self._raw.split(_BATCH), truth.split(_BATCH), strict=True):
+            tally.add(classifier.scores_of(classifier.features_of(raw)), of_batch)
+        return tally.answers()
+
+
+def not_finite(golden: GoldenAnswers) -> int:
+    """Return how many numbers of the golden answers are not finite."""
+    return sum(int((~tensor.isfinite()).sum()) for tensor in (golden.raw, golden.image, golden.scores))
