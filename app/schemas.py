@@ -301,7 +301,13 @@ class ClassList(BaseModel):
 class PromoteBody(BaseModel):
     """Move CURRENT to a version. With `anyway`, also to one that the gate holds; then `reason` may not be empty."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "if": {"properties": {"anyway": {"const": True}}, "required": ["anyway"]},
+            "then": {"properties": {"reason": {"pattern": r"\S"}}, "required": ["reason"]},
+        },
+    )
 
     version_id: str
     reason: str = Field("", max_length=1000, description="Kept in the journal.")
@@ -340,6 +346,12 @@ class _GateChange(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     reason: str = Field("", max_length=1000, description="Kept in the journal.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole(cls, value: object) -> object:
+        """In JSON, 3.0 is an integer."""
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
     @property
     def changes(self) -> dict[str, object]:

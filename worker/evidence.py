@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from segp_cl.runtime.classifier import Classifier
 from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.statistics import FeatureSampler
-from segp_cl.types import LearnerState, Scores
-from worker.gate import NONE, Answers
+from segp_cl.types import Scores
+from worker.gate import Answers
 
 MOST_TAUGHT: Final = 64
 """Most taught images that are measured, evenly from all classes."""
@@ -78,40 +78,44 @@ def evenly(labels: Sequence[int], chosen: Iterable[int], most: int = MOST_TAUGHT
 class OldClasses:
     """Features of a parent's classes, sampled from its statistics, to compare answers before and after an update.
 
-    No image of an old class is kept, so this is what there is. After the image tower has changed, the features are those
-    of the old tower, and only nearly right. The same parent gives the same features.
+    No image of an old class is kept, so this is what there is. Where the update has changed the image tower, it moves
+    the features of old images too; how, only images of the update can show. So each sampled feature is moved as one of
+    those was. The same parent and the same images give the same features.
 
     Args:
-        parent: the state before the update.
-        but: classes that the update teaches, which are left out: what is answered to them may change.
-        norm: the usual norm of the parent's raw features.
+        parent: the version before the update.
+        pixels: at least one image of the update.
+        but: classes that the update teaches, which are left out: what is answered to them may change. There are others.
     """
 
-    def __init__(self, parent: LearnerState, *, but: Iterable[str], norm: Float[Tensor, ""]) -> None:
-        left_out = set(but)
-        rows = [row for row, name in enumerate(parent.class_names) if name not in left_out]
+    def __init__(
+        self, parent: Classifier, pixels: UInt8[Tensor, "images 3 height width"], *, but: Iterable[str]
+    ) -> None:
+        left_out, state = set(but), parent.state
+        rows = [row for row, name in enumerate(state.class_names) if name not in left_out]
         per_class = 1
-        if parent.covariance is not None and rows:
+        if state.covariance is not None:
             per_class = max(1, min(SAMPLES_PER_CLASS, MOST_SAMPLES // len(rows)))
-        self._names = [parent.class_names[row] for row in rows for _ in range(per_class)]
-        self._raw = parent.prototypes.new_empty(0, parent.prototypes.shape[1])
-        if rows:
-            sampler = FeatureSampler(parent.prototypes, parent.covariance)
-            drawn = torch.tensor(rows).repeat_interleave(per_class)
-            self._raw = sampler.draw(drawn, norm.cpu(), generator=torch.Generator().manual_seed(_SEED))
+        drawn = torch.tensor(rows).repeat_interleave(per_class)
+        self._names = [state.class_names[row] for row in drawn.tolist()]
+        self._pixels = pixels
+        self._images = parent.features(pixels).raw.cpu()
+        self._sampled = FeatureSampler(state.prototypes, state.covariance).draw(
+            drawn, self._images.norm(dim=1).mean(), generator=torch.Generator().manual_seed(_SEED)
+        )
+        self.answers_before = self._answers(parent, self._sampled)
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def after(self, classifier: Classifier) -> Answers:
+        """Return the answers of the version after the update, which knows all of these classes."""
+        drift = classifier.features(self._pixels).raw.cpu() - self._images
+        return self._answers(classifier, self._sampled + drift[torch.arange(len(self._sampled)) % len(drift)])
 
-    def answers(self, classifier: Classifier) -> Answers:
-        """Return the answers of a version that knows all of these classes."""
-        if not self._names:
-            return NONE
-        place: Mapping[str, int] = {name: row for row, name in enumerate(classifier.state.class_names)}
+    def _answers(self, classifier: Classifier, raw: Float[Tensor, "sampled raw"]) -> Answers:
+        place = {name: row for row, name in enumerate(classifier.state.class_names)}
         truth = torch.tensor([place[name] for name in self._names])
         tally = Tally(classifier)
-        for raw, of_batch in zip(self._raw.split(_BATCH), truth.split(_BATCH), strict=True):
-            tally.add(classifier.scores_of(classifier.features_of(raw)), of_batch)
+        for some, of_batch in zip(torch.split(raw, _BATCH), torch.split(truth, _BATCH), strict=True):
+            tally.add(classifier.scores_of(classifier.features_of(some)), of_batch)
         return tally.answers()
 
 

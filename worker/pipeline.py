@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 _LOCK_POLL_S: Final = 0.5
 _STORE_POLL_S: Final = 2.0
-_IMAGES_FOR_A_NORM: Final = 16
+_IMAGES_FOR_THE_DRIFT: Final = 32
 
 
 class NotPublishedError(KeepsightError):
@@ -233,9 +233,9 @@ class _Update:
         policy = self.store.gate().policy
         few = policy.enabled and policy.check_taught and len(split.held_out) < policy.few_images
         taught = evenly(index.labels, split.train) if few else ()
-        kept, before = None, NONE
+        kept = None
         if policy.enabled and policy.check_old_classes:
-            kept, before = self._old_classes(old, base, index, split)
+            kept = self._old_classes(old, base, index, split)
         classifier = Classifier(base, new)
         evaluation, held_out_answers = self._measure(classifier, base, index, split.held_out)
         _, taught_answers = self._measure(classifier, base, index, taught)
@@ -245,8 +245,8 @@ class _Update:
             seen_classes=len(new.classes),
             held_out=held_out_answers,
             taught=taught_answers,
-            kept=NONE if kept is None else kept.answers(classifier),
-            kept_before=before,
+            kept=NONE if kept is None else kept.after(classifier),
+            kept_before=NONE if kept is None else kept.answers_before,
             golden_not_finite=unusable,
         )
         gate = judge(policy, evidence)
@@ -268,18 +268,13 @@ class _Update:
         )
         return evaluation, tally.answers()
 
-    def _old_classes(
-        self, old: LearnerState, base: Backbone, index: SpoolIndex, split: Split
-    ) -> tuple[OldClasses, Answers]:
-        """Sample features of the old classes, and return them with the parent's answers to them."""
+    def _old_classes(self, old: LearnerState, base: Backbone, index: SpoolIndex, split: Split) -> OldClasses | None:
+        """Sample features of the old classes, and have the parent answer to them; None if there are no such classes."""
         if not set(old.class_names) - set(index.classes):
-            return OldClasses(old, but=old.class_names, norm=torch.tensor(1.0)), NONE
-        parent = Classifier(base, old)
-        few = evenly(index.labels, split.train, _IMAGES_FOR_A_NORM)
-        images = self._images(index, few, base, cache=None)
-        norm = parent.features(images.pixels(range(len(few)))).raw.norm(dim=1).mean()
-        kept = OldClasses(old, but=index.classes, norm=norm)
-        return kept, kept.answers(parent)
+            return None
+        few = evenly(index.labels, split.train, _IMAGES_FOR_THE_DRIFT)
+        images = self._images(index, few, base, cache=None).pixels(range(len(few)))
+        return OldClasses(Classifier(base, old), images, but=index.classes)
 
     def _provenance(
         self,

@@ -65,7 +65,8 @@ def outcome_of(store: Store, job: UpdateJob, manifest: Manifest, settings: Worke
     """
     version, report = manifest.version_id, dict(manifest.report or {})
     gate = report.pop(REPORT_KEY, None)
-    refused, reasons = None, ()
+    refused: str | None = None
+    reasons: tuple[str, ...] = ()
     # a promoted version may have been rolled back since on purpose: that is not undone
     if not _was_current(store, version):
         reasons = reasons_of(manifest)

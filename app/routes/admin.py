@@ -29,8 +29,8 @@ M = TypeVar("M", bound=BaseModel)
 async def promote(request: Request, services: ServicesDep, caller: AdminCaller) -> Moved:
     """Move CURRENT to a version, and answer once all servers serve it.
 
-    Every server loads the version before CURRENT moves. If a server cannot serve it, nothing changes. A version that the
-    gate holds is refused, unless `anyway` is set and a reason given.
+    Every server loads the version before CURRENT moves. If a server cannot serve it, nothing changes. A version that
+    the gate holds is refused, unless `anyway` is set and a reason given.
     """
     body = await _read(request, PromoteBody)
     move = await moves.promote(

@@ -18,8 +18,8 @@ router = APIRouter(prefix="/v1", tags=["versions"])
 def list_versions(services: ServicesDep, caller: AnyCaller) -> Response:
     """List all versions, oldest first, with CURRENT and the version that this server serves.
 
-    `current` is null while CURRENT cannot be read. `damaged` has the versions whose files are missing or altered. A version that
-    the gate holds has its reasons in `held_because`.
+    `current` is null while CURRENT cannot be read. `damaged` has the versions whose files are missing or altered.
+    `held_because` has the reasons for which the gate holds a version.
     """
     pinned, survey = services.store.pinned(), services.store.survey()
     held = services.store.held(*survey.readable)

@@ -108,8 +108,8 @@ def outcome_sentence(job: Job) -> str:
         version = result["version_id"]
         if reasons := result.get("held_because"):
             return (
-                f"version {version} is published and held: {'; '.join(reasons)}. "
-                f"To serve it all the same: keepsight promote {version} --anyway --reason TEXT"
+                f"version {version} is published and held: {'; '.join(reasons)} "
+                f"(keepsight promote {version} --anyway --reason TEXT serves it all the same)"
             )
         return f"version {version} is published but not promoted: {result['not_promoted_because']}"
     if job["state"] == "cancelled":

@@ -327,7 +327,7 @@ class Rollout(TypedDict):
 
 
 class Gate(TypedDict):
-    """`GET /v1/admin/gate`: the policy in force. `source` is `damaged` if its file cannot be used, and `problem` why."""
+    """`GET /v1/admin/gate`: the policy. `source` is `damaged` if its file cannot be used, and `problem` says why."""
 
     policy: dict[str, bool | int | float]
     source: Literal["file", "defaults", "damaged"]

@@ -13,7 +13,7 @@ app = typer.Typer(help="Show or set what a version must pass before it is promot
 
 Settings = Annotated[
     list[str],
-    typer.Argument(metavar="NAME=VALUE...", help="Fields of the policy: min_accuracy=0.5. null: the default."),
+    typer.Argument(metavar="KEY=VALUE...", help="Fields of the policy: min_accuracy=0.5. null: the default."),
 ]
 
 
@@ -48,7 +48,7 @@ def set_fields(
     """Change fields of the policy. It judges the versions that are published from now on."""
     from keepsight.cli.commands.teaching import parse_overrides
 
-    changes = parse_overrides(settings, example="gate set takes NAME=VALUE, for example min_accuracy=0.5")
+    changes = parse_overrides(settings, option="gate set", example="min_accuracy=0.5")
     with options.connect(url, api_key) as client:
         found = client.change_gate(changes, reason=reason)
     report(found, as_json=as_json)

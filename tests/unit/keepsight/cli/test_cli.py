@@ -33,7 +33,7 @@ ACCEPTED = {
 }
 COMMANDS = (
     "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "rollback", "promote",
-    "rollout", "keys", "keys create", "keys list", "keys revoke", "keys forget",
+    "rollout", "gate", "gate show", "gate set", "keys", "keys create", "keys list", "keys revoke", "keys forget",
 )  # fmt: skip
 
 
