@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,11 +23,10 @@ pytestmark = pytest.mark.slow
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> WorkerSettings:
+def settings_in(folder: Path) -> WorkerSettings:
     return WorkerSettings(
-        store=tmp_path / "store",
-        spool=tmp_path / "spool",
+        store=folder / "store",
+        spool=folder / "spool",
         redis_url="redis://127.0.0.1:1/0",
         model="compact",
         pretrained=None,
@@ -48,7 +48,11 @@ def scans(digit: int, count: int) -> list[bytes]:
 
 
 def teach(
-    settings: WorkerSettings, images: Mapping[str, Sequence[bytes]], *, extend: bool = False, **config: object
+    settings: WorkerSettings,
+    images: Mapping[str, Sequence[bytes]],
+    *,
+    extend: bool = False,
+    config: Mapping[str, float] | None = None,
 ) -> UpdateOutcome:
     job_id = new_job_id()
     with Spool(settings.spool).create(job_id) as writer:
@@ -65,7 +69,7 @@ def teach(
                 for name, files in images.items()
             ],
             "extend": extend,
-            "config": config,
+            "config": dict(config or {}),
             "dataset_digest": index.digest,
             "submitted_at": utc_now(),
         }
@@ -78,22 +82,36 @@ def failed(outcome: UpdateOutcome) -> set[str]:
     return {check.name for check in outcome.gate.checks if check.passed is False}
 
 
-def test_updates_that_forget_are_held_and_ordinary_ones_pass(settings: WorkerSettings) -> None:
-    first = teach(settings, {NAMES[digit]: scans(digit, 12) for digit in range(5)})
-    assert first.promoted, first.not_promoted_because
-    more = {NAMES[digit]: scans(digit, 12) for digit in (5, 6)}
-    for config in ({"learning_rate": 30.0}, {"fusion_weight": 0.0, "learning_rate": 5.0}):
-        outcome = teach(settings, more, **config)
-        assert not outcome.promoted, config
-        assert "old_classes" in failed(outcome), config
-        assert Store(settings.store).current() == first.version_id
-    second = teach(settings, more)
-    assert second.promoted, second.not_promoted_because
+@pytest.fixture(scope="module")
+def five_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose CURRENT knows zero to four."""
+    settings = settings_in(tmp_path_factory.mktemp("five"))
+    outcome = teach(settings, {NAMES[digit]: scans(digit, 12) for digit in range(5)})
+    assert outcome.promoted, outcome.not_promoted_because
+    return settings.store
 
 
-def test_a_correction_that_does_not_correct_is_held(settings: WorkerSettings) -> None:
-    assert teach(settings, {NAMES[digit]: scans(digit, 12) for digit in range(3)}).promoted
-    swapped = teach(settings, {"seven": scans(8, 16), "eight": scans(7, 16)})
+@pytest.mark.parametrize(
+    ("config", "promoted"),
+    [({}, True), ({"learning_rate": 30.0}, False), ({"fusion_weight": 0.0, "learning_rate": 5.0}, False)],
+    ids=["ordinary", "learning rate of 30", "text path alone, ruined"],
+)
+def test_updates_that_forget_are_held_and_ordinary_ones_pass(
+    tmp_path: Path, five_digits: Path, config: dict[str, float], promoted: bool
+) -> None:
+    settings = settings_in(tmp_path)
+    shutil.copytree(five_digits, settings.store)
+    before = Store(settings.store).current()
+    outcome = teach(settings, {NAMES[digit]: scans(digit, 12) for digit in (5, 6)}, config=config)
+    assert outcome.promoted is promoted, outcome.not_promoted_because
+    assert ("old_classes" in failed(outcome)) is not promoted
+    assert Store(settings.store).current() == (outcome.version_id if promoted else before)
+
+
+def test_a_correction_that_does_not_correct_is_held(tmp_path: Path, five_digits: Path) -> None:
+    settings = settings_in(tmp_path)
+    shutil.copytree(five_digits, settings.store)
+    swapped = teach(settings, {"seven": scans(8, 8), "eight": scans(7, 8)})
     assert swapped.promoted, swapped.not_promoted_because
     corrected = teach(settings, {"seven": scans(7, 8), "eight": scans(8, 8)}, extend=True)
     assert corrected.evaluation is not None

@@ -121,7 +121,7 @@ def test_the_client_teaches_classifies_embeds_and_moves(
         accepted = client.teach(io.BytesIO(archive({"cow": 2})), name="more", template="a {}.", seed=3)
         assert accepted["validation"]["accepted"] == 2
         worker = threading.Thread(target=work, args=(redis_url, accepted["job_id"]))
-        seen = []
+        seen: list[str] = []
         for job in client.follow(accepted["job_id"]):
             if not seen:
                 worker.start()
