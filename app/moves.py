@@ -23,7 +23,13 @@ class Move:
 
 
 async def promote(
-    services: Services, version_id: VersionId, *, who: str, reason: str, expected: VersionId | None
+    services: Services,
+    version_id: VersionId,
+    *,
+    who: str,
+    reason: str,
+    expected: VersionId | None,
+    anyway: bool = False,
 ) -> Move:
     """Move CURRENT to a version.
 
@@ -33,17 +39,21 @@ async def promote(
         who: recorded in the journal.
         reason: recorded in the journal.
         expected: the version that CURRENT must name; None: the one it names now.
+        anyway: move to a version that the gate holds, too.
 
     Raises:
+        HeldError: the gate holds the version, and `anyway` is not set. No server was asked.
         StoreError: there is no such version, it is damaged, or CURRENT is not `expected`. Nothing moved.
         RolloutError: the servers were not all moved; its subclasses say why.
         SwapTimeoutError: CURRENT moved, but this server does not serve it yet.
     """
     store, read = services.store, services.pools.store.run
     before, moves = await read(store.current), await read(store.moves)
+    if not anyway:
+        await read(store.check_not_held, version_id)
 
     def move_pointer() -> None:
-        store.promote(version_id, expected=expected or before, who=who, reason=reason, after_moves=moves)
+        store.promote(version_id, expected=expected or before, who=who, reason=reason, after_moves=moves, anyway=anyway)
 
     return await _move(services, before, version_id, move_pointer)
 
@@ -57,10 +67,12 @@ async def roll_back(
 
     Raises:
         NothingToRollBackToError: no version was named, and there is none before CURRENT.
+        HeldError: the gate held the named version, and it was never served. No server was asked.
     """
     store, read = services.store, services.pools.store.run
     before, moves = await read(store.readable_current), await read(store.moves)
     target = version_id if version_id is not None else await read(store.rollback_target)
+    await read(store.check_not_held, target)
 
     def move_pointer() -> None:
         store.rollback(target, who=who, reason=reason, expected=expected or before, after_moves=moves)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    WithJsonSchema,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from app.json_body import LongText, Text
 from app.problems import problem
 from exchange.contracts import JobRecord, UpdateOutcome, ValidationReport
 from exchange.roster import SeenServer
+from model_store.gate import GatePolicy
 from model_store.types import ClassRecord, Manifest
 
 DEFAULT_TOP_K = 5
@@ -238,9 +249,12 @@ class VersionSummary(BaseModel):
     dataset: str | None
     evaluation: dict[str, JsonValue] | None = Field(description="Accuracy on the held-out images, over all classes.")
     pinned: bool
+    held_because: list[str] = Field(
+        default_factory=list, description="Why the gate holds it: it is served only if promoted with `anyway`."
+    )
 
     @classmethod
-    def of(cls, manifest: Manifest, *, pinned: bool) -> VersionSummary:
+    def of(cls, manifest: Manifest, *, pinned: bool, held_because: Sequence[str] = ()) -> VersionSummary:
         """Return the summary of a manifest."""
         evaluation = manifest.evaluation
         overall: Any = evaluation.get("overall", evaluation) if evaluation else None
@@ -255,6 +269,7 @@ class VersionSummary(BaseModel):
             dataset=manifest.dataset.name if manifest.dataset else None,
             evaluation=overall if isinstance(overall, dict) else None,
             pinned=pinned,
+            held_because=list(held_because),
         )
 
 
@@ -284,13 +299,26 @@ class ClassList(BaseModel):
 
 
 class PromoteBody(BaseModel):
-    """Move CURRENT to a version."""
+    """Move CURRENT to a version. With `anyway`, also to one that the gate holds; then `reason` may not be empty."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "if": {"properties": {"anyway": {"const": True}}, "required": ["anyway"]},
+            "then": {"properties": {"reason": {"pattern": r"\S"}}, "required": ["reason"]},
+        },
+    )
 
     version_id: str
     reason: str = Field("", max_length=1000, description="Kept in the journal.")
     expected: str | None = Field(None, description="What CURRENT must name; default: what it names now.")
+    anyway: bool = Field(False, description="Serve a version that is held. Needs a reason.")
+
+    @model_validator(mode="after")
+    def _anyway_has_a_reason(self) -> Self:
+        if self.anyway and not self.reason.strip():
+            raise ValueError("anyway needs a reason, which is kept in the journal")
+        return self
 
 
 class RollbackBody(BaseModel):
@@ -301,6 +329,49 @@ class RollbackBody(BaseModel):
     version_id: str | None = Field(None, description="The version to go back to; default: the parent of CURRENT.")
     reason: str = Field("", max_length=1000, description="Kept in the journal.")
     expected: str | None = Field(None, description="What CURRENT must name; default: what it names now.")
+
+
+def _optional(policy: type[GatePolicy]) -> dict[str, Any]:
+    """Return the policy's fields, each of which may be left out, or be null for its default."""
+    fields: dict[str, Any] = {}
+    for name, info in policy.model_fields.items():
+        kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+        fields[name] = (kind | None, Field(None, description=info.description))
+    return fields
+
+
+class _GateChange(BaseModel):
+    """Change the gate's policy: the fields to change, and why. Null sets a field back to its default."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    reason: str = Field("", max_length=1000, description="Kept in the journal.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole(cls, value: object) -> object:
+        """In JSON, 3.0 is an integer."""
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    @property
+    def changes(self) -> dict[str, object]:
+        """The fields that were sent, without the reason."""
+        return self.model_dump(exclude_unset=True, exclude={"reason"})
+
+
+GateChange: type[_GateChange] = create_model(
+    "GateChange", __base__=_GateChange, __doc__=_GateChange.__doc__, **_optional(GatePolicy)
+)
+
+
+class Gate(BaseModel):
+    """The gate's policy, and where it is from."""
+
+    policy: GatePolicy
+    source: Literal["file", "defaults", "damaged"] = Field(
+        description="`defaults` where nothing was ever set; `damaged`: the file cannot be used, the defaults are."
+    )
+    problem: str | None = Field(description="What is wrong with a damaged file.")
 
 
 class Moved(BaseModel):

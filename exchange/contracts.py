@@ -195,9 +195,35 @@ class Evaluation(_Contract):
     per_class: dict[str, PathAccuracy]
 
 
+class GateCheck(_Contract):
+    """One check of the gate. `passed` is None where nothing was judged; `reason` says why it was not, or not passed.
+
+    `value` is compared with `bound`. Where it is an accuracy, `upper` is the upper end of its interval, which is what
+    is compared. `images` is the number of images (or sampled features) that the value rests on.
+    """
+
+    name: str
+    passed: bool | None
+    value: float | None = None
+    upper: float | None = None
+    bound: float | None = None
+    images: int = Field(0, ge=0)
+    reason: str = ""
+
+
+class GateResult(_Contract):
+    """What the gate found. A version with reasons in `held_because` is held: published, and not promoted."""
+
+    enabled: bool = True
+    checks: tuple[GateCheck, ...] = ()
+    held_because: tuple[str, ...] = ()
+
+
 class UpdateOutcome(_Contract):
     """The result of a finished update. A published version that was not promoted has the reason here.
 
+    `gate` has every check that was made. If it held the version, `held_because` has its reasons, and
+    `not_promoted_because` begins with "held:". `gate` is None for a version of a release that had no gate.
     `evaluation` is None where no class had enough images to hold any out. `report` holds the learner's report (seconds
     by phase, losses by epoch, settings, adapted modules), the seconds of the worker's own phases and its peak memory.
     """
@@ -205,6 +231,8 @@ class UpdateOutcome(_Contract):
     version_id: str
     promoted: bool
     not_promoted_because: str | None = None
+    held_because: tuple[str, ...] = ()
+    gate: GateResult | None = None
     evaluation: Evaluation | None = None
     report: dict[str, JsonValue] = Field(default_factory=dict)
 

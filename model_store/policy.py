@@ -18,6 +18,7 @@ DIGEST_DIGITS = 12
 
 _VERSION_ID = re.compile(r"[0-9]{6,12}-[0-9a-f]{12}")
 _MOVES = ("promote", "rollback", "recover")
+NOTHING_HELD: Mapping[VersionId, str] = {}
 
 
 def check_version_id(text: str) -> VersionId:
@@ -161,7 +162,10 @@ class Line:
 
 
 def unexplained(
-    entries: Sequence[JournalEntry], parents: Mapping[VersionId, VersionId | None], current: VersionId | None
+    entries: Sequence[JournalEntry],
+    parents: Mapping[VersionId, VersionId | None],
+    current: VersionId | None,
+    held: Mapping[VersionId, str] = NOTHING_HELD,
 ) -> tuple[Line, ...]:
     """Return the lines that make the journal agree with the disk again, after a process was interrupted.
 
@@ -173,9 +177,11 @@ def unexplained(
         entries: the journal, oldest first.
         parents: the parent of every present version (also None if its manifest cannot be read).
         current: the version in CURRENT.
+        held: why the gate held versions, as their manifests say.
     """
     known: set[VersionId] = set()
     said: VersionId | None = None
+    known_held = {entry.to for entry in entries if entry.action == "hold"}
     for entry in entries:
         if entry.action == "publish" and entry.to is not None:
             known.add(entry.to)
@@ -188,6 +194,10 @@ def unexplained(
     lines = [
         Line("publish", parents[version], version, "found on disk without a line in the journal")
         for version in appeared
+    ]
+    lines += [
+        Line("hold", parents[version], version, held[version])
+        for version in sorted(held.keys() & parents.keys() - known_held, key=age)
     ]
     lines += [Line("prune", version, None, "in the journal, and no longer on disk") for version in gone]
     if said != current:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_store import codec, policy
+from model_store.gate import GATE_FILE, GateSetting, let_through, read_setting, reasons_of
 from model_store.journal import read_journal
 from model_store.types import (
     MANIFEST_FILE,
     TENSORS_FILE,
     CorruptVersionError,
     DamagedPointerError,
+    HeldError,
     JournalEntry,
     Manifest,
     NothingToRollBackToError,
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 Manifests = list[Manifest]
 VersionIds = list[VersionId]
+Reasons = tuple[str, ...]
 Entries = list[JournalEntry]
 
 _POINTER_BYTES = 256  # more than any version id
@@ -248,6 +251,32 @@ class StoreReader:
     def pinned(self) -> frozenset[VersionId]:
         """Return the pinned versions, which `prune` never removes."""
         return policy.pinned_versions(self.journal())
+
+    def gate(self) -> GateSetting:
+        """Return the gate's policy. A missing or damaged file means the defaults; a damaged one is logged."""
+        return read_setting(self.root / GATE_FILE)
+
+    def held(self, *manifests: Manifest) -> dict[VersionId, Reasons]:
+        """Return those of the versions that are held, with the gate's reasons. The journal is read once.
+
+        A version to which CURRENT was moved once is not held: an operator has decided.
+        """
+        judged = {manifest.version_id: reasons_of(manifest) for manifest in manifests}
+        if not any(judged.values()):
+            return {}
+        free = let_through(self.journal()) | {self.readable_current()}
+        return {version: reasons for version, reasons in judged.items() if reasons and version not in free}
+
+    def check_not_held(self, version_id: VersionId) -> None:
+        """Check that the gate does not keep a version from being served.
+
+        Raises:
+            HeldError: it does; the message has its reasons.
+            VersionNotFoundError: there is no such version.
+            CorruptVersionError: the manifest is missing or altered.
+        """
+        if reasons := self.held(self.manifest(version_id)).get(version_id):
+            raise HeldError(version_id, reasons)
 
     def version_of_job(self, job_id: str) -> VersionId | None:
         """Return the version that a job has published, or None."""

@@ -4,6 +4,7 @@ A store is a folder:
 
     <root>/CURRENT                     one line, a version id: what is served
     <root>/journal.jsonl               one line per action: who, when, from, to, why
+    <root>/gate.json                   what a version must pass before it is promoted; missing: the defaults
     <root>/versions/<version id>/      manifest.json and tensors.safetensors, never changed
     <root>/tmp/                        what is being written or removed; left-overs mean nothing
     <root>/store.lock, lineage.lock    locked by the operating system, which releases them when a process dies
@@ -13,10 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from model_store import codec, policy
 from model_store.disk import writing
+from model_store.gate import GATE_FILE, GatePolicy, differences, reasons_of, write_policy
 from model_store.libraries import installed_libraries
 from model_store.reader import VersionIds, parents_of
 from model_store.types import DamagedPointerError, Manifest, MovedMeanwhileError, Provenance, StoreError, VersionId
@@ -49,6 +51,9 @@ class Store(StoreWriter):
         golden: GoldenAnswers | None = None,
     ) -> Manifest:
         """Write a new version without moving CURRENT. Servers replay `golden` before they serve it.
+
+        If the gate's result in `provenance.report` has reasons, the version is held: the journal says so, and
+        `promote` refuses it.
 
         A job publishes once: if `provenance.job_id` already has a version, its manifest is returned and nothing is
         written. A crash leaves no version or a complete one.
@@ -85,8 +90,11 @@ class Store(StoreWriter):
             written = codec.pack_manifest(blank)
             manifest = codec.unpack_manifest(written, version_id)
             self._write_version(version_id, data, written)
+            lines = [policy.Line("publish", parent, version_id, provenance.reason)]
+            if reasons := reasons_of(manifest):
+                lines.append(policy.Line("hold", parent, version_id, "; ".join(reasons)))
             try:
-                self._record(journal, "publish", parent, version_id, provenance.who, provenance.reason)
+                self._append(journal, lines, provenance.who)
             except StoreError:
                 with contextlib.suppress(OSError):
                     self._take_away(version_id)
@@ -102,8 +110,11 @@ class Store(StoreWriter):
         who: str,
         reason: str = "",
         after_moves: int | None = None,
+        anyway: bool = False,
     ) -> None:
         """Make `version_id` CURRENT if CURRENT is `expected` (None: not set). Does nothing if it already is CURRENT.
+
+        With `anyway` a held version is promoted too, and is not held any more.
 
         With `after_moves`, what `moves` returned when this was asked for, a caller that was stopped for a while does
         not move CURRENT against a move that came after it.
@@ -111,6 +122,7 @@ class Store(StoreWriter):
         Raises:
             VersionNotFoundError: there is no such version.
             CorruptVersionError: the version fails verification.
+            HeldError: the gate held the version, and `anyway` is not set.
             ConflictError: CURRENT is neither `expected` nor `version_id`, or was moved since `after_moves`.
         """
         policy.check_version_id(version_id)
@@ -120,6 +132,10 @@ class Store(StoreWriter):
                 return
             policy.check_expected(expected, actual)
             self._check_not_moved(after_moves, actual)
+            if not anyway:
+                self.check_not_held(version_id)
+            elif self.held(self.manifest(version_id)):
+                reason = f"held, promoted anyway: {reason}"
             self._move("promote", actual, version_id, who, reason)
 
     def rollback(
@@ -149,6 +165,7 @@ class Store(StoreWriter):
         Raises:
             VersionNotFoundError: there is no such version.
             NothingToRollBackToError: no version was named, and there is none before CURRENT.
+            HeldError: the gate held the version, and it was never served, so this would not be a way back.
             CorruptVersionError: the version fails verification. Nothing moved.
             ConflictError: CURRENT is not `expected`, or was moved since `after_moves`.
         """
@@ -162,6 +179,7 @@ class Store(StoreWriter):
                 version_id = self.rollback_target()
             if version_id != actual:
                 self._check_not_moved(after_moves, actual)
+                self.check_not_held(version_id)
                 self._move("rollback", actual, version_id, who, reason)
         return version_id
 
@@ -213,6 +231,29 @@ class Store(StoreWriter):
             journal = self._reconcile()
             if version_id in policy.pinned_versions(journal.entries):
                 self._record(journal, "unpin", version_id, None, who, reason)
+
+    def change_gate(self, changes: Mapping[str, object], *, who: str, reason: str = "") -> GatePolicy:
+        """Change fields of the gate's policy (None: back to the default), and record in the journal who did.
+
+        A damaged file is replaced: the changes apply to the defaults. The policy judges versions that are published
+        from now on; what was held stays held.
+
+        Returns:
+            The policy in force now.
+
+        Raises:
+            ValidationError: a field is unknown, or a value is out of range. Nothing was changed.
+        """
+        with self._locked("changing the gate"):
+            setting = self.gate()
+            after = setting.policy.changed(changes)
+            said = differences(setting.policy, after)
+            if said or setting.source == "damaged":
+                why = "; ".join(part for part in (said or "the damaged file was replaced", reason) if part)
+                self._replace_policy(self.root / GATE_FILE, write_policy(after), who, why)
+        if said:
+            logger.info("the gate was changed by %s: %s", who, said)
+        return after
 
     def _check_not_moved(self, after_moves: int | None, actual: VersionId | None) -> None:
         if after_moves is not None and self.moves() != after_moves:

@@ -22,7 +22,7 @@ TENSORS_FILE = "tensors.safetensors"
 VersionId = str
 """`000007-0123456789ab`: the number of the version, and the first 12 hex digits of its content digest."""
 
-Action = Literal["publish", "promote", "rollback", "prune", "pin", "unpin", "recover"]
+Action = Literal["publish", "hold", "promote", "rollback", "prune", "pin", "unpin", "recover", "gate"]
 """What a journal line records. `recover` explains what an interrupted process left; see `JournalEntry`."""
 
 
@@ -82,6 +82,21 @@ class ConflictError(StoreError):
         self.expected = expected
         self.actual = actual
         super().__init__(f"CURRENT is {actual or 'not set'}, expected {expected or 'it not to be set'}; nothing moved")
+
+
+class HeldError(StoreError):
+    """The gate held the version when it was published, and CURRENT was never moved to it. Nothing moved.
+
+    `reasons` are those of the gate, and a member of the problem document.
+    """
+
+    def __init__(self, version_id: VersionId, reasons: Sequence[str]) -> None:
+        self.version_id = version_id
+        self.reasons = tuple(reasons)
+        self.extensions: Mapping[str, Any] = {"held_because": list(reasons)}
+        super().__init__(
+            f"version {version_id} is held: {'; '.join(reasons)}; promote it with `anyway` and a reason to serve it"
+        )
 
 
 class MovedMeanwhileError(ConflictError):
@@ -213,10 +228,12 @@ class JournalEntry(BaseModel):
     | action | from | to |
     |---|---|---|
     | publish | the new version's parent | the new version |
+    | hold | the new version's parent | the new version, which the gate keeps from being promoted |
     | promote, rollback | CURRENT before | CURRENT after |
     | recover | what the journal said CURRENT was | what CURRENT is |
     | pin | null | the version |
     | unpin, prune | the version | null |
+    | gate | null | null; the gate's policy was changed |
 
     A line that the store writes about an interrupted process has `who: "store"`.
     """

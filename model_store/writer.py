@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from model_store import policy
 from model_store.disk import Disk, writing
+from model_store.gate import reasons_of
 from model_store.journal import Journal, append_journal, read_journal
 from model_store.reader import StoreReader, parents_of
 from model_store.types import (
@@ -139,8 +140,40 @@ class StoreWriter(StoreReader):
     def _reconcile(self) -> Journal:
         """Return the journal, after adding lines that explain what interrupted processes left."""
         journal = read_journal(self._journal)
-        parents = parents_of(self._manifests())
-        return self._append(journal, policy.unexplained(journal.entries, parents, self.readable_current()), "store")
+        manifests = self._manifests()
+        held = {version: "; ".join(reasons_of(manifest)) for version, manifest in manifests.items() if manifest}
+        lines = policy.unexplained(
+            journal.entries,
+            parents_of(manifests),
+            self.readable_current(),
+            {version: reasons for version, reasons in held.items() if reasons},
+        )
+        return self._append(journal, lines, "store")
+
+    def _replace_policy(self, path: Path, data: bytes, who: str, reason: str) -> None:
+        """Record in the journal that the gate's policy changes, and replace its file: both, or neither."""
+        journal = self._reconcile()
+        new = self._tmp / f"{path.name}-{uuid.uuid4().hex}"
+        try:
+            with writing(f"writing {path}"):
+                self._disk.make_folder(self._tmp)
+                self._disk.write_file(new, data)
+            self._record(journal, "gate", None, None, who, reason)
+            try:
+                with writing(f"writing {path}"):
+                    self._disk.rename(new, path)
+            except StoreError:
+                with contextlib.suppress(OSError):
+                    self._disk.append(self._journal, b"", at=journal.size)
+                raise
+        except StoreError:
+            with contextlib.suppress(OSError):
+                self._disk.remove(new)
+            raise
+        try:
+            self._disk.sync_folder(self.root)
+        except OSError as error:  # it is there for all readers; only a power failure could undo it
+            logger.warning("%s was written, but %s could not be synced: %s", path, self.root, error)
 
     def _append(self, journal: Journal, lines: Sequence[policy.Line], who: str) -> Journal:
         now = self._clock()

@@ -8,7 +8,9 @@ import torch
 
 from exchange.contracts import Evaluation, PathAccuracy
 from segp_cl.runtime.classifier import Classifier
-from segp_cl.types import ImageSource
+from segp_cl.types import ImageSource, Scores
+
+OnScores = Callable[[Scores, torch.Tensor], None]
 
 
 def evaluate(
@@ -18,6 +20,7 @@ def evaluate(
     classes: Sequence[str],
     batch_size: int,
     on_batch: Callable[[int, int], None],
+    on_scores: OnScores = lambda scores, truth: None,
 ) -> Evaluation:
     """Return top-1 accuracy over all of the version's classes, overall and for every class with images.
 
@@ -27,6 +30,7 @@ def evaluate(
         classes: names that the version knows.
         batch_size: images per forward pass.
         on_batch: called with (batches done, batches in all) after each.
+        on_scores: called with the scores of each batch, and the rows of its images' classes.
     """
     names = classifier.state.class_names
     position = {name: i for i, name in enumerate(names)}
@@ -35,6 +39,7 @@ def evaluate(
     hits: dict[str, list[torch.Tensor]] = {"text": [], "visual": [], "fused": []}
     for number, batch in enumerate(batches, start=1):
         scores = classifier.scores(images.pixels(batch))
+        on_scores(scores, truth[batch.start : batch.stop])
         for path, collected in hits.items():
             collected.append(getattr(scores, path).argmax(dim=1).cpu() == truth[batch.start : batch.stop])
         on_batch(number, len(batches))

@@ -1,4 +1,4 @@
-"""One update, from top to bottom: wait for the lineage, load, learn, evaluate, publish, promote."""
+"""One update, from top to bottom: wait for the lineage, load, learn, evaluate, judge, publish, promote or hold."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Final
 
 import torch
 
-from exchange.contracts import Evaluation, UpdateJob, UpdateOutcome
+from exchange.contracts import Evaluation, GateResult, UpdateJob, UpdateOutcome
 from exchange.spool import Spool, SpoolError, SpoolIndex
 from model_store.first_version import make_first_version
+from model_store.gate import REPORT_KEY
 from model_store.reader import StoreReader
 from model_store.store import Store
 from model_store.types import (
@@ -33,18 +34,21 @@ from segp_cl.learn.learner import learn_task
 from segp_cl.models.backbone import Backbone
 from segp_cl.models.load import load_backbone
 from segp_cl.runtime.classifier import Classifier
-from segp_cl.runtime.golden import record
+from segp_cl.runtime.golden import GoldenAnswers, record
 from segp_cl.runtime.hardware import choose_device, choose_dtype
 from segp_cl.runtime.process import peak_rss_bytes
 from segp_cl.types import Learned, LearnerState, OnProgress, Progress, Task, TaskClass
 from worker.evaluation import evaluate
-from worker.promotion import promote, reason_of, resume
+from worker.evidence import OldClasses, Tally, evenly, not_finite
+from worker.gate import NONE, Answers, Evidence, judge
+from worker.promotion import outcome_of, reason_of, resume
 from worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
 _LOCK_POLL_S: Final = 0.5
 _STORE_POLL_S: Final = 2.0
+_IMAGES_FOR_THE_DRIFT: Final = 32
 
 
 class NotPublishedError(KeepsightError):
@@ -59,9 +63,10 @@ def run_update(
     before_publish: Callable[[], None] = lambda: None,
     resume_only: bool = False,
 ) -> UpdateOutcome:
-    """Learn one task on top of CURRENT and make the result CURRENT.
+    """Learn one task on top of CURRENT and make the result CURRENT, unless the gate holds it.
 
-    If an earlier attempt has published, the job is not learned again; its version is promoted if it never was.
+    If an earlier attempt has published, the job is not learned again; its version is promoted if it never was and is
+    not held.
 
     Args:
         job: the task; its images lie in the spool.
@@ -162,25 +167,16 @@ class _Update:
         )
         with self._timed("learning"):
             learned = self._learn(state, base, index, split, spool.folder(self.job.job_id))
-        evaluation = None
-        if split.held_out:
-            with self._phase("evaluating"):
-                evaluation = self._evaluate(learned.state, base, index, split)
+        with self._phase("evaluating"):
+            evaluation, golden, gate = self._judge(state, learned.state, base, index, split)
         self.before_publish()
         with self._phase("publishing"):
-            provenance = self._provenance(learned, base, index, split, evaluation)
-            golden = record(Classifier(base, learned.state), base.preprocessing.size)
+            provenance = self._provenance(learned, base, index, split, evaluation, gate)
             manifest = self.store.publish(learned.state, parent=parent, provenance=provenance, golden=golden)
             version = manifest.version_id
         logger.info("published %s on %s", version, parent)
-        refused = promote(self.store, self.job, version, parent, self.settings)
-        return UpdateOutcome(
-            version_id=version,
-            promoted=refused is None,
-            not_promoted_because=refused,
-            evaluation=evaluation,
-            report=_json(self._report(learned)),
-        )
+        outcome = outcome_of(self.store, self.job, manifest, self.settings)
+        return outcome.model_copy(update={"report": _json(self._report(learned))})  # it has the seconds of publishing
 
     def _read_spool(self, spool: Spool) -> SpoolIndex:
         index = spool.read(self.job.job_id)
@@ -227,17 +223,67 @@ class _Update:
             folder=scratch,
         )
 
-    def _evaluate(self, state: LearnerState, base: Backbone, index: SpoolIndex, split: Split) -> Evaluation:
-        return evaluate(
-            Classifier(base, state),
-            self._images(index, split.held_out, base, cache=None),
+    def _judge(
+        self, old: LearnerState, new: LearnerState, base: Backbone, index: SpoolIndex, split: Split
+    ) -> tuple[Evaluation | None, GoldenAnswers | None, GateResult]:
+        """Measure the new version, record its golden answers, and have the gate decide on both.
+
+        Golden answers that are not finite cannot be stored, and are left out of a version that is held for them.
+        """
+        policy = self.store.gate().policy
+        few = policy.enabled and policy.check_taught and len(split.held_out) < policy.few_images
+        taught = evenly(index.labels, split.train) if few else ()
+        kept = None
+        if policy.enabled and policy.check_old_classes:
+            kept = self._old_classes(old, base, index, split)
+        classifier = Classifier(base, new)
+        evaluation, held_out_answers = self._measure(classifier, base, index, split.held_out)
+        _, taught_answers = self._measure(classifier, base, index, taught)
+        golden = record(classifier, base.preprocessing.size)
+        unusable = not_finite(golden)
+        evidence = Evidence(
+            seen_classes=len(new.classes),
+            held_out=held_out_answers,
+            taught=taught_answers,
+            kept=NONE if kept is None else kept.after(classifier),
+            kept_before=NONE if kept is None else kept.answers_before,
+            golden_not_finite=unusable,
+        )
+        gate = judge(policy, evidence)
+        return evaluation, golden if not unusable else None, gate
+
+    def _measure(
+        self, classifier: Classifier, base: Backbone, index: SpoolIndex, chosen: tuple[int, ...]
+    ) -> tuple[Evaluation | None, Answers]:
+        if not chosen:
+            return None, NONE
+        tally = Tally(classifier)
+        evaluation = evaluate(
+            classifier,
+            self._images(index, chosen, base, cache=None),
             classes=index.classes,
             batch_size=self.config.feature_batch_size,
             on_batch=lambda step, steps: self.on_progress(Progress("evaluating", step, steps)),
+            on_scores=tally.add,
         )
+        return evaluation, tally.answers()
+
+    def _old_classes(self, old: LearnerState, base: Backbone, index: SpoolIndex, split: Split) -> OldClasses | None:
+        """Sample features of the old classes, and have the parent answer to them; None if there are no such classes."""
+        if not set(old.class_names) - set(index.classes):
+            return None
+        few = evenly(index.labels, split.train, _IMAGES_FOR_THE_DRIFT)
+        images = self._images(index, few, base, cache=None).pixels(range(len(few)))
+        return OldClasses(Classifier(base, old), images, but=index.classes)
 
     def _provenance(
-        self, learned: Learned, base: Backbone, index: SpoolIndex, split: Split, evaluation: Evaluation | None
+        self,
+        learned: Learned,
+        base: Backbone,
+        index: SpoolIndex,
+        split: Split,
+        evaluation: Evaluation | None,
+        gate: GateResult,
     ) -> Provenance:
         def count(chosen: tuple[int, ...]) -> dict[str, int]:
             labels = [index.labels[i] for i in chosen]
@@ -258,7 +304,7 @@ class _Update:
                 holdout_per_class=count(split.held_out),
             ),
             evaluation=evaluation.model_dump(mode="json") if evaluation else None,
-            report=self._report(learned),
+            report={**self._report(learned), REPORT_KEY: gate.model_dump(mode="json")},
         )
 
     def _report(self, learned: Learned) -> dict[str, object]:

@@ -1,8 +1,9 @@
-"""Routes that move CURRENT on all servers."""
+"""Routes that move CURRENT on all servers, and that set what a version must pass before it is promoted."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TypeVar
 
 from fastapi import APIRouter, Request
@@ -13,7 +14,8 @@ from app.deps import AdminCaller, ServicesDep
 from app.json_body import read_json
 from app.media_types import media_type
 from app.openapi import json_body, problems
-from app.schemas import Moved, PromoteBody, RollbackBody, Rollout, ServerProcess
+from app.schemas import Gate, GateChange, Moved, PromoteBody, RollbackBody, Rollout, ServerProcess
+from model_store.gate import GateSetting
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 _RESPONSES = problems(400, 404, 409, 413, 415, 422, 503, 504, 507)
@@ -27,10 +29,18 @@ M = TypeVar("M", bound=BaseModel)
 async def promote(request: Request, services: ServicesDep, caller: AdminCaller) -> Moved:
     """Move CURRENT to a version, and answer once all servers serve it.
 
-    Every server loads the version before CURRENT moves. If a server cannot serve it, nothing changes.
+    Every server loads the version before CURRENT moves. If a server cannot serve it, nothing changes. A version that
+    the gate holds is refused, unless `anyway` is set and a reason given.
     """
     body = await _read(request, PromoteBody)
-    move = await moves.promote(services, body.version_id, who=caller.name, reason=body.reason, expected=body.expected)
+    move = await moves.promote(
+        services,
+        body.version_id,
+        who=caller.name,
+        reason=body.reason,
+        expected=body.expected,
+        anyway=body.anyway,
+    )
     return _moved(move)
 
 
@@ -49,6 +59,29 @@ async def rollback(request: Request, services: ServicesDep, caller: AdminCaller)
     body = await _read(request, RollbackBody)
     move = await moves.roll_back(services, body.version_id, who=caller.name, reason=body.reason, expected=body.expected)
     return _moved(move)
+
+
+@router.get("/gate", summary="What a version must pass", responses=problems(503))
+async def gate(services: ServicesDep, caller: AdminCaller) -> Gate:
+    """Return the policy by which a published version is promoted or held, and whether its file is damaged."""
+    return _gate(await services.pools.store.run(services.store.gate))
+
+
+@router.patch(
+    "/gate",
+    summary="Change what a version must pass",
+    responses=problems(413, 415, 422, 503, 507),
+    openapi_extra={"requestBody": json_body(GateChange)},
+)
+async def change_gate(request: Request, services: ServicesDep, caller: AdminCaller) -> Gate:
+    """Change fields of the policy; null sets one back to its default. Versions published from now on are judged by it.
+
+    A version that is held stays held.
+    """
+    body = await _read(request, GateChange)
+    change = functools.partial(services.store.change_gate, body.changes, who=caller.name, reason=body.reason)
+    await services.pools.store.run(change)
+    return _gate(await services.pools.store.run(services.store.gate))
 
 
 @router.get("/rollout", summary="What every server serves", responses=problems(503))
@@ -71,6 +104,10 @@ async def _read(request: Request, model: type[M]) -> M:
     # FastAPI would read the body before it checks the caller's scope
     media_type(request, "application/json")
     return await read_json(request, model, max_bytes=MAX_BODY_BYTES, long_bytes=MAX_BODY_BYTES)
+
+
+def _gate(setting: GateSetting) -> Gate:
+    return Gate(policy=setting.policy, source=setting.source, problem=setting.problem)
 
 
 def _moved(move: moves.Move) -> Moved:

@@ -19,13 +19,18 @@ def list_versions(services: ServicesDep, caller: AnyCaller) -> Response:
     """List all versions, oldest first, with CURRENT and the version that this server serves.
 
     `current` is null while CURRENT cannot be read. `damaged` has the versions whose files are missing or altered.
+    `held_because` has the reasons for which the gate holds a version.
     """
     pinned, survey = services.store.pinned(), services.store.survey()
+    held = services.store.held(*survey.readable)
     return as_json(
         VersionList(
             current=services.store.readable_current(),
             serving=services.live.version_id,
-            versions=[VersionSummary.of(m, pinned=m.version_id in pinned) for m in survey.readable],
+            versions=[
+                VersionSummary.of(m, pinned=m.version_id in pinned, held_because=held.get(m.version_id, ()))
+                for m in survey.readable
+            ],
             damaged=[DamagedVersion(version_id=version_id, reason=why) for version_id, why in survey.damaged.items()],
         )
     )

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from keepsight.cli.commands import answers, bench, jobs, keys, service, teaching, versions
+from keepsight.cli.commands import answers, bench, gate, jobs, keys, service, teaching, versions
 from keepsight.cli.errors import EXPECTED, sentence_of
 
 DEBUG_VARIABLE = "KEEPSIGHT_DEBUG"
@@ -36,6 +36,7 @@ app.command()(versions.versions)
 app.command()(versions.rollback)
 app.command()(versions.promote)
 app.command()(versions.rollout)
+app.add_typer(gate.app, name="gate")
 app.add_typer(keys.app, name="keys")
 
 

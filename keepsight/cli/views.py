@@ -10,7 +10,7 @@ from rich.table import Table
 from keepsight.cli.console import moment, percent, table
 from keepsight.cli.follow import eta_text, phase_text
 from keepsight.cli.intake import MOST_LISTED, intake_lines
-from keepsight.client.api import ImageResult, Job, Rollout, Versions
+from keepsight.client.api import Gate, GateResult, ImageResult, Job, JobResult, Rollout, Versions
 
 
 def classification_table(results: Sequence[ImageResult]) -> Table:
@@ -46,7 +46,7 @@ def jobs_table(jobs: Sequence[Job]) -> Table:
             f"{progress['step']}/{progress['steps']}" if running and progress else "",
             eta_text(job).removesuffix(" left"),
             moment(job["created_at"]),
-            (result["version_id"] or "–") if result else "–",
+            result_text(result) if result else "–",
         )
     return made
 
@@ -63,12 +63,40 @@ def job_lines(job: Job) -> list[str]:
     if job["state"] == "running" and (progress := job["progress"]):
         lines.append(f"{progress['phase']} {progress['step']}/{progress['steps']} {eta_text(job)}".rstrip())
     if result := job["result"]:
-        lines.append(outcome_sentence(job))
+        lines.append(escape(outcome_sentence(job)))
         if result["version_id"]:
             lines.append(accuracy_line(result["evaluation"]))
+        if gate := result.get("gate"):
+            lines += map(escape, gate_lines(gate))
     if error := job["error"]:
         lines.append(f"[red]{escape(problem_sentence(error))}")
     return lines
+
+
+def result_text(result: JobResult) -> str:
+    """Return the version that a job made, and whether the gate holds it."""
+    version = result["version_id"] or "–"
+    return f"{version} (held)" if result.get("held_because") else version
+
+
+def gate_lines(gate: GateResult) -> list[str]:
+    """Return what the gate found, a line for each check."""
+    if not gate["enabled"]:
+        return ["gate: off"]
+    lines = []
+    for check in gate["checks"]:
+        found = "passed" if check["passed"] else "not judged" if check["passed"] is None else "not passed"
+        told = "" if check["passed"] else f": {check['reason']}"
+        lines.append(f"gate, {check['name']}: {found} ({check['images']} images){told}")
+    return lines
+
+
+def gate_table(gate: Gate) -> Table:
+    """Return a table of the policy's fields."""
+    made = table("field", ">value")
+    for name, value in gate["policy"].items():
+        made.add_row(name, str(value).lower() if isinstance(value, bool) else f"{value:g}")
+    return made
 
 
 def outcome_sentence(job: Job) -> str:
@@ -77,7 +105,13 @@ def outcome_sentence(job: Job) -> str:
     if job["state"] == "succeeded" and result:
         if result["promoted"]:
             return f"version {result['version_id']} is published and current"
-        return f"version {result['version_id']} is published but not promoted: {result['not_promoted_because']}"
+        version = result["version_id"]
+        if reasons := result.get("held_because"):
+            return (
+                f"version {version} is published and held: {'; '.join(reasons)} "
+                f"(keepsight promote {version} --anyway --reason TEXT serves it all the same)"
+            )
+        return f"version {version} is published but not promoted: {result['not_promoted_because']}"
     if job["state"] == "cancelled":
         return "cancelled; nothing was published"
     if error:
@@ -106,7 +140,9 @@ def versions_table(versions: Versions) -> Table:
             version["strategy"] or "–",
             escape(version["dataset"] or "–"),
             percent(headline_accuracy(version["evaluation"])),
-            "pinned" if version["pinned"] else "",
+            ", ".join(
+                word for word, is_so in (("pinned", version["pinned"]), ("held", version.get("held_because"))) if is_so
+            ),
         )
     return made
 

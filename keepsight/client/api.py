@@ -151,12 +151,34 @@ class JobProgress(TypedDict):
     elapsed_s: float | None
 
 
+class GateCheck(TypedDict):
+    """One check of the gate. `passed` is None where nothing was judged; `reason` says why it was not, or not passed."""
+
+    name: str
+    passed: bool | None
+    value: float | None
+    upper: float | None
+    bound: float | None
+    images: int
+    reason: str
+
+
+class GateResult(TypedDict):
+    """What the gate found. A version with reasons in `held_because` is held: published, and not promoted."""
+
+    enabled: bool
+    checks: list[GateCheck]
+    held_because: list[str]
+
+
 class JobResult(TypedDict):
-    """What a finished job made."""
+    """What a finished job made. A service older than this client sends no `gate` and no `held_because`."""
 
     version_id: str | None
     promoted: bool
     not_promoted_because: str | None
+    held_because: NotRequired[list[str]]
+    gate: NotRequired[GateResult | None]
     evaluation: dict[str, object] | None
     report: dict[str, object] | None
 
@@ -180,7 +202,7 @@ class Job(TypedDict):
 
 
 class VersionSummary(TypedDict):
-    """One line of the lineage."""
+    """One line of the lineage. `held_because` has the gate's reasons if it holds the version."""
 
     version_id: str
     number: int
@@ -192,6 +214,7 @@ class VersionSummary(TypedDict):
     dataset: str | None
     evaluation: dict[str, object] | None
     pinned: bool
+    held_because: NotRequired[list[str]]
 
 
 class DamagedVersion(TypedDict):
@@ -301,3 +324,11 @@ class Rollout(TypedDict):
     current: str | None
     target: str | None
     processes: list[ServingProcess]
+
+
+class Gate(TypedDict):
+    """`GET /v1/admin/gate`: the policy. `source` is `damaged` if its file cannot be used, and `problem` says why."""
+
+    policy: dict[str, bool | int | float]
+    source: Literal["file", "defaults", "damaged"]
+    problem: str | None

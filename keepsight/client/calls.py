@@ -19,6 +19,7 @@ from keepsight.client.api import (
     Classes,
     Classification,
     Embeddings,
+    Gate,
     Job,
     Manifest,
     Moved,
@@ -49,7 +50,7 @@ class Call(Generic[T]):
     """One request, and how to read its answer.
 
     Attributes:
-        method: GET, POST or DELETE.
+        method: GET, POST, PATCH or DELETE.
         route: Path, with identifiers escaped.
         body: What httpx is to send: `json`, or `data` and `files`.
         headers: Besides those of every request.
@@ -215,12 +216,24 @@ def rollback(version_id: str | None, *, reason: str, expected: str | None) -> Ca
     return _move("/v1/admin/rollback", version_id, reason, expected)
 
 
-def promote(version_id: str, *, reason: str, expected: str | None) -> Call[Moved]:
-    return _move("/v1/admin/promote", version_id, reason, expected)
+def promote(version_id: str, *, reason: str, expected: str | None, anyway: bool) -> Call[Moved]:
+    return _move("/v1/admin/promote", version_id, reason, expected, anyway=anyway)
 
 
-def _move(route: str, version_id: str | None, reason: str, expected: str | None) -> Call[Moved]:
-    body = {"version_id": version_id, "reason": reason}
+def gate() -> Call[Gate]:
+    return Call("GET", "/v1/admin/gate")
+
+
+def change_gate(changes: Mapping[str, object], *, reason: str) -> Call[Gate]:
+    return Call("PATCH", "/v1/admin/gate", body={"json": {**changes, **({"reason": reason} if reason else {})}})
+
+
+def _move(
+    route: str, version_id: str | None, reason: str, expected: str | None, *, anyway: bool = False
+) -> Call[Moved]:
+    body: dict[str, Any] = {"version_id": version_id, "reason": reason}
+    if anyway:  # an older service does not know it
+        body["anyway"] = True
     if expected is not None:
         body["expected"] = expected
     return Call("POST", route, body={"json": body}, timeout_s=SWAP_TIMEOUT_S)

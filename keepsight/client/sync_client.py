@@ -18,6 +18,7 @@ from keepsight.client.api import (
     Classes,
     Classification,
     Embeddings,
+    Gate,
     Job,
     Manifest,
     Moved,
@@ -214,9 +215,20 @@ class Client:
         """Roll back to `version_id`, or to the current version's parent, if the current version is `expected`."""
         return self._send(calls.rollback(version_id, reason=reason, expected=expected))
 
-    def promote(self, version_id: str, *, reason: str = "", expected: str | None = None) -> Moved:
-        """Promote `version_id`, if the current version is `expected`."""
-        return self._send(calls.promote(version_id, reason=reason, expected=expected))
+    def promote(self, version_id: str, *, reason: str = "", expected: str | None = None, anyway: bool = False) -> Moved:
+        """Promote `version_id`, if the current version is `expected`.
+
+        A version that the gate holds is refused (`ApiError`, 409, `held`), unless `anyway` is set and a reason given.
+        """
+        return self._send(calls.promote(version_id, reason=reason, expected=expected, anyway=anyway))
+
+    def gate(self) -> Gate:
+        """Return the policy by which a published version is promoted or held."""
+        return self._send(calls.gate())
+
+    def change_gate(self, changes: Mapping[str, object], *, reason: str = "") -> Gate:
+        """Change fields of that policy, and return it. None sets a field back to its default."""
+        return self._send(calls.change_gate(changes, reason=reason))
 
     def _send(self, call: Call[T]) -> T:
         """Send a call, retry it if that may help, and raise the client's own errors."""

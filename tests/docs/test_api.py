@@ -154,7 +154,17 @@ def test_examples_are_valid(block: Block) -> None:
 def test_the_page_has_an_example_of_every_answer_that_is_not_trivial() -> None:
     shown = {block.tag for block in blocks(PAGE) if block.language == "json"}
     expected = {"ClassifyAnswer", "ClassifyBody", "TaskAccepted", "JobList", "VersionList", "Manifest", "ClassList"}
-    expected |= {"Moved", "Rollout", "PromoteBody", "RollbackBody", "Problem", "Ready", "UpdateOutcome"}
+    expected |= {
+        "Gate",
+        "GateChange",
+        "Moved",
+        "Rollout",
+        "PromoteBody",
+        "RollbackBody",
+        "Problem",
+        "Ready",
+        "UpdateOutcome",
+    }
     assert expected | {"EmbeddingsBody", "Embeddings", "InferAnswer"} == shown
 
 

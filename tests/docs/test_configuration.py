@@ -16,8 +16,10 @@ from app.settings import Settings
 from exchange.settings import SharedSettings
 from keepsight.cli.main import app as cli
 from keepsight.local.up import UpSettings
+from model_store.gate import GatePolicy
 from segp_cl.config import LearnerConfig
 from tests.docs.markdown import DOCS, code, read, rows, section
+from worker.gate import CHECKS
 from worker.settings import WorkerSettings
 
 PAGE = DOCS / "configuration.md"
@@ -78,6 +80,21 @@ def test_every_hyper_parameter_is_there_with_its_default() -> None:
         name: documented[name][0] for name, default in expected.items() if not agrees(documented[name][0], default)
     }
     assert wrong == {}
+
+
+def test_every_field_of_the_gates_policy_is_there_with_its_default_and_what_it_is() -> None:
+    documented = table("## The gate")
+    assert documented.keys() == GatePolicy.model_fields.keys()
+    wrong = {
+        name: documented[name]
+        for name, field in GatePolicy.model_fields.items()
+        if not agrees(documented[name][0], field.default) or documented[name][2] != field.description
+    }
+    assert wrong == {}
+
+
+def test_every_check_of_the_gate_is_named() -> None:
+    assert [code(cells[0]) for cells in rows(section(DOCS / "operations.md", "## The gate"))] == list(CHECKS)
 
 
 def test_what_follows_from_the_scale_is_what_the_code_leaves_open() -> None:

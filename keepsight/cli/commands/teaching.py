@@ -79,7 +79,7 @@ def teach(
             raise CommandError(f"job {job['job_id']} ended without a new version ({outcome_sentence(job).rstrip('.')})")
 
 
-def parse_overrides(pairs: list[str]) -> dict[str, object]:
+def parse_overrides(pairs: list[str], *, option: str = "--set", example: str = "epochs=5") -> dict[str, object]:
     """Parse pairs such as `epochs=5`; values are JSON if they parse as JSON, otherwise strings.
 
     Raises:
@@ -90,9 +90,9 @@ def parse_overrides(pairs: list[str]) -> dict[str, object]:
         key, equals, text = pair.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise CommandError(f"--set takes KEY=VALUE, for example epochs=5; got {pair!r}")
+            raise CommandError(f"{option} takes KEY=VALUE, for example {example}; got {pair!r}")
         if key in config:
-            raise CommandError(f"--set gives {key} twice")
+            raise CommandError(f"{option} gives {key} twice")
         try:
             config[key] = json.loads(text)
         except ValueError:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from keepsight.cli import console, options
+from keepsight.cli.errors import CommandError
 from keepsight.client.api import Moved
 
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="A version's id.")]
@@ -52,13 +53,18 @@ def rollback(
 def promote(
     version: Version,
     reason: options.Reason = "",
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Serve a version that the gate holds. Needs a --reason.")
+    ] = False,
     url: options.Url = options.URL,
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
 ) -> None:
     """Promote a version, for instance one that was rolled back. Returns once all servers serve it."""
+    if anyway and not reason.strip():
+        raise CommandError("--anyway needs a --reason, which is kept in the journal")
     with options.connect(url, api_key) as client:
-        moved = client.promote(version, reason=reason)
+        moved = client.promote(version, reason=reason, anyway=anyway)
     report(moved, as_json=as_json)
 
 

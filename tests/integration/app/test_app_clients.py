@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from app import schemas
 from app.settings import Settings
-from exchange.contracts import JobProgress, JobState, UpdateOutcome, ValidationReport, utc_now
+from exchange.contracts import GateCheck, GateResult, JobProgress, JobState, UpdateOutcome, ValidationReport, utc_now
 from exchange.jobs import Jobs
 from keepsight import ApiError, AsyncClient, Client
 from keepsight.client import api
@@ -41,6 +41,8 @@ TYPES = [
     (api.Validation, ValidationReport),
     (api.Accepted, schemas.TaskAccepted),
     (api.JobProgress, schemas.JobProgressView),
+    (api.GateCheck, GateCheck),
+    (api.GateResult, GateResult),
     (api.JobResult, UpdateOutcome),
     (api.Job, schemas.JobView),
     (api.VersionSummary, schemas.VersionSummary),
@@ -52,6 +54,7 @@ TYPES = [
     (api.Moved, schemas.Moved),
     (api.ServingProcess, schemas.ServerProcess),
     (api.Rollout, schemas.Rollout),
+    (api.Gate, schemas.Gate),
 ]
 
 
@@ -118,7 +121,7 @@ def test_the_client_teaches_classifies_embeds_and_moves(
         accepted = client.teach(io.BytesIO(archive({"cow": 2})), name="more", template="a {}.", seed=3)
         assert accepted["validation"]["accepted"] == 2
         worker = threading.Thread(target=work, args=(redis_url, accepted["job_id"]))
-        seen = []
+        seen: list[str] = []
         for job in client.follow(accepted["job_id"]):
             if not seen:
                 worker.start()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import threading
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from exchange.contracts import JobClass, UpdateJob, UpdateOutcome, new_job_id, utc_now
@@ -20,7 +22,7 @@ from segp_cl.errors import ClassExistsError
 from segp_cl.learn.learner import initial_state
 from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier
-from segp_cl.runtime.golden import replay
+from segp_cl.runtime.golden import GoldenAnswers, record, replay
 from segp_cl.types import ModelSpec, Progress
 from tests.waiting import wait_until
 from worker.pipeline import NotPublishedError, run_update
@@ -221,7 +223,8 @@ def test_a_val_split_is_what_is_measured_on_and_nothing_of_it_is_learned(
     monkeypatch.setattr("worker.pipeline.FolderImages", Recorded)
     outcome = update(job, settings)
 
-    learned, measured = read
+    learned, measured, taught = read  # five held-out images are few, so the gate looks at taught ones too
+    assert set(taught) <= set(learned)
     assert sorted(set(measured) & {picture(red, n) for n in range(8)}) == []
     assert sorted(data for data in measured if data in val) == sorted(val)
     assert not set(val) & set(learned)
@@ -361,3 +364,97 @@ def test_what_is_published_can_be_asked_again(
     content = store.read(outcome.version_id)
     assert content.golden is not None
     replay(Classifier(tiny_backbone, content.state), content.golden, tiny_backbone.preprocessing.size)
+
+
+SWAPPED: Colours = {"cat": PETS["dog"], "dog": PETS["cat"]}
+
+
+def test_a_version_that_has_not_learned_its_own_images_is_held(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    taught = update(spooled(settings, SWAPPED, images=16, strategy="prototypes", fusion_weight=100.0), settings)
+    assert taught.promoted
+    assert taught.gate is not None
+    assert taught.held_because == taught.gate.held_because == ()
+
+    job = spooled(settings, PETS, images=8, extend=True, strategy="prototypes")
+    outcome = update(job, settings)
+    assert outcome.evaluation is not None
+    assert outcome.evaluation.overall.fused == 0.0  # twice as many images say the opposite
+    assert not outcome.promoted
+    assert store.current() == taught.version_id
+    assert "0 of 16 images (12 taught, 4 held out) are right" in outcome.held_because[-1]
+    assert outcome.not_promoted_because == f"held: {'; '.join(outcome.held_because)}"
+    assert outcome.gate is not None
+    assert [check.name for check in outcome.gate.checks if check.passed is False] == ["accuracy", "taught"]
+    report = store.manifest(outcome.version_id).report
+    assert report is not None
+    assert report["gate"] == outcome.gate.model_dump(mode="json")
+    assert "gate" not in outcome.report
+    last = store.journal()[-1]
+    assert (last.action, last.to, last.who) == ("hold", outcome.version_id, "ann")
+    assert last.reason == "; ".join(outcome.held_because)
+
+    # whatever the policy has become, the same job finds the same decision
+    store.change_gate({"enabled": False}, who="admin")
+    again = update(job, settings)
+    assert (again.version_id, again.promoted) == (outcome.version_id, False)
+    assert (again.held_because, again.gate) == (outcome.held_because, outcome.gate)
+    assert store.current() == taught.version_id
+
+    store.promote(outcome.version_id, expected=taught.version_id, who="admin", reason="on purpose", anyway=True)
+    assert update(job, settings).promoted
+
+
+def test_an_update_that_ruins_the_old_classes_is_held(settings: WorkerSettings, store: Store, first: VersionId) -> None:
+    parent = update(spooled(settings, {**PETS, **BIRDS}), settings).version_id
+    more: Colours = {"cow": (120, 120, 120), "ant": (10, 10, 10)}
+    outcome = update(spooled(settings, more, learning_rate=5.0, fusion_weight=0.0), settings)
+    assert not outcome.promoted
+    assert any(reason.startswith("old classes: ") for reason in outcome.held_because)
+    assert store.current() == parent
+    assert update(spooled(settings, more), settings).promoted
+
+
+def test_a_gate_that_is_off_measures_nothing_and_holds_nothing(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    store.change_gate({"enabled": False}, who="admin")
+    update(spooled(settings, PETS, strategy="prototypes"), settings)
+    outcome = update(spooled(settings, BIRDS, learning_rate=5.0, fusion_weight=0.0), settings)
+    assert outcome.promoted
+    assert outcome.gate is not None
+    assert (outcome.gate.enabled, outcome.gate.checks) == (False, ())
+
+
+def test_a_job_killed_between_publish_and_its_outcome_is_held_all_the_same(
+    settings: WorkerSettings, store: Store, first: VersionId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = update(spooled(settings, SWAPPED, images=16, strategy="prototypes", fusion_weight=100.0), settings)
+    job = spooled(settings, PETS, extend=True, strategy="prototypes")
+    with monkeypatch.context() as patch:
+
+        def die(*_: object, **__: object) -> None:
+            raise StopHereError
+
+        patch.setattr("worker.pipeline.outcome_of", die)
+        with pytest.raises(StopHereError):
+            update(job, settings)
+    Spool(settings.spool).purge(job.job_id)
+    store.change_gate({"enabled": False}, who="admin")
+    outcome = run_update(job, settings, on_progress=lambda _: None, resume_only=True)
+    assert outcome.held_because
+    assert store.current() == parent.version_id
+
+
+def test_golden_answers_that_are_not_finite_hold_the_version(
+    settings: WorkerSettings, store: Store, first: VersionId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(classifier: Classifier, size: int) -> GoldenAnswers:
+        found = record(classifier, size)
+        return dataclasses.replace(found, scores=torch.full_like(found.scores, float("nan")))
+
+    monkeypatch.setattr("worker.pipeline.record", broken)
+    outcome = update(spooled(settings, PETS, strategy="prototypes"), settings)
+    assert outcome.held_because == ("4 golden answers are not finite",)
+    assert store.read(outcome.version_id).golden is None

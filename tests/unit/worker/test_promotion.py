@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from exchange.contracts import JobRecord, UpdateJob, utc_now
+from exchange.contracts import GateResult, JobRecord, UpdateJob, utc_now
 from exchange.roster import Roster, ServerReport
 from model_store.store import Store, bootstrap
 from model_store.types import JournalEntry, Provenance, VersionId
@@ -162,6 +162,22 @@ def test_a_version_that_was_promoted_and_rolled_back_is_not_promoted_again(
     outcome = resume(store, job, version, settings)
     assert outcome.promoted
     assert store.current() == first
+
+
+def test_a_job_whose_version_is_held_is_told_so_and_nothing_is_promoted(
+    settings: WorkerSettings, store: Store, job: UpdateJob, first: VersionId
+) -> None:
+    gate = GateResult(held_because=("one reason", "another"))
+    report = {"epochs": 1, "gate": gate.model_dump(mode="json")}
+    provenance = Provenance(who="ann", job_id=job.job_id, report=report)
+    version = store.publish(learned(1), parent=first, provenance=provenance).version_id
+    for _ in range(2):
+        outcome = resume(store, job, version, settings)
+        assert (outcome.promoted, outcome.held_because, outcome.gate) == (False, ("one reason", "another"), gate)
+        assert outcome.not_promoted_because == "held: one reason; another"
+        assert outcome.report == {"epochs": 1}
+        assert store.current() == first
+    assert [entry.action for entry in store.journal()].count("hold") == 1
 
 
 def test_a_promotion_that_was_written_down_but_never_made_is_made(

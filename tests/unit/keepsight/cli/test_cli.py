@@ -33,7 +33,7 @@ ACCEPTED = {
 }
 COMMANDS = (
     "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "rollback", "promote",
-    "rollout", "keys", "keys create", "keys list", "keys revoke", "keys forget",
+    "rollout", "gate", "gate show", "gate set", "keys", "keys create", "keys list", "keys revoke", "keys forget",
 )  # fmt: skip
 
 
@@ -422,6 +422,75 @@ def test_rollback_and_promote_say_what_is_served(run_cli: RunCli, service: Any) 
     assert run_cli("rollback", "--reason", "worse").out == "Serving v1 (was v2).\n"
     assert json.loads(service.requests[0].content) == {"version_id": None, "reason": "worse"}
     assert run_cli("promote", "v2").out == "Current is v2; this server still answers with v1.\n"
+
+
+HELD = "own classes: 0 of 16 images [14 taught] are right"
+
+
+def held_job(make: MakeJob) -> dict[str, Any]:
+    job: dict[str, Any] = make()
+    checks = [
+        {"name": "taught", "passed": False, "value": 0.0, "upper": 0.17, "bound": 0.5, "images": 16, "reason": HELD},
+        {"name": "flat", "passed": None, "value": None, "upper": None, "bound": None, "images": 2, "reason": "too few"},
+        {"name": "finite", "passed": True, "value": 0.0, "upper": None, "bound": 0.0, "images": 16, "reason": ""},
+    ]
+    job["result"] |= {
+        "promoted": False,
+        "not_promoted_because": f"held: {HELD}",
+        "held_because": [HELD],
+        "gate": {"enabled": True, "checks": checks, "held_because": [HELD]},
+    }
+    return job
+
+
+def test_a_held_version_is_told_wherever_its_job_is(
+    run_cli: RunCli, service: Any, folder: Path, make_finished_job: MakeJob
+) -> None:
+    job = held_job(make_finished_job)
+    version = job["result"]["version_id"]
+    service.script |= {
+        "POST /v1/tasks": {"job_id": "j1", "location": "/v1/jobs/j1", "validation": job["validation"]},
+        "GET /v1/jobs": {"jobs": [job]},
+        "GET /v1/jobs/j1": job,
+    }
+    told = f"version {version} is published and held: {HELD}"
+    assert told in run_cli("teach", str(folder)).out
+    shown = run_cli("jobs", "show", "j1").out
+    assert told in shown
+    assert f"keepsight promote {version} --anyway --reason TEXT" in shown
+    assert f"gate, taught: not passed (16 images): {HELD}" in shown
+    assert "gate, flat: not judged (2 images): too few" in shown
+    assert "gate, finite: passed (16 images)\n" in shown
+    assert f"{version} (held)" in run_cli("jobs").out
+
+
+def test_a_held_version_is_promoted_anyway_with_a_reason_only(run_cli: RunCli, service: Any) -> None:
+    service.script["POST /v1/admin/promote"] = {"from": "v1", "to": "v2", "serving": "v2"}
+    refused = run_cli("promote", "v2", "--anyway")
+    assert (refused.code, service.requests) == (1, [])
+    assert "--anyway needs a --reason" in refused.err
+    assert run_cli("promote", "v2", "--anyway", "--reason", "a test").out == "Serving v2 (was v1).\n"
+    assert json.loads(service.requests[0].content) == {"version_id": "v2", "reason": "a test", "anyway": True}
+
+
+def test_the_gate_is_shown_and_set(run_cli: RunCli, service: Any) -> None:
+    policy = {"enabled": True, "min_accuracy": 0.2, "few_images": 20}
+    gate = {"policy": policy, "source": "damaged", "problem": "gate.json is damaged, the defaults are used: not JSON"}
+    service.script |= {"GET /v1/admin/gate": gate, "PATCH /v1/admin/gate": {**gate, "problem": None}}
+    for command in (["gate"], ["gate", "show"]):
+        shown = run_cli(*command)
+        assert [line.split() for line in shown.out.splitlines()[1:]] == [
+            ["enabled", "true"],
+            ["min_accuracy", "0.2"],
+            ["few_images", "20"],
+        ]
+        assert "the defaults are used" in shown.err
+        assert run_cli(*command, "--json").json == gate
+    changed = run_cli("gate", "set", "min_accuracy=0.5", "enabled=false", "max_drop=null", "--reason", "strict")
+    assert (changed.code, changed.err) == (0, "")
+    sent = {"min_accuracy": 0.5, "enabled": False, "max_drop": None, "reason": "strict"}
+    assert json.loads(service.requests[-1].content) == sent
+    assert "gate set takes KEY=VALUE" in run_cli("gate", "set", "min_accuracy").err
 
 
 def process(**changes: Any) -> dict[str, Any]:

@@ -1,0 +1,183 @@
+"""Every check of the gate, on plain numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from exchange.contracts import GateCheck
+from model_store.gate import GatePolicy
+from worker.gate import CHECKS, Answers, Evidence, judge, upper_end
+
+POLICY = GatePolicy()
+
+
+def answers(*by_class: tuple[int, int], distinct: int = 5, top: float = 0.9, not_finite: int = 0) -> Answers:
+    """Answers with (images, right) of each class."""
+    counts = {f"c{number}": counts for number, counts in enumerate(by_class)}
+    return Answers(by_class=counts, distinct=distinct, top_probability=top, not_finite=not_finite)
+
+
+SOUND = Evidence(
+    seen_classes=10,
+    held_out=answers((20, 19), (20, 17), (20, 18)),
+    kept=answers(*[(16, 15)] * 7),
+    kept_before=answers(*[(16, 16)] * 7),
+)
+
+
+def check(name: str, evidence: Evidence, policy: GatePolicy = POLICY) -> GateCheck:
+    return CHECKS[name](policy, evidence)
+
+
+def test_a_sound_version_passes_every_check() -> None:
+    result = judge(POLICY, SOUND)
+    assert [check.name for check in result.checks] == list(CHECKS)
+    assert [check.passed for check in result.checks if check.name != "taught"] == [True] * 6
+    assert result.held_because == ()
+
+
+def test_every_check_has_its_switch_and_disabled_switches_off_all() -> None:
+    ruined = Evidence(
+        seen_classes=10,
+        held_out=answers((60, 0), (60, 0), (60, 0), distinct=1, top=0.1, not_finite=3),
+        taught=answers((5, 0)),
+        kept=answers((16, 0), (16, 0), (16, 0), distinct=1, top=0.1),
+        kept_before=answers((16, 16), (16, 16), (16, 16)),
+        golden_not_finite=2,
+    )
+    result = judge(POLICY, ruined)
+    assert [check.name for check in result.checks if check.passed is False] == list(CHECKS)
+    assert list(result.held_because) == [check.reason for check in result.checks]
+    for name in CHECKS:
+        without = judge(POLICY.changed({f"check_{name}": False}), ruined)
+        assert [check.name for check in without.checks] == [other for other in CHECKS if other != name]
+    off = judge(POLICY.changed({"enabled": False}), ruined)
+    assert (off.enabled, off.checks, off.held_because) == (False, (), ())
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "confidence", "expected"),
+    [
+        (0, 1, 0.95, 0.95),  # by hand: 1 - 0.05 ** (1 / n)
+        (0, 2, 0.95, 1 - math.sqrt(0.05)),
+        (0, 50, 0.95, 1 - 0.05 ** (1 / 50)),
+        (1, 2, 0.95, math.sqrt(0.95)),  # p with 1 - p ** 2 = 0.05
+        (5, 5, 0.95, 1.0),
+        (25, 50, 0.975, 0.644604),  # as tables have it
+    ],
+)
+def test_the_upper_end_is_clopper_and_pearson_s(right: int, images: int, confidence: float, expected: float) -> None:
+    assert upper_end(right, images, confidence) == pytest.approx(expected, abs=1e-3 if images == 50 else 1e-9)
+
+
+def test_the_upper_end_falls_towards_the_figure_as_images_are_added() -> None:
+    ends = [upper_end(n // 4, n, 0.95) for n in (4, 40, 400, 4000, 40_000)]
+    assert ends == sorted(ends, reverse=True)
+    assert 0.25 < ends[-1] < 0.26
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "passed"),
+    [(0, 2, True), (0, 20, False), (2, 40, False), (30, 40, True), (40, 200, True), (20, 200, False)],
+)
+def test_held_out_accuracy_is_held_when_it_is_surely_low(right: int, images: int, passed: bool) -> None:
+    found = check("accuracy", replace(SOUND, held_out=answers((images, right))))
+    assert found.passed is passed
+    assert found.images == images
+    assert found.bound == 0.2  # of ten classes, a tenth above chance is 0.19
+    if not passed:
+        assert f"{right} of {images} held-out images" in found.reason
+
+
+def test_the_bound_of_the_accuracy_is_above_chance_however_few_classes_there_are() -> None:
+    assert check("accuracy", replace(SOUND, seen_classes=2)).bound == pytest.approx(0.55)
+    assert check("accuracy", replace(SOUND, seen_classes=1)).passed is None
+    assert check("accuracy", replace(SOUND, held_out=Answers())).reason == "no images were held out"
+
+
+def test_a_small_update_that_has_not_learned_its_own_images_is_held() -> None:
+    small = replace(SOUND, held_out=answers((1, 0), (1, 0)), taught=answers((7, 1), (7, 0)))
+    assert check("accuracy", small).passed is True  # two held-out images hold nothing
+    found = check("taught", small)
+    assert found.passed is False
+    assert found.images == 16
+    assert "1 of 16 images (14 taught, 2 held out)" in found.reason
+    assert check("taught", replace(small, taught=answers((7, 6), (7, 4)))).passed is True
+    assert check("taught", replace(small, taught=answers((1, 0), (1, 0)))).passed is True  # four images, by bad luck
+    assert check("taught", SOUND).passed is None
+
+
+def test_the_worst_class_is_judged_with_the_caution_that_its_images_ask_for() -> None:
+    hopeless = replace(SOUND, held_out=answers((100, 90), (60, 1), (3, 0)))
+    found = check("worst_class", hopeless)
+    assert (found.passed, found.images) == (False, 60)
+    assert found.reason.startswith("class 'c1': 1 of 60 held-out images are right")
+    assert check("worst_class", replace(SOUND, held_out=answers((100, 90), (10, 0)))).passed is True
+    few = check("worst_class", replace(SOUND, held_out=answers((4, 0), (4, 4))))
+    assert (few.passed, few.reason) == (None, "no class has 5 held-out images")
+
+
+def test_the_worst_of_many_classes_is_not_held_for_what_luck_explains() -> None:
+    counts = (30, 0)
+    alone = replace(SOUND, held_out=answers(counts))
+    among = replace(SOUND, held_out=answers(counts, *[(30, 25)] * 99))
+    assert check("worst_class", alone).passed is False
+    assert check("worst_class", among).passed is True
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "passed"),
+    [(112, 112, True), (112, 80, True), (112, 40, False), (112, 0, False), (30, 20, True), (30, 4, False)],
+)
+def test_old_classes_may_lose_some_and_not_most(before: int, after: int, passed: bool) -> None:
+    found = check("old_classes", replace(SOUND, kept=answers((112, after)), kept_before=answers((112, before))))
+    assert found.passed is passed
+    assert found.images == 112
+    if not passed:
+        assert f"{after} of 112 sampled features are right, {before} were before" in found.reason
+
+
+def test_without_old_classes_nothing_can_be_lost() -> None:
+    assert check("old_classes", replace(SOUND, kept=Answers(), kept_before=Answers())).passed is None
+
+
+def test_a_single_score_or_golden_answer_that_is_not_finite_holds() -> None:
+    assert check("finite", SOUND).passed is True
+    one = check("finite", replace(SOUND, kept=answers(*[(16, 15)] * 7, not_finite=1)))
+    assert (one.passed, one.value) == (False, 1.0)
+    assert check("finite", replace(SOUND, golden_not_finite=1)).reason == "1 golden answers are not finite"
+
+
+def test_one_answer_to_everything_holds_where_images_and_classes_are_enough() -> None:
+    def one(*by_class: tuple[int, int]) -> Evidence:
+        return replace(SOUND, held_out=answers(*by_class, distinct=1), kept=Answers())
+
+    found = check("one_answer", one((4, 4), (4, 0), (4, 0)))
+    assert (found.passed, found.images) == (False, 12)
+    assert found.reason == "all 12 images of 3 classes get the same answer"
+    assert check("one_answer", one((4, 4), (4, 0), (3, 0))).passed is None  # 11 images
+    assert check("one_answer", one((6, 6), (6, 0))).passed is None  # 2 classes
+    assert check("one_answer", one((60, 60), (2, 0), (2, 0))).passed is None  # it may well be right
+    of_old = replace(SOUND, kept=answers(*[(16, 1)] * 7, distinct=1))
+    assert "112 sampled features of old classes" in check("one_answer", of_old).reason
+
+
+def test_probabilities_at_the_level_of_chance_hold() -> None:
+    flat = check("flat", replace(SOUND, held_out=answers((20, 9), (20, 9), (20, 9), top=0.1)))
+    assert flat.passed is False
+    assert flat.reason == (
+        "the mean top probability of 60 answers is 0.1000, with 10 classes at least 0.1010 is expected"
+    )
+    assert check("flat", replace(SOUND, held_out=answers((20, 9), (20, 9), (20, 9), top=0.12))).passed is True
+
+
+def test_thresholds_are_the_policy_s() -> None:
+    strict = POLICY.changed({"min_accuracy": 0.99, "max_drop": 0.0, "min_class_accuracy": 0.99})
+    assert [c.name for c in judge(strict, SOUND).checks if c.passed is False] == [
+        "accuracy",
+        "worst_class",
+        "old_classes",
+    ]

@@ -1,0 +1,292 @@
+"""Decides whether a version is promoted: small checks on plain numbers, by a policy.
+
+`judge` is the whole gate. `worker.evidence` measures what it judges. Every check returns a `GateCheck`: passed, not
+passed with its reason, or not judged with the reason for that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from exchange.contracts import GateCheck, GateResult
+from model_store.gate import GatePolicy
+
+_BISECTIONS: Final = 60
+"""Halvings of [0, 1]: far below the resolution of a float."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A version's answers by the fused path, among all its classes, in counts.
+
+    Attributes:
+        by_class: images and right answers of every true class.
+        distinct: number of different classes that were answered.
+        top_probability: mean probability of the best class, in [0, 1].
+        not_finite: number of images with a score that is not finite.
+    """
+
+    by_class: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    distinct: int = 0
+    top_probability: float = 0.0
+    not_finite: int = 0
+
+    @property
+    def images(self) -> int:
+        """The number of images, or of sampled features."""
+        return sum(images for images, _ in self.by_class.values())
+
+    @property
+    def right(self) -> int:
+        """The number of right answers."""
+        return sum(right for _, right in self.by_class.values())
+
+
+NONE: Final = Answers()
+ONE_CLASS: Final = "there is only one class, so every answer is right"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the gate knows about a version that was just learned.
+
+    Attributes:
+        seen_classes: number of classes that it answers with.
+        held_out: answers to the held-out images of its task.
+        taught: answers to some images that it was taught with, if there are few held-out ones.
+        kept: answers to features that are sampled from the parent's statistics of the old classes.
+        kept_before: the parent's answers to the same features.
+        golden_not_finite: number of golden answers that are not finite.
+    """
+
+    seen_classes: int
+    held_out: Answers = NONE
+    taught: Answers = NONE
+    kept: Answers = NONE
+    kept_before: Answers = NONE
+    golden_not_finite: int = 0
+
+
+def judge(policy: GatePolicy, evidence: Evidence) -> GateResult:
+    """Make all checks that the policy asks for. The version is held if one of them is not passed."""
+    if not policy.enabled:
+        return GateResult(enabled=False)
+    checks = tuple(check(policy, evidence) for name, check in CHECKS.items() if getattr(policy, f"check_{name}"))
+    return GateResult(checks=checks, held_because=tuple(check.reason for check in checks if check.passed is False))
+
+
+def check_accuracy(policy: GatePolicy, evidence: Evidence) -> GateCheck:
+    """Check that the accuracy on the held-out images of the update's own classes is well above chance."""
+    images, right = evidence.held_out.images, evidence.held_out.right
+    if evidence.seen_classes < 2:
+        return _not_judged("accuracy", ONE_CLASS, images)
+    if images == 0:
+        return _not_judged("accuracy", "no images were held out", images)
+    chance = 1 / evidence.seen_classes
+    bound = max(policy.min_accuracy, chance + policy.min_above_chance * (1 - chance))
+    return _accuracy_check(
+        "accuracy",
+        right,
+        images,
+        bound,
+        policy.confidence,
+        f"own classes: {right} of {images} held-out images are right",
+    )
+
+
+def check_taught(policy: GatePolicy, evidence: Evidence) -> GateCheck:
+    """Check that a small update has learned its own images, those that it was taught with included.
+
+    A few held-out images show nothing by themselves. On what it was taught a version does better than on other images,
+    so one that has most of it wrong has not learned it: for example, classes that were taught under each other's names
+    before.
+    """
+    held_out, taught = evidence.held_out, evidence.taught
+    images, right = held_out.images + taught.images, held_out.right + taught.right
+    if evidence.seen_classes < 2:
+        return _not_judged("taught", ONE_CLASS, images)
+    if taught.images == 0:
+        return _not_judged("taught", f"{held_out.images} held-out images are enough", held_out.images)
+    return _accuracy_check(
+        "taught",
+        right,
+        images,
+        policy.min_taught_accuracy,
+        policy.confidence,
+        f"own classes: {right} of {images} images ({taught.images} taught, {held_out.images} held out) are right",
+    )
+
+
+def check_worst_class(policy: GatePolicy, evidence: Evidence) -> GateCheck:
+    """Check that no class has almost no right answer on its held-out images.
+
+    The level is shared by all judged classes: the worst of many is bad by luck more often than one alone.
+    """
+    by_class = evidence.held_out.by_class
+    judged = {name: counts for name, counts in by_class.items() if counts[0] >= policy.min_class_images}
+    if not judged or evidence.seen_classes < 2:
+        why = ONE_CLASS if judged else f"no class has {policy.min_class_images} held-out images"
+        return _not_judged("worst_class", why, evidence.held_out.images)
+    level = 1 - (1 - policy.confidence) / len(judged)
+    name, (images, right) = min(judged.items(), key=lambda item: upper_end(item[1][1], item[1][0], level))
+    return _accuracy_check(
+        "worst_class",
+        right,
+        images,
+        policy.min_class_accuracy,
+        level,
+        f"class {name!r}: {right} of {images} held-out images are right",
+    )
+
+
+def check_old_classes(policy: GatePolicy, evidence: Evidence) -> GateCheck:
+    """Check that features of the old classes are still classified as the parent classified them."""
+    images, right = evidence.kept.images, evidence.kept.right
+    if images == 0:
+        return _not_judged("old_classes", "there are no old classes besides those of the update", 0)
+    before = evidence.kept_before.right / images
+    bound = max(before - policy.max_drop, before * policy.min_kept_share)
+    return _accuracy_check(
+        "old_classes",
+        right,
+        images,
+        bound,
+        policy.confidence,
+        f"old classes: {right} of {images} sampled features are right, {evidence.kept_before.right} were before",
+    )
+
+
+def check_finite(policy: GatePolicy, evidence: Evidence) -> GateCheck:
+    """Check that no score and no golden answer is NaN or infinite."""
+    measured = (evidence.held_out, evidence.taught, evidence.kept)
+    images = sum(answers.images for answers in measured)
+    wrong = sum(answers.not_finite for answers in measured)
+    reasons = []
+    if wrong:
+        reasons.append(f"the scores of {wrong} of {images} images and sampled features are not finite")
+    if evidence.golden_not_finite:
+        reasons.append(f"{evidence.golden_not_finite} golden answers are not finite")
+    value = float(wrong + evidence.golden_not_finite)
+    return GateCheck(
+        name="finite", passed=not reasons, value=value, bound=0.0, images=images, reason=" and ".join(reasons)
+    )
+
+
+def check_one_answer(policy: GatePolicy, evidence: Evidence) -> GateCheck:
+    """Check that images of several classes, or features of several old ones, do not all get the same answer.
+
+    Answers are judged only where the largest class has at most three quarters of the images.
+    """
+    judged = [answers for answers in _groups(evidence) if _varied(policy, answers)]
+    if not judged:
+        return _not_judged("one_answer", _too_few(policy), max(a.images for a in _groups(evidence)))
+    worst = min(judged, key=lambda answers: answers.distinct)
+    failed = worst.distinct <= 1
+    what = "sampled features of old classes" if worst is evidence.kept else "images"
+    reason = f"all {worst.images} {what} of {len(worst.by_class)} classes get the same answer" if failed else ""
+    return GateCheck(
+        name="one_answer",
+        passed=not failed,
+        value=float(worst.distinct),
+        bound=2.0,
+        images=worst.images,
+        reason=reason,
+    )
+
+
+def check_flat(policy: GatePolicy, evidence: Evidence) -> GateCheck:
+    """Check that the probabilities are not spread evenly over all classes."""
+    judged = [answers for answers in _groups(evidence) if _varied(policy, answers)]
+    if not judged:
+        return _not_judged("flat", _too_few(policy), max(a.images for a in _groups(evidence)))
+    worst = min(judged, key=lambda answers: answers.top_probability)
+    bound = min(1.0, policy.min_top_probability / evidence.seen_classes)
+    passed = worst.top_probability >= bound
+    reason = (
+        ""
+        if passed
+        else f"the mean top probability of {worst.images} answers is {worst.top_probability:.4f}, "
+        f"with {evidence.seen_classes} classes at least {bound:.4f} is expected"
+    )
+    return GateCheck(
+        name="flat", passed=passed, value=worst.top_probability, bound=bound, images=worst.images, reason=reason
+    )
+
+
+CHECKS: Final[Mapping[str, Callable[[GatePolicy, Evidence], GateCheck]]] = {
+    "accuracy": check_accuracy,
+    "taught": check_taught,
+    "worst_class": check_worst_class,
+    "old_classes": check_old_classes,
+    "finite": check_finite,
+    "one_answer": check_one_answer,
+    "flat": check_flat,
+}
+"""All checks by name; the policy's field `check_NAME` switches each."""
+
+
+def upper_end(right: int, images: int, confidence: float) -> float:
+    """Return the upper end of the one-sided Clopper-Pearson interval of an accuracy, in [0, 1].
+
+    A version whose true accuracy is above it would do so badly with a chance of at most 1 - `confidence`.
+
+    Args:
+        right: right answers, at most `images`.
+        images: at least 1.
+        confidence: in (0, 1).
+    """
+    if right >= images:
+        return 1.0
+    low, high = right / images, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        if _at_most(right, images, middle) > 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _at_most(right: int, images: int, accuracy: float) -> float:
+    """Return the probability of at most `right` right answers of `images` at a true accuracy in [0, 1)."""
+    if accuracy <= 0:
+        return 1.0
+    odds = math.log(accuracy) - math.log1p(-accuracy)
+    term = images * math.log1p(-accuracy)
+    total = 0.0
+    for count in range(right + 1):
+        total += math.exp(term)
+        term += math.log((images - count) / (count + 1)) + odds
+    return min(total, 1.0)
+
+
+def _accuracy_check(name: str, right: int, images: int, bound: float, confidence: float, found: str) -> GateCheck:
+    upper = upper_end(right, images, confidence)
+    failed = upper < bound
+    reason = f"{found}, so the accuracy is at most {upper:.1%}; at least {bound:.1%} is expected" if failed else ""
+    return GateCheck(
+        name=name, passed=not failed, value=right / images, upper=upper, bound=bound, images=images, reason=reason
+    )
+
+
+def _not_judged(name: str, why: str, images: int) -> GateCheck:
+    return GateCheck(name=name, passed=None, images=images, reason=why)
+
+
+def _groups(evidence: Evidence) -> tuple[Answers, Answers]:
+    """Return the answers to images, of which those held out suffice where they are enough, and to sampled features."""
+    held_out, taught = evidence.held_out, evidence.taught
+    return (held_out if held_out.images >= taught.images else taught), evidence.kept
+
+
+def _varied(policy: GatePolicy, answers: Answers) -> bool:
+    if answers.images < policy.min_answers or len(answers.by_class) < policy.min_answer_classes:
+        return False
+    return 4 * max(images for images, _ in answers.by_class.values()) <= 3 * answers.images
+
+
+def _too_few(policy: GatePolicy) -> str:
+    return f"there are fewer than {policy.min_answers} answers, or about fewer than {policy.min_answer_classes} classes"
