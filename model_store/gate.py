@@ -48,6 +48,13 @@ class GatePolicy(BaseModel):
         20, ge=0, le=10_000, description="With this many held-out images, the taught ones are not measured."
     )
 
+    check_contradiction: bool = Field(
+        True, description="Where new images of known classes contradict the old ones, check that they were learned."
+    )
+    min_contradicted_accuracy: float = Field(
+        0.9, ge=0, le=1, description="Least accuracy on taught images that the version before had mostly wrong."
+    )
+
     check_worst_class: bool = Field(True, description="Check the class with the lowest held-out accuracy.")
     min_class_accuracy: float = Field(0.1, ge=0, le=1, description="Least held-out accuracy of each class.")
     min_class_images: int = Field(

@@ -13,7 +13,8 @@ from segp_cl.errors import KeepsightError
 Format = Literal["keepsight-version/1", "keepsight-version/2", "keepsight-version/3"]
 FORMATS: Final = get_args(Format)
 """The formats that are read. Release 0.1.0 writes the first and reads no other; in the second, a version may hold a
-covariance, adapters of the head, and golden answers; in the third, sums in place of the covariance."""
+covariance, adapters of the head, and golden answers; in the third, sums in place of the covariance, and a
+calibration."""
 FORMAT: Final = "keepsight-version/3"
 """The format that is written."""
 MANIFEST_FILE = "manifest.json"
@@ -160,6 +161,15 @@ class LoraRecord(_Record):
     adapted: tuple[str, ...] = Field(description="Targets in alphabetical order.")
 
 
+class CalibrationRecord(_Record):
+    """Multipliers of scores whose softmax is a calibrated probability, by path."""
+
+    text: float = Field(gt=0)
+    visual: float = Field(gt=0)
+    fused: float = Field(gt=0, description="Of the fused score divided by 1 + beta.")
+    images: int = Field(description="Held-out images of the last task that they rest on.")
+
+
 class DatasetRecord(_Record):
     """The data set of an update: its name, digest and counts, without its images."""
 
@@ -209,6 +219,7 @@ class Manifest(_Record):
     tasks: int
     fusion_weight: float
     lora: LoraRecord | None
+    calibration: CalibrationRecord | None = None
     strategy: str | None
     settings: JsonObject
     seed: int | None

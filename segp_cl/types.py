@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -45,6 +45,9 @@ class LoraFactors:
     b: Float[Tensor, "fan_out rank"]
 
 
+Path = Literal["text", "visual", "fused"]
+"""Which scores rank: those of one branch, or their fusion."""
+
 HEAD = "head"
 """The projection head's name in the keys of adapters, beside `image` and `text`."""
 
@@ -62,6 +65,20 @@ class LoraState:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Multipliers of scores with which their softmax is a calibrated probability, one for each path.
+
+    That of the fused path multiplies (s_clip + β s_v) / (1 + β). `images` is how many held-out images of the last task
+    they rest on.
+    """
+
+    text: float
+    visual: float
+    fused: float
+    images: int
+
+
+@dataclass(frozen=True)
 class LearnerState:
     """Everything that was learned, without the base weights. Tensors are float32 on the CPU, except `sums`.
 
@@ -69,6 +86,7 @@ class LearnerState:
     and `text_features` (joint space, unit norm). `lora` is None until a task trains adapters. `covariance` is that of
     normalised raw features within their classes; with it the visual branch compares whitened features, without it
     plain ones. `sums` are what prototypes and covariance follow from; None in a state made before they were kept.
+    Without `calibration` probabilities are those of the model's own scale.
     """
 
     model: ModelSpec
@@ -81,6 +99,7 @@ class LearnerState:
     tasks: int = 0
     covariance: Float[Tensor, "raw raw"] | None = None
     sums: ClassSums | None = None
+    calibration: Calibration | None = None
 
     @cached_property
     def kept_sums(self) -> ClassSums:

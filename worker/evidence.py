@@ -44,7 +44,7 @@ class Tally:
         """Add the scores of a batch; `truth` has the row of each image's class. A score that is not finite is wrong."""
         finite = torch.stack([getattr(scores, path).isfinite().all(dim=1) for path in ("text", "visual", "fused")])
         usable = finite.all(dim=0).cpu()
-        probabilities = self._classifier.fused_probabilities(scores.fused).cpu()
+        probabilities = self._classifier.class_probabilities(scores.fused, "fused").cpu()
         answers = scores.fused.argmax(dim=1).cpu()
         self._images += torch.bincount(truth, minlength=len(self._names))
         self._right += torch.bincount(truth[usable & (answers == truth)], minlength=len(self._names))

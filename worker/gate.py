@@ -56,9 +56,10 @@ class Evidence:
     Attributes:
         seen_classes: number of classes that it answers with.
         held_out: answers to the held-out images of its task.
-        taught: answers to some images that it was taught with, if there are few held-out ones.
+        taught: answers to some images that it was taught with, if few are held out or its classes were known.
         kept: answers to features that are sampled from the parent's statistics of the old classes.
         kept_before: the parent's answers to the same features.
+        known_before: the parent's answers to taught images of classes that it knew, if the update brings such images.
         golden_not_finite: number of golden answers that are not finite.
     """
 
@@ -67,6 +68,7 @@ class Evidence:
     taught: Answers = NONE
     kept: Answers = NONE
     kept_before: Answers = NONE
+    known_before: Answers = NONE
     golden_not_finite: int = 0
 
 
@@ -117,6 +119,40 @@ def check_taught(policy: GatePolicy, evidence: Evidence) -> GateCheck:
         policy.min_taught_accuracy,
         policy.confidence,
         f"own classes: {right} of {images} images ({taught.images} taught, {held_out.images} held out) are right",
+    )
+
+
+def check_contradiction(policy: GatePolicy, evidence: Evidence) -> GateCheck:
+    """Check that images which contradict what a class was taught with before were learned all the same.
+
+    A correction is sent because the version before was wrong. Where that has most of the new images of a known class
+    wrong and this one still has many, the class stands for both: for example, two classes that were taught under each
+    other's names.
+    """
+    before = evidence.known_before
+    if before.images == 0:
+        return _not_judged("contradiction", "no class was known before", 0)
+    if upper_end(before.right, before.images, policy.confidence) >= 0.5:
+        why = f"the version before has {before.right} of {before.images} taught images of known classes right"
+        return _not_judged("contradiction", why, before.images)
+    counts = [evidence.taught.by_class.get(name, (0, 0)) for name in before.by_class]
+    images, right = sum(images for images, _ in counts), sum(right for _, right in counts)
+    value = right / max(1, images)
+    failed = value < policy.min_contradicted_accuracy
+    reason = (
+        f"known classes: {right} of {images} taught images are right, of which the version before had {before.right}; "
+        f"they contradict what these classes were taught with, at least {policy.min_contradicted_accuracy:.1%} is "
+        "expected"
+        if failed
+        else ""
+    )
+    return GateCheck(
+        name="contradiction",
+        passed=not failed,
+        value=value,
+        bound=policy.min_contradicted_accuracy,
+        images=images,
+        reason=reason,
     )
 
 
@@ -219,6 +255,7 @@ def check_flat(policy: GatePolicy, evidence: Evidence) -> GateCheck:
 CHECKS: Final[Mapping[str, Callable[[GatePolicy, Evidence], GateCheck]]] = {
     "accuracy": check_accuracy,
     "taught": check_taught,
+    "contradiction": check_contradiction,
     "worst_class": check_worst_class,
     "old_classes": check_old_classes,
     "finite": check_finite,

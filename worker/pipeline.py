@@ -232,13 +232,16 @@ class _Update:
         """
         policy = self.store.gate().policy
         few = policy.enabled and policy.check_taught and len(split.held_out) < policy.few_images
-        taught = evenly(index.labels, split.train) if few else ()
+        again = policy.enabled and policy.check_contradiction and bool(set(old.class_names) & set(index.classes))
+        taught = evenly(index.labels, split.train) if few or again else ()
+        known = tuple(at for at in taught if again and index.classes[index.labels[at]] in old.class_names)
         kept = None
         if policy.enabled and policy.check_old_classes:
             kept = self._old_classes(old, base, index, split)
         classifier = Classifier(base, new)
         evaluation, held_out_answers = self._measure(classifier, base, index, split.held_out)
         _, taught_answers = self._measure(classifier, base, index, taught)
+        _, known_before = self._measure(Classifier(base, old), base, index, known) if known else (None, NONE)
         golden = record(classifier, base.preprocessing.size)
         unusable = not_finite(golden)
         evidence = Evidence(
@@ -247,6 +250,7 @@ class _Update:
             taught=taught_answers,
             kept=NONE if kept is None else kept.after(classifier),
             kept_before=NONE if kept is None else kept.answers_before,
+            known_before=known_before,
             golden_not_finite=unusable,
         )
         gate = judge(policy, evidence)

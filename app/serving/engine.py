@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ from app.serving.batcher import Batcher
 from app.serving.live_model import Served
 from model_store.types import VersionId
 from segp_cl.scores import text_scores
-
-Path = Literal["fused", "text", "visual"]
+from segp_cl.types import Path
 
 
 @dataclass(frozen=True)
@@ -186,8 +185,7 @@ class Engine:
             for path in get_args(Path):
                 rows = getattr(of_path, path).cpu()
                 scores[path] = rows.unbind()
-                of_rows = classifier.fused_probabilities if path == "fused" else classifier.probabilities
-                probabilities[path] = of_rows(rows).unbind()
+                probabilities[path] = classifier.class_probabilities(rows, path).unbind()
         image = features.image.cpu()
         finite = image.isfinite().all(dim=1).tolist()
         self._answered_at = time.monotonic()

@@ -93,7 +93,7 @@ class Bare:
     def _answer(self, pixels: Sequence[Tensor]) -> list[list[tuple[str, float]]]:
         """The best labels of every image, with probabilities."""
         scores = self._classifier.scores(torch.stack(list(pixels)))
-        likely = self._classifier.fused_probabilities(scores.fused)
+        likely = self._classifier.class_probabilities(scores.fused, "fused")
         order = torch.sort(scores.fused, descending=True, stable=True).indices[:, :TOP_K]
         names = self._classifier.state.class_names
         return [

@@ -190,4 +190,5 @@ def _next_state(session: Session, outcome: Outcome, counts: list[int]) -> Learne
         tasks=old.tasks + 1,
         covariance=outcome.sums.covariance,
         sums=outcome.sums,
+        calibration=outcome.calibration,
     )

@@ -20,7 +20,7 @@ from segp_cl.learn.distributed import Ranks, StepLosses
 from segp_cl.models.backbone import Backbone
 from segp_cl.models.lora import Adapters
 from segp_cl.statistics import ClassSums
-from segp_cl.types import HEAD, LearnerState, LoraState, OnProgress, Progress, Task, TaskClass
+from segp_cl.types import HEAD, Calibration, LearnerState, LoraState, OnProgress, Progress, Task, TaskClass
 
 
 @dataclass
@@ -156,6 +156,7 @@ class Outcome:
     sums: ClassSums
     text_features: Float[Tensor, "seen joint"]
     fusion_weight: float
+    calibration: Calibration | None = None
     anchors: int = 0
 
 

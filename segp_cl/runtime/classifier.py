@@ -16,7 +16,7 @@ from segp_cl.runtime.packed import HasTowers, pack_model, packed_whitening
 from segp_cl.runtime.passes import ImagePass, PassSettings
 from segp_cl.scores import Whitener, dual_path_scores, probabilities
 from segp_cl.statistics import visual_space, visual_space_of_old
-from segp_cl.types import LearnerState, LoraState, Scores
+from segp_cl.types import LearnerState, LoraState, Path, Scores
 
 
 class NoClassesError(KeepsightError):
@@ -160,15 +160,19 @@ class Classifier:
         return self._model.text_features(prompts)
 
     @torch.inference_mode()
-    def fused_probabilities(self, fused: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
-        """Compute the softmax of (s_clip + β s_v) / (1 + β), the weighted mean of two cosines, at the logit scale.
+    def class_probabilities(self, scores: Float[Tensor, "batch classes"], path: Path) -> Float[Tensor, "batch classes"]:
+        """Compute the probabilities of the state's classes from the scores of a path.
 
-        Without the division, fused scores would be 1 + β times as sharp as either branch, and every answer would seem
-        almost certain.
+        They are the softmax at the scale that was fitted on held-out images, or at the model's own where there were
+        none. A fused score is (s_clip + β s_v) / (1 + β) here, the weighted mean of two cosines: without the division
+        it would be 1 + β times as sharp as either branch, and every answer would seem almost certain.
         """
-        return probabilities(fused / (1 + self.state.fusion_weight), logit_scale=self.logit_scale)
+        calibration = self.state.calibration
+        scale = self.logit_scale if calibration is None else float(getattr(calibration, path))
+        means = scores / (1 + self.state.fusion_weight) if path == "fused" else scores
+        return probabilities(means, logit_scale=scale)
 
     @torch.inference_mode()
     def probabilities(self, scores: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
-        """Compute the softmax at the model's own logit scale."""
+        """Compute the softmax of the text scores of any words, at the model's own logit scale."""
         return probabilities(scores, logit_scale=self.logit_scale)

@@ -116,6 +116,6 @@ def test_a_correction_that_does_not_correct_is_held(tmp_path: Path, five_digits:
     corrected = teach(settings, {"seven": scans(7, 8), "eight": scans(8, 8)}, extend=True)
     assert corrected.evaluation is not None
     assert corrected.evaluation.overall.fused == 0.0
-    assert not corrected.promoted
-    assert "taught" in failed(corrected)
+    assert not corrected.promoted, corrected.gate
+    assert "contradiction" in failed(corrected)
     assert Store(settings.store).current() == swapped.version_id

@@ -59,7 +59,7 @@ def test_answers_are_those_of_the_method(
     classifier = Classifier(tiny_backbone, store.open(current))
     pixels = torch.stack([to_pixels(decode_image(picture(n)), tiny_backbone.preprocessing) for n in (1, 2)])
     scores = classifier.scores(pixels)
-    probabilities = classifier.fused_probabilities(scores.fused)
+    probabilities = classifier.class_probabilities(scores.fused, "fused")
     for row, result in enumerate(answer["results"]):
         assert (result["index"], result["filename"], result["error"]) == (row, f"{row}.png", None)
         assert len(result["predictions"]) == 3

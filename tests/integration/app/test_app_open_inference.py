@@ -54,7 +54,7 @@ def expected(store: Store, backbone: Backbone, *data: bytes) -> dict[str, torch.
     classifier = Classifier(backbone, store.open(current))
     scores = classifier.scores(torch.stack([to_pixels(decode_image(d), backbone.preprocessing) for d in data]))
     return {
-        "probabilities": classifier.fused_probabilities(scores.fused),
+        "probabilities": classifier.class_probabilities(scores.fused, "fused"),
         "scores": scores.fused,
         "text_scores": scores.text,
         "visual_scores": scores.visual,

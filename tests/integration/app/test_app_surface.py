@@ -39,6 +39,8 @@ PROTECTED = [
     ("POST", "/v1/admin/promote", "admin"),
     ("POST", "/v1/admin/rollback", "admin"),
     ("GET", "/v1/admin/rollout", "admin"),
+    ("GET", "/v1/admin/gate", "admin"),
+    ("PATCH", "/v1/admin/gate", "admin"),
 ]
 ANY_KEY = [
     ("GET", "/v1/versions"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 from model_store import codec
 from model_store.types import CorruptVersionError, DatasetRecord, InvalidStateError, Manifest
 from segp_cl.statistics import ClassSums
-from segp_cl.types import LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
+from segp_cl.types import Calibration, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
 VERSION = "000002-0123456789ab"
 
@@ -354,6 +355,34 @@ def test_sums_of_another_size_or_kind_are_refused(name: str, tensor: torch.Tenso
     tensors = codec.encode_state(state)[0] | {name: tensor}
     with pytest.raises(CorruptVersionError, match=problem):
         codec.decode_state(tensors, manifest_of(state))
+
+
+def test_a_calibration_survives_and_counts_for_the_digest() -> None:
+    plain = learned()
+    calibrated = replace(plain, calibration=Calibration(text=12.5, visual=30.0, fused=28.0, images=40))
+    tensors, _ = codec.encode_state(calibrated)
+    assert codec.decode_state(tensors, manifest_of(calibrated)).calibration == calibrated.calibration
+    assert codec.decode_state(codec.encode_state(plain)[0], manifest_of(plain)).calibration is None
+    assert digest_of(calibrated) != digest_of(plain)
+
+
+def test_a_manifest_without_the_field_has_the_digest_that_it_had() -> None:
+    """As an earlier release computed it: over the fields that it knew."""
+    state = learned()
+    manifest = manifest_of(state)
+    tensors, _ = codec.encode_state(state)
+    known = {
+        name: value
+        for name, value in manifest.model_dump(mode="json").items()
+        if name not in codec._NOT_LEARNED and name != "calibration"
+    }
+    assert manifest.dataset is not None
+    known["dataset"] = manifest.dataset.model_dump(mode="json", exclude={"name"})
+    digest = hashlib.sha256(codec.canonical_json(known))
+    for name, tensor in sorted(tensors.items()):
+        digest.update(codec.canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
+        digest.update(tensor.numpy().tobytes())
+    assert codec.content_digest(tensors, manifest) == digest.hexdigest()
 
 
 def test_a_covariance_of_another_size_is_refused() -> None:

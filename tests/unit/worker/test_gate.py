@@ -35,7 +35,8 @@ def check(name: str, evidence: Evidence, policy: GatePolicy = POLICY) -> GateChe
 def test_a_sound_version_passes_every_check() -> None:
     result = judge(POLICY, SOUND)
     assert [check.name for check in result.checks] == list(CHECKS)
-    assert [check.passed for check in result.checks if check.name != "taught"] == [True] * 6
+    made = [check for check in result.checks if check.name not in ("taught", "contradiction")]
+    assert [check.passed for check in made] == [True] * 6
     assert result.held_because == ()
 
 
@@ -43,7 +44,8 @@ def test_every_check_has_its_switch_and_disabled_switches_off_all() -> None:
     ruined = Evidence(
         seen_classes=10,
         held_out=answers((60, 0), (60, 0), (60, 0), distinct=1, top=0.1, not_finite=3),
-        taught=answers((5, 0)),
+        taught=answers((9, 0)),
+        known_before=answers((9, 1)),
         kept=answers((16, 0), (16, 0), (16, 0), distinct=1, top=0.1),
         kept_before=answers((16, 16), (16, 16), (16, 16)),
         golden_not_finite=2,
@@ -96,6 +98,28 @@ def test_the_bound_of_the_accuracy_is_above_chance_however_few_classes_there_are
     assert check("accuracy", replace(SOUND, seen_classes=2)).bound == pytest.approx(0.55)
     assert check("accuracy", replace(SOUND, seen_classes=1)).passed is None
     assert check("accuracy", replace(SOUND, held_out=Answers())).reason == "no images were held out"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "passed"),
+    [
+        ((14, 0), 11, False),  # as two classes that were taught under each other's names
+        ((14, 0), 13, True),  # the correction was learned
+        ((14, 6), 9, None),  # the version before was no worse than often right
+        ((4, 0), 1, None),  # four images are wrong by bad luck
+        ((0, 0), 14, None),
+    ],
+)
+def test_contradicted_classes_are_held_unless_they_were_learned(
+    before: tuple[int, int], after: int, passed: bool | None
+) -> None:
+    taught = answers((before[0] or 14, min(after, before[0] or 14)), (40, 0))  # the second class is new
+    evidence = replace(SOUND, taught=taught, known_before=answers(before) if before[0] else Answers())
+    found = check("contradiction", evidence)
+    assert found.passed is passed
+    assert bool(found.reason) is (passed is not True)
+    if passed is False:
+        assert "11 of 14 taught images are right, of which the version before had 0" in found.reason
 
 
 def test_a_small_update_that_has_not_learned_its_own_images_is_held() -> None:

@@ -383,10 +383,15 @@ def test_a_version_that_has_not_learned_its_own_images_is_held(
     assert outcome.evaluation.overall.fused == 0.0  # twice as many images say the opposite
     assert not outcome.promoted
     assert store.current() == taught.version_id
-    assert "0 of 16 images (12 taught, 4 held out) are right" in outcome.held_because[-1]
+    assert "0 of 16 images (12 taught, 4 held out) are right" in outcome.held_because[1]
+    assert "0 of 12 taught images are right, of which the version before had 0" in outcome.held_because[2]
     assert outcome.not_promoted_because == f"held: {'; '.join(outcome.held_because)}"
     assert outcome.gate is not None
-    assert [check.name for check in outcome.gate.checks if check.passed is False] == ["accuracy", "taught"]
+    assert [check.name for check in outcome.gate.checks if check.passed is False] == [
+        "accuracy",
+        "taught",
+        "contradiction",
+    ]
     report = store.manifest(outcome.version_id).report
     assert report is not None
     assert report["gate"] == outcome.gate.model_dump(mode="json")

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from app.serving.answers import encoded, predictions, results
-from app.serving.engine import Path, Scored
+from app.serving.engine import Scored
 from segp_cl.errors import ImageDecodeError
+from segp_cl.types import Path
 
 
 def scored(path: Path = "fused") -> Scored:

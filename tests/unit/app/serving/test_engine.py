@@ -12,11 +12,11 @@ from torch import Tensor
 
 from app.errors import InferenceError
 from app.metrics import Metrics
-from app.serving.engine import Engine, Path, Scored
+from app.serving.engine import Engine, Scored
 from app.serving.live_model import Served
 from segp_cl.runtime.classifier import Features
 from segp_cl.scores import probabilities
-from segp_cl.types import Scores
+from segp_cl.types import Path, Scores
 
 
 @dataclass
@@ -48,8 +48,8 @@ class Means:
     def probabilities(self, scores: Tensor) -> Tensor:
         return probabilities(scores, logit_scale=1.0)
 
-    def fused_probabilities(self, fused: Tensor) -> Tensor:
-        return probabilities(fused / 11, logit_scale=1.0)
+    def class_probabilities(self, scores: Tensor, path: str) -> Tensor:
+        return probabilities(scores / 11 if path == "fused" else scores, logit_scale=1.0)
 
 
 def serve(classifier: Means, version: str = "v") -> Served:

@@ -225,6 +225,18 @@ def test_a_state_that_kept_no_sums_is_learned_on(tiny_backbone: Backbone, first:
     assert (visual == torch.arange(4).repeat_interleave(4)).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("strategy", ["segp", "prototypes"])
+def test_held_out_images_calibrate_every_path(tiny_backbone: Backbone, strategy: StrategyName) -> None:
+    config = FAST.model_copy(update={"strategy": strategy})
+    state = learn(tiny_backbone, initial_state(tiny_backbone), task_of(["red", "green"], per_class=10), config).state
+    assert state.calibration is not None
+    assert state.calibration.images == 2
+    assert min(state.calibration.text, state.calibration.visual, state.calibration.fused) > 0
+    # too few for any to be held out: what was fitted before stands
+    after = learn(tiny_backbone, state, task_of(["blue"], per_class=2), config).state
+    assert after.calibration == state.calibration
+
+
 def test_uneven_classes_are_trained_with_their_shares(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     priors: list[Tensor | None] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from segp_cl.errors import IncompatibleStateError
 from segp_cl.runtime.classifier import Classifier, NoClassesError, embedding_space
 from segp_cl.scores import fused_scores, predict, probabilities, text_scores
-from segp_cl.types import LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
+from segp_cl.types import Calibration, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec, Path
 from tests.tolerances import FLOAT32_REORDERED
 
 
@@ -132,9 +133,20 @@ def test_fused_probabilities_are_no_sharper_than_a_branch_that_agrees_with_itsel
     """Where both branches give the same cosines, fusing them changes no probability."""
     classifier, cosines = Classifier(base, state_of()), torch.tensor([[0.3, 0.1]])
     fused = fused_scores(cosines, cosines, fusion_weight=classifier.state.fusion_weight)
-    assert torch.allclose(
-        classifier.fused_probabilities(fused), classifier.probabilities(cosines), atol=FLOAT32_REORDERED
-    )
+    expected = classifier.probabilities(cosines)
+    assert torch.allclose(classifier.class_probabilities(fused, "fused"), expected, atol=FLOAT32_REORDERED)
+    assert torch.equal(classifier.class_probabilities(cosines, "text"), expected)
+
+
+def test_calibrated_probabilities_use_each_paths_own_scale(base: FakeModel) -> None:
+    state = replace(state_of(), calibration=Calibration(text=5.0, visual=7.0, fused=9.0, images=40))
+    classifier, scores = Classifier(base, state), torch.tensor([[0.3, 0.1]])
+    for path, scale in (("text", 5.0), ("visual", 7.0)):
+        found = classifier.class_probabilities(scores, cast(Path, path))
+        assert torch.equal(found, probabilities(scores, logit_scale=scale))
+    weighted = probabilities(scores / (1 + state.fusion_weight), logit_scale=9.0)
+    assert torch.equal(classifier.class_probabilities(scores, "fused"), weighted)
+    assert torch.equal(classifier.probabilities(scores), probabilities(scores, logit_scale=20.0))  # words of any kind
 
 
 def test_a_batch_of_any_size_is_answered_as_its_images_alone(base: FakeModel) -> None:
