@@ -110,12 +110,7 @@ def run_head(
         if state.lora is not None:
             features = TaskFeatures(runner.backbone.with_lora(state.lora), runner.bench)
         raw = F.normalize(runner.evaluator(config).raw(state), dim=-1).cpu()
-        head = Incremental(
-            HEADS[training.head],
-            seed=seed,
-            kept_are_learned=True,
-            expected_weight=runner.backbone.resolve(config).fusion_weight,
-        )
+        head = Incremental(HEADS[training.head], seed=seed, kept_are_learned=True)
         classes = 0
         for number, task in enumerate(runner.bench.tasks, start=1):
             classes += len(task.classes)
@@ -127,10 +122,11 @@ def run_head(
                 min_images=FEWEST_IMAGES_TO_HOLD_OUT,
                 shuffle=drawn_from(torch.Generator().manual_seed(task_seed(seed, number))),
             )
-            head.learn(images.at(_positions(split.train)), images.at(_positions(split.held_out)), classes=classes)
+            learned, kept = (images.at(_positions(part)) for part in (split.train, split.held_out))
+            head.learn(learned, kept, classes=classes, texts=features.texts()[:classes])
             if number <= len(done):
                 continue
-            solved = head.solve(features.texts()[:classes])
+            solved = head.solve()
             spent = passed + time.monotonic() - begun + (seconds if number == 1 else 0.0)
             scores = TaskScores(text, solved.scores(raw).float(), solved.fusion_weight)
             settings = {**config.model_dump(), "head": training.head, **solved.chosen}

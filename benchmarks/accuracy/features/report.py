@@ -34,10 +34,10 @@ def page(record: FeatureRecord) -> str:
     """`README.md`: protocol, overview, a table for each data set, and versions."""
     parts = [
         "# Heads on given features",
-        f"Closed-form heads on the features in `{record.file}` (SHA-256 {record.digest[:16]}), class-incremental, in the "
-        f"order of classes of seed 1993. Random features and held-out rows are those of seed {record.seed}. Test rows "
-        "were used for nothing but these numbers. Everything but the chosen settings and seconds is in percent. Written "
-        "by `keepsight bench features`.",
+        f"Closed-form heads on the features in `{record.file}` (SHA-256 {record.digest[:16]}), class-incremental, in "
+        f"the order of classes of seed 1993. Random features and held-out rows are those of seed {record.seed}. Test "
+        "rows were used for nothing but these numbers. Accuracies are in percent. Written by `keepsight bench "
+        "features`.",
         overview(record),
     ]
     for result in record.results:
@@ -50,8 +50,8 @@ def _sentence(result: FeatureResult) -> str:
     kept = f"{result.kept_rows:,} " + ("of them held out" if result.held_out else "others set apart by the file")
     tasks = f"{result.tasks} task{'' if result.tasks == 1 else 's'}"
     return (
-        f"{result.classes:,} classes in {tasks}, {result.dimensions} dimensions, {result.train_rows:,} rows to train on, "
-        f"{kept} to choose settings on, and {result.test_rows:,} to test on."
+        f"{result.classes:,} classes in {tasks}, {result.dimensions} dimensions, {result.train_rows:,} rows to train "
+        f"on, {kept} to choose settings on, and {result.test_rows:,} to test on."
     )
 
 

@@ -22,8 +22,6 @@ from segp_cl.metrics import AccuracyMatrix, Summary, summarise
 ZERO_SHOT = "zero-shot"
 TASKS = 10
 HELD_OUT = 0.1
-EXPECTED_WEIGHT = 0.1
-"""β while no row was kept back, which is with one row a class."""
 
 
 class _Frozen(BaseModel):
@@ -31,7 +29,7 @@ class _Frozen(BaseModel):
 
 
 class FeatureRow(_Frozen):
-    """One head on one data set. `accuracies[i][j]` is R_ij for j <= i; `chosen` are the settings after the last task."""
+    """One head on one data set. `accuracies[i][j]` is R_ij for j <= i, `chosen` the setting after the last task."""
 
     row: str
     accuracies: tuple[tuple[float, ...], ...]
@@ -132,21 +130,19 @@ def _run_set(data: FeatureSet, heads: Sequence[str], seed: int, tasks: int, list
         begun, accuracies, chosen = time.monotonic(), [], {}
         head = None
         if name != ZERO_SHOT:
-            head = Incremental(
-                HEADS[name], seed=seed, kept_are_learned=data.kept is None, expected_weight=EXPECTED_WEIGHT
-            )
+            head = Incremental(HEADS[name], seed=seed, kept_are_learned=data.kept is None)
         for number, end in enumerate(ends):
             first = end - groups[number]
             seen = test.at((test.labels < end).nonzero()[:, 0])
-            scores = torch.zeros(())
-            if texts is not None and _needs_texts(name):
-                scores = seen.features @ texts[:end].T
+            known = None if texts is None else texts[:end]
+            scores = seen.features.new_zeros(len(seen.labels), end)
+            if known is not None and _needs_texts(name):
+                scores = seen.features @ known.T
             if head is not None:
-                head.learn(_of(train, first, end), _of(kept, first, end), classes=end)
-                solved = head.solve(None if texts is None else texts[:end])
-                fused = HEADS[name].fused
-                scores = scores + (solved.fusion_weight if fused else 1.0) * solved.scores(seen.features)
-                chosen = {**solved.chosen, **({"beta": solved.fusion_weight} if fused else {})}
+                head.learn(_of(train, first, end), _of(kept, first, end), classes=end, texts=known)
+                solved = head.solve()
+                scores += (solved.fusion_weight if HEADS[name].fused else 1.0) * solved.scores(seen.features)
+                chosen = dict(solved.chosen)
             right = (scores.argmax(dim=1) == seen.labels).double()
             starts = [0, *ends[:number]]
             accuracies.append(
@@ -161,7 +157,7 @@ def _run_set(data: FeatureSet, heads: Sequence[str], seed: int, tasks: int, list
             FeatureRow(
                 row=name,
                 accuracies=tuple(accuracies),
-                test_rows=tuple(int(part.sum()) for part in counts.split(groups)),
+                test_rows=tuple(int(part.sum()) for part in torch.split(counts, groups)),
                 chosen=chosen,
                 seconds=time.monotonic() - begun,
             )

@@ -1,9 +1,10 @@
-"""All closed-form heads by name: what each is solved with, and the grid of its one setting."""
+"""All closed-form heads by name: how each is solved, and how its one setting is chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,25 +19,39 @@ Solver = Callable[[Sums], Callable[[float], Scorer]]
 """What is computed from the sums once, and the head that comes of it with a value of the setting."""
 
 
+def _half_decades(first: int, last: int) -> tuple[float, ...]:
+    return tuple(float(f"{10.0 ** (half / 2):.3g}") for half in range(first, last + 1))
+
+
+RIDGE_GRID = _half_decades(-8, 4)
+"""λ from 0.0001 to 100, in units of the mean eigenvalue of G."""
+SHRINKAGE_GRID = _half_decades(-4, 0)
+"""α from 0.01 to 1, which is no whitening."""
+WEIGHT_GRID = _half_decades(-10, 0)
+"""β of text + β · log-likelihood from 0.00001 to 1."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A head.
 
-    `setting` names what is chosen from `grid` (weakest first); `default` is its value while nothing was kept back.
-    `width` is M where random features come first. `fused`: the head's scores are added to the text path's.
+    `setting` names what is chosen from `grid`; `default` is its value while nothing was kept back. It is chosen by the
+    `right answers` of kept-back images when their task comes, or by their `likelihood`, which follows from sums.
+    `width` is M where random features come first. `fused`: the head's scores are added to the text path's with β.
     """
 
     solver: Solver
-    setting: str
-    grid: tuple[float, ...]
-    default: float
+    setting: Literal["lambda", "shrinkage", "beta"] | None = None
+    grid: tuple[float, ...] = (1.0,)
+    default: float = 1.0
+    chosen_by: Literal["right answers", "likelihood"] = "right answers"
     width: int | None = None
     fused: bool = False
 
 
 def _ridge(sums: Sums) -> Callable[[float], Scorer]:
-    ridge, none = Ridge(sums), sums.totals.new_zeros(())
-    return lambda value: Linear(ridge.weights(value), none.expand(len(sums.counts)))
+    ridge, none = Ridge(sums), sums.totals.new_zeros(len(sums.counts))
+    return lambda value: Linear(ridge.weights(value), none)
 
 
 def _whitened(sums: Sums) -> Callable[[float], Scorer]:
@@ -49,19 +64,12 @@ def _gda(sums: Sums) -> Callable[[float], Scorer]:
     return lambda value: head
 
 
-RIDGE_GRID = tuple(round(10.0 ** (half / 2), 6) for half in range(-8, 5))
-"""λ from 0.0001 to 100 by factors of √10, in units of the mean eigenvalue of G."""
-
-SHRINKAGE_GRID = (0.03, 0.1, 0.3, 1.0)
-ONE = (1.0,)
-"""The grid of a head that has nothing to choose."""
-
 HEADS: Mapping[str, Kind] = {
-    "prototypes": Kind(_whitened, "shrinkage", ONE, 1.0),  # shrunk to a sphere: plain cosines
-    "whitened": Kind(_whitened, "shrinkage", SHRINKAGE_GRID, 0.3),
+    "prototypes": Kind(_whitened),  # α = 1: plain cosines
+    "whitened": Kind(_whitened, "shrinkage", SHRINKAGE_GRID, 0.316, chosen_by="likelihood"),
     "ridge": Kind(_ridge, "lambda", RIDGE_GRID, 0.1),
     "ranpac-2000": Kind(_ridge, "lambda", RIDGE_GRID, 0.1, width=2_000),
     "ranpac-10000": Kind(_ridge, "lambda", RIDGE_GRID, 1.0, width=10_000),
-    "gda": Kind(_gda, "", ONE, 1.0),
-    "gda+text": Kind(_gda, "", ONE, 1.0, fused=True),
+    "gda": Kind(_gda),
+    "gda+text": Kind(_gda, "beta", WEIGHT_GRID, 0.001, fused=True),
 }

@@ -42,10 +42,6 @@ class Sums:
             root=_triangle(root) if len(root) > root.shape[1] else root,
         )
 
-    def first(self, dim: int) -> Sums:
-        """The sums over the features' first `dim` dimensions."""
-        return Sums(self.counts, self.totals[:, :dim], self.root[:, :dim])
-
     @property
     def images(self) -> int:
         """N = Σ n_c."""
