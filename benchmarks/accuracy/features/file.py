@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,15 +63,16 @@ def read_features(path: Path) -> tuple[FeatureSet, ...]:
     if not path.is_file():
         raise FeatureFileError(f"there is no file {path}")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as opened:
+            stored = np.load(opened, allow_pickle=False)
             if not isinstance(stored, np.lib.npyio.NpzFile):
                 raise FeatureFileError(f"{path} is one array; expected an npz file of several")
             found = {name: _NAME.fullmatch(name) for name in stored.files}
             names = {name: match for name, match in found.items() if match and _is_known(match)}
             arrays = {name: stored[name] for name in names}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, FeatureFileError):
-            raise
+    except FeatureFileError:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FeatureFileError(f"{path} cannot be read as an npz file of numbers: {error}") from error
     sets = dict.fromkeys(match["set"] for match in names.values())
     if not sets:
