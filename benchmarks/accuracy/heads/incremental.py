@@ -77,12 +77,12 @@ class Incremental:
         self._kept = beside if self._kept is None else self._kept + beside
         if len(self._kind.grid) < 2 or self._kind.chosen_by == "likelihood" or not len(kept.labels):
             return
-        head = self._kind.solver(self._learned)
+        solution = self._kind.solver(self._learned)
         if self._kind.fused:
             assert texts is not None, "a fused head needs texts"
-            text, visual = kept.joint.double() @ texts.double().T, head(1.0)(lifted)
+            text, visual = kept.joint.double() @ texts.double().T, solution.attempt(lifted, 1.0)
         for value in self._kind.grid:
-            scores = text + value * visual if self._kind.fused else head(value)(lifted)
+            scores = text + value * visual if self._kind.fused else solution.attempt(lifted, value)
             self._tally.add(value, int((scores.argmax(dim=1) == kept.labels).sum()))
 
     def solve(self) -> Solved:
@@ -91,7 +91,7 @@ class Incremental:
         assert self._kept is not None
         value = self._choice(self._learned, self._kept)
         sums = self._learned + self._kept if self._kept_are_learned else self._learned
-        head = self._kind.solver(sums)(value)
+        head = self._kind.solver(sums).head(value)
         return Solved(
             scores=lambda features: torch.cat([head(self._lifted(part)) for part in torch.split(features, BATCH)]),
             fusion_weight=value if self._kind.fused else 0.0,

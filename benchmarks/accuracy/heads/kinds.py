@@ -15,8 +15,17 @@ from benchmarks.accuracy.heads.sums import Sums
 from benchmarks.accuracy.heads.whitened import Whitened
 
 Scorer = Callable[[Float[Tensor, "images dim"]], Float[Tensor, "images classes"]]
-Solver = Callable[[Sums], Callable[[float], Scorer]]
-"""What is computed from the sums once, and the head that comes of it with a value of the setting."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What is computed from sums once: `head` answers with a value of the setting, `attempt` tries one on few images."""
+
+    head: Callable[[float], Scorer]
+    attempt: Callable[[Float[Tensor, "images dim"], float], Float[Tensor, "images classes"]]
+
+
+Solver = Callable[[Sums], Solution]
 
 
 def _half_decades(first: int, last: int) -> tuple[float, ...]:
@@ -49,19 +58,19 @@ class Kind:
     fused: bool = False
 
 
-def _ridge(sums: Sums) -> Callable[[float], Scorer]:
+def _ridge(sums: Sums) -> Solution:
     ridge, none = Ridge(sums), sums.totals.new_zeros(len(sums.counts))
-    return lambda value: Linear(ridge.weights(value), none)
+    return Solution(lambda value: Linear(ridge.weights(value), none), ridge.scores)
 
 
-def _whitened(sums: Sums) -> Callable[[float], Scorer]:
+def _whitened(sums: Sums) -> Solution:
     whitened = Whitened(sums)
-    return lambda value: lambda features: whitened.scores(features, value)
+    return Solution(lambda value: lambda features: whitened.scores(features, value), whitened.scores)
 
 
-def _gda(sums: Sums) -> Callable[[float], Scorer]:
+def _gda(sums: Sums) -> Solution:
     head = gda(sums)
-    return lambda value: head
+    return Solution(lambda value: head, lambda features, value: head(features))
 
 
 HEADS: Mapping[str, Kind] = {

@@ -29,7 +29,19 @@ class Ridge:
 
     def weights(self, strength: float) -> Float[Tensor, "dim classes"]:
         """B with λ = `strength` > 0."""
-        shift = strength * self._unit
-        system = self._gram + shift * torch.eye(len(self._gram), dtype=self._gram.dtype)
-        solved = torch.cholesky_solve(self._right, torch.linalg.cholesky(system))
-        return (self._sums - self._root.T @ solved) / shift if self._wide else solved
+        solved = torch.cholesky_solve(self._right, self._factor(strength))
+        return (self._sums - self._root.T @ solved) / (strength * self._unit) if self._wide else solved
+
+    def scores(self, features: Float[Tensor, "images dim"], strength: float) -> Float[Tensor, "images classes"]:
+        """zᵀB. Without computing B where images are fewer than dimensions, which makes a grid cheap to try."""
+        exact = features.double()
+        if not self._wide:
+            return exact @ self.weights(strength)
+        solved = torch.cholesky_solve(self._root @ exact.T, self._factor(strength))
+        return (exact @ self._sums - solved.T @ self._right) / (strength * self._unit)
+
+    def _factor(self, strength: float) -> Float[Tensor, "size size"]:
+        shifted = self._gram.clone()
+        shifted.diagonal().add_(strength * self._unit)
+        factor: Tensor = torch.linalg.cholesky(shifted)
+        return factor

@@ -84,6 +84,8 @@ def test_ridge_is_the_least_squares_solution_with_a_penalty(images: int) -> None
     penalised = torch.cat([z, root * torch.eye(6, dtype=torch.float64)])
     targets = torch.cat([one_hot(y), torch.zeros(6, 4, dtype=torch.float64)])
     assert torch.allclose(found, torch.linalg.lstsq(penalised, targets).solution, atol=1e-10)
+    some, _ = labelled(2, seed=8)
+    assert torch.allclose(Ridge(Sums.of(z, y, classes=4)).scores(some, strength), some @ found, atol=1e-10)
 
 
 def test_ridge_of_two_orthogonal_images_by_hand() -> None:
@@ -230,7 +232,7 @@ def test_kept_back_images_are_a_part_of_the_answer_only_if_they_are_training_ima
     for kept_are_learned, sums in ((False, alone), (True, joined)):
         solved = learn(head, [[0, 1, 2, 3]], kept_are_learned=kept_are_learned).solve()
         value = next(iter(solved.chosen.values()))
-        assert torch.allclose(solved.scores(z), HEADS[head].solver(sums)(value)(z))
+        assert torch.allclose(solved.scores(z), HEADS[head].solver(sums).head(value)(z))
 
 
 def test_without_kept_back_images_a_setting_has_its_default() -> None:
