@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.accuracy.features.run import FeatureRecord, FeatureResult, FeatureRow
+from benchmarks.accuracy.features.run import FeatureRecord, FeatureResult, FeatureRow, choose_heads
 from benchmarks.common.pages import NOTHING, table
 from benchmarks.common.record import save_files
 
@@ -18,8 +18,8 @@ def write_features(record: FeatureRecord, folder: Path) -> None:
 
 def overview(record: FeatureRecord) -> str:
     """Last of every head on every data set, in percent."""
-    names = dict.fromkeys(row.row for result in record.results for row in result.rows)
     found = {(result.dataset, row.row): row.summary.last for result in record.results for row in result.rows}
+    names = [name for name in choose_heads(None) if any(row == name for _, row in found)]
     lines = [[name, *(_percent(found.get((result.dataset, name))) for result in record.results)] for name in names]
     return table(["Last", *(result.dataset for result in record.results)], lines, left=1, padded=True)
 

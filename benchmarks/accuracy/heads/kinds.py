@@ -19,7 +19,7 @@ Scorer = Callable[[Float[Tensor, "images dim"]], Float[Tensor, "images classes"]
 
 @dataclass(frozen=True)
 class Solution:
-    """What is computed from sums once: `head` answers with a value of the setting, `attempt` tries one on few images."""
+    """What is computed from sums once. `head` has a value of the setting, `attempt` tries it on few images."""
 
     head: Callable[[float], Scorer]
     attempt: Callable[[Float[Tensor, "images dim"], float], Float[Tensor, "images classes"]]

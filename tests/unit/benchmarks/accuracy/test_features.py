@@ -242,7 +242,6 @@ def test_whitened_cosines_of_real_features_are_as_accurate_as_they_were() -> Non
 
     lasts = {result.dataset: result.rows[0].summary.last for result in run_features(sets, ["whitened"], seed=0)}
 
-    expected = {"caltech101": 0.942, "aircraft": 0.414, "flowers": 0.963}
-    assert {name: round(last, 3) >= expected[name] - 0.0031 for name, last in lasts.items()} == dict.fromkeys(
-        expected, True
-    ), lasts
+    # what was measured before in percent, less 0.3; both are given with one decimal
+    for name, least in {"caltech101": 93.9, "aircraft": 41.1, "flowers": 96.0}.items():
+        assert round(100 * lasts[name], 1) >= least, name
