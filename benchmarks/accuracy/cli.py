@@ -1,4 +1,4 @@
-"""The command line of the accuracy benchmarks: run one, or sweep one setting."""
+"""The command line of the accuracy benchmarks: run one, sweep one setting, or take features as given."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,9 +18,13 @@ from benchmarks.accuracy import group
 from benchmarks.accuracy.benchmark import Listener, Options, run_benchmark
 from benchmarks.accuracy.console import Bar
 from benchmarks.accuracy.datasets import DATASETS, load_dataset
+from benchmarks.accuracy.features.file import read_features
+from benchmarks.accuracy.features.report import overview, write_features
+from benchmarks.accuracy.features.run import FeatureRecord, choose_heads, run_features
 from benchmarks.accuracy.report import markdown_table, write_report
 from benchmarks.accuracy.rows import choose_rows
 from benchmarks.accuracy.sweep import sweep, write_sweep
+from benchmarks.common.machine import library_versions
 from benchmarks.common.options import ChannelsLast, Compile, Threads
 from segp_cl.errors import KeepsightError
 from segp_cl.learn.distributed import Ranks
@@ -125,6 +130,36 @@ def sweep_command(
     if Ranks.current().first:
         sys.stdout.write(write_sweep(result, out / loaded.name / "sweeps") + "\n")
     group.leave()
+
+
+@app.command()
+def features(
+    file: Annotated[
+        Path, typer.Argument(help="An npz file: NAME_train_x, NAME_train_y, NAME_test_x, NAME_test_y, ...")
+    ],
+    rows: Annotated[list[str] | None, typer.Option("--row", help="Only this row; may be repeated.")] = None,
+    tasks: Annotated[
+        int, typer.Option(min=1, help="How many tasks; fewer where there are not that many classes.")
+    ] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of random features, and of held-out rows.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the record and its page.")] = Path("docs/results/features"),
+    threads: Threads = min(2, os.cpu_count() or 1),
+) -> None:
+    """Learn given features task by task with every closed-form head, and write a record and a table."""
+    _prepare("cpu", threads)
+    heads = choose_heads(rows)
+    sets = read_features(file)
+    with Bar() as listener:
+        results = run_features(sets, heads, seed=seed, tasks=tasks, listener=listener)
+    record = FeatureRecord(
+        file=file.name,
+        digest=sha256(file.read_bytes()).hexdigest(),
+        seed=seed,
+        results=results,
+        versions=library_versions(torch.device("cpu")),
+    )
+    write_features(record, out)
+    sys.stdout.write(f"{overview(record)}\n\nWritten to {out}/\n")
 
 
 def _options(

@@ -80,13 +80,7 @@ class Evaluator:
         """Both branches' cosines with `state`, whose classes are the benchmark's first ones."""
         taught = len(state.classes)
         assert state.class_names == tuple(c.name for c in self._classes[:taught]), "classes are learned in order"
-        if state.lora is None:  # the same for every such state, and there are many
-            model = self._backbone
-            self._untouched = self._untouched or self._features(model, 0)
-            raw, prompted = self._untouched[0], self._untouched[1][taught:]
-        else:
-            model = self._backbone.with_lora(state.lora)
-            raw, prompted = self._features(model, taught)
+        model, raw, prompted = self._passed(state)
         features = Features(raw=raw, image=model.project(raw))  # the head may be adapted too
         text, visual = text_scores(features.image, prompted), raw.new_empty(len(raw), 0)
         if taught:
@@ -94,6 +88,19 @@ class Evaluator:
             served = Classifier(self._backbone, replace(state, lora=None)).scores_of(features)
             text, visual = torch.cat([served.text, text], dim=1), served.visual
         return TaskScores(text.float().cpu(), visual.float().cpu(), state.fusion_weight)
+
+    @torch.no_grad()
+    def raw(self, state: LearnerState) -> Float[Tensor, "images raw"]:
+        """r(x) of every evaluation image, task after task, with `state`'s image tower."""
+        return self._passed(state)[1]
+
+    def _passed(self, state: LearnerState) -> tuple[Backbone, Tensor, Tensor]:
+        taught = len(state.classes)
+        if state.lora is None:  # the same for every such state, and there are many
+            self._untouched = self._untouched or self._features(self._backbone, 0)
+            return self._backbone, self._untouched[0], self._untouched[1][taught:]
+        model = self._backbone.with_lora(state.lora)
+        return model, *self._features(model, taught)
 
     def _features(
         self, model: Backbone, taught: int

@@ -27,13 +27,17 @@ class Training:
     """One way to learn all tasks. Rows that differ only in how they answer share it.
 
     `settings` are laid over the benchmark's own. `together` learns all tasks as one, `frozen` none at all; `tuned` lays
-    what was best on the validation slice over that.
+    what was best on the validation slice over that. `head` names one of `benchmarks.accuracy.heads.kinds.HEADS`, solved
+    after every task on frozen features: the untouched model's or, with `first_session`, those of the model that was
+    trained on the first task.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     together: bool = False
     frozen: bool = False
     tuned: bool = False
+    head: str | None = None
+    first_session: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ TRAININGS: Mapping[str, Training] = {
     "frozen": Training(frozen=True),
     "prototypes": Training({"strategy": "prototypes", "whiten": False}),
     "prototypes-whitened": Training({"strategy": "prototypes"}),
+    "ridge": Training(head="ridge"),
+    "ranpac-2000": Training(head="ranpac-2000"),
+    "ranpac-10000": Training(head="ranpac-10000"),
+    "gda+text": Training(head="gda+text"),
+    "first-session": Training({"strategy": "naive"}, head="ridge", first_session=True),
     "naive": Training({"strategy": "naive"}),
     "naive-tuned": Training({"strategy": "naive"}, tuned=True),
     "acgd": Training({"strategy": "segp", **PAPER, "lambda_tsgr": 0.0, "transfer_prototypes": False}),
@@ -65,6 +74,11 @@ ROWS: Mapping[str, Row] = {
     "zero-shot": Row("frozen", "text"),  # the untouched model
     "prototypes": Row("prototypes", "visual"),  # frozen image tower, nearest class mean
     "prototypes-whitened": Row("prototypes-whitened", "visual"),  # the same, whitened as segp's are
+    "ridge": Row("ridge", "visual"),  # frozen image tower, ridge head from sums
+    "ranpac-2000": Row("ranpac-2000", "visual"),  # the same on 2,000 random features
+    "ranpac-10000": Row("ranpac-10000", "visual"),  # the same on 10,000
+    "gda+text": Row("gda+text", "fused"),  # Gaussian discriminant analysis and the untouched text path
+    "first-session": Row("first-session", "visual"),  # LoRA on the first task only, then as ridge
     "naive": Row("naive", "text"),  # LoRA, cross-entropy only
     "naive-tuned": Row("naive-tuned", "text"),  # the same at its own best rate and epochs
     "acgd": Row("acgd", "text"),  # naive + ACGD

@@ -73,10 +73,10 @@ class Runner:
             on_progress: passed to `learn_task`.
         """
         tasks = self._tasks(training)
-        folder = self.work / self._name(training, config, seed)
+        folder = self.work / self.name(training, config, seed)
         folder.mkdir(parents=True, exist_ok=True)
-        done: list[_Done] = []
-        while len(done) < len(tasks) and (found := _Done.read(folder, len(done) + 1)):
+        done: list[Done] = []
+        while len(done) < len(tasks) and (found := Done.read(folder, len(done) + 1)):
             done.append(found)
             on_task()
         ranks = Ranks.current()
@@ -88,13 +88,13 @@ class Runner:
             seconds = 0.0
             settings: Mapping[str, object] = config.model_dump()
             if not training.frozen:
-                _decode(task.images)
+                decode(task.images)
                 begun = time.monotonic()
                 learned = learn_task(
                     state,
                     task,
                     config=config,
-                    generator=torch.Generator().manual_seed(_seed(seed, number)),
+                    generator=torch.Generator().manual_seed(task_seed(seed, number)),
                     backbone=self.backbone,
                     on_progress=on_progress,
                     dtype=self.dtype,
@@ -105,25 +105,27 @@ class Runner:
                 if not training.frozen:
                     version = store.publish(state, parent=None, provenance=Provenance(reason=task.name)).version_id
                 # an untouched model's scores do not change from task to task
-                scores = done[-1].scores if training.frozen and done else self._evaluator(config).scores(state)
-                done.append(_Done(scores, seconds, settings, version))
+                scores = done[-1].scores if training.frozen and done else self.evaluator(config).scores(state)
+                done.append(Done(scores, seconds, settings, version))
                 done[-1].write(folder, number)
             ranks.wait()
             if not ranks.first:
-                finished = _Done.read(folder, number)
+                finished = Done.read(folder, number)
                 assert finished is not None, "the first process has written it down"
                 done.append(finished)
                 state = store.open(finished.version) if finished.version else state
             on_task()
         return Trained(tuple(d.scores for d in done), tuple(d.seconds for d in done), done[-1].settings, state)
 
-    def _evaluator(self, config: LearnerConfig) -> Evaluator:
+    def evaluator(self, config: LearnerConfig) -> Evaluator:
+        """The evaluator for states that trainings with `config` leave."""
         return self.evaluator_for(config) if self.evaluator_for else Evaluator(self.backbone, self.bench, config)
 
     def _tasks(self, training: Training) -> tuple[Task, ...]:
         return (self.bench.joint(),) if training.together else self.bench.tasks
 
-    def _name(self, training: Training, config: LearnerConfig, seed: int) -> str:
+    def name(self, training: Training, config: LearnerConfig, seed: int) -> str:
+        """The folder under `work` for one training and seed."""
         # a rate that was tuned to the model's own value is the same training as one that was left open
         rate = self.backbone.resolve(config).learning_rate
         what = {
@@ -132,12 +134,14 @@ class Runner:
             "frozen": training.frozen,
             "identity": self.identity,
         }
+        if training.head:
+            what |= {"head": training.head, "first_session": training.first_session}
         digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
         return f"{digest[:16]}-{seed}"
 
 
 @dataclass(frozen=True)
-class _Done:
+class Done:
     """A finished task on disk: `task-NNN.npz` holds its scores, `task-NNN.json`, written last, the rest."""
 
     scores: TaskScores
@@ -146,7 +150,7 @@ class _Done:
     version: VersionId | None
 
     @classmethod
-    def read(cls, folder: Path, number: int) -> _Done | None:
+    def read(cls, folder: Path, number: int) -> Done | None:
         marker = folder / f"task-{number:03d}.json"
         stored = load_json(marker)
         if not stored:
@@ -160,12 +164,13 @@ class _Done:
         save_json(marker, {"version": self.version, "seconds": self.seconds, "settings": dict(self.settings)})
 
 
-def _decode(images: ImageSource) -> None:
+def decode(images: ImageSource) -> None:
     """Read every image once, so that the seconds are those of learning, whichever training comes first."""
     count = len(images.labels)
     for start in range(0, count, DECODED_AT_ONCE):
         images.pixels(range(start, min(start + DECODED_AT_ONCE, count)))
 
 
-def _seed(seed: int, number: int) -> int:
+def task_seed(seed: int, number: int) -> int:
+    """The seed of everything random in task `number`, counted from 1."""
     return seed * 1_000 + number

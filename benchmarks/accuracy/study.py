@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 import segp_cl
-from benchmarks.accuracy import evaluate, protocol
+from benchmarks.accuracy import closed_form, evaluate, heads, protocol
+from benchmarks.accuracy.closed_form import TaskFeatures, run_head
 from benchmarks.accuracy.datasets import Dataset, data_digest
 from benchmarks.accuracy.datasets.types import PEER_SEED
 from benchmarks.accuracy.evaluate import Evaluator, accuracy_rows, drift, frozen_stages, global_accuracy
@@ -62,6 +63,7 @@ class Study:
         self._shared = shared or _Shared(data_digest(dataset))
         self._evaluation: tuple[PreparedImages, ...] | None = None
         self._evaluators: dict[int, Evaluator] = {}
+        self._features: TaskFeatures | None = None
 
     def on_validation(self) -> Study:
         """The same, measured on the validation slice; training images are shared."""
@@ -122,7 +124,20 @@ class Study:
             self.options.dtype,
             evaluator_for=lambda config: self._evaluator(bench, config),
         )
-        return runner.run(training, config, seed, on_task=on_task, on_progress=on_progress)
+        if not training.head:
+            return runner.run(training, config, seed, on_task=on_task, on_progress=on_progress)
+        if self._features is None or self._features.bench.tasks is not bench.tasks:
+            self._features = TaskFeatures(self.backbone, bench)
+        return run_head(
+            runner,
+            training,
+            config,
+            seed,
+            features=self._features,
+            digest=heads_digest(),
+            on_task=on_task,
+            on_progress=on_progress,
+        )
 
     def record(self, name: str, row: Row, trained: Trained, seed: int, retention: Retention | None = None) -> RowRecord:
         """What a row says of a training."""
@@ -177,10 +192,19 @@ class Study:
 @cache
 def code_digest() -> str:
     """SHA-256 over the method and what measures it; comments, docstrings and formatting do not count."""
-    method = Path(segp_cl.__path__[0])
     measuring = [Path(module.__file__ or "") for module in (evaluate, protocol)]
+    return _digest([*sorted(Path(segp_cl.__path__[0]).rglob("*.py")), *measuring])
+
+
+@cache
+def heads_digest() -> str:
+    """The same over what closed-form heads are solved with."""
+    return _digest([*sorted(Path(heads.__path__[0]).rglob("*.py")), Path(closed_form.__file__)])
+
+
+def _digest(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in [*sorted(method.rglob("*.py")), *measuring]:
+    for path in files:
         digest.update(ast.dump(_without_docstrings(ast.parse(path.read_bytes()))).encode())
     return digest.hexdigest()
 
