@@ -258,6 +258,15 @@ class Dataset(TypedDict):
     holdout_per_class: dict[str, int]
 
 
+class Calibration(TypedDict):
+    """Multipliers of scores whose softmax is a probability, by path; `images` is how many they were fitted on."""
+
+    text: float
+    visual: float
+    fused: float
+    images: int
+
+
 class Manifest(TypedDict):
     """`GET /v1/versions/{id}`: everything about a version except its tensors."""
 
@@ -274,6 +283,7 @@ class Manifest(TypedDict):
     tasks: int
     fusion_weight: float
     lora: dict[str, object] | None
+    calibration: Calibration | None
     strategy: str | None
     settings: dict[str, object]
     seed: int | None
