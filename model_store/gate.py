@@ -45,7 +45,10 @@ class GatePolicy(BaseModel):
     check_taught: bool = Field(True, description="Where few images are held out, check those that were taught too.")
     min_taught_accuracy: float = Field(0.5, ge=0, le=1, description="Least accuracy on taught and held-out images.")
     few_images: int = Field(
-        20, ge=0, le=10_000, description="With this many held-out images, the taught ones are not measured."
+        20,
+        ge=0,
+        le=10_000,
+        description="With this many held-out images, the taught ones of new classes are not measured.",
     )
 
     check_contradiction: bool = Field(

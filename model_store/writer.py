@@ -67,29 +67,11 @@ class StoreWriter(StoreReader):
         between the two leaves.
         """
         self.verify(version_id)
-        journal = self._reconcile()
-        pointer = self._tmp / f"CURRENT-{uuid.uuid4().hex}"
-        try:
-            with writing(f"moving CURRENT to {version_id}"):
-                self._disk.make_folder(self._tmp)
-                self._clear_pointer()
-                self._disk.write_file(pointer, f"{version_id}\n".encode())
-            self._record(journal, action, actual, version_id, who, reason)
-            try:
-                with writing(f"moving CURRENT to {version_id}"):
-                    self._disk.rename(pointer, self._pointer)
-            except StoreError:
-                with contextlib.suppress(OSError):
-                    self._disk.append(self._journal, b"", at=journal.size)
-                raise
-        except StoreError:
-            with contextlib.suppress(OSError):
-                self._disk.remove(pointer)
-            raise
-        try:
-            self._disk.sync_folder(self.root)
-        except OSError as error:  # CURRENT has moved for all readers; only a power failure could undo it
-            logger.warning("CURRENT moved to %s, but %s could not be synced: %s", version_id, self.root, error)
+        with writing(f"moving CURRENT to {version_id}"):
+            self._disk.make_folder(self._tmp)
+            self._clear_pointer()
+        line = policy.Line(action, actual, version_id, reason)
+        self._replace(self._pointer, f"{version_id}\n".encode(), line, who, f"moving CURRENT to {version_id}")
         logger.info("%s: CURRENT moved from %s to %s by %s", action, actual, version_id, who)
 
     def _clear_pointer(self) -> None:
@@ -152,15 +134,19 @@ class StoreWriter(StoreReader):
 
     def _replace_policy(self, path: Path, data: bytes, who: str, reason: str) -> None:
         """Record in the journal that the gate's policy changes, and replace its file: both, or neither."""
+        self._replace(path, data, policy.Line("gate", None, None, reason), who, f"writing {path}")
+
+    def _replace(self, path: Path, data: bytes, line: policy.Line, who: str, what: str) -> None:
+        """Write a line to the journal, then replace a file: both, or neither."""
         journal = self._reconcile()
         new = self._tmp / f"{path.name}-{uuid.uuid4().hex}"
         try:
-            with writing(f"writing {path}"):
+            with writing(what):
                 self._disk.make_folder(self._tmp)
                 self._disk.write_file(new, data)
-            self._record(journal, "gate", None, None, who, reason)
+            self._append(journal, [line], who)
             try:
-                with writing(f"writing {path}"):
+                with writing(what):
                     self._disk.rename(new, path)
             except StoreError:
                 with contextlib.suppress(OSError):
@@ -173,7 +159,7 @@ class StoreWriter(StoreReader):
         try:
             self._disk.sync_folder(self.root)
         except OSError as error:  # it is there for all readers; only a power failure could undo it
-            logger.warning("%s was written, but %s could not be synced: %s", path, self.root, error)
+            logger.warning("%s was replaced, but %s could not be synced: %s", path, self.root, error)
 
     def _append(self, journal: Journal, lines: Sequence[policy.Line], who: str) -> Journal:
         now = self._clock()

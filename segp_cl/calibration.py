@@ -10,14 +10,13 @@ from typing import Final
 
 import torch
 from jaxtyping import Float, Int64
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 PRIOR_IMAGES: Final = 4.0
 """How many images the multiplier that was expected counts for."""
 OCTAVES: Final = 4
 """How far from it the multiplier may go: at most 16 times as large or as small."""
-_GOLDEN: Final = (math.sqrt(5) - 1) / 2
-_STEPS: Final = 40  # the interval shrinks to a hundred-millionth
 
 
 def fit_scale(scores: Float[Tensor, "images classes"], labels: Int64[Tensor, " images"], *, expected: float) -> float:
@@ -38,19 +37,8 @@ def fit_scale(scores: Float[Tensor, "images classes"], labels: Int64[Tensor, " i
         surprise = -float(log_p.gather(1, labels[:, None]).sum())
         return surprise + PRIOR_IMAGES / 2 * (octaves * math.log(2)) ** 2
 
-    low, high = -float(OCTAVES), float(OCTAVES)
-    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    cost_left, cost_right = cost(left), cost(right)
-    for _ in range(_STEPS):
-        if cost_left <= cost_right:
-            high, right, cost_right = right, left, cost_left
-            left = high - _GOLDEN * (high - low)
-            cost_left = cost(left)
-        else:
-            low, left, cost_left = left, right, cost_right
-            right = low + _GOLDEN * (high - low)
-            cost_right = cost(right)
-    return float(expected * 2.0 ** ((low + high) / 2))
+    found = minimize_scalar(cost, bounds=(-OCTAVES, OCTAVES), method="bounded", options={"xatol": 1e-6})
+    return float(expected * 2.0**found.x)
 
 
 def expected_calibration_error(

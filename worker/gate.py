@@ -6,16 +6,14 @@ passed with its reason, or not judged with the reason for that.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from scipy.stats import beta
+
 from exchange.contracts import GateCheck, GateResult
 from model_store.gate import GatePolicy
-
-_BISECTIONS: Final = 60
-"""Halvings of [0, 1]: far below the resolution of a float."""
 
 
 @dataclass(frozen=True)
@@ -275,29 +273,7 @@ def upper_end(right: int, images: int, confidence: float) -> float:
         images: at least 1.
         confidence: in (0, 1).
     """
-    if right >= images:
-        return 1.0
-    low, high = right / images, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        if _at_most(right, images, middle) > 1 - confidence:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _at_most(right: int, images: int, accuracy: float) -> float:
-    """Return the probability of at most `right` right answers of `images` at a true accuracy in [0, 1)."""
-    if accuracy <= 0:
-        return 1.0
-    odds = math.log(accuracy) - math.log1p(-accuracy)
-    term = images * math.log1p(-accuracy)
-    total = 0.0
-    for count in range(right + 1):
-        total += math.exp(term)
-        term += math.log((images - count) / (count + 1)) + odds
-    return min(total, 1.0)
+    return 1.0 if right >= images else float(beta.ppf(confidence, right + 1, images - right))
 
 
 def _accuracy_check(name: str, right: int, images: int, bound: float, confidence: float, found: str) -> GateCheck:

@@ -235,13 +235,15 @@ class _Update:
         again = policy.enabled and policy.check_contradiction and bool(set(old.class_names) & set(index.classes))
         taught = evenly(index.labels, split.train) if few or again else ()
         known = tuple(at for at in taught if again and index.classes[index.labels[at]] in old.class_names)
+        others = bool(set(old.class_names) - set(index.classes))
+        parent = Classifier(base, old) if known or others else None
         kept = None
-        if policy.enabled and policy.check_old_classes:
-            kept = self._old_classes(old, base, index, split)
+        if parent is not None and others and policy.enabled and policy.check_old_classes:
+            kept = self._old_classes(parent, base, index, split)
         classifier = Classifier(base, new)
         evaluation, held_out_answers = self._measure(classifier, base, index, split.held_out)
         _, taught_answers = self._measure(classifier, base, index, taught)
-        _, known_before = self._measure(Classifier(base, old), base, index, known) if known else (None, NONE)
+        _, known_before = (None, NONE) if parent is None else self._measure(parent, base, index, known)
         golden = record(classifier, base.preprocessing.size)
         unusable = not_finite(golden)
         evidence = Evidence(
@@ -272,13 +274,11 @@ class _Update:
         )
         return evaluation, tally.answers()
 
-    def _old_classes(self, old: LearnerState, base: Backbone, index: SpoolIndex, split: Split) -> OldClasses | None:
-        """Sample features of the old classes, and have the parent answer to them; None if there are no such classes."""
-        if not set(old.class_names) - set(index.classes):
-            return None
+    def _old_classes(self, parent: Classifier, base: Backbone, index: SpoolIndex, split: Split) -> OldClasses:
+        """Sample features of the old classes, and have the parent answer to them."""
         few = evenly(index.labels, split.train, _IMAGES_FOR_THE_DRIFT)
         images = self._images(index, few, base, cache=None).pixels(range(len(few)))
-        return OldClasses(Classifier(base, old), images, but=index.classes)
+        return OldClasses(parent, images, but=index.classes)
 
     def _provenance(
         self,

@@ -16,7 +16,7 @@ from segp_cl.fusion import choose_fusion_weight, expected_fusion_weight
 from segp_cl.learn.training import Inputs, Outcome, Session
 from segp_cl.models.lora import Adapters
 from segp_cl.scores import fused_scores, text_scores, visual_scores
-from segp_cl.statistics import ClassSums, FeatureSampler, MomentSums, visual_space
+from segp_cl.statistics import ClassSums, FeatureSampler, MomentSums, Whitening, visual_space
 from segp_cl.types import HEAD, Calibration, LoraState, Progress
 
 DRAWN_PER_CLASS = 8
@@ -36,6 +36,11 @@ class Gathered:
     held_out: tuple[tuple[Tensor, Tensor], ...]
     text_features: Float[Tensor, "seen joint"]
     norm: Tensor
+
+    @cached_property
+    def space(self) -> tuple[Whitening | None, Float[Tensor, "seen raw"]]:
+        """The visual space without the images that were held out, which is solved once."""
+        return visual_space(self.before)
 
     @cached_property
     def sampler(self) -> FeatureSampler | None:
@@ -137,7 +142,7 @@ def _scores(session: Session, gathered: Gathered, raw: Float[Tensor, "images raw
     """Return s_clip (5) and s_v (6) of raw features, over all seen classes."""
     with torch.no_grad(), session.autocast():
         image = session.model.project(raw).float().cpu()
-    whitening, prototypes = visual_space(gathered.before)
+    whitening, prototypes = gathered.space
     return text_scores(image, gathered.text_features), visual_scores(raw.cpu(), prototypes, whitening)
 
 
