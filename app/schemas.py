@@ -19,10 +19,10 @@ from pydantic import (
 
 from app.json_body import LongText, Text
 from app.problems import problem
-from exchange.contracts import JobRecord, UpdateOutcome, ValidationReport
+from exchange.contracts import InstantOutcome, JobRecord, UpdateOutcome, ValidationReport
 from exchange.roster import SeenServer
 from model_store.gate import GatePolicy
-from model_store.types import ClassRecord, Manifest
+from model_store.types import ClassRecord, Made, Manifest
 
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 1000
@@ -193,6 +193,10 @@ class JobView(BaseModel):
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     cancel_requested: bool
     progress: JobProgressView | None
+    serving: Literal["served_instantly", "trained"] | None = Field(
+        description="What of the task was put into service so far: its instant version, or the trained one."
+    )
+    instant: InstantOutcome | None = Field(description="What became of the version without training; null: none yet.")
     result: UpdateOutcome | None
     error: Problem | None
     validation: ValidationReport | None
@@ -218,6 +222,8 @@ class JobView(BaseModel):
             state=record.state.value,
             cancel_requested=record.cancel_requested,
             progress=progress,
+            serving=_serving(record),
+            instant=record.instant,
             result=record.outcome,
             error=error,
             validation=record.validation,
@@ -227,6 +233,13 @@ class JobView(BaseModel):
             finished_at=record.finished_at,
             attempts=record.attempts,
         )
+
+
+def _serving(record: JobRecord) -> Literal["served_instantly", "trained"] | None:
+    instant, outcome = record.instant, record.outcome
+    if outcome is not None and outcome.promoted and (instant is None or instant.version_id != outcome.version_id):
+        return "trained"
+    return "served_instantly" if instant is not None and instant.promoted else None
 
 
 class JobList(BaseModel):
@@ -245,6 +258,7 @@ class VersionSummary(BaseModel):
     created_at: datetime
     classes: int
     tasks: int
+    made: Made | None = Field(description="`instant`: in closed form; `trained`; null: unknown, or no task.")
     strategy: str | None
     dataset: str | None
     evaluation: dict[str, JsonValue] | None = Field(description="Accuracy on the held-out images, over all classes.")
@@ -265,6 +279,7 @@ class VersionSummary(BaseModel):
             created_at=manifest.created_at,
             classes=len(manifest.classes),
             tasks=manifest.tasks,
+            made=manifest.made,
             strategy=manifest.strategy,
             dataset=manifest.dataset.name if manifest.dataset else None,
             evaluation=overall if isinstance(overall, dict) else None,

@@ -15,6 +15,8 @@ from segp_cl.config import LearnerConfig
 
 UPDATES_QUEUE = "updates"
 """The Celery queue that workers listen to."""
+INSTANT_KEY = "keepsight:instant"
+"""List of the ids of jobs that wait for their instant version, the oldest first."""
 UPDATE_TASK = "keepsight.update"
 """The Celery task, sent by name with one argument: the job's id. No image ever travels through the broker."""
 
@@ -136,6 +138,7 @@ class UpdateJob(_Contract):
 
     `config` holds overrides of `LearnerConfig`; an unknown name or a value out of range is a validation error.
     `submitted_on` was CURRENT when the upload was accepted (None: not known), so the store is not to be begun anew.
+    With `instant`, a version without training is made and served first.
     """
 
     job_id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -148,6 +151,7 @@ class UpdateJob(_Contract):
     submitted_at: AwareDatetime
     submitted_by: str = "anonymous"
     submitted_on: str | None = None
+    instant: bool = False
 
     @model_validator(mode="after")
     def _config_is_valid(self) -> Self:
@@ -244,6 +248,24 @@ class JobError(_Contract):
     message: str
 
 
+class InstantOutcome(_Contract):
+    """The version that a job's images gave without training, or why there is none.
+
+    `evaluation`, `gate` and what was not promoted are as in `UpdateOutcome`. `seconds` is the time from the worker's
+    turn to it until all servers served the version.
+    """
+
+    version_id: str | None = None
+    promoted: bool = False
+    not_promoted_because: str | None = None
+    held_because: tuple[str, ...] = ()
+    gate: GateResult | None = None
+    evaluation: Evaluation | None = None
+    error: JobError | None = None
+    seconds: float = Field(0.0, ge=0)
+    at: AwareDatetime
+
+
 class JobRecord(_Contract):
     """Everything known about one job. `attempts` counts how often a worker has started it."""
 
@@ -251,6 +273,7 @@ class JobRecord(_Contract):
     validation: ValidationReport | None = None
     state: JobState = JobState.QUEUED
     progress: JobProgress | None = None
+    instant: InstantOutcome | None = None
     outcome: UpdateOutcome | None = None
     error: JobError | None = None
     attempts: int = 0
@@ -271,6 +294,7 @@ _JSON_FIELDS: dict[str, type[BaseModel]] = {
     "job": UpdateJob,
     "validation": ValidationReport,
     "progress": JobProgress,
+    "instant": InstantOutcome,
     "outcome": UpdateOutcome,
     "error": JobError,
 }

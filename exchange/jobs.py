@@ -19,9 +19,11 @@ from redis import ResponseError
 from exchange import scripts
 from exchange.addresses import celery_url
 from exchange.contracts import (
+    INSTANT_KEY,
     JOBS_KEY,
     UPDATE_TASK,
     UPDATES_QUEUE,
+    InstantOutcome,
     JobError,
     JobProgress,
     JobRecord,
@@ -142,6 +144,31 @@ class Jobs(RedisClient):
         """Send the Celery message that wakes a worker up for this job, by task name on the queue `updates`."""
         with reaching():
             self._celery.send_task(UPDATE_TASK, args=[job_id], queue=UPDATES_QUEUE, ignore_result=True)
+
+    def send(self, record: JobRecord) -> None:
+        """Have a queued job's work begin: with its instant version, if it is to have one and has none yet."""
+        if record.job.instant and record.instant is None:
+            self.ask_instantly(record.job_id)
+        else:
+            self.send_update(record.job_id)
+
+    def ask_instantly(self, job_id: str, *, first: bool = False) -> None:
+        """Put a job at the end (or at the front) of the list of those that wait for their instant version."""
+        with reaching():
+            (self._redis.lpush if first else self._redis.rpush)(INSTANT_KEY, job_id)
+
+    def next_instant(self, timeout_s: float) -> str | None:
+        """Take the first job off that list; None if there is none for `timeout_s`, at most half the client's patience.
+
+        Whoever takes a job and dies leaves it in the queue without a message, which a worker notices.
+        """
+        with reaching():
+            taken = cast("tuple[str, str] | None", self._redis.blpop([INSTANT_KEY], timeout_s))
+        return None if taken is None else taken[1]
+
+    def save_instant(self, job_id: str, outcome: InstantOutcome) -> bool:
+        """Store what became of a job's instant version. Return False and store nothing if the job has ended."""
+        return self._script(scripts.INSTANT, self._job(job_id), [outcome.model_dump_json()]) == "saved"
 
     def get(self, job_id: str) -> JobRecord:
         """Return the job's current record.

@@ -85,7 +85,7 @@ def accept(jobs: Jobs, spool: Spool, note: Note) -> None:
             jobs.discard(job_id)
         raise
     try:
-        jobs.send_update(job_id)
+        jobs.send(note.record)
     except BrokerUnavailableError as error:  # a worker notices a job without a message
         logger.warning("job %s is queued, but no worker could be woken up: %s", job_id, error)
 
@@ -139,5 +139,5 @@ def restore(jobs: Jobs, spool: Spool, job_id: str) -> JobRecord | None:
         jobs.create(note.record)
         logger.warning("the broker had lost job %s, which is %s; it was restored", job_id, note.record.state)
         if not note.record.state.terminal:
-            jobs.send_update(job_id)
+            jobs.send(note.record)
     return jobs.get(job_id)

@@ -60,6 +60,15 @@ redis.call('PUBLISH', KEYS[2], 'progress')
 return 'saved'
 """
 
+# ARGV: the outcome of the instant version
+INSTANT: Final = """
+local state = redis.call('HGET', KEYS[1], 'state')
+if state ~= 'queued' and state ~= 'running' then return 'over' end
+redis.call('HSET', KEYS[1], 'instant', ARGV[1])
+redis.call('PUBLISH', KEYS[2], 'progress')
+return 'saved'
+"""
+
 # ARGV: owner or '', heartbeat or '', '1' if the attempt counts
 REQUEUE: Final = """
 if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return 'over' end

@@ -230,8 +230,9 @@ def content_digest(tensors: Mapping[str, Tensor], manifest: Manifest) -> str:
     shape and bytes (little-endian), sorted by name.
     """
     learned = {key: value for key, value in manifest.model_dump(mode="json").items() if key not in _NOT_LEARNED}
-    if manifest.calibration is None:
-        del learned["calibration"]  # manifests of earlier releases lack the field, and keep their digests
+    for field in ("calibration", "made"):  # manifests of earlier releases lack them, and keep their digests
+        if learned[field] is None:
+            del learned[field]
     if manifest.dataset is not None:
         learned["dataset"] = manifest.dataset.model_dump(mode="json", exclude={"name"})
     digest = hashlib.sha256(canonical_json(learned))

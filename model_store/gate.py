@@ -58,6 +58,10 @@ class GatePolicy(BaseModel):
         0.9, ge=0, le=1, description="Least accuracy on taught images that the version before had mostly wrong."
     )
 
+    check_twin: bool = Field(
+        True, description="Check that a trained version has no lower held-out accuracy than the task's instant version."
+    )
+
     check_worst_class: bool = Field(True, description="Check the class with the lowest held-out accuracy.")
     min_class_accuracy: float = Field(0.1, ge=0, le=1, description="Least held-out accuracy of each class.")
     min_class_images: int = Field(

@@ -279,8 +279,13 @@ class StoreReader:
             raise HeldError(version_id, reasons)
 
     def version_of_job(self, job_id: str) -> VersionId | None:
-        """Return the version that a job has published, or None."""
-        return next((manifest.version_id for manifest in self.list() if manifest.job_id == job_id), None)
+        """Return the version that a job has published, or None. Its instant versions do not count."""
+        found = (manifest for manifest in self.list() if manifest.job_id == job_id and manifest.made != "instant")
+        return next((manifest.version_id for manifest in found), None)
+
+    def instants_of_job(self, job_id: str) -> Manifests:
+        """Return the instant versions of a job, the oldest first: one for each version that it was put on."""
+        return [manifest for manifest in self.list() if manifest.job_id == job_id and manifest.made == "instant"]
 
     def _ids(self) -> tuple[VersionId, ...]:
         """Return the ids of all versions, oldest first."""

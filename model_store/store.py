@@ -7,7 +7,7 @@ A store is a folder:
     <root>/gate.json                   what a version must pass before it is promoted; missing: the defaults
     <root>/versions/<version id>/      manifest.json and tensors.safetensors, never changed
     <root>/tmp/                        what is being written or removed; left-overs mean nothing
-    <root>/store.lock, lineage.lock    locked by the operating system, which releases them when a process dies
+    <root>/store.lock, lineage.lock, top.lock    locked by the operating system, which releases them when a process dies
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Store(StoreWriter):
         If the gate's result in `provenance.report` has reasons, the version is held: the journal says so, and
         `promote` refuses it.
 
-        A job publishes once: if `provenance.job_id` already has a version, its manifest is returned and nothing is
-        written. A crash leaves no version or a complete one.
+        A job publishes once, and once more as an instant version on each parent: if `provenance.job_id` already has
+        that version, its manifest is returned and nothing is written. A crash leaves no version or a complete one.
 
         Raises:
             InvalidStateError: shapes that disagree, or values that are not finite.
@@ -67,7 +67,7 @@ class Store(StoreWriter):
         data = codec.pack(tensors)
         with self._locked("publishing"):
             journal = self._reconcile()
-            if provenance.job_id is not None and (done := self.version_of_job(provenance.job_id)):
+            if (done := self._published(provenance, parent)) is not None:
                 return self.manifest(done)
             number = policy.next_number(self._ids(), journal.entries)
             said = provenance.model_dump(exclude={"who", "reason", "libraries"})
@@ -255,6 +255,14 @@ class Store(StoreWriter):
             logger.info("the gate was changed by %s: %s", who, said)
         return after
 
+    def _published(self, provenance: Provenance, parent: VersionId | None) -> VersionId | None:
+        if provenance.job_id is None:
+            return None
+        if provenance.made != "instant":
+            return self.version_of_job(provenance.job_id)
+        same = (instant for instant in self.instants_of_job(provenance.job_id) if instant.parent == parent)
+        return next((instant.version_id for instant in same), None)
+
     def _check_not_moved(self, after_moves: int | None, actual: VersionId | None) -> None:
         if after_moves is not None and self.moves() != after_moves:
             raise MovedMeanwhileError(actual)
@@ -273,6 +281,19 @@ class Store(StoreWriter):
             StoreBusyError: another update held the lock for that long.
         """
         with self._file_lock("lineage.lock", timeout_s, "another update held the lock of this store's lineage"):
+            yield
+
+    @contextlib.contextmanager
+    def top_lock(self, timeout_s: float = -1) -> Iterator[None]:
+        """Hold the lock of whoever puts a version on top of CURRENT, for seconds. Taken inside `lineage_lock`, if both.
+
+        Args:
+            timeout_s: how long to wait; negative: for ever.
+
+        Raises:
+            StoreBusyError: another process held the lock for that long.
+        """
+        with self._file_lock("top.lock", timeout_s, "another process was putting a version on top of CURRENT"):
             yield
 
 

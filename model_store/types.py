@@ -23,6 +23,9 @@ TENSORS_FILE = "tensors.safetensors"
 VersionId = str
 """`000007-0123456789ab`: the number of the version, and the first 12 hex digits of its content digest."""
 
+Made = Literal["instant", "trained"]
+"""How a version was made of its parent: in closed form as soon as the task was there, or by a strategy that trains."""
+
 Action = Literal["publish", "hold", "promote", "rollback", "prune", "pin", "unpin", "recover", "gate"]
 """What a journal line records. `recover` explains what an interrupted process left; see `JournalEntry`."""
 
@@ -187,6 +190,7 @@ class Provenance(_Record):
 
     who: str = "keepsight"
     reason: str = ""
+    made: Made | None = None
     preprocessing: PreprocessingRecord | None = None
     strategy: str | None = None
     settings: JsonObject = Field(default_factory=dict)
@@ -220,6 +224,7 @@ class Manifest(_Record):
     fusion_weight: float
     lora: LoraRecord | None
     calibration: CalibrationRecord | None = None
+    made: Made | None = Field(None, description="How a task was taught; null: no task, or a release before this field.")
     strategy: str | None
     settings: JsonObject
     seed: int | None

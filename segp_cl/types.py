@@ -129,6 +129,15 @@ class ImageSource(Protocol):
         ...
 
 
+@runtime_checkable
+class FeatureSource(ImageSource, Protocol):
+    """Labelled images whose raw features are known, for strategies that leave the image tower as it is."""
+
+    def raw_features(self, indices: Sequence[int]) -> Float[Tensor, "batch raw"]:
+        """Return r(x) of the images at `indices`."""
+        ...
+
+
 @dataclass(frozen=True)
 class TaskClass:
     """A class to learn: its name and its prompt, a full sentence for the text tower."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final, TypeVar
 
@@ -17,9 +17,10 @@ from exchange.redis_client import BrokerUnavailableError
 from worker.ledger import Ledger
 from worker.messages import NOT_PUBLISHED, Done, Failed, Order, ReadyToPublish, Step
 from worker.patience import Patience
-from worker.process import COMMAND, JobProcess, Lost, NotStartedError
+from worker.process import JobProcess, Lost, NotStartedError
 from worker.progress import ProgressClock
 from worker.settings import WorkerSettings
+from worker.warm import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Attempt:
         settings: the worker's settings.
         ledger: makes the writes that must reach Redis.
         stop: set when the worker is to stop.
-        command: starts the process.
+        processes: starts the process.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Attempt:
         ledger: Ledger,
         *,
         stop: threading.Event,
-        command: Sequence[str] = COMMAND,
+        processes: Processes,
     ) -> None:
         self._record = record
         self._settings = settings
@@ -69,7 +70,7 @@ class Attempt:
         self._jobs = ledger.jobs
         self._owner = record.owner or ""
         self._stop = stop
-        self._command = command
+        self._processes = processes
         # an earlier attempt may have published in its last moment, so the store is checked before giving a job up
         self._resume_only = record.cancel_requested or record.attempts > settings.max_attempts
         self._clock = ProgressClock()
@@ -84,7 +85,8 @@ class Attempt:
         order = Order(job=self._record.job, settings=self._settings, resume_only=self._resume_only)
         verdict: Verdict
         try:
-            with JobProcess(order, command=self._command) as process:
+            with self._processes.take(order) as process:
+                self._processes.prepare()
                 logger.info("attempt %d runs as process %d", self._record.attempts, process.pid)
                 verdict = self._follow(process)
         except NotStartedError as error:

@@ -13,11 +13,14 @@ from exchange.contracts import UPDATES_QUEUE
 from exchange.jobs import Jobs
 from exchange.spool import Spool
 from worker import transport
+from worker.instant_lane import InstantLane
+from worker.ledger import Ledger
 from worker.log import configure_logging
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
 from worker.sweeper import Sweeper
 from worker.tasks import register
+from worker.warm import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +55,8 @@ def create_celery(settings: WorkerSettings) -> Celery:
     stop = threading.Event()
     jobs = Jobs(settings.redis_url)
     spool = Spool(settings.spool)
-    register(celery, Supervisor(settings, jobs, spool, stop=stop))
+    processes = Processes(settings)
+    register(celery, Supervisor(settings, jobs, spool, stop=stop, processes=processes))
 
     def log_as_configured(**_: object) -> None:
         configure_logging(settings.log_level)
@@ -63,9 +67,12 @@ def create_celery(settings: WorkerSettings) -> Celery:
     def start_sweeping(**_: object) -> None:
         logger.info("ready for updates; store %s, spool %s", settings.store.resolve(), settings.spool.resolve())
         Sweeper(settings, jobs, spool, stop=stop).start()
+        processes.prepare()
+        InstantLane(settings, Ledger(jobs, spool, stop=stop), processes, stop=stop).start()
 
     def stop_the_job(**_: object) -> None:
         stop.set()
+        processes.close()
 
     setup_logging.connect(log_as_configured, weak=False)
     worker_ready.connect(start_sweeping, weak=False)

@@ -1,7 +1,8 @@
-"""The process of one job, `python -m worker.child`: the worker starts it and exchanges lines of JSON with it.
+"""The process of a job, `python -m worker.child`: the worker starts it and exchanges lines of JSON with it.
 
-Every job has a new interpreter, so that the memory of an update goes back to the operating system, allocator settings
-can differ from the worker's, and a crash harms nothing else. The process ends itself when the worker dies.
+Every update has a new interpreter, so that its memory goes back to the operating system, allocator settings can differ
+from the worker's, and a crash harms nothing else. The interpreter may have been started before there was a job, and may
+have made instant versions, which need little memory. The process ends itself when the worker dies.
 """
 
 from __future__ import annotations
@@ -11,20 +12,23 @@ import errno
 import logging
 import math
 import os
+import queue
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING
 
 from exchange.contracts import JobError
 from segp_cl.errors import KeepsightError
-from segp_cl.runtime.process import set_up_process
+from segp_cl.runtime.process import give_memory_back, set_up_process, yield_to_others
 from worker.log import configure_logging, job_logging
-from worker.messages import GO, Alive, Done, Failed, Message, Order, ReadyToPublish, Step
+from worker.messages import GO, ORDERS, Alive, Done, DoneInstantly, Failed, Message, Order, ReadyToPublish, Step, WarmUp
 
 if TYPE_CHECKING:  # PyTorch is imported after the first message to the worker, and after the memory setup
     from segp_cl.types import Progress
+    from worker.settings import WorkerSettings
 
 logger = logging.getLogger("worker.child")  # by name: this module runs as __main__
 
@@ -38,21 +42,26 @@ class Channel:
     def __init__(self, incoming: IO[str], outgoing: IO[str]) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
+        self._orders: queue.SimpleQueue[WarmUp | Order] = queue.SimpleQueue()
         self._go = threading.Event()
         self._sending = threading.Lock()
-
-    def order(self) -> Order:
-        """Read the first line."""
-        return Order.model_validate_json(self._incoming.readline())
+        self._busy = threading.Event()
 
     def watch(self) -> None:
-        """Start to listen for `GO`, and end this process at once when the worker closes its end."""
+        """Start to listen to the worker, and end this process at once when the worker closes its end."""
         threading.Thread(target=self._listen, name="worker-watch", daemon=True).start()
 
+    def order(self) -> WarmUp | Order:
+        """Wait for the next order."""
+        return self._orders.get()
+
     def _listen(self) -> None:
-        for line in self._incoming:
-            if line.strip() == GO:
-                self._go.set()
+        with contextlib.suppress(ValueError):  # not an order: a worker that is not ours
+            for line in self._incoming:
+                if line.strip() == GO:
+                    self._go.set()
+                else:
+                    self._orders.put(ORDERS.validate_json(line))
         os._exit(ORPHANED)
 
     def send(self, message: Message) -> None:
@@ -61,13 +70,23 @@ class Channel:
             self._outgoing.write(message.model_dump_json() + "\n")
             self._outgoing.flush()
 
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Send `Alive` within the block, if `show_life` was called."""
+        self._busy.set()
+        try:
+            yield
+        finally:
+            self._busy.clear()
+
     def show_life(self, every_s: float) -> None:
-        """Start to send `Alive`, so that the worker can tell a slow step from a stopped process."""
+        """Be ready to send `Alive`, so that the worker can tell a slow step from a stopped process."""
         threading.Thread(target=self._show_life, args=(every_s,), name="life", daemon=True).start()
 
     def _show_life(self, every_s: float) -> None:
         with contextlib.suppress(OSError, ValueError):  # the worker is gone, and so is this process in a moment
             while True:
+                self._busy.wait()
                 self.send(Alive())
                 time.sleep(every_s)
 
@@ -78,6 +97,7 @@ class Channel:
 
     def wait_for_leave(self) -> None:
         """Ask for permission to publish and wait for it. The process of a cancelled job is killed here."""
+        self._go.clear()
         self.send(ReadyToPublish())
         self._go.wait()
 
@@ -102,39 +122,67 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager signals every process; the worker decides
     channel = Channel(sys.stdin, outgoing)
-    order = channel.order()
     channel.watch()
-    channel.show_life(min(order.settings.heartbeat_s, order.settings.max_silence_s / 4))
-    configure_logging(order.settings.log_level)
-    with job_logging(order.job.job_id):
-        channel.send(carry_out(order, channel))
+    alive = False
+    while True:
+        order = channel.order()
+        configure_logging(order.settings.log_level)
+        if isinstance(order, WarmUp):
+            threading.Thread(target=warm_up, args=(order.settings,), name="warm-up", daemon=True).start()
+            continue
+        if not alive:
+            channel.show_life(min(order.settings.heartbeat_s, order.settings.max_silence_s / 4))
+            alive = True
+        with channel.at_work(), job_logging(order.job.job_id):
+            channel.send(carry_out(order, channel))
+        if not order.instant:
+            break
+        give_memory_back()
     logging.shutdown()
     os._exit(0)  # the watching thread is still reading, and an ordinary exit would fail on it
 
 
-def carry_out(order: Order, channel: Channel) -> Done | Failed:
-    """Run the update, and return its outcome or its error.
+def warm_up(settings: WorkerSettings) -> None:
+    """Import and load what every order needs, after everything else that wants the processor."""
+    yield_to_others()
+    try:
+        import torch
 
-    What fails before the update begins, such as an import without memory, ends the process: it may work next time.
+        torch.set_num_threads(1)  # of this thread
+        import worker.instant
+        import worker.pipeline  # noqa: F401
+        from segp_cl.runtime.hardware import choose_device
+        from worker.base_model import base_model
+
+        base_model(settings.model_spec, choose_device(settings.device))
+    except Exception:
+        logger.exception("the process could not be warmed up; its first order loads what it needs")
+
+
+def carry_out(order: Order, channel: Channel) -> Done | DoneInstantly | Failed:
+    """Run the order, and return its outcome or its error.
+
+    What fails before the work begins, such as an import without memory, ends the process: it may work next time.
     """
     channel.send(Step(phase="loading", step=0, steps=0))
     begun = time.perf_counter()
     import torch  # here, because it takes seconds: the worker gets a message before that
 
     from segp_cl.data.decode_memory import limit_decode_memory
+    from worker.instant import run_instant
     from worker.pipeline import run_update
 
     logger.debug("imports took %.1f s", time.perf_counter() - begun)
     torch.set_num_threads(order.settings.threads)
     limit_decode_memory(order.settings.max_decode_bytes)
+    job, settings, leave = order.job, order.settings, channel.wait_for_leave
     try:
+        if order.instant:
+            return DoneInstantly(outcome=run_instant(job, settings, on_progress=channel.step, before_publish=leave))
+        yield_to_others()  # answers and instant versions go first
         return Done(
             outcome=run_update(
-                order.job,
-                order.settings,
-                on_progress=channel.step,
-                before_publish=channel.wait_for_leave,
-                resume_only=order.resume_only,
+                job, settings, on_progress=channel.step, before_publish=leave, resume_only=order.resume_only
             )
         )
     except Exception as error:

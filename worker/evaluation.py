@@ -8,14 +8,15 @@ import torch
 
 from exchange.contracts import Evaluation, PathAccuracy
 from segp_cl.runtime.classifier import Classifier
-from segp_cl.types import ImageSource, Scores
+from segp_cl.types import Scores
+from worker.seen import Seen
 
 OnScores = Callable[[Scores, torch.Tensor], None]
 
 
 def evaluate(
     classifier: Classifier,
-    images: ImageSource,
+    images: Seen,
     *,
     classes: Sequence[str],
     batch_size: int,
@@ -38,7 +39,7 @@ def evaluate(
     batches = [range(at, min(at + batch_size, len(truth))) for at in range(0, len(truth), batch_size)]
     hits: dict[str, list[torch.Tensor]] = {"text": [], "visual": [], "fused": []}
     for number, batch in enumerate(batches, start=1):
-        scores = classifier.scores(images.pixels(batch))
+        scores = classifier.scores_of(images.by(classifier, batch))
         on_scores(scores, truth[batch.start : batch.stop])
         for path, collected in hits.items():
             collected.append(getattr(scores, path).argmax(dim=1).cpu() == truth[batch.start : batch.stop])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from segp_cl.runtime.classifier import Classifier
@@ -14,6 +14,7 @@ from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.statistics import FeatureSampler
 from segp_cl.types import Scores
 from worker.gate import Answers
+from worker.seen import Seen
 
 MOST_TAUGHT: Final = 64
 """Most taught images that are measured, evenly from all classes."""
@@ -84,13 +85,11 @@ class OldClasses:
 
     Args:
         parent: the version before the update.
-        pixels: at least one image of the update.
+        images: at least one image of the update.
         but: classes that the update teaches, which are left out: what is answered to them may change. There are others.
     """
 
-    def __init__(
-        self, parent: Classifier, pixels: UInt8[Tensor, "images 3 height width"], *, but: Iterable[str]
-    ) -> None:
+    def __init__(self, parent: Classifier, images: Seen, *, but: Iterable[str]) -> None:
         left_out, state = set(but), parent.state
         rows = [row for row, name in enumerate(state.class_names) if name not in left_out]
         per_class = 1
@@ -98,8 +97,8 @@ class OldClasses:
             per_class = max(1, min(SAMPLES_PER_CLASS, MOST_SAMPLES // len(rows)))
         drawn = torch.tensor(rows).repeat_interleave(per_class)
         self._names = [state.class_names[row] for row in drawn.tolist()]
-        self._pixels = pixels
-        self._images = parent.features(pixels).raw.cpu()
+        self._seen = images
+        self._images = self._raw(parent)
         self._sampled = FeatureSampler(state.prototypes, state.covariance).draw(
             drawn, self._images.norm(dim=1).mean(), generator=torch.Generator().manual_seed(_SEED)
         )
@@ -107,8 +106,11 @@ class OldClasses:
 
     def after(self, classifier: Classifier) -> Answers:
         """Return the answers of the version after the update, which knows all of these classes."""
-        drift = classifier.features(self._pixels).raw.cpu() - self._images
+        drift = self._raw(classifier) - self._images
         return self._answers(classifier, self._sampled + drift[torch.arange(len(self._sampled)) % len(drift)])
+
+    def _raw(self, classifier: Classifier) -> Float[Tensor, "images raw"]:
+        return self._seen.by(classifier, range(len(self._seen.labels))).raw.cpu()
 
     def _answers(self, classifier: Classifier, raw: Float[Tensor, "sampled raw"]) -> Answers:
         place = {name: row for row, name in enumerate(classifier.state.class_names)}

@@ -59,6 +59,7 @@ class Evidence:
         kept_before: the parent's answers to the same features.
         known_before: the parent's answers to taught images of classes that it knew, if the update brings such images.
         golden_not_finite: number of golden answers that are not finite.
+        twin_accuracy: accuracy on the same held-out images of the instant version that this one is to replace.
     """
 
     seen_classes: int
@@ -68,6 +69,7 @@ class Evidence:
     kept_before: Answers = NONE
     known_before: Answers = NONE
     golden_not_finite: int = 0
+    twin_accuracy: float | None = None
 
 
 def judge(policy: GatePolicy, evidence: Evidence) -> GateResult:
@@ -151,6 +153,21 @@ def check_contradiction(policy: GatePolicy, evidence: Evidence) -> GateCheck:
         bound=policy.min_contradicted_accuracy,
         images=images,
         reason=reason,
+    )
+
+
+def check_twin(policy: GatePolicy, evidence: Evidence) -> GateCheck:
+    """Check that training has not made the task's own images worse than its instant version, which is served."""
+    images, right, bound = evidence.held_out.images, evidence.held_out.right, evidence.twin_accuracy
+    if bound is None or images == 0:
+        return _not_judged("twin", "there is no instant version to compare with", images)
+    return _accuracy_check(
+        "twin",
+        right,
+        images,
+        bound,
+        policy.confidence,
+        f"own classes: {right} of {images} held-out images are right, {bound:.1%} by the instant version",
     )
 
 
@@ -254,6 +271,7 @@ CHECKS: Final[Mapping[str, Callable[[GatePolicy, Evidence], GateCheck]]] = {
     "accuracy": check_accuracy,
     "taught": check_taught,
     "contradiction": check_contradiction,
+    "twin": check_twin,
     "worst_class": check_worst_class,
     "old_classes": check_old_classes,
     "finite": check_finite,

@@ -1,8 +1,11 @@
 """Messages between the worker and a job's process: one JSON object per line over the process's pipes.
 
 The worker sends an `Order` and, when asked, `GO`. The process sends `Step`s, then `ReadyToPublish` and waits for `GO`,
-then `Done`; or `Failed`. All the while it sends `Alive`. Before `GO` it changes nothing outside the job's spool folder,
-so it may be killed at any moment; that is how a job is cancelled.
+then `Done` or `DoneInstantly`; or `Failed`. All the while it sends `Alive`. Before `GO` it changes nothing outside the
+job's spool folder, so it may be killed at any moment; that is how a job is cancelled.
+
+A process that is started before there is a job gets a `WarmUp` first. After an instant version it waits for another
+order; after an update it ends.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from exchange.contracts import JobError, UpdateJob, UpdateOutcome
+from exchange.contracts import InstantOutcome, JobError, UpdateJob, UpdateOutcome
 from worker.settings import WorkerSettings
 
 GO = "go"
@@ -25,16 +28,28 @@ class _Message(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Order(_Message):
-    """The first line that a job's process reads: the job and the worker's settings.
+class WarmUp(_Message):
+    """Load the base model, at low priority, and wait for an order."""
 
-    With `resume_only` nothing is learned: a version that an earlier attempt has published is promoted; if there is
-    none, the answer is `Failed` with kind `NOT_PUBLISHED`.
+    kind: Literal["warm_up"] = "warm_up"
+    settings: WorkerSettings
+
+
+class Order(_Message):
+    """What a process is to do: the job and the worker's settings.
+
+    With `instant` the job's instant version is made. With `resume_only` nothing is learned: a version that an earlier
+    attempt has published is promoted; if there is none, the answer is `Failed` with kind `NOT_PUBLISHED`.
     """
 
+    kind: Literal["order"] = "order"
     job: UpdateJob
     settings: WorkerSettings
+    instant: bool = False
     resume_only: bool = False
+
+
+ORDERS: TypeAdapter[WarmUp | Order] = TypeAdapter(Annotated[WarmUp | Order, Field(discriminator="kind")])
 
 
 class Step(_Message):
@@ -66,6 +81,13 @@ class Done(_Message):
     outcome: UpdateOutcome
 
 
+class DoneInstantly(_Message):
+    """The instant version is there."""
+
+    kind: Literal["done_instantly"] = "done_instantly"
+    outcome: InstantOutcome
+
+
 class Failed(_Message):
     """The job failed, and another attempt would fail too."""
 
@@ -73,5 +95,5 @@ class Failed(_Message):
     error: JobError
 
 
-Message = Annotated[Step | Alive | ReadyToPublish | Done | Failed, Field(discriminator="kind")]
-MESSAGE: TypeAdapter[Step | Alive | ReadyToPublish | Done | Failed] = TypeAdapter(Message)
+Message = Annotated[Step | Alive | ReadyToPublish | Done | DoneInstantly | Failed, Field(discriminator="kind")]
+MESSAGE: TypeAdapter[Step | Alive | ReadyToPublish | Done | DoneInstantly | Failed] = TypeAdapter(Message)

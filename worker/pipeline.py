@@ -6,49 +6,37 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 import torch
+from pydantic import JsonValue
 
 from exchange.contracts import Evaluation, GateResult, UpdateJob, UpdateOutcome
-from exchange.spool import Spool, SpoolError, SpoolIndex
+from exchange.spool import Spool
 from model_store.first_version import make_first_version
-from model_store.gate import REPORT_KEY
+from model_store.gate import REPORT_KEY, reasons_of
 from model_store.reader import StoreReader
 from model_store.store import Store
-from model_store.types import (
-    DatasetRecord,
-    JsonObject,
-    PreprocessingRecord,
-    Provenance,
-    StoreBusyError,
-    StoreError,
-    VersionId,
-)
-from segp_cl.data.held_out import Split, hold_out, named_by
-from segp_cl.data.image_sets import FolderImages
+from model_store.types import Manifest, StoreBusyError, StoreError, VersionId
 from segp_cl.errors import KeepsightError
 from segp_cl.learn.learner import learn_task
 from segp_cl.models.backbone import Backbone
-from segp_cl.models.load import load_backbone
-from segp_cl.runtime.classifier import Classifier
-from segp_cl.runtime.golden import GoldenAnswers, record
 from segp_cl.runtime.hardware import choose_device, choose_dtype
 from segp_cl.runtime.process import peak_rss_bytes
-from segp_cl.types import Learned, LearnerState, OnProgress, Progress, Task, TaskClass
-from worker.evaluation import evaluate
-from worker.evidence import OldClasses, Tally, evenly, not_finite
-from worker.gate import NONE, Answers, Evidence, judge
-from worker.promotion import outcome_of, reason_of, resume
+from segp_cl.types import Learned, LearnerState, OnProgress, Progress
+from worker.base_model import base_model
+from worker.judging import Judge, Judgement
+from worker.placing import base_of, put_in_place, twin_of, waits_in
+from worker.promotion import was_current
+from worker.seen import SeenAnew
 from worker.settings import WorkerSettings
+from worker.task_data import TaskData
 
 logger = logging.getLogger(__name__)
 
 _LOCK_POLL_S: Final = 0.5
 _STORE_POLL_S: Final = 2.0
-_IMAGES_FOR_THE_DRIFT: Final = 32
 
 
 class NotPublishedError(KeepsightError):
@@ -63,10 +51,10 @@ def run_update(
     before_publish: Callable[[], None] = lambda: None,
     resume_only: bool = False,
 ) -> UpdateOutcome:
-    """Learn one task on top of CURRENT and make the result CURRENT, unless the gate holds it.
+    """Learn one task below the instant versions that wait, and make the result CURRENT, unless the gate holds it.
 
     If an earlier attempt has published, the job is not learned again; its version is promoted if it never was and is
-    not held.
+    not held. A task that is not to be trained is done with its instant version, if that is where it belongs.
 
     Args:
         job: the task; its images lie in the spool.
@@ -88,10 +76,47 @@ def run_update(
         published = store.version_of_job(job.job_id)
         if published is not None:
             before_publish()
-            return resume(store, job, published, settings)
+            logger.info("this job has published %s already", published)
+            return outcome_of(store, job, store.manifest(published), settings, on_progress)
         if resume_only:
             raise NotPublishedError("no earlier attempt of this job has published a version")
-        return _Update(store, job, settings, on_progress, before_publish).run()
+        parent = base_of(store.lineage(), waits_in(Spool(settings.spool)))
+        twin = twin_of(store, job.job_id, parent)
+        if twin is not None and job.learner_config.strategy == "prototypes":
+            before_publish()
+            return outcome_of(store, job, twin, settings, on_progress)
+        return _Update(store, job, settings, on_progress, before_publish).run(parent, twin)
+
+
+def outcome_of(
+    store: Store, job: UpdateJob, manifest: Manifest, settings: WorkerSettings, on_progress: OnProgress
+) -> UpdateOutcome:
+    """Put a published version in its place if it never was there and is not held, and return the job's outcome.
+
+    The gate decided before the version was published, and its manifest holds the result. So an attempt that was killed
+    at any moment since finds the same decision, even if the policy has changed.
+    """
+    version, report = manifest.version_id, dict(manifest.report or {})
+    gate = report.pop(REPORT_KEY, None)
+    refused: str | None = None
+    reasons: tuple[str, ...] = ()
+    # a promoted version may have been rolled back since on purpose: that is not undone
+    if not was_current(store, version):
+        reasons = reasons_of(manifest)
+        if reasons:
+            refused = f"held: {'; '.join(reasons)}"
+            logger.warning("published %s and %s", version, refused)
+        else:
+            refused = put_in_place(store, job, manifest, settings, on_progress)
+    return UpdateOutcome(
+        version_id=version,
+        promoted=refused is None,
+        not_promoted_because=refused,
+        held_because=reasons,
+        gate=None if gate is None else GateResult.model_validate(gate),
+        evaluation=Evaluation.model_validate(manifest.evaluation) if manifest.evaluation else None,
+        report=report,
+    )
 
 
 def _wait_for_store(root: Path, on_progress: OnProgress) -> None:
@@ -112,7 +137,7 @@ def _wait_for_store(root: Path, on_progress: OnProgress) -> None:
 def _begin(store: Store, settings: WorkerSettings, on_progress: OnProgress) -> None:
     """Create version 1 in an empty store, if no server has done so. Takes the lineage's lock itself."""
     on_progress(Progress("loading", 0, 0))
-    make_first_version(store, load_backbone(settings.model_spec))
+    make_first_version(store, base_model(settings.model_spec, choose_device(settings.device)))
 
 
 @contextmanager
@@ -153,168 +178,58 @@ class _Update:
         self.device = choose_device(settings.device)
         self.seconds: dict[str, float] = {}
 
-    def run(self) -> UpdateOutcome:
+    def run(self, parent: VersionId, twin: Manifest | None) -> UpdateOutcome:
+        """Learn the task on `parent`; `twin` is its instant version there, if it has one."""
         with self._phase("loading"):
-            spool = Spool(self.settings.spool)
-            index = self._read_spool(spool)
-            parent, state, base = self._load()
-        split = hold_out(
-            index.labels,
-            fraction=self.settings.holdout_fraction,
-            min_images=self.settings.holdout_min_images,
-            shuffle=named_by(index.digest, self.job.seed),
-            given=index.held_out,
-        )
+            data = TaskData.read(self.job, self.settings)
+            state = self.store.open(parent)
+            base = base_model(state.model, self.device)
         with self._timed("learning"):
-            learned = self._learn(state, base, index, split, spool.folder(self.job.job_id))
+            learned = self._learn(state, base, data)
         with self._phase("evaluating"):
-            evaluation, golden, gate = self._judge(state, learned.state, base, index, split)
+            judgement = self._judge(state, learned.state, base, data, twin)
         self.before_publish()
         with self._phase("publishing"):
-            provenance = self._provenance(learned, base, index, split, evaluation, gate)
-            manifest = self.store.publish(learned.state, parent=parent, provenance=provenance, golden=golden)
-            version = manifest.version_id
-        logger.info("published %s on %s", version, parent)
-        outcome = outcome_of(self.store, self.job, manifest, self.settings)
-        return outcome.model_copy(update={"report": _json(self._report(learned))})  # it has the seconds of publishing
+            provenance = data.provenance("trained", learned, base, judgement, self._report())
+            manifest = self.store.publish(learned.state, parent=parent, provenance=provenance, golden=judgement.golden)
+        logger.info("published %s on %s", manifest.version_id, parent)
+        outcome = outcome_of(self.store, self.job, manifest, self.settings, self.on_progress)
+        report = {**outcome.report, "worker_seconds": self._worker_seconds()}  # with those of publishing
+        return outcome.model_copy(update={"report": report})
 
-    def _read_spool(self, spool: Spool) -> SpoolIndex:
-        index = spool.read(self.job.job_id)
-        if index.digest != self.job.dataset_digest:
-            raise SpoolError(f"the spooled images have digest {index.digest}, expected {self.job.dataset_digest}")
-        if index.classes != tuple(c.name for c in self.job.classes):
-            raise SpoolError("the spooled images have other classes than the job")
-        return index
-
-    def _load(self) -> tuple[VersionId, LearnerState, Backbone]:
-        parent = self.store.current()
-        assert parent is not None, "CURRENT is never unset"
-        state = self.store.open(parent)
-        return parent, state, load_backbone(state.model, device=self.device)
-
-    def _images(
-        self, index: SpoolIndex, chosen: tuple[int, ...], base: Backbone, *, cache: Path | None
-    ) -> FolderImages:
-        return FolderImages(
-            [index.files[i] for i in chosen],
-            [index.labels[i] for i in chosen],
-            base.preprocessing,
-            threads=self.settings.threads,
-            cache=cache,
-            max_pixels=self.settings.max_image_pixels,
-        )
-
-    def _learn(self, state: LearnerState, base: Backbone, index: SpoolIndex, split: Split, scratch: Path) -> Learned:
-        task = Task(
-            name=self.job.task_name,
-            classes=tuple(TaskClass(c.name, c.prompt) for c in self.job.classes),
-            images=self._images(index, split.train, base, cache=scratch),
-            extend=self.job.extend,
-        )
+    def _learn(self, state: LearnerState, base: Backbone, data: TaskData) -> Learned:
         return learn_task(
             state,
-            task,
+            data.task(data.images(self.settings, base, data.split.train, cache=True)),
             config=self.config,
             generator=torch.Generator().manual_seed(self.job.seed),
             on_progress=self.on_progress,
             backbone=base,
             device=self.device,
             dtype=choose_dtype(self.settings.precision, self.device),
-            folder=scratch,
+            folder=data.folder,
         )
 
     def _judge(
-        self, old: LearnerState, new: LearnerState, base: Backbone, index: SpoolIndex, split: Split
-    ) -> tuple[Evaluation | None, GoldenAnswers | None, GateResult]:
-        """Measure the new version, record its golden answers, and have the gate decide on both.
-
-        Golden answers that are not finite cannot be stored, and are left out of a version that is held for them.
-        """
-        policy = self.store.gate().policy
-        few = policy.enabled and policy.check_taught and len(split.held_out) < policy.few_images
-        again = policy.enabled and policy.check_contradiction and bool(set(old.class_names) & set(index.classes))
-        taught = evenly(index.labels, split.train) if few or again else ()
-        known = tuple(at for at in taught if again and index.classes[index.labels[at]] in old.class_names)
-        others = bool(set(old.class_names) - set(index.classes))
-        parent = Classifier(base, old) if known or others else None
-        kept = None
-        if parent is not None and others and policy.enabled and policy.check_old_classes:
-            kept = self._old_classes(parent, base, index, split)
-        classifier = Classifier(base, new)
-        evaluation, held_out_answers = self._measure(classifier, base, index, split.held_out)
-        _, taught_answers = self._measure(classifier, base, index, taught)
-        _, known_before = (None, NONE) if parent is None else self._measure(parent, base, index, known)
-        golden = record(classifier, base.preprocessing.size)
-        unusable = not_finite(golden)
-        evidence = Evidence(
-            seen_classes=len(new.classes),
-            held_out=held_out_answers,
-            taught=taught_answers,
-            kept=NONE if kept is None else kept.after(classifier),
-            kept_before=NONE if kept is None else kept.answers_before,
-            known_before=known_before,
-            golden_not_finite=unusable,
-        )
-        gate = judge(policy, evidence)
-        return evaluation, golden if not unusable else None, gate
-
-    def _measure(
-        self, classifier: Classifier, base: Backbone, index: SpoolIndex, chosen: tuple[int, ...]
-    ) -> tuple[Evaluation | None, Answers]:
-        if not chosen:
-            return None, NONE
-        tally = Tally(classifier)
-        evaluation = evaluate(
-            classifier,
-            self._images(index, chosen, base, cache=None),
-            classes=index.classes,
+        self, old: LearnerState, new: LearnerState, base: Backbone, data: TaskData, twin: Manifest | None
+    ) -> Judgement:
+        judge = Judge(
+            policy=self.store.gate().policy,
+            base=base,
+            index=data.index,
+            split=data.split,
+            seen=SeenAnew(data.images(self.settings, base)),
             batch_size=self.config.feature_batch_size,
             on_batch=lambda step, steps: self.on_progress(Progress("evaluating", step, steps)),
-            on_scores=tally.add,
         )
-        return evaluation, tally.answers()
+        return judge.judge(old, new, twin)
 
-    def _old_classes(self, parent: Classifier, base: Backbone, index: SpoolIndex, split: Split) -> OldClasses:
-        """Sample features of the old classes, and have the parent answer to them."""
-        few = evenly(index.labels, split.train, _IMAGES_FOR_THE_DRIFT)
-        images = self._images(index, few, base, cache=None).pixels(range(len(few)))
-        return OldClasses(parent, images, but=index.classes)
+    def _worker_seconds(self) -> dict[str, JsonValue]:
+        return {name: round(spent, 3) for name, spent in self.seconds.items()}
 
-    def _provenance(
-        self,
-        learned: Learned,
-        base: Backbone,
-        index: SpoolIndex,
-        split: Split,
-        evaluation: Evaluation | None,
-        gate: GateResult,
-    ) -> Provenance:
-        def count(chosen: tuple[int, ...]) -> dict[str, int]:
-            labels = [index.labels[i] for i in chosen]
-            return {name: labels.count(c) for c, name in enumerate(index.classes)}
-
-        return Provenance(
-            who=self.job.submitted_by,
-            reason=reason_of(self.job),
-            preprocessing=PreprocessingRecord.model_validate(base.preprocessing),
-            strategy=self.config.strategy,
-            settings=dict(learned.report.settings),
-            seed=self.job.seed,
-            job_id=self.job.job_id,
-            dataset=DatasetRecord(
-                name=self.job.task_name,
-                digest=index.digest,
-                images_per_class=count(split.train),
-                holdout_per_class=count(split.held_out),
-            ),
-            evaluation=evaluation.model_dump(mode="json") if evaluation else None,
-            report={**self._report(learned), REPORT_KEY: gate.model_dump(mode="json")},
-        )
-
-    def _report(self, learned: Learned) -> dict[str, object]:
+    def _report(self) -> dict[str, object]:
         return {
-            **asdict(learned.report),
-            "worker_seconds": {name: round(spent, 3) for name, spent in self.seconds.items()},
+            "worker_seconds": self._worker_seconds(),
             "peak_rss_bytes": peak_rss_bytes(),
             "device": self.device,
         }
@@ -332,7 +247,3 @@ class _Update:
             yield
         finally:
             self.seconds[name] = time.perf_counter() - begun
-
-
-def _json(report: dict[str, object]) -> JsonObject:
-    return Provenance.model_validate({"report": report}).report or {}

@@ -16,7 +16,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from segp_cl.errors import KeepsightError
-from worker.messages import GO, MESSAGE, Message, Order
+from worker.messages import GO, MESSAGE, Message, Order, WarmUp
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +51,15 @@ class NotStartedError(KeepsightError):
 class JobProcess:
     """A running job. Use as a context manager: whatever happens, the process is gone afterwards.
 
+    Args:
+        first: its first order, or what it is to do until there is one.
+        command: starts it.
+
     Raises:
         NotStartedError: it could not be started.
     """
 
-    def __init__(self, order: Order, *, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, first: Order | WarmUp, *, command: Sequence[str] = COMMAND) -> None:
         self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         try:
             self._process = subprocess.Popen(
@@ -72,16 +76,29 @@ class JobProcess:
         self._reader = threading.Thread(target=self._read, name="job-reader", daemon=True)
         try:
             self._reader.start()
-            # on a thread: a process that does not read would block an order that is longer than the pipe
-            threading.Thread(target=self._write, args=(order.model_dump_json(),), name="job-order", daemon=True).start()
+            self.give(first)
         except (RuntimeError, MemoryError) as error:
-            self._end()
+            self.close()
             raise NotStartedError(f"could not be started: {error}") from error
 
     @property
     def pid(self) -> int:
         """The operating system's id of the process."""
         return self._process.pid
+
+    @property
+    def runs(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    def give(self, order: Order | WarmUp) -> None:
+        """Give the process an order. It must have none, or have carried out the one before.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
+        # on a thread: a process that does not read would block an order that is longer than the pipe
+        threading.Thread(target=self._write, args=(order.model_dump_json(),), name="job-order", daemon=True).start()
 
     def next(self, timeout_s: float) -> Message | Lost | None:
         """Return the next message; None after `timeout_s` of silence; `Lost` once the process has ended."""
@@ -115,9 +132,10 @@ class JobProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self.close()
 
-    def _end(self) -> None:
+    def close(self) -> None:
+        """End the process, and release what it holds of this one."""
         self.kill()
         if self._reader.ident is not None:
             self._reader.join(_GONE_WITHIN_S)

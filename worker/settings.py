@@ -17,6 +17,9 @@ class WorkerSettings(SharedSettings):
     )
     holdout_fraction: float = Field(0.1, ge=0, le=0.5, description="Share of every class kept for the evaluation.")
     holdout_min_images: int = Field(5, ge=2, description="A class with fewer images is learned from whole.")
+    warm: bool = Field(
+        True, description="Keep a process with the base model loaded, so that no job waits for it; costs its memory."
+    )
     max_attempts: int = Field(3, ge=1, le=100, description="How often an update whose process was lost is begun.")
     retry_pause_s: float = Field(5.0, ge=0, description="Seconds before a lost update is begun again; other jobs run.")
     max_job_s: float = Field(6 * 3600.0, gt=0, description="Longest duration of one attempt at an update.")

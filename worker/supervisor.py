@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Sequence
 from uuid import uuid4
 
 from redis import ResponseError
@@ -19,9 +18,9 @@ from exchange.spool import Spool, SpoolError
 from worker.attempt import Attempt, given_up
 from worker.ledger import Ledger
 from worker.log import job_logging
-from worker.process import COMMAND
 from worker.settings import WorkerSettings
 from worker.sweeper import UNREADABLE
+from worker.warm import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class Supervisor:
         jobs: the jobs in Redis.
         spool: the jobs' images.
         stop: set when the worker is to stop; the running job then goes back to `queued`.
-        command: starts a job's process.
+        processes: starts a job's process.
     """
 
     def __init__(
@@ -44,13 +43,13 @@ class Supervisor:
         spool: Spool,
         *,
         stop: threading.Event,
-        command: Sequence[str] = COMMAND,
+        processes: Processes,
     ) -> None:
         self._settings = settings
         self._jobs = jobs
         self._ledger = Ledger(jobs, spool, stop=stop)
         self._stop = stop
-        self._command = command
+        self._processes = processes
 
     def run(self, job_id: str) -> None:
         """Handle a message. Never raises: errors are in the job's record or in the log.
@@ -94,7 +93,7 @@ class Supervisor:
             self._ledger.conclude(record, JobState.FAILED, error=given_up(self._settings.max_attempts))
             return
         try:
-            Attempt(record, self._settings, self._ledger, stop=self._stop, command=self._command).run()
+            Attempt(record, self._settings, self._ledger, stop=self._stop, processes=self._processes).run()
         except BrokerUnavailableError:
             raise
         except Exception:

@@ -43,6 +43,7 @@ class TaskForm(BaseModel):
     template: str = Field(DEFAULT_TEMPLATE, max_length=500, description="Prompt for a class, with {} for its name.")
     extend: bool = Field(False, description="Whether known classes may get more images.")
     config: Json[dict[str, JsonValue]] = Field(default_factory=dict, description="Hyper-parameters to override.")
+    instant: bool = Field(True, description="Whether a version without training is made and served first.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random choices in the update.")
     encoding: str | None = Field(None, description="Encoding of the names in an archive that does not say it itself.")
 
@@ -212,6 +213,7 @@ def _record(job_id: str, form: TaskForm, taken: Taken, submitted_by: str, *, sub
         submitted_at=now,
         submitted_by=submitted_by,
         submitted_on=submitted_on,
+        instant=form.instant,
     )
     return JobRecord(job=job, validation=taken.report, created_at=now)
 

@@ -45,6 +45,14 @@ def phase_text(job: Job) -> str:
     return progress["phase"] if job["state"] == "running" and progress else job["state"]
 
 
+def serving_text(job: Job) -> str:
+    """Return that the task's instant version is served; empty if it is not."""
+    instant = job.get("instant")
+    if job.get("serving") != "served_instantly" or not instant:
+        return ""
+    return "served instantly"
+
+
 def losses_text(job: Job) -> str:
     """Return the latest losses, as `name 0.123`."""
     progress = job["progress"]
@@ -93,7 +101,7 @@ class LiveBar:
             step = steps = steps or 1
         self._bars.update(
             self._task,
-            description=f"{self._label}  {phase_text(job)}",
+            description="  ".join(filter(None, (self._label, serving_text(job), phase_text(job)))),
             completed=step,
             total=steps,
             eta=eta_text(job),
@@ -108,6 +116,7 @@ class PhaseLines:
         self._console = console
         self._label = label
         self._last = ""
+        self._served = False
 
     def __enter__(self) -> Self:
         return self
@@ -116,6 +125,11 @@ class PhaseLines:
         return None
 
     def show(self, job: Job) -> None:
+        instant = job.get("instant")
+        if instant and not self._served and (served := serving_text(job)):
+            self._served = True
+            after = seconds(instant["seconds"])
+            self._console.print(Text(f"{self._label}: {served} (version {instant['version_id']}, made in {after})"))
         phase = phase_text(job)
         if phase == self._last:
             return

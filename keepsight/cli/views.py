@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from keepsight.cli.console import moment, percent, table
+from keepsight.cli.console import moment, percent, seconds, table
 from keepsight.cli.follow import eta_text, phase_text
 from keepsight.cli.intake import MOST_LISTED, intake_lines
-from keepsight.client.api import Gate, GateResult, ImageResult, Job, JobResult, Rollout, Versions
+from keepsight.client.api import Gate, GateResult, ImageResult, Instant, Job, JobResult, Rollout, Versions
 
 
 def classification_table(results: Sequence[ImageResult]) -> Table:
@@ -62,6 +62,8 @@ def job_lines(job: Job) -> list[str]:
         lines += map(escape, intake_lines(validation, most=MOST_LISTED))
     if job["state"] == "running" and (progress := job["progress"]):
         lines.append(f"{progress['phase']} {progress['step']}/{progress['steps']} {eta_text(job)}".rstrip())
+    if instant := job.get("instant"):
+        lines.append(escape(instant_line(instant)))
     if result := job["result"]:
         lines.append(escape(outcome_sentence(job)))
         if result["version_id"]:
@@ -71,6 +73,16 @@ def job_lines(job: Job) -> list[str]:
     if error := job["error"]:
         lines.append(f"[red]{escape(problem_sentence(error))}")
     return lines
+
+
+def instant_line(instant: Instant) -> str:
+    """Return what became of a job's instant version."""
+    if error := instant["error"]:
+        return f"no instant version: {error['message']}"
+    numbers = overall(instant["evaluation"])
+    accuracy = f" (fused {percent(numbers.get('fused'))} on {numbers.get('images')} held-out images)" if numbers else ""
+    what = "served" if instant["promoted"] else f"not served: {instant['not_promoted_because']}"
+    return f"instant version {instant['version_id']}{accuracy} after {seconds(instant['seconds'])}; {what}"
 
 
 def result_text(result: JobResult) -> str:
@@ -113,6 +125,9 @@ def outcome_sentence(job: Job) -> str:
             )
         return f"version {version} is published but not promoted: {result['not_promoted_because']}"
     if job["state"] == "cancelled":
+        instant = job.get("instant")
+        if instant and instant["promoted"]:
+            return f"cancelled; its instant version {instant['version_id']} stays until a rollback"
         return "cancelled; nothing was published"
     if error:
         return f"{job['state']}: {problem_sentence(error)}"
@@ -137,7 +152,7 @@ def versions_table(versions: Versions) -> Table:
             moment(version["created_at"]),
             str(version["tasks"]),
             str(version["classes"]),
-            version["strategy"] or "–",
+            "instant" if version.get("made") == "instant" else version["strategy"] or "–",
             escape(version["dataset"] or "–"),
             percent(headline_accuracy(version["evaluation"])),
             ", ".join(

@@ -183,14 +183,33 @@ class JobResult(TypedDict):
     report: dict[str, object] | None
 
 
+class Instant(TypedDict):
+    """What became of a job's version without training; `error` says why there is none."""
+
+    version_id: str | None
+    promoted: bool
+    not_promoted_because: str | None
+    held_because: list[str]
+    gate: GateResult | None
+    evaluation: dict[str, object] | None
+    error: dict[str, str] | None
+    seconds: float
+    at: str
+
+
 class Job(TypedDict):
-    """`GET /v1/jobs/{id}`."""
+    """`GET /v1/jobs/{id}`. `serving` says what of the task was put into service so far.
+
+    A service older than this client sends neither that nor `instant`.
+    """
 
     job_id: str
     name: str
     state: JobState
     cancel_requested: bool
     progress: JobProgress | None
+    serving: NotRequired[Literal["served_instantly", "trained"] | None]
+    instant: NotRequired[Instant | None]
     result: JobResult | None
     error: Problem | None
     validation: Validation | None
@@ -210,6 +229,7 @@ class VersionSummary(TypedDict):
     created_at: str
     classes: int
     tasks: int
+    made: NotRequired[Literal["instant", "trained"] | None]
     strategy: str | None
     dataset: str | None
     evaluation: dict[str, object] | None

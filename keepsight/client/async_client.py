@@ -123,6 +123,7 @@ class AsyncClient:
         config: Mapping[str, object] | None = None,
         seed: int | None = None,
         encoding: str | None = None,
+        instant: bool = True,
     ) -> Accepted:
         """Upload a task. Each attempt streams the archive from its start; at most one job is created."""
         with await anyio.to_thread.run_sync(open_archive, archive) as file:
@@ -135,6 +136,7 @@ class AsyncClient:
                 config=config,
                 seed=seed,
                 encoding=encoding,
+                instant=instant,
             )
             return await self._send(call)
 

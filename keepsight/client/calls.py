@@ -151,6 +151,7 @@ def teach(
     config: Mapping[str, object] | None,
     seed: int | None,
     encoding: str | None,
+    instant: bool,
 ) -> Call[Accepted]:
     """Describe an upload.
 
@@ -168,6 +169,8 @@ def teach(
         form["seed"] = str(seed)
     if encoding is not None:
         form["encoding"] = encoding
+    if not instant:
+        form["instant"] = "false"
     return Call(
         "POST",
         "/v1/tasks",

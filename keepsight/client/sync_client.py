@@ -135,6 +135,7 @@ class Client:
         config: Mapping[str, object] | None = None,
         seed: int | None = None,
         encoding: str | None = None,
+        instant: bool = True,
     ) -> Accepted:
         """Upload a task. Each attempt streams the archive from its start; at most one job is created.
 
@@ -147,6 +148,7 @@ class Client:
             config: Hyper-parameters to override.
             seed: Seed of all random choices in the update.
             encoding: Encoding of the names in an archive that does not say it itself, for example gbk.
+            instant: Whether a version without training is made and served first.
 
         The answer's validation says what became of every file, and of what a folder has and was not sent.
 
@@ -164,6 +166,7 @@ class Client:
                 config=config,
                 seed=seed,
                 encoding=encoding,
+                instant=instant,
             )
             return self._send(call)
 

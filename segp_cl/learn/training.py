@@ -20,7 +20,17 @@ from segp_cl.learn.distributed import Ranks, StepLosses
 from segp_cl.models.backbone import Backbone
 from segp_cl.models.lora import Adapters
 from segp_cl.statistics import ClassSums
-from segp_cl.types import HEAD, Calibration, LearnerState, LoraState, OnProgress, Progress, Task, TaskClass
+from segp_cl.types import (
+    HEAD,
+    Calibration,
+    FeatureSource,
+    LearnerState,
+    LoraState,
+    OnProgress,
+    Progress,
+    Task,
+    TaskClass,
+)
 
 
 @dataclass
@@ -107,7 +117,9 @@ class Session:
 
     def inputs(self, adapters: Adapters | None) -> Inputs:
         """Run the task's images through the frozen stem; return its activations and the part that `adapters` change."""
-        inputs = Inputs(self, 0 if adapters is None else self.model.frozen_stages(adapters))
+        images = self.task.images
+        known = images if adapters is None and isinstance(images, FeatureSource) else None
+        inputs = Inputs(self, 0 if adapters is None else self.model.frozen_stages(adapters), known)
         if inputs.stages:
             with self.report.phase("stem"):
                 inputs.pass_stem()
@@ -121,10 +133,13 @@ class Session:
 
 
 class Inputs:
-    """The image tower in two parts: the frozen stem's activations for the task's images, and the layers after it."""
+    """The image tower in two parts: the frozen stem's activations for the task's images, and the layers after it.
 
-    def __init__(self, session: Session, stages: int) -> None:
-        self._session, self.stages = session, stages
+    Where the tower does not change and somebody `known` has the images' raw features, it is not run.
+    """
+
+    def __init__(self, session: Session, stages: int, known: FeatureSource | None = None) -> None:
+        self._session, self.stages, self._known = session, stages, known
         self.stream = StemInputs(
             session.task.images, self.stem if stages else None, device=session.device, folder=session.folder
         )
@@ -141,6 +156,12 @@ class Inputs:
         """Compute the input of the first adapted layer for pixels in [0, 1]."""
         with self._session.autocast():
             return self._session.model.stem(pixels, self.stages).float()
+
+    def features_at(self, positions: Sequence[int]) -> Float[Tensor, "batch raw"]:
+        """Return r(x) of the task's images at `positions`."""
+        if self._known is not None:
+            return self._known.raw_features(positions).to(self._session.device)
+        return self.raw_features(self.stream.batch(positions))
 
     def raw_features(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch raw"]:
         """Compute r(x) of a batch from `stream` or `stem`."""

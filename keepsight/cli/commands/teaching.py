@@ -40,6 +40,9 @@ def teach(
         str | None,
         typer.Option(help="Encoding of the names in an archive that does not say it itself: gbk, cp866 and others."),
     ] = None,
+    instant: Annotated[
+        bool, typer.Option("--instant/--no-instant", help="Serve a version without training first, within seconds.")
+    ] = True,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end.")] = True,
     url: options.Url = options.URL,
     api_key: options.ApiKey = None,
@@ -59,6 +62,7 @@ def teach(
             config=config,
             seed=seed,
             encoding=encoding,
+            instant=instant,
         )
         if not as_json:
             console.print_notes(intake_lines(accepted["validation"]))
@@ -110,6 +114,7 @@ def upload(
     config: dict[str, object],
     seed: int | None,
     encoding: str | None,
+    instant: bool,
 ) -> Accepted:
     """Send a folder or an archive, with a progress bar. If it is refused, print what the service found in it."""
     from keepsight.cli.follow import upload_bar
@@ -136,6 +141,7 @@ def upload(
                 config=config,
                 seed=seed,
                 encoding=encoding,
+                instant=instant,
             )
         except ApiError as error:
             report_refusal(with_skipped(error.problem, body))

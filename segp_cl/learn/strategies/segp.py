@@ -81,7 +81,7 @@ def make_anchors(session: Session, adapters: Adapters, inputs: Inputs) -> Anchor
         on_progress=session.report,
         dtype=session.dtype,
         storage=torch.float16,
-        image_features=lambda indices: session.model.project(inputs.raw_features(inputs.stream.batch(indices))),
+        image_features=lambda indices: session.model.project(inputs.features_at(indices)),
     )
     adapters.unmerge()
     return anchors

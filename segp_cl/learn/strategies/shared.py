@@ -188,6 +188,6 @@ def _batches(session: Session, positions: Sequence[int]) -> list[Tensor]:
 def _features(session: Session, inputs: Inputs, batches: Sequence[Tensor]) -> Iterator[Tensor]:
     for step, indices in enumerate(batches, start=1):
         with torch.no_grad():
-            features = inputs.raw_features(inputs.stream.batch(indices.tolist()))
+            features = inputs.features_at(indices.tolist())
         session.report(Progress("prototypes", step, len(batches)))
         yield features

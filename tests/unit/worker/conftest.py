@@ -50,6 +50,7 @@ def settings(tmp_path: Path, own_redis: str) -> WorkerSettings:
         heartbeat_s=0.05,
         stale_after_s=0.5,
         retry_pause_s=0.05,
+        warm=False,
     )
 
 

@@ -20,6 +20,7 @@ from tests.waiting import wait_until
 from worker.attempt import Attempt
 from worker.ledger import Ledger
 from worker.settings import WorkerSettings
+from worker.warm import Processes
 
 Submit = Callable[[], JobRecord]
 ProcessThat = Callable[[str], Sequence[str]]
@@ -37,7 +38,9 @@ class Claimed:
     def run(self, job_id: str) -> None:
         assert self.ledger.jobs.claim(job_id, owner="this worker") is None
         record = self.ledger.jobs.get(job_id)
-        Attempt(record, self.settings, self.ledger, stop=self.stop, command=self.command).run()
+        Attempt(
+            record, self.settings, self.ledger, stop=self.stop, processes=Processes(self.settings, command=self.command)
+        ).run()
 
 
 Attempts = Callable[[str], Claimed]

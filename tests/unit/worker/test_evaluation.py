@@ -11,6 +11,7 @@ from segp_cl.data.image_sets import TensorImages
 from segp_cl.runtime.classifier import Classifier
 from segp_cl.types import LearnedClass, LearnerState, LoraState, ModelSpec
 from worker.evaluation import evaluate
+from worker.seen import SeenAnew
 
 
 class MeanColour:
@@ -50,7 +51,7 @@ def test_accuracies_by_path_and_class_over_all_seen_classes() -> None:
     batches: list[tuple[int, int]] = []
     found = evaluate(
         Classifier(MeanColour(), state),
-        images,
+        SeenAnew(images),
         classes=["blue", "red"],
         batch_size=2,
         on_batch=lambda step, steps: batches.append((step, steps)),

@@ -7,11 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from segp_cl.data.image_sets import TensorImages
 from segp_cl.runtime.classifier import Classifier
 from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.types import LearnedClass, LearnerState, LoraState, ModelSpec, Scores
 from tests.unit.worker.test_evaluation import MeanColour
 from worker.evidence import SAMPLES_PER_CLASS, OldClasses, Tally, evenly, not_finite
+from worker.seen import SeenAnew
 
 NAMES = ("red", "green", "blue")
 STATE = LearnerState(
@@ -24,7 +26,7 @@ STATE = LearnerState(
     fusion_weight=1.0,
     covariance=0.01 * torch.eye(3),
 )
-GREY = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
+GREY = SeenAnew(TensorImages(torch.full((2, 3, 4, 4), 100, dtype=torch.uint8), [0, 0]))
 
 
 class Turned(MeanColour):

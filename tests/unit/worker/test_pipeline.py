@@ -6,7 +6,6 @@ import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -214,21 +213,25 @@ def test_a_val_split_is_what_is_measured_on_and_nothing_of_it_is_learned(
         update={"job_id": job_id, "dataset_digest": index.digest}
     )
     read: list[list[bytes]] = []
+    caching: list[bool] = []
 
     class Recorded(FolderImages):
-        def __init__(self, paths: Sequence[Path], *args: Any, **kwargs: Any) -> None:
-            read.append([path.read_bytes() for path in paths])
-            super().__init__(paths, *args, **kwargs)
+        def pixels(self, indices: Sequence[int]) -> torch.Tensor:
+            read.append([self._paths[index].read_bytes() for index in indices])
+            caching.append(self._cache is not None)
+            return super().pixels(indices)
 
-    monkeypatch.setattr("worker.pipeline.FolderImages", Recorded)
+    monkeypatch.setattr("worker.task_data.FolderImages", Recorded)
     outcome = update(job, settings)
 
-    learned, measured, taught = read  # five held-out images are few, so the gate looks at taught ones too
+    learned = [data for batch, cached in zip(read, caching, strict=True) if cached for data in batch]
+    # five held-out images are few, so the gate looks at taught ones too
+    measured, taught = (batch for batch, cached in zip(read, caching, strict=True) if not cached)
     assert set(taught) <= set(learned)
     assert sorted(set(measured) & {picture(red, n) for n in range(8)}) == []
     assert sorted(data for data in measured if data in val) == sorted(val)
     assert not set(val) & set(learned)
-    assert len(learned) + len(measured) == 19
+    assert len(set(learned)) + len(measured) == 19
     assert outcome.evaluation is not None
     cat, dog = (outcome.evaluation.per_class[name] for name in ("cat", "dog"))
     assert (cat.images, cat.visual) == (3, 0.0)
@@ -459,7 +462,7 @@ def test_golden_answers_that_are_not_finite_hold_the_version(
         found = record(classifier, size)
         return dataclasses.replace(found, scores=torch.full_like(found.scores, float("nan")))
 
-    monkeypatch.setattr("worker.pipeline.record", broken)
+    monkeypatch.setattr("worker.judging.record", broken)
     outcome = update(spooled(settings, PETS, strategy="prototypes"), settings)
     assert outcome.held_because == ("4 golden answers are not finite",)
     assert store.read(outcome.version_id).golden is None

@@ -74,8 +74,8 @@ _CHILD = """
 import io, sys, time
 from worker.child import Channel
 channel = Channel(sys.stdin, io.StringIO())
-channel.order()
 channel.watch()
+channel.order()
 print('{"kind": "ready"}', flush=True)
 time.sleep(60)
 """

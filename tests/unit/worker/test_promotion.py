@@ -8,14 +8,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from exchange.contracts import GateResult, JobRecord, UpdateJob, utc_now
+from exchange.contracts import GateResult, JobRecord, UpdateJob, UpdateOutcome, utc_now
 from exchange.roster import Roster, ServerReport
 from model_store.store import Store, bootstrap
 from model_store.types import JournalEntry, Provenance, VersionId
 from tests.contract.states import learned
 from tests.waiting import wait_until
-from worker.promotion import promote, reason_of, resume
+from worker.pipeline import outcome_of
+from worker.promotion import promote
 from worker.settings import WorkerSettings
+from worker.task_data import reason_of
 
 Publish = Callable[[int], VersionId]
 
@@ -44,6 +46,10 @@ def publish(store: Store, first: VersionId, job: UpdateJob) -> Publish:
         return store.publish(learned(classes), parent=first, provenance=provenance).version_id
 
     return make
+
+
+def resume(store: Store, job: UpdateJob, version: VersionId, settings: WorkerSettings) -> UpdateOutcome:
+    return outcome_of(store, job, store.manifest(version), settings, lambda progress: None)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from tests.unit.worker.watching import in_phase, running
 from tests.waiting import wait_until
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
+from worker.warm import Processes
 
 Submit = Callable[[], JobRecord]
 ProcessThat = Callable[[str], Sequence[str]]
@@ -27,7 +28,9 @@ Supervise = Callable[[str], Supervisor]
 def supervise(
     settings: WorkerSettings, jobs: Jobs, spool: Spool, stop: threading.Event, process_that: ProcessThat
 ) -> Supervise:
-    return lambda body: Supervisor(settings, jobs, spool, stop=stop, command=process_that(body))
+    return lambda body: Supervisor(
+        settings, jobs, spool, stop=stop, processes=Processes(settings, command=process_that(body))
+    )
 
 
 def test_a_job_that_succeeds_is_recorded_and_its_images_are_removed(
@@ -100,12 +103,14 @@ def test_a_process_that_cannot_be_started_is_tried_a_few_times_and_then_failed(
     process_that: ProcessThat,
 ) -> None:
     job_id = submit().job_id
-    supervisor = Supervisor(settings, jobs, spool, stop=stop, command=command)
+    supervisor = Supervisor(settings, jobs, spool, stop=stop, processes=Processes(settings, command=command))
     for attempt in range(1, settings.max_attempts + 1):
         supervisor.run(job_id)
         assert (jobs.get(job_id).state, jobs.get(job_id).attempts) == (JobState.QUEUED, attempt)
     other = submit().job_id
-    Supervisor(settings, jobs, spool, stop=stop, command=process_that("ask()\ndone()")).run(other)
+    Supervisor(
+        settings, jobs, spool, stop=stop, processes=Processes(settings, command=process_that("ask()\ndone()"))
+    ).run(other)
     assert jobs.get(other).state == JobState.SUCCEEDED
     supervisor.run(job_id)
     record = jobs.get(job_id)

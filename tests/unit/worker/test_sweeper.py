@@ -16,6 +16,7 @@ from tests.waiting import wait_until
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
 from worker.sweeper import ABANDONED_AFTER_S, Sweeper
+from worker.warm import Processes
 
 Submit = Callable[[], JobRecord]
 
@@ -181,7 +182,9 @@ def test_a_broker_that_forgets_does_not_reset_the_attempts(
     stop: threading.Event, process_that: Callable[[str], Sequence[str]],
 ) -> None:  # fmt: skip
     job_id = submit().job_id
-    Supervisor(settings, jobs, spool, stop=stop, command=process_that("sys.exit(1)")).run(job_id)
+    Supervisor(
+        settings, jobs, spool, stop=stop, processes=Processes(settings, command=process_that("sys.exit(1)"))
+    ).run(job_id)
     assert jobs.get(job_id).attempts == 1
     flush(own_redis)
     sweeper.sweep()

@@ -1,0 +1,116 @@
+"""An instant version: a task's classes in closed form, without a gradient, from one pass over its images."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+
+from exchange.contracts import Evaluation, GateResult, InstantOutcome, UpdateJob, utc_now
+from model_store.gate import REPORT_KEY, reasons_of
+from model_store.store import Store
+from model_store.types import Manifest, VersionId
+from segp_cl.data.row_file import RowFile
+from segp_cl.learn.learner import learn_task
+from segp_cl.runtime.classifier import Classifier
+from segp_cl.runtime.hardware import choose_device, choose_dtype
+from segp_cl.runtime.passes import PassSettings
+from segp_cl.types import OnProgress, Progress
+from worker.base_model import base_model
+from worker.judging import Judge
+from worker.promotion import promote
+from worker.seen import SeenOnce
+from worker.settings import WorkerSettings
+from worker.task_data import TaskData
+
+logger = logging.getLogger(__name__)
+
+
+def run_instant(
+    job: UpdateJob,
+    settings: WorkerSettings,
+    *,
+    on_progress: OnProgress = lambda progress: None,
+    before_publish: Callable[[], None] = lambda: None,
+) -> InstantOutcome:
+    """Teach CURRENT a task in closed form, and make the result CURRENT unless the gate holds it.
+
+    Args:
+        job: the task; its images lie in the spool.
+        settings: the worker's settings.
+        on_progress: called after every step. An exception from it ends the work.
+        before_publish: called before anything outside the spool is changed. An exception from it ends the work.
+
+    Raises:
+        KeepsightError: the task cannot be taught so; the message says why. CURRENT did not move.
+    """
+    begun = time.perf_counter()
+    store = Store(settings.store)
+    with store.top_lock():
+        parent = store.current()
+        assert parent is not None, "a server has begun the store"
+        data = TaskData.read(job, settings)
+        manifest = put_on(store, data, parent, settings, on_progress=on_progress, before_publish=before_publish)
+        reasons = reasons_of(manifest)
+        refused: str | None = f"held: {'; '.join(reasons)}"
+        if not reasons:
+            refused = promote(store, job, manifest.version_id, parent, settings)
+    gate = (manifest.report or {}).get(REPORT_KEY)
+    return InstantOutcome(
+        version_id=manifest.version_id,
+        promoted=refused is None,
+        not_promoted_because=refused,
+        held_because=reasons,
+        gate=None if gate is None else GateResult.model_validate(gate),
+        evaluation=Evaluation.model_validate(manifest.evaluation) if manifest.evaluation else None,
+        seconds=round(time.perf_counter() - begun, 3),
+        at=utc_now(),
+    )
+
+
+def put_on(
+    store: Store,
+    data: TaskData,
+    parent: VersionId,
+    settings: WorkerSettings,
+    *,
+    on_progress: OnProgress,
+    before_publish: Callable[[], None] = lambda: None,
+) -> Manifest:
+    """Publish the instant version of a task on a parent, without promoting it.
+
+    New classes get their sums, prototypes, texts and calibration by the parent's towers, which stay as they are.
+    """
+    job, device = data.job, choose_device(settings.device)
+    state = store.open(parent)
+    base = base_model(state.model, device)
+    config = job.learner_config.model_copy(update={"strategy": "prototypes"})
+    passes = PassSettings.of(base.device, max_batch_size=config.feature_batch_size, threads=settings.threads)
+    rows = RowFile(len(data.index.files), folder=data.folder)
+    seen = SeenOnce(data.images(settings, base), Classifier(base, state, passes=passes), rows)
+    learned = learn_task(
+        state,
+        data.task(seen.part(data.split.train)),
+        config=config,
+        generator=torch.Generator().manual_seed(job.seed),
+        on_progress=on_progress,
+        backbone=base,
+        device=device,
+        dtype=choose_dtype(settings.precision, device),
+        folder=data.folder,
+    )
+    judge = Judge(
+        policy=store.gate().policy,
+        base=base,
+        index=data.index,
+        split=data.split,
+        seen=seen,
+        batch_size=config.feature_batch_size,
+        on_batch=lambda step, steps: on_progress(Progress("evaluating", step, steps)),
+    )
+    judgement = judge.judge(state, learned.state)
+    before_publish()
+    provenance = data.provenance("instant", learned, base, judgement, {"device": device})
+    return store.publish(learned.state, parent=parent, provenance=provenance, golden=judgement.golden)
