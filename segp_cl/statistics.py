@@ -139,8 +139,7 @@ class FeatureSampler:
     def __init__(self, prototypes: Float[Tensor, "old raw"], covariance: Float[Tensor, "raw raw"] | None) -> None:
         self._means, self._factor = prototypes, None
         if covariance is not None:
-            values, vectors = torch.linalg.eigh(covariance.double())
-            self._factor = (vectors * values.clamp(min=0).sqrt()).to(prototypes)
+            self._factor = _factor(covariance.double()).to(prototypes)
             self._means = prototypes * (1 - covariance.trace()).clamp(min=0).sqrt()
 
     def draw(
@@ -153,6 +152,19 @@ class FeatureSampler:
         noise = torch.randn(means.shape, generator=generator).to(means)
         drawn: Tensor = norm * (means + noise @ self._factor.T)
         return drawn
+
+
+def _factor(covariance: Float64[Tensor, "raw raw"]) -> Float64[Tensor, "raw raw"]:
+    """Return L with L Lᵀ = Σ, to a millionth of the mean variance: Σ of few images has no inverse."""
+    variance = covariance.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(covariance + 1e-6 * variance * identity)
+    if not int(failed):
+        return factor
+    values, vectors = torch.linalg.eigh(covariance)  # rounding has made it indefinite
+    rooted: Tensor = vectors * values.clamp(min=0).sqrt()
+    return rooted
 
 
 @dataclass(frozen=True)
@@ -227,7 +239,10 @@ def _attenuation(
     within = int(sums.counts.sum()) - len(images)
     if within < 1:
         return torch.ones_like(images)
-    noise = ((whitening.matrix @ sums.scatter) * whitening.matrix).sum() / within / images
+    # the trace of the whitened covariance is what the shrinkage leaves of one for each direction
+    count, variance = int(sums.counts.sum()), sums.scatter.diagonal().mean() / sums.counts.sum()
+    whitened = len(sums.scatter) - WHITENING_SHRINKAGE * variance * whitening.matrix.square().sum()
+    noise = count * whitened / within / images
     between = (mapped.pow(2).sum(dim=1) - noise).clamp(min=0).mean()
     if not bool(between > 0):
         return torch.ones_like(images)

@@ -88,8 +88,9 @@ def put_on(
     base = base_model(state.model, device)
     config = job.learner_config.model_copy(update={"strategy": "prototypes"})
     passes = PassSettings.of(base.device, max_batch_size=config.feature_batch_size, threads=settings.threads)
+    before = Classifier(base, state, passes=passes)
     rows = RowFile(len(data.index.files), folder=data.folder)
-    seen = SeenOnce(data.images(settings, base), Classifier(base, state, passes=passes), rows)
+    seen = SeenOnce(data.images(settings, base), before, rows)
     learned = learn_task(
         state,
         data.task(seen.part(data.split.train)),
@@ -110,7 +111,7 @@ def put_on(
         batch_size=config.feature_batch_size,
         on_batch=lambda step, steps: on_progress(Progress("evaluating", step, steps)),
     )
-    judgement = judge.judge(state, learned.state)
+    judgement = judge.judge(state, learned.state, parent=before)
     before_publish()
     provenance = data.provenance("instant", learned, base, judgement, {"device": device})
     return store.publish(learned.state, parent=parent, provenance=provenance, golden=judgement.golden)

@@ -53,13 +53,21 @@ class Judge:
     batch_size: int
     on_batch: Callable[[int, int], None]
 
-    def judge(self, old: LearnerState, new: LearnerState, twin: Manifest | None = None) -> Judgement:
+    def judge(
+        self,
+        old: LearnerState,
+        new: LearnerState,
+        *,
+        twin: Manifest | None = None,
+        parent: Classifier | None = None,
+    ) -> Judgement:
         """Measure a new version, record its golden answers, and have the gate decide on both.
 
         Args:
             old: the state that it was learned on.
             new: its state.
             twin: the instant version of the same task, on the same parent, that it is to replace.
+            parent: the classifier of `old`, if there is one already.
         """
         policy, index, split = self.policy, self.index, self.split
         few = policy.enabled and policy.check_taught and len(split.held_out) < policy.few_images
@@ -67,7 +75,8 @@ class Judge:
         taught = evenly(index.labels, split.train) if few or again else ()
         known = tuple(at for at in taught if again and index.classes[index.labels[at]] in old.class_names)
         others = bool(set(old.class_names) - set(index.classes))
-        parent = Classifier(self.base, old) if known or others else None
+        if parent is None and (known or others):
+            parent = Classifier(self.base, old)
         kept = None
         if parent is not None and others and policy.enabled and policy.check_old_classes:
             few_images = evenly(index.labels, split.train, _IMAGES_FOR_THE_DRIFT)

@@ -222,7 +222,7 @@ class _Update:
             batch_size=self.config.feature_batch_size,
             on_batch=lambda step, steps: self.on_progress(Progress("evaluating", step, steps)),
         )
-        return judge.judge(old, new, twin)
+        return judge.judge(old, new, twin=twin)
 
     def _worker_seconds(self) -> dict[str, JsonValue]:
         return {name: round(spent, 3) for name, spent in self.seconds.items()}

@@ -31,9 +31,9 @@ from segp_cl.models.backbone import Backbone
 from segp_cl.types import ModelSpec
 from tests.waiting import wait_until
 
-SLOW = {"strategy": "naive", "epochs": 1000}  # minutes
-SHORT = {"strategy": "naive", "epochs": 60}  # seconds
-QUICK = {"strategy": "prototypes"}
+SLOW: dict[str, Any] = {"strategy": "naive", "epochs": 1000}  # minutes
+SHORT: dict[str, Any] = {"strategy": "naive", "epochs": 60}  # seconds
+QUICK: dict[str, Any] = {"strategy": "prototypes"}
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Site:
         self.workers.append(worker)
         return worker
 
-    def teach(self, *names: str, **config: object) -> str:
+    def teach(self, *names: str, instant: bool = False, **config: object) -> str:
         """Spool eight images of each class, every one with bytes that occur nowhere else, and queue the job."""
         job_id = new_job_id()
         with self.spool.create(job_id) as writer:
@@ -87,6 +87,7 @@ class Site:
                 "config": {"rank": 2, "batch_size": 4, **config},
                 "dataset_digest": index.digest,
                 "submitted_at": utc_now(),
+                "instant": instant,
             }
         )
         accept(self.jobs, self.spool, Note(record=JobRecord(job=job, created_at=utc_now())))
@@ -308,3 +309,33 @@ def test_images_of_a_finished_job_are_removed_when_a_worker_starts(site: Site) -
     assert site.places_with(site.secrets) == set()
     assert site.jobs.get(job_id).state == JobState.CANCELLED
     assert site.jobs.get(job_id).attempts == 0
+
+
+def test_tasks_are_served_at_once_while_another_one_trains(site: Site, worker: subprocess.Popen[bytes]) -> None:
+    known = len(site.store.lineage()[0].classes)
+    first = site.teach("rook", "emu", instant=True, **SHORT)
+    begun = site.wait(first, lambda record: record.progress is not None and record.progress.phase == "train")
+    assert begun.instant is not None
+    assert begun.instant.promoted
+    second = site.teach("cod", "eel", instant=True, **QUICK)
+    served = site.wait(second, lambda record: record.instant is not None)
+    assert (served.state, site.jobs.get(first).state) == (JobState.QUEUED, JobState.RUNNING)
+    done = site.wait(second, lambda record: record.state.terminal)
+    assert (done.state, site.jobs.get(first).state) == (JobState.SUCCEEDED, JobState.SUCCEEDED)
+    lineage = site.store.lineage()
+    assert [manifest.made for manifest in lineage[:2]] == ["instant", "trained"]
+    assert len(lineage[0].classes) == known + 4
+    assert not site.spool.folders()
+
+
+def test_a_worker_that_dies_over_an_instant_version_costs_nothing_but_that(site: Site) -> None:
+    """The job waits without a message then, which the next worker's sweeper notices."""
+    for worker in site.workers:
+        worker.kill()
+        worker.wait()
+    job_id = site.teach("ape", "yak", instant=True, **QUICK)
+    assert site.jobs.next_instant(1) == job_id  # taken by a worker that is gone
+    site.start_worker()
+    done = site.wait(job_id, lambda record: record.state.terminal)
+    assert (done.state, done.instant) == (JobState.SUCCEEDED, None)
+    assert site.store.lineage()[0].made == "trained"

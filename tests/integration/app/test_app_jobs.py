@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 from app.settings import Settings
-from exchange.contracts import JobError, JobProgress, JobState, UpdateOutcome, utc_now
+from exchange.contracts import InstantOutcome, JobError, JobProgress, JobState, UpdateOutcome, utc_now
 from exchange.jobs import Jobs
 from exchange.spool import Spool
 
@@ -94,6 +94,29 @@ def test_a_running_job_shows_its_progress_and_a_finished_one_its_result(
     assert view["result"]["version_id"] == "000002-0123456789ab"
     assert view["result"]["not_promoted_because"] == "someone moved it"
     assert view["finished_at"]
+
+
+def test_a_job_says_what_of_it_is_in_service(client: TestClient, jobs: Jobs, job_id: str) -> None:
+    def seen() -> tuple[object, object]:
+        view = client.get(f"/v1/jobs/{job_id}").json()
+        return view["serving"], (view["instant"] or {}).get("version_id")
+
+    assert seen() == (None, None)
+    assert jobs.save_instant(job_id, InstantOutcome(version_id="000002-0123456789ab", promoted=True, at=utc_now()))
+    assert seen() == ("served_instantly", "000002-0123456789ab")
+    jobs.claim(job_id, owner="w")
+    jobs.finish(job_id, JobState.SUCCEEDED, outcome=UpdateOutcome(version_id="000003-0123456789ab", promoted=True))
+    assert seen() == ("trained", "000002-0123456789ab")
+
+
+@pytest.mark.parametrize(("version", "promoted"), [("000002-0123456789ab", True), ("000003-0123456789ab", False)])
+def test_a_job_whose_training_brought_nothing_is_served_by_its_instant_version(
+    client: TestClient, jobs: Jobs, job_id: str, version: str, promoted: bool
+) -> None:
+    jobs.save_instant(job_id, InstantOutcome(version_id="000002-0123456789ab", promoted=True, at=utc_now()))
+    jobs.claim(job_id, owner="w")
+    jobs.finish(job_id, JobState.SUCCEEDED, outcome=UpdateOutcome(version_id=version, promoted=promoted))
+    assert client.get(f"/v1/jobs/{job_id}").json()["serving"] == "served_instantly"
 
 
 def test_a_failed_job_carries_its_error_as_a_problem(client: TestClient, jobs: Jobs, job_id: str) -> None:

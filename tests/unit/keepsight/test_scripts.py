@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,9 +148,49 @@ def ran_by_test(tmp_path: Path, *arguments: str) -> list[str]:
 def test_the_whole_suite_is_checked_and_its_reach_measured(tmp_path: Path) -> None:
     said = ran_by_test(tmp_path)
     assert said[:3] == ["check", "-m", "pytest"]
-    assert said[-2:] == ["--cov", "--cov-report=term:skip-covered"]
+    assert said[-2:] == ["--cov", "--cov-report=term:skip-covered"]  # and nothing is run after it
     assert "loadfile" in said  # in several processes, a file's tests in one of them
     assert "-m" not in said[3:]  # none is left out
+
+
+FAILS_ONCE = """
+case "$*" in
+    *_failed*) exec PYTHON "$@" ;;
+    *--numprocesses*) exit 1 ;;
+    *--last-failed*) echo alone; exit ALONE ;;
+    *coverage*) echo reached >&2; exit REACHED ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("failed", "alone", "reached", "status", "said"),
+    [
+        (["a.py::x", "b.py::y"], 0, 0, 0, ["check", "alone", "reached"]),
+        (["a.py::x"], 1, 0, 1, ["check", "alone"]),
+        (["a.py::x"], 0, 2, 1, ["check", "alone", "reached"]),
+        (["a.py::x", "b.py::y", "c.py::z", "d.py::z"], 0, 0, 1, ["check"]),
+        ([], 0, 0, 1, ["check"]),  # too little was reached
+    ],
+)
+def test_a_few_tests_that_failed_in_a_crowd_are_run_again_alone(
+    tmp_path: Path, failed: list[str], alone: int, reached: int, status: int, said: list[str]
+) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "_env").write_text(FAKE_ENVIRONMENT + 'die() { echo "$*" >&2; exit 1; }\n')
+    (tmp_path / "scripts" / "_failed.py").write_text((ROOT / "scripts" / "_failed.py").read_text())
+    fake(tmp_path / "scripts", "check", "echo check")
+    steps = FAILS_ONCE.replace("PYTHON", sys.executable).replace("ALONE", str(alone)).replace("REACHED", str(reached))
+    fake(tmp_path / "bin", "python", steps)
+    cache = tmp_path / ".pytest_cache" / "v" / "cache"
+    cache.mkdir(parents=True)
+    (cache / "lastfailed").write_text(json.dumps(dict.fromkeys(failed, True)))
+    script = tmp_path / "scripts" / "test"
+    script.write_text((ROOT / "scripts" / "test").read_text())
+    command = ["/bin/bash", str(script)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    ran = [word for word in done.stdout.split() if word in ("check", "alone", "reached")]
+    assert (done.returncode, ran) == (status, said)
 
 
 def test_arguments_of_the_test_script_are_pytests(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from keepsight.cli.follow import LiveBar, PhaseLines, eta_text, job_view, losses_text, phase_text, watch
-from keepsight.client.api import Job
+from keepsight.cli.views import instant_line, job_lines, outcome_sentence
+from keepsight.client.api import Instant, Job
 
 MakeJob = Callable[..., dict[str, Any]]
 
@@ -82,3 +83,42 @@ def test_a_pipe_gets_lines() -> None:
 def test_following_nothing_is_a_mistake_of_ours() -> None:
     with pytest.raises(AssertionError):
         watch(iter(()), PhaseLines(Console(file=io.StringIO()), "x"))
+
+
+INSTANT = {
+    "version_id": "000002-0123456789ab",
+    "promoted": True,
+    "not_promoted_because": None,
+    "held_because": [],
+    "gate": None,
+    "evaluation": {"overall": {"images": 10, "fused": 0.9, "text": 0.5, "visual": 0.9}},
+    "error": None,
+    "seconds": 1.4,
+    "at": "2026-01-01T00:00:00Z",
+}
+
+
+def test_an_instant_version_is_told_once_when_it_is_served(make_job: MakeJob, make_finished_job: MakeJob) -> None:
+    screen = io.StringIO()
+    served = {"instant": INSTANT, "serving": "served_instantly"}
+    jobs = [cast(Job, {**make_job(), **served}), cast(Job, {**running(make_job), **served})]
+    watch(iter([*jobs, cast(Job, make_finished_job())]), PhaseLines(Console(file=screen, width=200), "pets"))
+    assert screen.getvalue().splitlines() == [
+        "pets: served instantly (version 000002-0123456789ab, made in 1.4 s)",
+        "pets: queued",
+        "pets: train (10 steps)",
+        "pets: succeeded",
+    ]
+
+
+def test_a_job_tells_what_became_of_its_instant_version(make_job: MakeJob) -> None:
+    assert instant_line(cast(Instant, INSTANT)) == (
+        "instant version 000002-0123456789ab (fused 90.0 % on 10 held-out images) after 1.4 s; served"
+    )
+    held = {**INSTANT, "promoted": False, "not_promoted_because": "held: it is all wrong", "evaluation": None}
+    assert instant_line(cast(Instant, held)).endswith("after 1.4 s; not served: held: it is all wrong")
+    failed = {**INSTANT, "error": {"kind": "LostError", "message": "its process ended"}}
+    assert instant_line(cast(Instant, failed)) == "no instant version: its process ended"
+    cancelled = cast(Job, {**make_job(state="cancelled"), "instant": INSTANT, "serving": "served_instantly"})
+    assert "stays until a rollback" in outcome_sentence(cancelled)
+    assert any("served" in line for line in job_lines(cancelled))

@@ -1,0 +1,1 @@
+"""What the answers are worth: calibration, unknowns, few images, untaught words, and how soon a task is served."""
