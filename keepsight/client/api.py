@@ -304,6 +304,7 @@ class Manifest(TypedDict):
     fusion_weight: float
     lora: dict[str, object] | None
     calibration: Calibration | None
+    made: NotRequired[Literal["instant", "trained"] | None]
     strategy: str | None
     settings: dict[str, object]
     seed: int | None

@@ -23,7 +23,8 @@ def test_the_tour_on_a_folder_of_ones_own(keepsight: Any, colours: Path) -> None
     zero_shot = report["versions"][0]["accuracy"]["colours 1"]
     assert (zero_shot["visual"], zero_shot["fused"], zero_shot["among"]) == (None, None, 4)
     assert report["steady_client"]["failures"] == []
-    assert len(report["steady_client"]["versions"]) == 5  # 1, 2, 3, back to 2, forward to 3
+    # 1, both of the first task and of the second one, back, and forward
+    assert len(report["steady_client"]["versions"]) == 7
     assert "Top-1 accuracy on held-out images" in ran.err
     assert keepsight.left_running() == []
 

@@ -54,8 +54,10 @@ def test_teach_classify_roll_back_and_stop(keepsight: Any, colours: Path, finish
 
     # The lineage.
     listing = keepsight("versions", "--json", url=url).json
-    assert [v["classes"] for v in listing["versions"]] == [0, 2, 4]
-    one, two, three = (v["version_id"] for v in listing["versions"])
+    assert [(v["made"], v["classes"]) for v in listing["versions"]] == [
+        (None, 0), ("instant", 2), ("trained", 2), ("instant", 4), ("trained", 4),
+    ]  # fmt: skip
+    one, _, two, _, three = (v["version_id"] for v in listing["versions"])
     assert (listing["current"], listing["serving"]) == (three, three)
     assert after_first["model_version"] == two
     assert three in keepsight("versions", url=url).out

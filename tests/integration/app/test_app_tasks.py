@@ -87,7 +87,8 @@ def test_an_upload_becomes_a_job_with_its_images_in_the_spool(
         ("dog", "a sketch of a dog.", 2),
     ]
     assert (record.job.config, record.job.seed, record.job.submitted_by) == ({"epochs": 2}, 7, "local")
-    assert jobs.waiting_messages() > 0
+    assert (record.job.instant, record.instant) == (True, None)
+    assert jobs.next_instant(1) == body["job_id"]  # it is asked for a version without training first
     view = client.get(body["location"]).json()
     assert (view["state"], view["name"], view["progress"]) == ("queued", "animals", None)
     assert view["validation"] == body["validation"]
