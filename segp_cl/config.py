@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PAPER_LOGIT_SCALE = 100.0
 FUSION_WEIGHT_LIMIT = 5.0  # at the paper's logit scale; ten times the paper's weight: docs/adr/0028
@@ -17,6 +18,30 @@ MAX_WEIGHT = 1000.0
 MIN_TAU, MAX_TAU = 1e-4, 1000.0
 
 StrategyName = Literal["segp", "naive", "prototypes"]
+PresetName = Literal["paper"]
+
+PRESETS: Mapping[PresetName, Mapping[str, object]] = {
+    "paper": {
+        "strategy": "segp",
+        "rank": 32,
+        "lora_image_fraction": 1.0,
+        "optimizer": "sgd",
+        "learning_rate": 1e-3,
+        "image_rate": 1.0,
+        "batch_size": 128,
+        "epochs": 10,
+        "k_seed": 5,
+        "k_adv": 10,
+        "step_size_pixels": 1.5e-3,
+        "max_anchors": None,
+        "anchor_batch_size": 32,
+        "old_classes_per_step": None,
+        "align_steps": 0,
+        "whiten": False,
+        "fusion_weight": 0.5,
+    }
+}
+"""Sets of hyper-parameters by name. `paper`: every value that the paper states, and nothing of what is ours."""
 
 
 class ModelSettings(NamedTuple):
@@ -39,6 +64,9 @@ class LearnerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    preset: PresetName | None = Field(
+        None, description="Values that are laid below those that are set besides. `paper`: all of the paper's."
+    )
     strategy: StrategyName = Field("segp", description="Update strategy, by name.")
 
     # LoRA
@@ -154,6 +182,12 @@ class LearnerConfig(BaseModel):
         description="Share of each class's images that is held out to choose an unset beta. 0: beta is not changed.",
     )
     feature_batch_size: int = Field(64, ge=1, le=MAX_BATCH, description="Images per forward pass without training.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _above_its_preset(cls, given: Any) -> Any:
+        name = given.get("preset") if isinstance(given, Mapping) else None
+        return {**PRESETS["paper"], **given} if name == "paper" else given
 
     def resolve(self, logit_scale: float, own: ModelSettings = NO_SETTINGS) -> ResolvedConfig:
         """Fill in what is None from the model's logit scale and its `own` settings (see docs/adr/0003).

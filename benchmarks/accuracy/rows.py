@@ -50,7 +50,7 @@ class Row:
 
 NAIVE_GRID = {"learning_rate_factor": (0.3, 1.0, 3.0), "epochs": (2, 5, 10)}
 PAPER = {"whiten": False, "align_steps": 0, "fusion_weight": 0.5}
-"""What the paper does not have, switched off, and its beta."""
+"""What the paper does not have, switched off, and its beta: for the steps of its ablation, at our rates and sizes."""
 
 TRAININGS: Mapping[str, Training] = {
     "frozen": Training(frozen=True),
@@ -65,7 +65,8 @@ TRAININGS: Mapping[str, Training] = {
     "naive-tuned": Training({"strategy": "naive"}, tuned=True),
     "acgd": Training({"strategy": "segp", **PAPER, "lambda_tsgr": 0.0, "transfer_prototypes": False}),
     "acgd+tsgr": Training({"strategy": "segp", **PAPER, "transfer_prototypes": False}),
-    "paper": Training({"strategy": "segp", **PAPER}),
+    "ladder": Training({"strategy": "segp", **PAPER}),
+    "paper": Training({"preset": "paper"}),
     "segp": Training({"strategy": "segp"}),
     "joint": Training({"strategy": "naive"}, together=True),
 }
@@ -84,8 +85,9 @@ ROWS: Mapping[str, Row] = {
     "acgd": Row("acgd", "text"),  # naive + ACGD
     "acgd+tsgr": Row("acgd+tsgr", "text"),  # naive + ACGD + TSGR
     "segp-visual-stale": Row("acgd+tsgr", "visual"),  # its prototypes, left where they were
-    "segp-visual": Row("paper", "visual"),  # prototypes moved with the anchors
-    "segp-paper": Row("paper", "fused"),  # the paper's method whole, beta 0.5
+    "segp-visual": Row("ladder", "visual"),  # prototypes moved with the anchors
+    "ladder": Row("ladder", "fused"),  # the ladder's end: both paths, beta 0.5
+    "segp-paper": Row("paper", "fused"),  # the same with every value of the paper's
     "segp-text": Row("segp", "text"),  # the full method with what is ours: text path
     "segp-whitened": Row("segp", "visual"),  # its visual path
     "segp": Row("segp", "fused"),  # both paths, beta from kept-back images

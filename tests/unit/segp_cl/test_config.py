@@ -73,3 +73,26 @@ def test_the_bounds_leave_room_for_the_paper_and_for_every_default() -> None:
     paper = {"rank": 32, "batch_size": 128, "epochs": 10, "k_seed": 5, "k_adv": 10, "max_anchors": None}
     assert LearnerConfig.model_validate(LearnerConfig().model_dump() | paper).rank == 32
     assert LearnerConfig(learning_rate=1, lambda_p=1).learning_rate == 1.0
+
+
+def test_a_preset_lies_below_what_is_set_besides() -> None:
+    paper = LearnerConfig.model_validate({"preset": "paper", "epochs": 3, "max_anchors": 7})
+    stated = {
+        "optimizer": "sgd", "learning_rate": 0.001, "rank": 32, "batch_size": 128, "k_seed": 5, "k_adv": 10,
+        "step_size_pixels": 0.0015, "fusion_weight": 0.5, "old_classes_per_step": None, "whiten": False,
+        "align_steps": 0, "epochs": 3, "max_anchors": 7,
+    }  # fmt: skip
+    assert {name: getattr(paper, name) for name in stated} == stated
+    own = ModelSettings(learning_rate=6e-3, image_rate=0.0, fusion_weight=128.0, fusion_half_images=64.0)
+    resolved = paper.resolve(20.0, own)
+    assert (resolved.preset, resolved.learning_rate, resolved.image_rate, resolved.fusion_weight) == (
+        "paper", 0.001, 1.0, 0.5,
+    )  # fmt: skip
+    assert LearnerConfig.model_validate(resolved.model_dump()) == LearnerConfig(**resolved.model_dump())
+    assert LearnerConfig().preset is None
+
+
+@pytest.mark.parametrize("preset", ["papers", ["paper"], {"paper": 1}, 5])
+def test_a_preset_that_does_not_exist_is_refused(preset: object) -> None:
+    with pytest.raises(ValidationError, match="preset"):
+        LearnerConfig.model_validate({"preset": preset})
