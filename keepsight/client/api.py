@@ -267,6 +267,15 @@ class Calibration(TypedDict):
     images: int
 
 
+class Familiarity(TypedDict):
+    """Weights of the evidence that an image shows a taught class and not a word that was never taught."""
+
+    visual: float
+    text: float
+    offset: float
+    images: int
+
+
 class Manifest(TypedDict):
     """`GET /v1/versions/{id}`: everything about a version except its tensors."""
 
@@ -284,6 +293,7 @@ class Manifest(TypedDict):
     fusion_weight: float
     lora: dict[str, object] | None
     calibration: Calibration | None
+    familiarity: Familiarity | None
     strategy: str | None
     settings: dict[str, object]
     seed: int | None
