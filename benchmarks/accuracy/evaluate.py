@@ -201,14 +201,15 @@ def accuracy_rows(
     """
     return [
         [
-            _accuracy(_answers(scored, part, path, sum(classes[: max(i, j) + 1])), labels[part])
+            _accuracy(answers(scored, part, path, sum(classes[: max(i, j) + 1])), labels[part])
             for j, part in enumerate(_parts(images))
         ]
         for i, scored in enumerate(scores)
     ]
 
 
-def _answers(scores: TaskScores, part: slice, path: Path, classes: int) -> Float[Tensor, "part some"]:
+def answers(scores: TaskScores, part: slice, path: Path, classes: int) -> Float[Tensor, "part some"]:
+    """Return scores of some evaluation images over the first `classes` classes, as the service ranks them."""
     text, visual, opened = scores.text[part, :classes], scores.visual[part], scores.opened
     if classes > visual.shape[1] and opened is not None:
         return open_probabilities(
@@ -227,7 +228,7 @@ def _answers(scores: TaskScores, part: slice, path: Path, classes: int) -> Float
 
 def global_accuracy(scores: TaskScores, labels: Int64[Tensor, " images"]) -> float:
     """The "global" protocol: text path, all classes of the data set, all evaluation images."""
-    return _accuracy(_answers(scores, slice(None), "text", scores.text.shape[1]), labels)
+    return _accuracy(answers(scores, slice(None), "text", scores.text.shape[1]), labels)
 
 
 def jensen_shannon(p: Float[Tensor, "images classes"], q: Float[Tensor, "images classes"]) -> Float[Tensor, " images"]:
