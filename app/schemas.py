@@ -56,12 +56,18 @@ class ClassifyOptions(BaseModel):
     path: PathName = Field("fused", description="Which scores rank the labels.")
     labels: list[Label] | None = Field(
         None,
-        description="Any words to rank instead of the learned classes, by the text path.",
+        description="Any words to rank instead of the learned classes. Those that name a class are answered as it is.",
         fail_fast=True,
         json_schema_extra={"minItems": 1, "uniqueItems": True},
     )
     template: str | None = Field(
         None, description="The prompt for a label, with {} in its place.", json_schema_extra={"pattern": r"\{\}"}
+    )
+    with_classes: bool = Field(False, description="Rank the learned classes too, beside the labels.")
+    zero_shot: Literal["untouched", "adapted"] | None = Field(
+        None,
+        description="Who scores words that were never taught: the base model, `untouched` by teaching, or the "
+        "version's `adapted` towers. If left out: the base model, unless that takes a second pass.",
     )
     timeout_ms: Timeout = None
 
@@ -138,7 +144,9 @@ class Prediction(BaseModel):
     """One label for one image. `score` is that of the ranking path; a path that cannot score the label is null."""
 
     label: str
-    score: float = Field(description="Score by the requested path.")
+    score: float = Field(
+        description="Score by the requested path; the probability where learned classes and other words are ranked."
+    )
     text_score: float = Field(description="Cosine between image and class text.")
     visual_score: float | None = Field(description="Cosine between image and class prototype.")
     fused_score: float | None = Field(description="Text score plus the weighted visual score.")
@@ -162,7 +170,11 @@ class ClassifyAnswer(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     model_version: str = Field(examples=["000002-9f86d081884c"])
-    path: PathName = Field(description="The path that ranked the labels; `text` if labels were sent.")
+    path: PathName = Field(description="The path that ranked the labels; `text` if none of them is a learned class.")
+    alike: list[list[str]] = Field(
+        default_factory=list,
+        description="Groups of labels that the text tower cannot tell apart: their probabilities say nothing.",
+    )
     results: list[ClassifyResult]
 
 

@@ -27,7 +27,16 @@ from model_store.types import (
 )
 from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.statistics import ClassSums
-from segp_cl.types import HEAD, Calibration, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
+from segp_cl.types import (
+    HEAD,
+    Calibration,
+    Familiarity,
+    LearnedClass,
+    LearnerState,
+    LoraFactors,
+    LoraState,
+    ModelSpec,
+)
 
 PROTOTYPES = "prototypes"
 COVARIANCE = "covariance"
@@ -63,7 +72,8 @@ def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tu
     The tensors are on the CPU, contiguous, and share no memory. They are float32, but for `sums` and the upper triangle
     of their `scatter`, float64. Where these are, there is no `covariance`: it follows from them.
 
-    The fields are `model`, `weights_digest`, `classes`, `tasks`, `fusion_weight`, `lora` and `calibration`.
+    The fields are `model`, `weights_digest`, `classes`, `tasks`, `fusion_weight`, `lora`, `calibration` and
+    `familiarity`.
 
     Raises:
         InvalidStateError: rows that do not match the classes, factors that do not match the rank, or values that
@@ -101,6 +111,7 @@ def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tu
         "fusion_weight": float(state.fusion_weight),
         "lora": lora,
         "calibration": None if state.calibration is None else asdict(state.calibration),
+        "familiarity": None if state.familiarity is None else asdict(state.familiarity),
     }
 
 
@@ -135,6 +146,7 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
         covariance=tensors.get(COVARIANCE) if sums is None else sums.covariance,
         sums=sums,
         calibration=Calibration(**manifest.calibration.model_dump()) if manifest.calibration else None,
+        familiarity=Familiarity(**manifest.familiarity.model_dump()) if manifest.familiarity else None,
     )
 
 
@@ -230,9 +242,13 @@ def content_digest(tensors: Mapping[str, Tensor], manifest: Manifest) -> str:
     shape and bytes (little-endian), sorted by name.
     """
     learned = {key: value for key, value in manifest.model_dump(mode="json").items() if key not in _NOT_LEARNED}
-    for field in ("calibration", "made"):  # manifests of earlier releases lack them, and keep their digests
-        if learned[field] is None:
-            del learned[field]
+    for name in (
+        "calibration",
+        "familiarity",
+        "made",
+    ):  # earlier manifests lack these, and keep their digests
+        if learned[name] is None:
+            del learned[name]
     if manifest.dataset is not None:
         learned["dataset"] = manifest.dataset.model_dump(mode="json", exclude={"name"})
     digest = hashlib.sha256(canonical_json(learned))

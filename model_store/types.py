@@ -173,6 +173,15 @@ class CalibrationRecord(_Record):
     images: int = Field(description="Held-out images of the last task that they rest on.")
 
 
+class FamiliarityRecord(_Record):
+    """Weights of the evidence that an image shows a taught class and not a word that was never taught."""
+
+    visual: float
+    text: float
+    offset: float
+    images: int = Field(description="Held-out images of the last task that they rest on.")
+
+
 class DatasetRecord(_Record):
     """The data set of an update: its name, digest and counts, without its images."""
 
@@ -224,6 +233,7 @@ class Manifest(_Record):
     fusion_weight: float
     lora: LoraRecord | None
     calibration: CalibrationRecord | None = None
+    familiarity: FamiliarityRecord | None = None
     made: Made | None = Field(None, description="How a task was taught; null: no task, or a release before this field.")
     strategy: str | None
     settings: JsonObject

@@ -95,7 +95,8 @@ class LearnerConfig(BaseModel):
         None,
         ge=0,
         le=100,
-        description="The image tower's learning rate as a share of `learning_rate`. None: the model's own, or 1.",
+        description="The image tower's learning rate as a share of `learning_rate`; 0 leaves it as it is. None: the "
+        "model's own, or 1.",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only. Open in the paper.")
     weight_decay: float = Field(0.0, ge=0, le=10, description="Open in the paper.")

@@ -206,6 +206,11 @@ class Whitening:
         return Whitening(self.matrix.to(like), None if self.offset is None else self.offset.to(like))
 
 
+def is_centred(whitening: Whitening | None) -> bool:
+    """Return whether cosines are taken around the middle of several classes, so that 0 is that of a usual image."""
+    return whitening is not None and whitening.offset is not None
+
+
 def visual_space(sums: ClassSums) -> tuple[Whitening | None, Float[Tensor, "classes raw"]]:
     """Return the whitening of the visual branch, if there is one, and what features are compared with in that space.
 

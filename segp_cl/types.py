@@ -79,6 +79,20 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Familiarity:
+    """Weights of the evidence that an image shows a taught class and not a new word (`segp_cl.open_vocabulary`).
+
+    Its log-odds are visual · energy + text · margin + offset. `images` is how many held-out images of the last task
+    the weights rest on.
+    """
+
+    visual: float
+    text: float
+    offset: float
+    images: int
+
+
+@dataclass(frozen=True)
 class LearnerState:
     """Everything that was learned, without the base weights. Tensors are float32 on the CPU, except `sums`.
 
@@ -86,7 +100,8 @@ class LearnerState:
     and `text_features` (joint space, unit norm). `lora` is None until a task trains adapters. `covariance` is that of
     normalised raw features within their classes; with it the visual branch compares whitened features, without it
     plain ones. `sums` are what prototypes and covariance follow from; None in a state made before they were kept.
-    Without `calibration` probabilities are those of the model's own scale.
+    Without `calibration` probabilities are those of the model's own scale, and without `familiarity` taught classes are
+    told from new words by weights that hold for any model.
     """
 
     model: ModelSpec
@@ -100,6 +115,12 @@ class LearnerState:
     covariance: Float[Tensor, "raw raw"] | None = None
     sums: ClassSums | None = None
     calibration: Calibration | None = None
+    familiarity: Familiarity | None = None
+
+    @cached_property
+    def moves_image_tower(self) -> bool:
+        """Whether the image tower has adapters, so that raw features are not those of the base model."""
+        return self.lora is not None and any(target.startswith("image.") for target in self.lora.factors)
 
     @cached_property
     def kept_sums(self) -> ClassSums:

@@ -25,6 +25,7 @@ from app.services import Services
 from app.serving.answer_images import Pixels, answer_images, check_image_count, take_served
 from app.serving.answers import results
 from app.serving.engine import Scored
+from app.serving.question import Question
 from segp_cl.errors import KeepsightError
 from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
 
@@ -89,27 +90,38 @@ async def classify(
     body itself. Options may be in the query, the form or the JSON body.
     """
     asked = await _read(request, options.model_dump(exclude_unset=True), services)
-    words, prompts = _labels(asked.options, services)
+    words = _labels(asked.options, services)
     served = await take_served(services, request)
+    question = None
     if words is None:
         served.check_classes()
+    else:
+        question = Question.of(
+            served,
+            words,
+            path=asked.options.path,
+            zero_shot=asked.options.zero_shot,
+            with_classes=asked.options.with_classes,
+        )
 
     async def ask(pixels: Sequence[Pixels]) -> Sequence[Scored | Exception]:
-        if words is None:
+        if question is None:
             return await services.engine.scores(served, pixels, asked.options.path)
-        return await services.engine.label_scores(served, pixels, words, prompts)
+        return await services.engine.label_scores(served, pixels, question)
 
     slots = await services.admission.while_wanted(
         request,
         lambda: answer_images(services, served, asked.images, ask, outcome="classified"),
         timeout_ms=asked.options.timeout_ms,
     )
-    top_k = min(asked.options.top_k, len(served.classes) if words is None else len(words))
+    top_k = min(asked.options.top_k, len(served.classes if question is None else question.labels))
+    alike = [] if question is None else await services.engine.alike(served, question)
 
     def answer() -> str:
         return ClassifyAnswer(
             model_version=served.version_id,
-            path=asked.options.path if words is None else "text",
+            path=asked.options.path if question is None else question.answered_by,
+            alike=alike,
             results=results(asked.filenames, slots, top_k),
         ).model_dump_json()
 
@@ -179,14 +191,16 @@ def _options(values: dict[str, Any]) -> ClassifyOptions:
         raise invalid_body(error) from error
 
 
-def _labels(options: ClassifyOptions, services: Services) -> tuple[list[str] | None, list[str]]:
-    """Return the ad-hoc labels and their prompts; None if the version's classes are asked for."""
+def _labels(options: ClassifyOptions, services: Services) -> dict[str, str] | None:
+    """Return the labels with their prompts; None if the version's classes are asked for."""
     if options.labels is None:
         if options.template is not None:
             raise InvalidRequestError(
                 "template is only allowed with labels; learned classes keep the prompt they were taught with"
             )
-        return None, []
+        if options.with_classes or options.zero_shot is not None:
+            raise InvalidRequestError("with_classes and zero_shot are only allowed with labels")
+        return None
     words = [label.strip() for label in options.labels]
     if not 1 <= len(words) <= services.settings.max_labels:
         raise InvalidRequestError(f"the request has {len(words)} labels; expected 1 to {services.settings.max_labels}")
@@ -199,7 +213,5 @@ def _labels(options: ClassifyOptions, services: Services) -> tuple[list[str] | N
         raise InvalidRequestError(f"a label is empty or has more than {MAX_LABEL_LENGTH} characters")
     if len(set(words)) < len(words):
         raise InvalidRequestError("a label is given twice")
-    if options.path == "visual":
-        raise InvalidRequestError("labels have no visual prototypes; use path=text, or leave labels out")
     template = DEFAULT_TEMPLATE if options.template is None else options.template
-    return words, [as_prompt(template, word) for word in words]
+    return {word: as_prompt(template, word) for word in words}

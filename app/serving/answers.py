@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -29,7 +30,7 @@ def predictions(scored: Scored, top_k: int) -> list[Prediction]:
     # numpy, because every operator of PyTorch would release the GIL, which another thread then takes
     best = np.argsort(-scored.ranking.numpy(), kind="stable")[:top_k]
     columns = (scored.ranking, scored.text, scored.visual, scored.fused, scored.probabilities)
-    numbers = [[None] * len(best) if scores is None else scores.numpy()[best].tolist() for scores in columns]
+    numbers = [[None] * len(best) if scores is None else _known(scores.numpy()[best].tolist()) for scores in columns]
     return [
         Prediction(
             label=scored.labels[place],
@@ -41,6 +42,11 @@ def predictions(scored: Scored, top_k: int) -> list[Prediction]:
         )
         for place, score, text, visual, fused, probability in zip(best.tolist(), *numbers, strict=True)
     ]
+
+
+def _known(scores: list[float]) -> list[float | None]:
+    """Return scores with None in place of NaN."""
+    return [None if math.isnan(score) else score for score in scores]
 
 
 def results(filenames: Sequence[str | None], slots: Sequence[Scored | Exception], top_k: int) -> list[ClassifyResult]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path as FilePath
+from typing import get_args
 
 import numpy as np
 import torch
@@ -19,36 +20,82 @@ from benchmarks.accuracy.rows import Path
 from segp_cl.config import LearnerConfig
 from segp_cl.data.stem import StemInputs
 from segp_cl.models.backbone import Backbone
+from segp_cl.open_vocabulary import open_probabilities
 from segp_cl.runtime.classifier import Classifier, Features
 from segp_cl.scores import fused_scores, text_scores
-from segp_cl.types import LearnerState
+from segp_cl.types import Familiarity, LearnerState
 
 BATCH = 64
 DRIFT_EDGES = tuple(round(0.7 * step / 20, 4) for step in range(21))  # the divergence is at most ln 2 = 0.693
 
 
 @dataclass(frozen=True)
+class OpenScores:
+    """What the service answers by when a request asks for classes of which only the first ones are taught.
+
+    `untouched` are the base model's text cosines with all classes of the data set, `taught` the probabilities of the
+    taught ones among themselves, for each path in the order of `Path`. `comparable`: there is visual evidence for a
+    taught class (see `segp_cl.open_vocabulary`).
+    """
+
+    untouched: Float[Tensor, "images classes"]
+    taught: Float[Tensor, "paths images seen"]
+    comparable: bool
+    familiarity: Familiarity
+    logit_scale: float
+
+
+@dataclass(frozen=True)
 class TaskScores:
     """Cosines of every evaluation image, task after task, with the model after one task.
 
-    `text` covers all classes of the data set (untaught ones are asked for as labels), `visual` those taught so far.
+    `text` covers all classes of the data set, `visual` those taught so far. Untaught classes are asked for as labels.
+    Their texts are the untouched model's, and answers over them and taught classes follow from `opened`; without it
+    all texts are the adapted model's, and `text` answers.
     """
 
     text: Float[Tensor, "images classes"]
     visual: Float[Tensor, "images seen"]
     fusion_weight: float
+    opened: OpenScores | None = None
 
     def save(self, file: FilePath) -> None:
         """Write as an npz file."""
+        arrays: dict[str, np.ndarray | float] = {
+            "text": self.text.numpy(),
+            "visual": self.visual.numpy(),
+            "fusion_weight": self.fusion_weight,
+        }
+        if self.opened is not None:
+            arrays |= {
+                "untouched": self.opened.untouched.numpy(),
+                "taught": self.opened.taught.numpy(),
+                "comparable": self.opened.comparable,
+                "familiarity": np.array(astuple(self.opened.familiarity)),
+                "logit_scale": self.opened.logit_scale,
+            }
         with file.open("wb") as opened:
-            np.savez(opened, text=self.text.numpy(), visual=self.visual.numpy(), fusion_weight=self.fusion_weight)
+            np.savez(opened, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, file: FilePath) -> TaskScores:
         """Read what `save` wrote."""
         with np.load(file) as stored:
+            opened = None
+            if "untouched" in stored:
+                visual, text, offset, images = stored["familiarity"].tolist()
+                opened = OpenScores(
+                    torch.from_numpy(stored["untouched"]),
+                    torch.from_numpy(stored["taught"]),
+                    bool(stored["comparable"]),
+                    Familiarity(visual, text, offset, int(images)),
+                    float(stored["logit_scale"]),
+                )
             return cls(
-                torch.from_numpy(stored["text"]), torch.from_numpy(stored["visual"]), float(stored["fusion_weight"])
+                torch.from_numpy(stored["text"]),
+                torch.from_numpy(stored["visual"]),
+                float(stored["fusion_weight"]),
+                opened,
             )
 
 
@@ -69,7 +116,8 @@ class Evaluator:
         self._classes = bench.classes
         self._stages = frozen_stages(backbone, config)
         self._inputs = [self._behind_stem(images) for images in bench.evaluation]
-        self._untouched: tuple[Tensor, Tensor] | None = None
+        self._untouched: Tensor | None = None
+        self._texts: Tensor | None = None
 
     def _behind_stem(self, images: PreparedImages) -> StemInputs:
         stem = (lambda pixels: self._backbone.stem(pixels, self._stages)) if self._stages else None
@@ -80,38 +128,59 @@ class Evaluator:
         """Both branches' cosines with `state`, whose classes are the benchmark's first ones."""
         taught = len(state.classes)
         assert state.class_names == tuple(c.name for c in self._classes[:taught]), "classes are learned in order"
-        model, raw, prompted = self._passed(state)
+        model, raw = self._passed(state)
         features = Features(raw=raw, image=model.project(raw))  # the head may be adapted too
-        text, visual = text_scores(features.image, prompted), raw.new_empty(len(raw), 0)
-        if taught:
-            # the features are there already, so this classifier need not have the adapters
-            served = Classifier(self._backbone, replace(state, lora=None)).scores_of(features)
-            text, visual = torch.cat([served.text, text], dim=1), served.visual
-        return TaskScores(text.float().cpu(), visual.float().cpu(), state.fusion_weight)
+        if state.moves_image_tower:
+            untaught = text_scores(features.image, model.text_features([c.prompt for c in self._classes[taught:]]))
+            untouched = None
+        else:
+            untouched = self._untouched_text(raw)
+            untaught = untouched[:, taught:]
+        if not taught:
+            return TaskScores(untaught.cpu(), raw.new_empty(len(raw), 0).cpu(), state.fusion_weight)
+        # the features are there already, so this classifier need not have the adapters
+        served = Classifier(self._backbone, replace(state, lora=None))
+        scores = served.scores_of(features)
+        opened = None
+        if untouched is not None:
+            opened = OpenScores(
+                untouched.cpu(),
+                torch.stack([served.class_probabilities(getattr(scores, path), path) for path in get_args(Path)]).cpu(),
+                served.has_visual_evidence,
+                served.familiarity,
+                served.logit_scale,
+            )
+        text = torch.cat([scores.text, untaught], dim=1)
+        return TaskScores(text.float().cpu(), scores.visual.float().cpu(), state.fusion_weight, opened)
 
     @torch.no_grad()
     def raw(self, state: LearnerState) -> Float[Tensor, "images raw"]:
         """r(x) of every evaluation image, task after task, with `state`'s image tower."""
         return self._passed(state)[1]
 
-    def _passed(self, state: LearnerState) -> tuple[Backbone, Tensor, Tensor]:
-        taught = len(state.classes)
-        if state.lora is None:  # the same for every such state, and there are many
-            self._untouched = self._untouched or self._features(self._backbone, 0)
-            return self._backbone, self._untouched[0], self._untouched[1][taught:]
-        model = self._backbone.with_lora(state.lora)
-        return model, *self._features(model, taught)
+    def _passed(self, state: LearnerState) -> tuple[Backbone, Tensor]:
+        """The model with the state's adapters, and r(x) of all evaluation images."""
+        model = self._backbone if state.lora is None else self._backbone.with_lora(state.lora)
+        if state.moves_image_tower:
+            return model, self._raw(model)
+        if self._untouched is None:  # the same for every such state, and there are many
+            self._untouched = self._raw(self._backbone)
+        return model, self._untouched
 
-    def _features(
-        self, model: Backbone, taught: int
-    ) -> tuple[Float[Tensor, "images raw"], Float[Tensor, "untaught joint"]]:
-        """r(x) of all evaluation images, and u_c of the classes that come after the first `taught`."""
-        raw = [
-            model.raw_from_stem(inputs.batch(range(at, min(at + BATCH, len(inputs.labels)))), self._stages)
-            for inputs in self._inputs
-            for at in range(0, len(inputs.labels), BATCH)
-        ]
-        return torch.cat(raw), model.text_features([c.prompt for c in self._classes[taught:]])
+    def _raw(self, model: Backbone) -> Float[Tensor, "images raw"]:
+        return torch.cat(
+            [
+                model.raw_from_stem(inputs.batch(range(at, min(at + BATCH, len(inputs.labels)))), self._stages)
+                for inputs in self._inputs
+                for at in range(0, len(inputs.labels), BATCH)
+            ]
+        )
+
+    def _untouched_text(self, raw: Float[Tensor, "images raw"]) -> Float[Tensor, "images classes"]:
+        if self._texts is None:
+            prompts = [c.prompt for c in self._classes]
+            self._texts = text_scores(self._backbone.project(raw), self._backbone.text_features(prompts))
+        return self._texts
 
 
 def accuracy_rows(
@@ -121,7 +190,7 @@ def accuracy_rows(
     classes: Sequence[int],
     path: Path,
 ) -> list[list[float]]:
-    """R_ij: row i from `scores[i]`, over the classes of tasks 0..max(i, j). What is untaught is told by its text.
+    """R_ij: row i from `scores[i]`, over the classes of tasks 0..max(i, j), as the service answers when asked for them.
 
     Args:
         scores: after each task.
@@ -132,15 +201,24 @@ def accuracy_rows(
     """
     return [
         [
-            _accuracy(_answers(scored, part, path, sum(classes[: max(i, j) + 1])), labels[part])
+            _accuracy(answers(scored, part, path, sum(classes[: max(i, j) + 1])), labels[part])
             for j, part in enumerate(_parts(images))
         ]
         for i, scored in enumerate(scores)
     ]
 
 
-def _answers(scores: TaskScores, part: slice, path: Path, classes: int) -> Float[Tensor, "part some"]:
-    text, visual = scores.text[part, :classes], scores.visual[part]
+def answers(scores: TaskScores, part: slice, path: Path, classes: int) -> Float[Tensor, "part some"]:
+    """Return scores of some evaluation images over the first `classes` classes, as the service ranks them."""
+    text, visual, opened = scores.text[part, :classes], scores.visual[part], scores.opened
+    if classes > visual.shape[1] and opened is not None:
+        return open_probabilities(
+            opened.taught[get_args(Path).index(path), part],
+            visual if opened.comparable else None,
+            opened.untouched[part, :classes],
+            opened.familiarity,
+            logit_scale=opened.logit_scale,
+        )
     if path == "text" or classes > visual.shape[1]:
         return text
     if path == "visual":
@@ -150,7 +228,7 @@ def _answers(scores: TaskScores, part: slice, path: Path, classes: int) -> Float
 
 def global_accuracy(scores: TaskScores, labels: Int64[Tensor, " images"]) -> float:
     """The "global" protocol: text path, all classes of the data set, all evaluation images."""
-    return _accuracy(scores.text, labels)
+    return _accuracy(answers(scores, slice(None), "text", scores.text.shape[1]), labels)
 
 
 def jensen_shannon(p: Float[Tensor, "images classes"], q: Float[Tensor, "images classes"]) -> Float[Tensor, " images"]:

@@ -17,8 +17,7 @@ from segp_cl.config import LearnerConfig
 from segp_cl.learn.learner import initial_state
 from segp_cl.models.backbone import Backbone
 from segp_cl.models.load import load_backbone
-from segp_cl.models.lora import new_lora
-from segp_cl.types import HEAD, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
+from segp_cl.types import LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
 _ADAPTER_SCALE = 1e-3
 
@@ -80,13 +79,7 @@ def build(root: Path, base: Backbone, *, versions: int, first_adapted: bool, cla
 
 
 def _adapters(base: Backbone, generator: torch.Generator) -> LoraState:
-    config = base.resolve(LearnerConfig())
-    fractions = {
-        "image": config.lora_image_fraction or base.adapted_image_fraction,
-        HEAD: 1.0,
-        "text": config.lora_text_fraction,
-    }
-    fresh = new_lora(base.towers, config, fractions=fractions, generator=generator)
+    fresh = base.shared_copy().adapt(LearnerConfig(), None, generator=generator).state()
     factors = {
         key: LoraFactors(a=f.a, b=_ADAPTER_SCALE * torch.randn(f.b.shape, generator=generator))
         for key, f in fresh.factors.items()

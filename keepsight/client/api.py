@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NotRequired, TypedDict
 
 PathName = Literal["fused", "text", "visual"]
+ZeroShot = Literal["untouched", "adapted"]
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 TERMINAL_STATES: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -23,8 +24,9 @@ class Prediction(TypedDict):
 
     `text_score` and `visual_score` are cosines; the visual one is taken of whitened features where the version has a
     covariance. `fused_score` is text score + beta * visual score, so it is no cosine. `score` is that of the path that
-    ranks. For labels that were sent with the request there are no prototypes, and `visual_score` and `fused_score` are
-    None. `probability` is a softmax over all labels, not only those returned.
+    ranks, or the probability where classes and other words are ranked together. Words that were never taught have no
+    prototypes, and their `visual_score` and `fused_score` are None. `probability` is over all labels, not only those
+    returned.
     """
 
     label: str
@@ -45,10 +47,14 @@ class ImageResult(TypedDict):
 
 
 class Classification(TypedDict):
-    """`POST /v1/classify`. All results come from `model_version`; `path` is the one that ranked."""
+    """`POST /v1/classify`. All results come from `model_version`; `path` is the one that ranked.
+
+    `alike` has groups of labels that the text tower cannot tell apart.
+    """
 
     model_version: str
     path: PathName
+    alike: NotRequired[list[list[str]]]
     results: list[ImageResult]
 
 
@@ -287,6 +293,15 @@ class Calibration(TypedDict):
     images: int
 
 
+class Familiarity(TypedDict):
+    """Weights of the evidence that an image shows a taught class and not a word that was never taught."""
+
+    visual: float
+    text: float
+    offset: float
+    images: int
+
+
 class Manifest(TypedDict):
     """`GET /v1/versions/{id}`: everything about a version except its tensors."""
 
@@ -304,6 +319,7 @@ class Manifest(TypedDict):
     fusion_weight: float
     lora: dict[str, object] | None
     calibration: Calibration | None
+    familiarity: Familiarity | None
     made: NotRequired[Literal["instant", "trained"] | None]
     strategy: str | None
     settings: dict[str, object]

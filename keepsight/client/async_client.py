@@ -26,6 +26,7 @@ from keepsight.client.api import (
     PathName,
     Rollout,
     Versions,
+    ZeroShot,
 )
 from keepsight.client.calls import DEFAULT_URL, Call
 from keepsight.client.events import JobEvents
@@ -93,12 +94,23 @@ class AsyncClient:
         path: PathName = "fused",
         labels: Sequence[str] = (),
         template: str | None = None,
+        with_classes: bool = False,
+        zero_shot: ZeroShot | None = None,
         timeout_ms: int | None = None,
     ) -> Classification:
-        """Classify 1 to 64 images, over the served classes or over `labels` (any words; text path)."""
+        """Classify 1 to 64 images, over the served classes or over `labels` (classes or any words)."""
         named = await anyio.to_thread.run_sync(named_images, images)
         return await self._send(
-            calls.classify(named, top_k=top_k, path=path, labels=labels, template=template, timeout_ms=timeout_ms)
+            calls.classify(
+                named,
+                top_k=top_k,
+                path=path,
+                labels=labels,
+                template=template,
+                with_classes=with_classes,
+                zero_shot=zero_shot,
+                timeout_ms=timeout_ms,
+            )
         )
 
     async def embeddings(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from keepsight.client.api import Classification, ImageResult, PathName
+from keepsight.client.api import Classification, ImageResult, PathName, ZeroShot
 from keepsight.client.errors import UploadError
 from keepsight.client.images import sendable
 from keepsight.client.sync_client import Client
@@ -22,6 +22,8 @@ def classify_files(
     path: PathName = "fused",
     labels: Sequence[str] = (),
     template: str | None = None,
+    with_classes: bool = False,
+    zero_shot: ZeroShot | None = None,
 ) -> Classification:
     """Classify any number of files, 64 per request; each request's files are read just before it.
 
@@ -38,7 +40,15 @@ def classify_files(
     for start in range(0, len(files), MAX_BATCH):
         batch = files[start : start + MAX_BATCH]
         images = [(sendable(file.name), _read(file)) for file in batch]
-        answer = client.classify(images, top_k=top_k, path=path, labels=labels, template=template)
+        answer = client.classify(
+            images,
+            top_k=top_k,
+            path=path,
+            labels=labels,
+            template=template,
+            with_classes=with_classes,
+            zero_shot=zero_shot,
+        )
         for offset, (file, result) in enumerate(zip(batch, answer["results"], strict=True)):
             results.append({**result, "index": start + offset, "filename": sendable(str(file))})
     return {**answer, "results": results}

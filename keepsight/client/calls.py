@@ -26,6 +26,7 @@ from keepsight.client.api import (
     PathName,
     Rollout,
     Versions,
+    ZeroShot,
 )
 from keepsight.client.errors import ApiError, ServiceUnreachableError
 from keepsight.client.images import NamedImage
@@ -119,6 +120,8 @@ def classify(
     path: PathName,
     labels: Sequence[str],
     template: str | None,
+    with_classes: bool,
+    zero_shot: ZeroShot | None,
     timeout_ms: int | None,
 ) -> Call[Classification]:
     form: dict[str, Any] = {"top_k": str(top_k), "path": path}
@@ -126,6 +129,10 @@ def classify(
         form["labels"] = list(labels)
     if template is not None:
         form["template"] = template
+    if with_classes:
+        form["with_classes"] = "true"
+    if zero_shot is not None:
+        form["zero_shot"] = zero_shot
     if timeout_ms is not None:
         form["timeout_ms"] = str(timeout_ms)
     files = [("images", (name, data, "application/octet-stream")) for name, data in images]

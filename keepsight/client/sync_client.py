@@ -25,6 +25,7 @@ from keepsight.client.api import (
     PathName,
     Rollout,
     Versions,
+    ZeroShot,
 )
 from keepsight.client.calls import DEFAULT_URL, Call
 from keepsight.client.events import JobEvents
@@ -92,21 +93,34 @@ class Client:
         path: PathName = "fused",
         labels: Sequence[str] = (),
         template: str | None = None,
+        with_classes: bool = False,
+        zero_shot: ZeroShot | None = None,
         timeout_ms: int | None = None,
     ) -> Classification:
-        """Classify 1 to 64 images, over the served classes or over `labels` (any words; text path).
+        """Classify 1 to 64 images, over the served classes or over `labels` (classes or any words).
 
         Args:
             images: Files, their bytes, or (name, bytes); the answer repeats the name.
             top_k: Predictions per image.
             path: Which scores rank the labels.
-            labels: Words to choose among instead of the served classes.
+            labels: Words to choose among instead of the served classes. Those that name a class are answered as it is.
             template: The prompt for a label, with {} in its place.
+            with_classes: Choose among the served classes too, beside `labels`.
+            zero_shot: Who scores words that were never taught: the base model, `untouched`, or the `adapted` towers.
             timeout_ms: Milliseconds after which the service gives the request up.
         """
         named = named_images(images)
         return self._send(
-            calls.classify(named, top_k=top_k, path=path, labels=labels, template=template, timeout_ms=timeout_ms)
+            calls.classify(
+                named,
+                top_k=top_k,
+                path=path,
+                labels=labels,
+                template=template,
+                with_classes=with_classes,
+                zero_shot=zero_shot,
+                timeout_ms=timeout_ms,
+            )
         )
 
     def embeddings(

@@ -69,7 +69,8 @@ def learn_task(
     """
     seen, rows = _seen_classes(state, task)
     counts = _count_images(task)
-    model = (backbone or load_backbone(state.model, device=device)).shared_copy()
+    base = backbone or load_backbone(state.model, device=device)
+    model = base.shared_copy()
     if model.weights_digest != state.weights_digest:
         raise IncompatibleStateError(
             f"the state was learned on weights {state.weights_digest[:12]}, but {model.spec.name} has "
@@ -86,6 +87,7 @@ def learn_task(
             shuffle=drawn_from(generator),
         ).held_out
     session = Session(
+        base=base,
         model=model,
         old=state,
         task=task,
@@ -191,4 +193,5 @@ def _next_state(session: Session, outcome: Outcome, counts: list[int]) -> Learne
         covariance=outcome.sums.covariance,
         sums=outcome.sums,
         calibration=outcome.calibration,
+        familiarity=outcome.familiarity,
     )

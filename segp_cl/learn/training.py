@@ -23,6 +23,7 @@ from segp_cl.statistics import ClassSums
 from segp_cl.types import (
     HEAD,
     Calibration,
+    Familiarity,
     FeatureSource,
     LearnerState,
     LoraState,
@@ -57,13 +58,14 @@ class Reporter:
 
 @dataclass(frozen=True)
 class Session:
-    """One running update: a private copy of the model, the state before it, the task to learn.
+    """One running update: the base model, a copy of it to train, the state before, the task to learn.
 
     `seen` lists all classes, the old ones first and in their old order; `task_rows` are the rows of the task's own
     classes in it, in the order of the task's labels. `held_out` are positions of images that are not trained on.
     `chooses_fusion_weight` says that β is not set, and what the configuration has is its limit.
     """
 
+    base: Backbone
     model: Backbone
     old: LearnerState
     task: Task
@@ -178,6 +180,7 @@ class Outcome:
     text_features: Float[Tensor, "seen joint"]
     fusion_weight: float
     calibration: Calibration | None = None
+    familiarity: Familiarity | None = None
     anchors: int = 0
 
 

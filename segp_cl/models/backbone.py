@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import takewhile
 
 import torch
@@ -184,16 +185,23 @@ class Backbone(nn.Module):
         return served
 
     def adapt(self, config: LearnerConfig, lora: LoraState | None, *, generator: torch.Generator) -> Adapters:
-        """Attach `lora`, or fresh adapters if it is None, to this model's weights for training.
+        """Attach `lora` to this model's weights for training, and fresh adapters where a trained tower has none.
+
+        An image tower that is not trained (`image_rate` 0) gets no fresh adapters: all of it is a frozen stem, and its
+        raw features stay those of the base model.
 
         Raises:
             UnsupportedArchitectureError: a tower has no layer that can be adapted.
         """
-        if lora is None:
-            fractions = {
-                "image": config.lora_image_fraction or self.adapted_image_fraction,
-                HEAD: 1.0,
-                "text": config.lora_text_fraction,
-            }
-            lora = new_lora(self.towers, config, fractions=fractions, generator=generator)
+        config = self.resolve(config)
+        kept = {} if lora is None else dict(lora.factors)
+        trained = {name: tower for name, tower in self.towers.items() if name != "image" or config.image_rate > 0}
+        fractions = {
+            "image": config.lora_image_fraction or self.adapted_image_fraction,
+            HEAD: 1.0,
+            "text": config.lora_text_fraction,
+        }
+        bare = {name: tower for name, tower in trained.items() if not any(key.startswith(f"{name}.") for key in kept)}
+        fresh = new_lora(bare, config, fractions=fractions, generator=generator)
+        lora = fresh if lora is None else replace(lora, factors=kept | dict(fresh.factors))
         return Adapters(self.towers, lora)

@@ -12,10 +12,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from segp_cl.errors import IncompatibleStateError, KeepsightError
+from segp_cl.open_vocabulary import expected_familiarity, open_probabilities
 from segp_cl.runtime.packed import HasTowers, pack_model, packed_whitening
 from segp_cl.runtime.passes import ImagePass, PassSettings
 from segp_cl.scores import Whitener, dual_path_scores, probabilities
-from segp_cl.statistics import visual_space, visual_space_of_old
+from segp_cl.statistics import is_centred, visual_space, visual_space_of_old
 from segp_cl.types import LearnerState, LoraState, Path, Scores
 
 
@@ -66,7 +67,9 @@ def embedding_space(state: LearnerState) -> str:
 class Classifier:
     """Classifies images by a learned state. Immutable, without gradients, thread-safe.
 
-    The state's adapters are merged into a copy of the base model, which itself does not change. Pixels may be 8-bit or
+    The state's adapters are merged into a copy of the base model, which itself does not change. Words that were never
+    taught are scored by the untouched base model: of an image tower that has no adapters, the raw features serve both.
+    Pixels may be 8-bit or
     floats in [0, 1]; they are moved to the model's device, and results stay there. `passes` says how the image tower
     runs; features and scores are always float32.
 
@@ -87,16 +90,18 @@ class Classifier:
             )
         self.state = state
         passes = passes or PassSettings()
-        self._model = base.with_lora(state.lora)
-        if passes.packed:
-            assert isinstance(base, HasTowers), "only towers have weights to lay out"
-            assert isinstance(self._model, HasTowers)
-            pack_model(self._model, base)
+        self._model = _served(base, state.lora, passes)
         self._pass = ImagePass(self._model, passes)
+        self._untouched, self._untouched_pass = self._model, self._pass
+        if state.lora is not None:
+            self._untouched = _served(base, None, passes)
+            self._untouched_pass = ImagePass(self._untouched, passes)
         if state.sums is None:
             whitening, prototypes = visual_space_of_old(state.prototypes, state.covariance)
         else:
             whitening, prototypes = visual_space(state.sums)
+        self.has_visual_evidence = is_centred(whitening)
+        self.familiarity = state.familiarity or expected_familiarity(self.has_visual_evidence)
         self._prototypes = prototypes.to(base.device)
         self._whitening: Whitener | None = None
         if whitening is not None:
@@ -127,6 +132,21 @@ class Classifier:
         """Compute features from raw features, without running the image tower."""
         raw = raw.to(self.device)
         return Features(raw=raw, image=self._model.project(raw))
+
+    @torch.inference_mode()
+    def untouched_image_features(
+        self,
+        pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"],
+        features: Features,
+    ) -> Float[Tensor, "batch joint"]:
+        """Compute the base model's image features, unit norm, of images whose `features` are known.
+
+        If the state's image tower has adapters, this takes a second pass.
+        """
+        if self.state.lora is None:
+            return features.image
+        raw = self._untouched_pass(pixels) if self.state.moves_image_tower else features.raw
+        return self._untouched.project(raw)
 
     @torch.inference_mode()
     def scores_of(self, features: Features) -> Scores:
@@ -160,6 +180,11 @@ class Classifier:
         return self._model.text_features(prompts)
 
     @torch.inference_mode()
+    def encode_untouched(self, prompts: Sequence[str]) -> Float[Tensor, "prompts joint"]:
+        """Compute unit-norm text features of full sentences with the base model's text tower."""
+        return self._untouched.text_features(prompts)
+
+    @torch.inference_mode()
     def class_probabilities(self, scores: Float[Tensor, "batch classes"], path: Path) -> Float[Tensor, "batch classes"]:
         """Compute the probabilities of the state's classes from the scores of a path.
 
@@ -173,6 +198,38 @@ class Classifier:
         return probabilities(means, logit_scale=scale)
 
     @torch.inference_mode()
+    def open_probabilities(
+        self,
+        taught: Float[Tensor, "batch taught"],
+        visual: Float[Tensor, "batch taught"],
+        text: Float[Tensor, "batch both"],
+    ) -> Float[Tensor, "batch both"]:
+        """Compute probabilities of some taught classes and of words that were never taught, the classes first.
+
+        Args:
+            taught: the classes' probabilities among themselves, each row summing to one.
+            visual: their visual scores.
+            text: cosines of the untouched text path with the classes' prompts, then with the words'.
+        """
+        return open_probabilities(
+            taught,
+            visual if self.has_visual_evidence else None,
+            text,
+            self.familiarity,
+            logit_scale=self.logit_scale,
+        )
+
+    @torch.inference_mode()
     def probabilities(self, scores: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
         """Compute the softmax of the text scores of any words, at the model's own logit scale."""
         return probabilities(scores, logit_scale=self.logit_scale)
+
+
+def _served(base: ServableModel, lora: LoraState | None, passes: PassSettings) -> ServableModel:
+    """Return a copy of the base model with the adapters merged in, laid out for its passes."""
+    model = base.with_lora(lora)
+    if passes.packed:
+        assert isinstance(base, HasTowers), "only towers have weights to lay out"
+        assert isinstance(model, HasTowers)
+        pack_model(model, base)
+    return model

@@ -9,7 +9,7 @@ import typer
 from keepsight.cli import console, options
 from keepsight.cli.errors import CommandError
 from keepsight.cli.intake import skipped_lines
-from keepsight.client.api import PathName
+from keepsight.client.api import PathName, ZeroShot
 
 
 def classify(
@@ -18,10 +18,16 @@ def classify(
     path: Annotated[PathName, typer.Option(help="Which scores rank: both paths fused, or one of them.")] = "fused",
     labels: Annotated[
         str | None,
-        typer.Option(help="Comma-separated words to choose among instead of the served classes (text path)."),
+        typer.Option(help="Comma-separated words to choose among instead of the served classes."),
     ] = None,
     template: Annotated[
         str | None, typer.Option(help='Prompt for --labels, for example "a photo of a {}, a pet."')
+    ] = None,
+    with_classes: Annotated[
+        bool, typer.Option("--with-classes", help="Choose among the served classes too, beside --labels.")
+    ] = False,
+    zero_shot: Annotated[
+        ZeroShot | None, typer.Option(help="Who scores words that were never taught: the base model or the version.")
     ] = None,
     url: options.Url = options.URL,
     api_key: options.ApiKey = None,
@@ -40,12 +46,23 @@ def classify(
         raise CommandError("--labels names no label; give words separated by commas")
     if template is not None and not words:
         raise CommandError("--template is the prompt for --labels; give both")
+    if (with_classes or zero_shot is not None) and not words:
+        raise CommandError("--with-classes and --zero-shot go with --labels; give both")
     found = find_images(images)
     console.print_notes(skipped_lines(found.skipped))
     with options.connect(url, api_key) as client:
         answer = classify_files(
-            client, found.files, top_k=top_k, path="text" if words else path, labels=words, template=template
+            client,
+            found.files,
+            top_k=top_k,
+            path=path,
+            labels=words,
+            template=template,
+            with_classes=with_classes,
+            zero_shot=zero_shot,
         )
+    for group in answer.get("alike", []):
+        console.err().print(f"the model cannot tell these labels apart: {', '.join(group)}", markup=False)
     if as_json:
         console.print_json(answer)
     else:

@@ -191,9 +191,12 @@ def anchor_features(
 
 
 def moved_prototypes(session: Session, inputs: Inputs, teacher: Teacher) -> Float[Tensor, "old raw"]:
-    """Return μ_t of the old classes (29), moved by the drift of their own anchors (24)-(28)."""
+    """Return μ_t of the old classes (29), moved by the drift of their own anchors (24)-(28).
+
+    Where the image tower is not trained there is no drift, and the sums stay exact.
+    """
     old = session.old.prototypes
-    if not teacher.anchors or not session.config.transfer_prototypes:
+    if not teacher.anchors or not session.config.transfer_prototypes or session.config.image_rate == 0:
         return old
     moved = transfer_prototypes(
         old.to(session.device),

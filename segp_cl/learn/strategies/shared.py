@@ -15,9 +15,11 @@ from segp_cl.calibration import fit_scale
 from segp_cl.fusion import choose_fusion_weight, expected_fusion_weight
 from segp_cl.learn.training import Inputs, Outcome, Session
 from segp_cl.models.lora import Adapters
+from segp_cl.open_vocabulary import expected_familiarity, fit_familiarity
+from segp_cl.pixels import as_unit_pixels
 from segp_cl.scores import fused_scores, text_scores, visual_scores
-from segp_cl.statistics import ClassSums, FeatureSampler, MomentSums, Whitening, visual_space
-from segp_cl.types import HEAD, Calibration, LoraState, Progress
+from segp_cl.statistics import ClassSums, FeatureSampler, MomentSums, Whitening, is_centred, visual_space
+from segp_cl.types import HEAD, Calibration, Familiarity, LoraState, Progress
 
 DRAWN_PER_CLASS = 8
 """Features sampled from each old class to choose β."""
@@ -119,6 +121,7 @@ def finish(session: Session, gathered: Gathered, *, lora: LoraState | None, anch
         text_features=gathered.text_features,
         fusion_weight=weight,
         calibration=session.old.calibration if kept is None else _calibration(session, kept, weight),
+        familiarity=session.old.familiarity if kept is None else _familiarity(session, gathered, kept, lora),
         anchors=anchors,
     )
 
@@ -178,6 +181,28 @@ def _calibration(session: Session, kept: HeldOut, weight: float) -> Calibration:
         for path, scores in (("text", kept.text), ("visual", kept.visual), ("fused", fused))
     }
     return Calibration(**fitted, images=len(kept.rows))
+
+
+def _familiarity(session: Session, gathered: Gathered, kept: HeldOut, lora: LoraState | None) -> Familiarity:
+    """Fit how a taught class is told from a new word on held-out images, whose text scores are the base model's."""
+    base = session.base
+    with torch.no_grad(), session.autocast():
+        if lora is not None and any(target.startswith("image.") for target in lora.factors):
+            batches = _batches(session, session.held_out)
+            pixels = (as_unit_pixels(session.task.images.pixels(indices.tolist())) for indices in batches)
+            images = torch.cat([base.image_features(batch.to(session.device)) for batch in pixels])
+        else:
+            images = base.project(torch.cat([raw for raw, _ in gathered.held_out]))
+        text = text_scores(images.float(), base.text_features(session.prompts).float()).cpu()
+    comparable = is_centred(gathered.space[0])
+    return fit_familiarity(
+        kept.visual if comparable else None,
+        text,
+        kept.rows,
+        logit_scale=base.logit_scale,
+        expected=session.old.familiarity or expected_familiarity(comparable),
+        generator=session.generator,
+    )
 
 
 def _batches(session: Session, positions: Sequence[int]) -> list[Tensor]:

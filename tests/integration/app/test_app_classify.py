@@ -111,6 +111,41 @@ def test_any_words_are_answered_by_the_text_path(client: TestClient, picture: Pi
     assert as_json_list["results"] == answer["results"]
 
 
+def test_classes_and_words_are_ranked_together_by_probability(taught: TestClient, picture: Picture) -> None:
+    answer = ask(taught, picture(1), labels=["a red square", "cat"], with_classes="true", top_k=10)
+    assert answer["path"] == "fused"
+    predictions = answer["results"][0]["predictions"]
+    assert {p["label"] for p in predictions} == {"a red square", "cat", "dog", "fox"}
+    assert [p["probability"] for p in predictions] == sorted((p["probability"] for p in predictions), reverse=True)
+    assert sum(p["probability"] for p in predictions) == pytest.approx(1, abs=FLOAT32_REORDERED)
+    assert {p["label"] for p in predictions if p["visual_score"] is None} == {"a red square"}
+
+    alone = {p["label"]: p for p in ask(taught, picture(1), top_k=3)["results"][0]["predictions"]}
+    known = [p for p in predictions if p["label"] in alone]
+    for prediction in known:  # classes keep their scores, and share what is theirs as they do without words
+        assert prediction["fused_score"] == pytest.approx(alone[prediction["label"]]["fused_score"], rel=1e-5)
+        share = prediction["probability"] / sum(p["probability"] for p in known)
+        assert share == pytest.approx(alone[prediction["label"]]["probability"], abs=1e-5)
+
+
+def test_a_label_that_is_a_class_is_answered_as_that_class(taught: TestClient, picture: Picture) -> None:
+    for path in ("fused", "visual", "text"):
+        answer = ask(taught, picture(1), labels=["cat", "dog"], path=path)
+        assert answer["path"] == path
+        alone = {
+            p["label"]: p["score"] for p in ask(taught, picture(1), path=path, top_k=3)["results"][0]["predictions"]
+        }
+        for prediction in answer["results"][0]["predictions"]:
+            assert prediction["score"] == pytest.approx(alone[prediction["label"]], rel=1e-5)
+
+
+def test_labels_that_the_text_tower_cannot_tell_apart_are_named(taught: TestClient, picture: Picture) -> None:
+    # the tokenizer ignores case
+    answer = ask(taught, picture(1), labels=["Rooster", "pizza", "rooster"])
+    assert answer["alike"] == [["Rooster", "rooster"]]
+    assert ask(taught, picture(1), labels=["pizza", "rooster"])["alike"] == []
+
+
 def test_what_is_cached_changes_no_bit_of_an_answer(client: TestClient, picture: Picture) -> None:
     alone = ask(client, picture(1), labels=["cat", "an extraordinarily long description of a dog"])
     ask(client, picture(1), labels=["cat", "fox", "owl"])
@@ -227,6 +262,9 @@ def test_requests_that_make_no_sense_are_refused_and_the_service_goes_on(taught:
     refused(taught, 422, files=image, data={"template": "a {}"})
     assert "twice" in refused(taught, 422, files=image, data={"labels": ["a", "a"]})["detail"]
     assert "prototypes" in refused(taught, 422, files=image, data={"labels": ["a"], "path": "visual"})["detail"]
+    assert "with labels" in refused(taught, 422, files=image, data={"with_classes": "true"})["detail"]
+    assert "with labels" in refused(taught, 422, files=image, data={"zero_shot": "adapted"})["detail"]
+    assert "zero_shot" in refused(taught, 422, files=image, data={"labels": ["a"], "zero_shot": "base"})["detail"]
     refused(taught, 422, files=image, data={"labels": "[1, 2]"})
     refused(taught, 422, files=image, data={"labels": "[oops"})
     refused(taught, 422, files=image, data={"labels": [str(n) for n in range(1001)]})

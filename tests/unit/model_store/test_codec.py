@@ -15,7 +15,7 @@ import torch
 from model_store import codec
 from model_store.types import CorruptVersionError, DatasetRecord, InvalidStateError, Manifest
 from segp_cl.statistics import ClassSums
-from segp_cl.types import Calibration, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
+from segp_cl.types import Calibration, Familiarity, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
 
 VERSION = "000002-0123456789ab"
 
@@ -359,9 +359,14 @@ def test_sums_of_another_size_or_kind_are_refused(name: str, tensor: torch.Tenso
 
 def test_a_calibration_survives_and_counts_for_the_digest() -> None:
     plain = learned()
-    calibrated = replace(plain, calibration=Calibration(text=12.5, visual=30.0, fused=28.0, images=40))
+    calibrated = replace(
+        plain,
+        calibration=Calibration(text=12.5, visual=30.0, fused=28.0, images=40),
+        familiarity=Familiarity(visual=0.7, text=0.4, offset=-1.5, images=40),
+    )
     tensors, _ = codec.encode_state(calibrated)
     assert codec.decode_state(tensors, manifest_of(calibrated)).calibration == calibrated.calibration
+    assert codec.decode_state(tensors, manifest_of(calibrated)).familiarity == calibrated.familiarity
     assert codec.decode_state(codec.encode_state(plain)[0], manifest_of(plain)).calibration is None
     assert digest_of(calibrated) != digest_of(plain)
 
@@ -374,7 +379,7 @@ def test_a_manifest_without_the_field_has_the_digest_that_it_had() -> None:
     known = {
         name: value
         for name, value in manifest.model_dump(mode="json").items()
-        if name not in codec._NOT_LEARNED and name not in ("calibration", "made")
+        if name not in codec._NOT_LEARNED | {"calibration", "familiarity", "made"}
     }
     assert manifest.dataset is not None
     known["dataset"] = manifest.dataset.model_dump(mode="json", exclude={"name"})

@@ -52,6 +52,15 @@ def test_as_many_labels_are_given_as_there_are_and_were_asked_for(top_k: int, co
     assert len(predictions(scored(), top_k)) == count
 
 
+def test_classes_beside_words_are_ranked_by_probability_and_words_have_no_visual_score() -> None:
+    text, visual = torch.tensor([0.1, 0.3]), torch.tensor([torch.nan, 0.9])
+    image = Scored(("word", "class"), "fused", text, visual, visual, torch.tensor([0.75, 0.25]), mixed=True)
+    word, known = predictions(image, 2)
+    assert (word.label, word.score, word.visual_score, word.fused_score) == ("word", 0.75, None, None)
+    assert (known.label, known.score, known.probability) == ("class", 0.25, 0.25)
+    assert known.visual_score == pytest.approx(0.9)
+
+
 def test_equal_scores_keep_the_labels_order() -> None:
     text = torch.tensor([0.5, 0.7, 0.5, 0.7])
     image = Scored(("a", "b", "c", "d"), "text", text, None, None, torch.full((4,), 0.25))

@@ -17,6 +17,7 @@ from benchmarks.accuracy.evaluate import (
     Evaluator,
     TaskScores,
     accuracy_rows,
+    answers,
     drift,
     frozen_stages,
     global_accuracy,
@@ -203,6 +204,31 @@ def test_scores_are_those_of_the_classifier_that_is_served(
     torch.testing.assert_close(measured.text[:, 2:], asked.clone(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(measured.visual, served.visual.clone(), atol=1e-5, rtol=1e-4)
     assert measured.fusion_weight == learned.fusion_weight
+
+
+def test_untaught_classes_are_answered_as_the_service_answers(
+    tiny_backbone: Backbone, toys: Dataset, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"image_rate": 0.0})
+    bench = make_bench(toys, tiny_backbone.preprocessing, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    learned = learn_task(
+        initial_state(tiny_backbone), bench.tasks[0], config=config, generator=generator, backbone=tiny_backbone
+    ).state
+    pixels = torch.cat([images.pixels(range(len(images.labels))) for images in bench.evaluation])
+
+    measured = Evaluator(tiny_backbone, bench, config).scores(learned)
+    measured.save(tmp_path / "scores.npz")
+    found = answers(TaskScores.load(tmp_path / "scores.npz"), slice(None), "fused", 4)
+
+    classifier = Classifier(tiny_backbone, learned)
+    features = classifier.features(pixels)
+    scores = classifier.scores_of(features)
+    texts = classifier.encode_untouched([c.prompt for c in bench.classes])
+    asked = text_scores(classifier.untouched_image_features(pixels, features), texts)
+    taught = classifier.class_probabilities(scores.fused, "fused")
+    expected = classifier.open_probabilities(taught, scores.visual, asked)
+    torch.testing.assert_close(found, expected.clone(), atol=1e-4, rtol=1e-3)
 
 
 def test_an_untouched_model_sees_the_images_once_however_often_it_is_asked(

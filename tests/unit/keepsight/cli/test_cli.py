@@ -136,12 +136,17 @@ def test_an_unreadable_image_is_told_apart_and_makes_the_exit_code_1(
     assert ran.err.splitlines()[0] == f"{image}: truncated"
 
 
-def test_labels_mean_the_text_path(run_cli: RunCli, service: Any, image: Path) -> None:
-    service.script["POST /v1/classify"] = {"model_version": "v", "results": [result(0)]}
-    assert run_cli("classify", str(image), "--labels", "cat, dog", "--template", "my {}").code == 0
+def test_labels_are_sent_with_how_they_are_to_be_ranked(run_cli: RunCli, service: Any, image: Path) -> None:
+    service.script["POST /v1/classify"] = {"model_version": "v", "alike": [["cat", "dog"]], "results": [result(0)]}
+    words = ("--labels", "cat, dog", "--template", "my {}")
+    ran = run_cli("classify", str(image), *words, "--with-classes", "--zero-shot", "adapted", "--path", "text")
+    assert ran.code == 0
+    assert "the model cannot tell these labels apart: cat, dog" in ran.err
     body = service.requests[0].content
     assert b'name="path"\r\n\r\ntext' in body
     assert b'name="labels"\r\n\r\ndog' in body
+    assert b'name="with_classes"\r\n\r\ntrue' in body
+    assert b'name="zero_shot"\r\n\r\nadapted' in body
 
 
 @pytest.mark.parametrize(
@@ -150,6 +155,7 @@ def test_labels_mean_the_text_path(run_cli: RunCli, service: Any, image: Path) -
         (("classify", "gone.png"), "keepsight: gone.png does not exist\n"),
         (("teach", "gone"), "keepsight: gone does not exist; give a folder with a subfolder per class, or an archive"),
         (("classify", "{image}", "--labels", ","), "keepsight: --labels names no label"),
+        (("classify", "{image}", "--with-classes"), "keepsight: --with-classes and --zero-shot go with --labels"),
         (
             ("classify", "{image}", "--template", "a {{}}"),
             "keepsight: --template is the prompt for --labels; give both",

@@ -174,6 +174,8 @@ def test_classify_sends_images_and_choices_as_one_form(service: Any, connect: Co
         path="text",
         labels=["cat", "dog"],
         template="a {}.",
+        with_classes=True,
+        zero_shot="untouched",
         timeout_ms=500,
     )
     body = service.requests[0].content
@@ -182,6 +184,8 @@ def test_classify_sends_images_and_choices_as_one_form(service: Any, connect: Co
         assert head != body
         assert rest.split(b"\r\n")[2] == data
     assert body.count(b'name="labels"') == 2
+    assert b'name="with_classes"\r\n\r\ntrue\r\n' in body
+    assert b'name="zero_shot"\r\n\r\nuntouched\r\n' in body
     for name, value in ((b"template", b"a {}."), (b"top_k", b"2"), (b"path", b"text"), (b"timeout_ms", b"500")):
         assert b'name="%s"\r\n\r\n%s\r\n' % (name, value) in body
 

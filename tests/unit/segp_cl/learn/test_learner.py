@@ -17,6 +17,7 @@ from segp_cl.learn.learner import initial_state, learn_task
 from segp_cl.learn.strategies import segp
 from segp_cl.losses import acgd_logits, acgd_loss, task_cross_entropy, tsgr_loss
 from segp_cl.models.backbone import Backbone
+from segp_cl.open_vocabulary import EXPECTED
 from segp_cl.prompts import as_prompt
 from segp_cl.runtime.classifier import Classifier
 from segp_cl.statistics import visual_space
@@ -232,9 +233,29 @@ def test_held_out_images_calibrate_every_path(tiny_backbone: Backbone, strategy:
     assert state.calibration is not None
     assert state.calibration.images == 2
     assert min(state.calibration.text, state.calibration.visual, state.calibration.fused) > 0
+    assert state.familiarity is not None
+    assert state.familiarity.images == 2
+    assert state.familiarity != EXPECTED
     # too few for any to be held out: what was fitted before stands
     after = learn(tiny_backbone, state, task_of(["blue"], per_class=2), config).state
     assert after.calibration == state.calibration
+    assert after.familiarity == state.familiarity
+    # the parent's weights are where the next fit begins
+    later = learn(tiny_backbone, state, task_of(["blue", "white"], per_class=10), config).state
+    assert later.familiarity is not None
+    assert later.familiarity not in (state.familiarity, EXPECTED)
+
+
+def test_an_image_tower_that_is_not_trained_keeps_sums_exact_and_gets_no_adapter(tiny_backbone: Backbone) -> None:
+    config = FAST.model_copy(update={"image_rate": 0.0})
+    first = learn(tiny_backbone, initial_state(tiny_backbone), task_of(["red", "green"], per_class=10), config).state
+    second = learn(tiny_backbone, first, task_of(["blue", "white"], per_class=10), config).state
+    assert not second.moves_image_tower
+    assert second.lora is not None
+    assert any(key.startswith("text.") for key in second.lora.factors)
+    assert first.sums is not None
+    assert second.sums is not None
+    assert torch.equal(second.sums.sums[:2], first.sums.sums)
 
 
 def test_uneven_classes_are_trained_with_their_shares(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,11 +59,35 @@ def test_an_image_that_stops_after_any_stage_and_goes_on_has_the_same_features(m
 
 def test_the_stem_ends_where_adapters_begin(model: Backbone) -> None:
     adapted = model.shared_copy()
-    adapters = adapted.adapt(LearnerConfig(), None, generator=torch.Generator().manual_seed(0))
+    adapters = adapted.adapt(LearnerConfig(image_rate=1.0), None, generator=torch.Generator().manual_seed(0))
     frozen = adapted.frozen_stages(adapters)
     assert 0 < frozen < len(adapted.stages())
     assert not any(adapters.touches(stage) for stage in adapted.stages()[:frozen])
     assert adapters.touches(adapted.stages()[frozen])
+
+
+def test_by_default_the_whole_image_tower_is_the_stem(model: Backbone) -> None:
+    adapted = model.shared_copy()
+    adapters = adapted.adapt(LearnerConfig(), None, generator=torch.Generator().manual_seed(0))
+    assert adapted.frozen_stages(adapters) == len(adapted.stages())
+    assert not adapters.trainable_of("image")
+
+
+def test_a_lineage_that_trained_the_image_tower_keeps_its_adapters(model: Backbone) -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = model.shared_copy().adapt(LearnerConfig(image_rate=0.01), None, generator=generator).state()
+    later = model.shared_copy().adapt(LearnerConfig(), before, generator=generator).state()
+    assert list(later.factors) == list(before.factors)
+    assert all(torch.equal(later.factors[key].a, before.factors[key].a) for key in before.factors)
+
+
+def test_an_image_tower_can_be_trained_after_tasks_that_left_it_alone(model: Backbone) -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = model.shared_copy().adapt(LearnerConfig(), None, generator=generator).state()
+    later = model.shared_copy().adapt(LearnerConfig(image_rate=0.01), before, generator=generator)
+    assert len(later.trainable_of("image")) == 3
+    assert not any(b.any() for b in later.trainable_of("image"))
+    assert torch.equal(later.state().factors["head.classifier.weight"].a, before.factors["head.classifier.weight"].a)
 
 
 @pytest.mark.parametrize("strategy", ["segp", "naive"])
@@ -145,7 +169,8 @@ def test_prompts_of_any_length_are_encoded(model: Backbone) -> None:
 
 
 def test_both_towers_and_the_head_between_them_are_adapted(model: Backbone) -> None:
-    adapters = model.shared_copy().adapt(LearnerConfig(), None, generator=torch.Generator().manual_seed(0))
+    config = LearnerConfig(image_rate=1.0)
+    adapters = model.shared_copy().adapt(config, None, generator=torch.Generator().manual_seed(0))
     keys = adapters.state().factors.keys()
     image = [key for key in keys if key.startswith("image.")]
     # stage 6 and the head convolution; depthwise convolutions are not linears

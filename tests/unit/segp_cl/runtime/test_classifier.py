@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from segp_cl.errors import IncompatibleStateError
 from segp_cl.runtime.classifier import Classifier, NoClassesError, embedding_space
 from segp_cl.scores import fused_scores, predict, probabilities, text_scores
-from segp_cl.types import Calibration, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec, Path
+from segp_cl.types import Calibration, Familiarity, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec, Path
 from tests.tolerances import FLOAT32_REORDERED
 
 
@@ -44,7 +44,7 @@ class FakeModel(nn.Module):
     def with_lora(self, lora: LoraState | None) -> FakeModel:
         matrix = self.matrix.detach().clone()
         if lora is not None:
-            factors = lora.factors["matrix"]
+            (factors,) = lora.factors.values()
             matrix += lora.scale * factors.b @ factors.a
         return FakeModel(matrix)
 
@@ -98,11 +98,35 @@ def test_the_classifier_runs_without_gradients(base: FakeModel) -> None:
 
 def test_adapters_are_merged_into_a_copy(base: FakeModel) -> None:
     swap = LoraFactors(a=torch.tensor([[1.0, -1.0, 0.0]]), b=torch.tensor([[-1.0], [1.0], [0.0]]))  # exchanges e0, e1
-    adapted = Classifier(base, replace(state_of(), lora=LoraState(rank=1, scale=1.0, factors={"matrix": swap})))
+    adapted = Classifier(base, replace(state_of(), lora=LoraState(rank=1, scale=1.0, factors={"image.matrix": swap})))
     pixels = coloured((255, 0, 0))
     assert predict(Classifier(base, state_of()).scores(pixels).fused).tolist() == [0]
     assert predict(adapted.scores(pixels).fused).tolist() == [1]
     assert torch.equal(base.matrix, torch.eye(3))
+
+
+@pytest.mark.parametrize("target", ["image.matrix", "head.matrix"])
+def test_the_base_models_features_are_there_whatever_is_adapted(base: FakeModel, target: str) -> None:
+    swap = LoraFactors(a=torch.tensor([[1.0, -1.0, 0.0]]), b=torch.tensor([[-1.0], [1.0], [0.0]]))
+    state = replace(state_of(), lora=LoraState(rank=1, scale=1.0, factors={target: swap}))
+    assert state.moves_image_tower == target.startswith("image.")
+    adapted, pixels = Classifier(base, state), coloured((255, 0, 0), (0, 51, 255))
+    features = adapted.features(pixels)
+    if not state.moves_image_tower:  # the fake's matrix makes raw features, which no head's adapter would move
+        features = Classifier(base, state_of()).features(pixels)
+    found = adapted.untouched_image_features(pixels, features)
+    assert torch.equal(found, Classifier(base, state_of()).features(pixels).image)
+    assert torch.equal(adapted.encode_untouched(["cat"]), base.text_features(["cat"]))
+
+
+def test_taught_classes_share_the_probability_that_the_image_shows_one(base: FakeModel) -> None:
+    # without whitening there is text evidence alone: 20 * (0.5 - 0.4) = 2 logits for the classes
+    state = replace(state_of(), familiarity=Familiarity(visual=9.0, text=0.5, offset=-1.0, images=3))
+    classifier = Classifier(base, state)
+    taught, text = torch.tensor([[0.75, 0.25]]), torch.tensor([[0.5, 0.1, 0.4, 0.4]])
+    found = classifier.open_probabilities(taught, torch.tensor([[0.9, 0.2]]), text)
+    assert torch.allclose(found, torch.tensor([[0.375, 0.125, 0.25, 0.25]]), atol=FLOAT32_REORDERED)
+    assert torch.equal(classifier.open_probabilities(taught, taught, text[:, :2]), taught)
 
 
 def test_a_state_of_other_weights_is_refused(base: FakeModel) -> None:
