@@ -167,7 +167,14 @@ class CalibrationRecord(_Record):
     text: float = Field(gt=0)
     visual: float = Field(gt=0)
     fused: float = Field(gt=0, description="Of the fused score divided by 1 + beta.")
-    images: int = Field(description="Held-out images of the last task that they rest on.")
+    images: int = Field(description="Held-out images of the last task that had any.")
+
+
+class HeldOutRecord(_Record):
+    """What the tensors `held_out.*` rest on: quantiles over held-out images of all tasks."""
+
+    images: int = Field(ge=1)
+    classes: int = Field(ge=1, description="Classes that the images are of.")
 
 
 class DatasetRecord(_Record):
@@ -220,6 +227,7 @@ class Manifest(_Record):
     fusion_weight: float
     lora: LoraRecord | None
     calibration: CalibrationRecord | None = None
+    held_out: HeldOutRecord | None = None
     strategy: str | None
     settings: JsonObject
     seed: int | None

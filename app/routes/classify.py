@@ -23,7 +23,7 @@ from app.problems import invalid_body
 from app.schemas import MAX_LABEL_LENGTH, ClassifyAnswer, ClassifyBody, ClassifyOptions
 from app.services import Services
 from app.serving.answer_images import Pixels, answer_images, check_image_count, take_served
-from app.serving.answers import results
+from app.serving.answers import Wanted, results
 from app.serving.engine import Scored
 from segp_cl.errors import KeepsightError
 from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
@@ -104,13 +104,17 @@ async def classify(
         lambda: answer_images(services, served, asked.images, ask, outcome="classified"),
         timeout_ms=asked.options.timeout_ms,
     )
-    top_k = min(asked.options.top_k, len(served.classes) if words is None else len(words))
+    labels = len(served.classes) if words is None else len(words)
+    top_k = min(asked.options.top_k, labels)
+    coverage = asked.options.set_coverage
+    least = None if coverage is None else served.classifier.least_probability(asked.options.path, coverage)
+    wanted = Wanted(top_k, known_share=asked.options.known_share, least_probability=least)
 
     def answer() -> str:
         return ClassifyAnswer(
             model_version=served.version_id,
             path=asked.options.path if words is None else "text",
-            results=results(asked.filenames, slots, top_k),
+            results=results(asked.filenames, slots, wanted),
         ).model_dump_json()
 
     # FastAPI would validate the answer again
@@ -187,6 +191,9 @@ def _labels(options: ClassifyOptions, services: Services) -> tuple[list[str] | N
                 "template is only allowed with labels; learned classes keep the prompt they were taught with"
             )
         return None, []
+    for name in ("set_coverage", "known_share"):
+        if name in options.model_fields_set:
+            raise InvalidRequestError(f"{name} is only for learned classes; leave labels or {name} out")
     words = [label.strip() for label in options.labels]
     if not 1 <= len(words) <= services.settings.max_labels:
         raise InvalidRequestError(f"the request has {len(words)} labels; expected 1 to {services.settings.max_labels}")

@@ -25,7 +25,8 @@ from segp_cl.types import Path
 class Scored:
     """One image's scores over `labels`, on the CPU. `probabilities` are those of the requested path.
 
-    Ad-hoc labels have no prototypes, so `visual` and `fused` are None.
+    `fused` is the weighted mean of the two others. Ad-hoc labels have no prototypes, so `visual` and `fused` are None.
+    `unknown_score` is the share of images of known classes that look less strange; None if that cannot be told.
     """
 
     labels: tuple[str, ...]
@@ -34,6 +35,7 @@ class Scored:
     visual: Tensor | None
     fused: Tensor | None
     probabilities: Tensor
+    unknown_score: float | None = None
 
     @property
     def ranking(self) -> Tensor:
@@ -53,6 +55,7 @@ class _Answer:
     image: Tensor
     scores: Mapping[str, Tensor]
     probabilities: Mapping[str, Tensor]
+    unknown_score: float | None
 
 
 class Engine:
@@ -102,7 +105,8 @@ class Engine:
         def scored(answer: _Answer | Exception) -> Scored | Exception:
             if isinstance(answer, Exception):
                 return answer
-            return Scored(names, path, **answer.scores, probabilities=answer.probabilities[path])
+            likely = answer.probabilities[path]
+            return Scored(names, path, **answer.scores, probabilities=likely, unknown_score=answer.unknown_score)
 
         return [scored(answer) for answer in await self._images.run(served, pixels)]
 
@@ -180,17 +184,19 @@ class Engine:
         # one unbind per tensor: every operator of PyTorch releases the GIL, which another thread then takes
         scores: dict[str, Sequence[Tensor]] = {}
         probabilities: dict[str, Sequence[Tensor]] = {}
+        strange: Sequence[float] | None = None
         if served.classes:
             of_path = classifier.scores_of(features)
+            strange = classifier.unknown_scores(of_path)
             for path in get_args(Path):
                 rows = getattr(of_path, path).cpu()
-                scores[path] = rows.unbind()
+                scores[path] = (classifier.weighted_mean(rows) if path == "fused" else rows).unbind()
                 probabilities[path] = classifier.class_probabilities(rows, path).unbind()
         image = features.image.cpu()
         finite = image.isfinite().all(dim=1).tolist()
         self._answered_at = time.monotonic()
         return [
-            _Answer(vector, _row(scores, row), _row(probabilities, row))
+            _Answer(vector, _row(scores, row), _row(probabilities, row), None if strange is None else strange[row])
             if finite[row]
             else InferenceError("the model's features of this image are not finite")
             for row, vector in enumerate(image.unbind())

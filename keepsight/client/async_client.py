@@ -93,12 +93,23 @@ class AsyncClient:
         path: PathName = "fused",
         labels: Sequence[str] = (),
         template: str | None = None,
+        set_coverage: float | None = None,
+        known_share: float | None = None,
         timeout_ms: int | None = None,
     ) -> Classification:
         """Classify 1 to 64 images, over the served classes or over `labels` (any words; text path)."""
         named = await anyio.to_thread.run_sync(named_images, images)
         return await self._send(
-            calls.classify(named, top_k=top_k, path=path, labels=labels, template=template, timeout_ms=timeout_ms)
+            calls.classify(
+                named,
+                top_k=top_k,
+                path=path,
+                labels=labels,
+                template=template,
+                set_coverage=set_coverage,
+                known_share=known_share,
+                timeout_ms=timeout_ms,
+            )
         )
 
     async def embeddings(

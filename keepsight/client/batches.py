@@ -22,6 +22,8 @@ def classify_files(
     path: PathName = "fused",
     labels: Sequence[str] = (),
     template: str | None = None,
+    set_coverage: float | None = None,
+    known_share: float | None = None,
 ) -> Classification:
     """Classify any number of files, 64 per request; each request's files are read just before it.
 
@@ -38,7 +40,15 @@ def classify_files(
     for start in range(0, len(files), MAX_BATCH):
         batch = files[start : start + MAX_BATCH]
         images = [(sendable(file.name), _read(file)) for file in batch]
-        answer = client.classify(images, top_k=top_k, path=path, labels=labels, template=template)
+        answer = client.classify(
+            images,
+            top_k=top_k,
+            path=path,
+            labels=labels,
+            template=template,
+            set_coverage=set_coverage,
+            known_share=known_share,
+        )
         for offset, (file, result) in enumerate(zip(batch, answer["results"], strict=True)):
             results.append({**result, "index": start + offset, "filename": sendable(str(file))})
     return {**answer, "results": results}

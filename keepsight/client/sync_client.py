@@ -92,6 +92,8 @@ class Client:
         path: PathName = "fused",
         labels: Sequence[str] = (),
         template: str | None = None,
+        set_coverage: float | None = None,
+        known_share: float | None = None,
         timeout_ms: int | None = None,
     ) -> Classification:
         """Classify 1 to 64 images, over the served classes or over `labels` (any words; text path).
@@ -102,11 +104,22 @@ class Client:
             path: Which scores rank the labels.
             labels: Words to choose among instead of the served classes.
             template: The prompt for a label, with {} in its place.
+            set_coverage: Ask for `label_set`, which has the right label with this probability.
+            known_share: The share of images of learned classes that are not to be called unknown; default 0.95.
             timeout_ms: Milliseconds after which the service gives the request up.
         """
         named = named_images(images)
         return self._send(
-            calls.classify(named, top_k=top_k, path=path, labels=labels, template=template, timeout_ms=timeout_ms)
+            calls.classify(
+                named,
+                top_k=top_k,
+                path=path,
+                labels=labels,
+                template=template,
+                set_coverage=set_coverage,
+                known_share=known_share,
+                timeout_ms=timeout_ms,
+            )
         )
 
     def embeddings(

@@ -191,4 +191,5 @@ def _next_state(session: Session, outcome: Outcome, counts: list[int]) -> Learne
         covariance=outcome.sums.covariance,
         sums=outcome.sums,
         calibration=outcome.calibration,
+        held_out=outcome.held_out,
     )

@@ -20,7 +20,17 @@ from segp_cl.learn.distributed import Ranks, StepLosses
 from segp_cl.models.backbone import Backbone
 from segp_cl.models.lora import Adapters
 from segp_cl.statistics import ClassSums
-from segp_cl.types import HEAD, Calibration, LearnerState, LoraState, OnProgress, Progress, Task, TaskClass
+from segp_cl.types import (
+    HEAD,
+    Calibration,
+    HeldOutSummary,
+    LearnerState,
+    LoraState,
+    OnProgress,
+    Progress,
+    Task,
+    TaskClass,
+)
 
 
 @dataclass
@@ -157,6 +167,7 @@ class Outcome:
     text_features: Float[Tensor, "seen joint"]
     fusion_weight: float
     calibration: Calibration | None = None
+    held_out: HeldOutSummary | None = None
     anchors: int = 0
 
 

@@ -23,6 +23,16 @@ def classify(
     template: Annotated[
         str | None, typer.Option(help='Prompt for --labels, for example "a photo of a {}, a pet."')
     ] = None,
+    set_coverage: Annotated[
+        float | None,
+        typer.Option(
+            "--set", metavar="PROBABILITY", help="Also list the labels that have the right one with this probability."
+        ),
+    ] = None,
+    known_share: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Share of images of learned classes not to be called unknown (0.95)."),
+    ] = None,
     url: options.Url = options.URL,
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
@@ -40,11 +50,23 @@ def classify(
         raise CommandError("--labels names no label; give words separated by commas")
     if template is not None and not words:
         raise CommandError("--template is the prompt for --labels; give both")
+    for option, share in (("--set", set_coverage), ("--known-share", known_share)):
+        if share is not None and words:
+            raise CommandError(f"{option} is for the served classes; leave it or --labels out")
+        if share is not None and not 0 < share < 1:
+            raise CommandError(f"{option} is {share:g}; expected a share between 0 and 1, for example 0.9")
     found = find_images(images)
     console.print_notes(skipped_lines(found.skipped))
     with options.connect(url, api_key) as client:
         answer = classify_files(
-            client, found.files, top_k=top_k, path="text" if words else path, labels=words, template=template
+            client,
+            found.files,
+            top_k=top_k,
+            path="text" if words else path,
+            labels=words,
+            template=template,
+            set_coverage=set_coverage,
+            known_share=known_share,
         )
     if as_json:
         console.print_json(answer)
