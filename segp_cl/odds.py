@@ -128,5 +128,5 @@ def least_probability(odds: Float[Tensor, " shares"], *, coverage: float, images
     rank = math.ceil((images + 1) * coverage - 1e-9)
     if rank > images:
         return 0.0
-    least = np.interp(1 - rank / images, np.linspace(0, 1, SHARES), odds.numpy())
+    least = np.interp((images - rank) / max(1, images - 1), np.linspace(0, 1, SHARES), odds.numpy())
     return float(torch.sigmoid(torch.tensor(least)))

@@ -61,7 +61,9 @@ def test_quantiles_of_two_groups_are_those_of_all_their_images() -> None:
     found = pooled(quantiles(ours), quantiles(theirs), weights=(3, 1))
     truth = quantiles(torch.cat([ours, theirs], dim=1))
     assert torch.equal(found[:, [0, -1]], truth[:, [0, -1]])
-    assert (found - truth)[:, 2:-2].abs().max() < 0.15  # a step between quantiles is up to 0.4 there
+    widest = truth.diff(dim=1).abs()[:, 2:-2].max()
+    assert (found - truth)[:, 2:-2].abs().max() < widest
+    assert (found - truth)[:, 2:-2].abs().mean() < 0.06
     assert torch.allclose(pooled(quantiles(ours), quantiles(theirs), weights=(1, 0))[:, 1:-1], quantiles(ours)[:, 1:-1])
 
 
@@ -96,9 +98,9 @@ def test_growing_predicts_the_odds_of_images_that_are_gone() -> None:
     found = at(grown(before, against, old_classes=20, new_classes=10), 20.0, logit_scale=20.0)
     truth = at(quantiles(log_odds(scores[old], labels[old], logit_scale=20.0)), 20.0, logit_scale=20.0)
     unchanged = at(before, 20.0, logit_scale=20.0)
-    inner = slice(2, -2)
-    assert (found - truth)[inner].abs().max() < 0.35
-    assert (found - truth)[inner].abs().mean() < 0.3 * (unchanged - truth)[inner].abs().mean()
+    hardest, all_but_ends = slice(1, SHARES // 2), slice(1, -1)
+    assert (found - truth)[hardest].abs().max() < 0.2
+    assert (found - truth)[all_but_ends].abs().mean() < 0.5 * (unchanged - truth)[all_but_ends].abs().mean()
 
 
 def test_between_octaves_quantiles_are_interpolated() -> None:
@@ -118,19 +120,19 @@ def test_surprise_is_the_mean_of_the_images() -> None:
 
 @pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9, 0.95])
 def test_sets_hold_the_right_label_as_often_as_asked(coverage: float) -> None:
-    scores, labels = drawn(4000, 10)
-    odds = at(quantiles(log_odds(scores[:2000], labels[:2000], logit_scale=20.0)), 20.0, logit_scale=20.0)
-    least = least_probability(odds, coverage=coverage, images=2000)
-    probabilities = torch.softmax(20 * scores[2000:].double(), dim=1)
-    held = (probabilities.gather(1, labels[2000:, None]) >= least).double().mean().item()
-    assert held == pytest.approx(coverage, abs=0.025)
+    scores, labels = drawn(40_000, 10)
+    odds = at(quantiles(log_odds(scores[:20_000], labels[:20_000], logit_scale=20.0)), 20.0, logit_scale=20.0)
+    least = least_probability(odds, coverage=coverage, images=20_000)
+    probabilities = torch.softmax(20 * scores[20_000:].double(), dim=1)
+    held = (probabilities.gather(1, labels[20_000:, None]) >= least).double().mean().item()
+    assert held == pytest.approx(coverage, abs=0.015)
 
 
 def test_the_rank_is_that_of_split_conformal_prediction() -> None:
     """Of nine images, the ⌈10 * 0.8⌉ = 8th smallest of 1 - p, which is the second smallest p."""
     probabilities = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
     odds = quantiles(torch.logit(probabilities)[None])[0]
-    assert least_probability(odds, coverage=0.8, images=9) == pytest.approx(0.2, abs=0.01)
+    assert least_probability(odds, coverage=0.8, images=9) == pytest.approx(0.2, abs=0.002)
     assert least_probability(odds, coverage=0.9, images=9) == pytest.approx(0.1)
 
 

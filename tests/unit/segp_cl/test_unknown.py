@@ -66,12 +66,13 @@ def test_it_is_the_likelihood_ratio_of_the_model() -> None:
     within = within / (1 - within / images) * images / (images - classes) / WIDTH
     between = (means.double().pow(2).sum(dim=1) / WIDTH - within / counts).mean()
     mapped = whitening(F.normalize(unseen, dim=-1)).double()
-    nobody = torch.distributions.Normal(0.0, (within + between).sqrt()).log_prob(mapped).sum(dim=1)
+    nobody = torch.distributions.Normal(0.0, (within + between).sqrt()).log_prob(mapped).sum(dim=1)  # type: ignore[no-untyped-call]
     ratios = []
     for mean, count in zip(means.double(), counts, strict=True):
         known = between / (between + within / count)
         spread = within + between * (1 - known)
-        ratios.append(torch.distributions.Normal(known * mean, spread.sqrt()).log_prob(mapped).sum(dim=1) - nobody)
+        density = torch.distributions.Normal(known * mean, spread.sqrt())
+        ratios.append(density.log_prob(mapped).sum(dim=1) - nobody)  # type: ignore[no-untyped-call]
     expected = -2 * torch.stack(ratios).amax(dim=0) * within / between / WIDTH
     assert torch.allclose(strangeness_of(sums, unseen).double(), expected, atol=1e-4)
 
