@@ -66,8 +66,7 @@ def pooled(
     rows = []
     for row in torch.cat([ours, theirs], dim=1).numpy():
         order = row.argsort()
-        reached = each[order].cumsum()
-        places = (reached - each[order]) / (reached[-1] - each[order][-1])
+        places = (each[order].cumsum() - each[order] / 2) / each.sum()
         rows.append(np.interp(np.linspace(0, 1, SHARES), places, row[order]))
     return torch.tensor(np.array(rows), dtype=ours.dtype)
 

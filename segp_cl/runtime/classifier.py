@@ -101,7 +101,7 @@ class Classifier:
             whitening, prototypes = visual_space(state.sums)
         self._prototypes = prototypes.to(base.device)
         self._strangeness: Strangeness | None = None
-        if state.sums is not None and state.held_out is not None and state.held_out.strangeness is not None:
+        if state.sums is not None:
             strangeness = Strangeness.of(state.sums, whitening, prototypes)
             self._strangeness = None if strangeness is None else strangeness.to(self._prototypes)
         self._whitening: Whitener | None = None
@@ -193,15 +193,21 @@ class Classifier:
         return least_probability(odds, coverage=coverage, images=held_out.images)
 
     @torch.inference_mode()
+    def strangeness(self, scores: Scores) -> Float[Tensor, " batch"] | None:
+        """Return how strange each image looks to the visual path (`segp_cl.unknown`); None: it cannot be told."""
+        if self._strangeness is None or scores.length is None:
+            return None
+        return self._strangeness(scores.visual, scores.length)
+
+    @torch.inference_mode()
     def unknown_scores(self, scores: Scores) -> list[float] | None:
         """Return the share of images of known classes that look less strange than each image; None: it cannot be told.
 
         An image of a known class exceeds 0.95 in 5 % of cases at most.
         """
-        held_out = self.state.held_out
-        if self._strangeness is None or scores.length is None or held_out is None or held_out.strangeness is None:
+        held_out, strange = self.state.held_out, self.strangeness(scores)
+        if strange is None or held_out is None or held_out.strangeness is None:
             return None
-        strange = self._strangeness(scores.visual, scores.length)
         return share_less_strange(strange.cpu(), held_out.strangeness, images=held_out.images)
 
     def _scale(self, path: Path) -> float:

@@ -1,0 +1,159 @@
+"""Teaches classes from their features as an update without training does, and answers as a server does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.answers.features import Images, Photos
+from segp_cl.config import LearnerConfig, ResolvedConfig
+from segp_cl.data.held_out import drawn_from, hold_out
+from segp_cl.learn.learner import FEWEST_IMAGES_TO_HOLD_OUT
+from segp_cl.learn.strategies.shared import Gathered, finish
+from segp_cl.learn.training import Reporter, Session
+from segp_cl.models.backbone import Backbone
+from segp_cl.runtime.classifier import Classifier
+from segp_cl.statistics import MomentSums
+from segp_cl.types import LearnedClass, LearnerState, ModelSpec, Scores, Task, TaskClass
+
+
+class JointModel:
+    """A model whose features are given, and lie in the joint space already."""
+
+    weights_digest = "given"
+    device = torch.device("cpu")
+
+    def __init__(self, logit_scale: float) -> None:
+        self.logit_scale = logit_scale
+
+    def project(self, raw: Tensor) -> Tensor:
+        return F.normalize(raw, dim=-1)
+
+    def with_lora(self, lora: None) -> JointModel:
+        return self
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The images of a task, whose features are known: labels alone."""
+
+    labels: tuple[int, ...]
+
+    def pixels(self, indices: object) -> Tensor:
+        raise AssertionError("features are known")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A model, and what its versions are taught with."""
+
+    model: Backbone | JointModel
+    config: ResolvedConfig
+
+    @classmethod
+    def on(cls, model: Backbone | JointModel) -> Lineage:
+        """Return the lineage with the model's own settings."""
+        config = LearnerConfig(strategy="prototypes")
+        own = model.resolve(config) if isinstance(model, Backbone) else config.resolve(model.logit_scale)
+        return cls(model, own)
+
+    def begin(self, raw: int, joint: int) -> LearnerState:
+        """Return the state before any task, for features of these widths."""
+        return LearnerState(
+            model=ModelSpec(),
+            weights_digest=self.model.weights_digest,
+            classes=(),
+            prototypes=torch.empty(0, raw),
+            text_features=torch.empty(0, joint),
+            lora=None,
+            fusion_weight=self.config.fusion_weight,
+        )
+
+    def teach(
+        self, state: LearnerState, images: Images, texts: Float[Tensor, "new joint"], *, seed: int
+    ) -> LearnerState:
+        """Return the state after a task of new classes; labels are positions in `texts`."""
+        generator = torch.Generator().manual_seed(seed)
+        old, counts = len(state.classes), torch.bincount(images.labels, minlength=len(texts)).tolist()
+        new = [TaskClass(f"class {old + row}", f"class {old + row}") for row in range(len(texts))]
+        labels = tuple(images.labels.tolist())
+        split = hold_out(
+            labels,
+            fraction=self.config.fusion_holdout,
+            min_images=FEWEST_IMAGES_TO_HOLD_OUT,
+            shuffle=drawn_from(generator),
+        )
+        session = Session(
+            model=cast(Any, self.model),
+            old=state,
+            task=Task("features", tuple(new), cast(Any, _Labels(labels))),
+            seen=(*(TaskClass(c.name, c.prompt) for c in state.classes), *new),
+            task_rows=tuple(range(old, old + len(new))),
+            config=self.config,
+            generator=generator,
+            dtype=torch.float32,
+            report=Reporter(None),
+            held_out=split.held_out,
+            chooses_fusion_weight=True,
+        )
+        outcome = finish(session, _gathered(session, images, torch.cat([state.text_features, texts])), lora=None)
+        known = [LearnedClass(c.name, c.prompt, state.tasks + 1, count) for c, count in zip(new, counts, strict=True)]
+        return replace(
+            state,
+            classes=(*state.classes, *known),
+            prototypes=outcome.sums.means,
+            text_features=outcome.text_features,
+            fusion_weight=outcome.fusion_weight,
+            tasks=state.tasks + 1,
+            covariance=outcome.sums.covariance,
+            sums=outcome.sums,
+            calibration=outcome.calibration,
+            held_out=outcome.held_out,
+        )
+
+    def answering(self, state: LearnerState) -> Classifier:
+        """Return the classifier that serves `state`."""
+        return Classifier(cast(Any, self.model), state)
+
+
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """The state after a task: all its classes, by their positions in the data set, of which the last `new` are new."""
+
+    state: LearnerState
+    classes: list[int]
+    new: int
+
+
+def history(lineage: Lineage, photos: Photos, seed: int) -> list[Taught]:
+    """Teach a data set task by task, in the order of `seed`."""
+    state, seen, found = lineage.begin(photos.train.raw.shape[1], photos.texts.shape[1]), [], []
+    for task, classes in enumerate(photos.order(seed)):
+        state = lineage.teach(state, photos.train.of(classes), photos.texts[classes], seed=100 * seed + task)
+        seen = [*seen, *classes]
+        found.append(Taught(state, seen, len(classes)))
+    return found
+
+
+def scores_of(classifier: Classifier, raw: Float[Tensor, "images raw"]) -> Scores:
+    """Return the scores of images whose raw features are known."""
+    return classifier.scores_of(classifier.features_of(raw))
+
+
+def _gathered(session: Session, images: Images, texts: Float[Tensor, "seen joint"]) -> Gathered:
+    sums = MomentSums(len(session.task.classes))
+    learned, held_out = torch.tensor(session.trained_on), torch.tensor(session.held_out, dtype=torch.int64)
+    known = session.old.kept_sums
+    sums.add(images.raw[learned], images.labels[learned])
+    before = final = known.plus(sums.total(), session.task_rows)
+    kept: tuple[tuple[Tensor, Tensor], ...] = ()
+    if len(held_out):
+        kept = ((images.raw[held_out], images.labels[held_out]),)
+        sums.add(*kept[0])
+        final = known.plus(sums.total(), session.task_rows)
+    return Gathered(before, final, kept, texts, images.raw[learned].norm(dim=1).mean())
