@@ -132,7 +132,8 @@ class Taught:
 
 def history(lineage: Lineage, photos: Photos, seed: int) -> list[Taught]:
     """Teach a data set task by task, in the order of `seed`."""
-    state, seen, found = lineage.begin(photos.train.raw.shape[1], photos.texts.shape[1]), [], []
+    state, found = lineage.begin(photos.train.raw.shape[1], photos.texts.shape[1]), []
+    seen: list[int] = []
     for task, classes in enumerate(photos.order(seed)):
         state = lineage.teach(state, photos.train.of(classes), photos.texts[classes], seed=100 * seed + task)
         seen = [*seen, *classes]
