@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.answers.features import Images, Photos
 from segp_cl.config import LearnerConfig, ResolvedConfig
 from segp_cl.data.held_out import drawn_from, hold_out
+from segp_cl.data.preprocessing import Preprocessing
 from segp_cl.learn.learner import FEWEST_IMAGES_TO_HOLD_OUT
 from segp_cl.learn.strategies.shared import Gathered, finish
 from segp_cl.learn.training import Reporter, Session
@@ -22,20 +22,22 @@ from segp_cl.statistics import MomentSums
 from segp_cl.types import LearnedClass, LearnerState, ModelSpec, Scores, Task, TaskClass
 
 
-class JointModel:
-    """A model whose features are given, and lie in the joint space already."""
+def given_features(logit_scale: float) -> Backbone:
+    """Return a model whose raw features are given, and lie in the joint space already."""
 
-    weights_digest = "given"
-    device = torch.device("cpu")
+    def no_words(prompts: Sequence[str]) -> Tensor:
+        raise AssertionError("text features are given")
 
-    def __init__(self, logit_scale: float) -> None:
-        self.logit_scale = logit_scale
-
-    def project(self, raw: Tensor) -> Tensor:
-        return F.normalize(raw, dim=-1)
-
-    def with_lora(self, lora: None) -> JointModel:
-        return self
+    return Backbone(
+        spec=ModelSpec("given features"),
+        weights_digest="given",
+        image_tower=nn.Flatten(),
+        head=nn.Identity(),
+        text_tower=nn.Identity(),
+        tokenize=no_words,
+        logit_scale=logit_scale,
+        preprocessing=Preprocessing(1, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    )
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class _Labels:
 
     labels: tuple[int, ...]
 
-    def pixels(self, indices: object) -> Tensor:
+    def pixels(self, indices: Sequence[int]) -> Tensor:
         raise AssertionError("features are known")
 
 
@@ -52,15 +54,13 @@ class _Labels:
 class Lineage:
     """A model, and what its versions are taught with."""
 
-    model: Backbone | JointModel
+    model: Backbone
     config: ResolvedConfig
 
     @classmethod
-    def on(cls, model: Backbone | JointModel) -> Lineage:
+    def on(cls, model: Backbone) -> Lineage:
         """Return the lineage with the model's own settings."""
-        config = LearnerConfig(strategy="prototypes")
-        own = model.resolve(config) if isinstance(model, Backbone) else config.resolve(model.logit_scale)
-        return cls(model, own)
+        return cls(model, model.resolve(LearnerConfig(strategy="prototypes")))
 
     def begin(self, raw: int, joint: int) -> LearnerState:
         """Return the state before any task, for features of these widths."""
@@ -89,9 +89,9 @@ class Lineage:
             shuffle=drawn_from(generator),
         )
         session = Session(
-            model=cast(Any, self.model),
+            model=self.model,
             old=state,
-            task=Task("features", tuple(new), cast(Any, _Labels(labels))),
+            task=Task("features", tuple(new), _Labels(labels)),
             seen=(*(TaskClass(c.name, c.prompt) for c in state.classes), *new),
             task_rows=tuple(range(old, old + len(new))),
             config=self.config,
@@ -118,7 +118,7 @@ class Lineage:
 
     def answering(self, state: LearnerState) -> Classifier:
         """Return the classifier that serves `state`."""
-        return Classifier(cast(Any, self.model), state)
+        return Classifier(self.model, state)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.answers.features import Images, Photos
 from benchmarks.answers.group import Group, Inputs, Part, mean
-from benchmarks.answers.lineage import JointModel, Lineage, scores_of
+from benchmarks.answers.lineage import Lineage, given_features, scores_of
 from benchmarks.answers.strange import CLIP_SCALE
 from benchmarks.common.pages import number, table
 from benchmarks.common.plots import GREEN, OURS, VERMILION, png
@@ -46,7 +46,7 @@ def _shots(lineage: Lineage, photos: Photos, draws: int) -> dict[str, dict[str, 
 
 def _clip_shots(clip: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
     """Rows of a class are one image, two others and four more; the others are measured."""
-    lineage, found = Lineage.on(JointModel(CLIP_SCALE)), {}
+    lineage, found = Lineage.on(given_features(CLIP_SCALE)), {}
     images = Images(clip["imagenet_x"], clip["imagenet_y"]).of(list(range(1000)))
     place = torch.cat([torch.arange(int(count)) for count in torch.bincount(images.labels)])
     for shots in CLIP_SHOTS:

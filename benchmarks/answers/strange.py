@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.answers.features import Images, Photos
 from benchmarks.answers.group import Group, Inputs, Part, mean
-from benchmarks.answers.lineage import JointModel, Lineage, Taught, scores_of
+from benchmarks.answers.lineage import Lineage, Taught, given_features, scores_of
 from benchmarks.common.pages import number, table
 from benchmarks.common.plots import BLUE, GREEN, GREY, OURS, VERMILION, png
 from benchmarks.common.record import Record
@@ -63,7 +63,7 @@ def _next_tasks(lineage: Lineage, photos: Photos, history: Sequence[Taught]) -> 
 
 
 def _of_clip(clip: Mapping[str, Tensor]) -> Record:
-    lineage, found = Lineage.on(JointModel(CLIP_SCALE)), {}
+    lineage, found = Lineage.on(given_features(CLIP_SCALE)), {}
 
     def taught(images: Images) -> Classifier:
         classes, width = int(images.labels.max()) + 1, images.raw.shape[1]

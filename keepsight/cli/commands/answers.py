@@ -25,9 +25,7 @@ def classify(
     ] = None,
     set_coverage: Annotated[
         float | None,
-        typer.Option(
-            "--set", metavar="PROBABILITY", help="Also list the labels that have the right one with this probability."
-        ),
+        typer.Option(metavar="PROBABILITY", help="Also list the labels that have the right one with this probability."),
     ] = None,
     known_share: Annotated[
         float | None,
@@ -50,7 +48,7 @@ def classify(
         raise CommandError("--labels names no label; give words separated by commas")
     if template is not None and not words:
         raise CommandError("--template is the prompt for --labels; give both")
-    for option, share in (("--set", set_coverage), ("--known-share", known_share)):
+    for option, share in (("--set-coverage", set_coverage), ("--known-share", known_share)):
         if share is not None and words:
             raise CommandError(f"{option} is for the served classes; leave it or --labels out")
         if share is not None and not 0 < share < 1:

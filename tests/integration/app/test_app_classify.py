@@ -461,3 +461,19 @@ def test_a_query_of_many_parameters_is_refused(taught: TestClient, picture: Pict
     assert "3000 parameters" in response.json()["detail"]
     some = "&".join(f"labels=l{n}" for n in range(1000))
     assert taught.post(f"/v1/classify?{some}", files={"images": picture(1)}).status_code == 200
+
+
+def test_a_set_and_unknown_are_null_where_the_version_cannot_tell(taught: TestClient, picture: Picture) -> None:
+    """Its classes had too few images for any to be held out."""
+    (result,) = ask(taught, picture(1), set_coverage=0.9)["results"]
+    assert (result["label_set"], result["unknown"], result["unknown_score"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("option", ["set_coverage", "known_share"])
+def test_labels_have_neither_sets_nor_unknown_images(taught: TestClient, picture: Picture, option: str) -> None:
+    files = [("images", ("a.png", picture(1)))]
+    response = taught.post("/v1/classify", files=files, data={"labels": ["a", "b"], option: "0.9"})
+    assert response.status_code == 400
+    assert option in response.json()["detail"]
+    response = taught.post("/v1/classify", files=files, data={option: "1"})
+    assert response.status_code == 422
