@@ -26,6 +26,7 @@ from model_store.types import ClassRecord, Made, Manifest
 
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 1000
+DEFAULT_KNOWN_SHARE = 0.95
 MAX_TIMEOUT_MS = 2**31 - 1
 MAX_LABEL_LENGTH = 200
 PathName = Literal["fused", "text", "visual"]
@@ -68,6 +69,18 @@ class ClassifyOptions(BaseModel):
         None,
         description="Who scores words that were never taught: the base model, `untouched` by teaching, or the "
         "version's `adapted` towers. If left out: the base model, unless that takes a second pass.",
+    )
+    set_coverage: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Add the smallest set of labels that has the right one with this probability (`label_set`).",
+    )
+    known_share: float = Field(
+        DEFAULT_KNOWN_SHARE,
+        gt=0,
+        lt=1,
+        description="The share of images of learned classes that are not to be called unknown.",
     )
     timeout_ms: Timeout = None
 
@@ -149,10 +162,10 @@ class Prediction(BaseModel):
     )
     text_score: float = Field(description="Cosine between image and class text.")
     visual_score: float | None = Field(description="Cosine between image and class prototype.")
-    fused_score: float | None = Field(description="Text score plus the weighted visual score.")
-    probability: float = Field(
-        description="Softmax of logit_scale times score over all labels; a fused score is divided by 1 + beta first."
+    fused_score: float | None = Field(
+        description="Weighted mean of both: (text_score + beta * visual_score) / (1 + beta)."
     )
+    probability: float = Field(description="Softmax of the score times the path's multiplier, over all labels.")
 
 
 class ClassifyResult(BaseModel):
@@ -161,6 +174,19 @@ class ClassifyResult(BaseModel):
     index: int
     filename: str | None
     predictions: list[Prediction]
+    label_set: list[str] | None = Field(
+        None,
+        description="Labels that have the right one with probability `set_coverage`, best first. Null: not asked for, "
+        "or the version has no held-out images to tell by.",
+    )
+    unknown: bool | None = Field(
+        None,
+        description="Whether the image looks like none of the classes: `unknown_score` is above `known_share`. "
+        "Null for labels that were sent, and where the version cannot tell.",
+    )
+    unknown_score: float | None = Field(
+        None, description="Share of images of learned classes that look less strange, 0 to 1."
+    )
     error: Problem | None = None
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import ValidationError
@@ -25,18 +25,21 @@ from model_store.types import (
     Manifest,
     VersionId,
 )
+from segp_cl.odds import MULTIPLIERS, SHARES
 from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.statistics import ClassSums
 from segp_cl.types import (
     HEAD,
     Calibration,
     Familiarity,
+    HeldOutSummary,
     LearnedClass,
     LearnerState,
     LoraFactors,
     LoraState,
     ModelSpec,
 )
+from segp_cl.types import Path as ScorePath
 
 PROTOTYPES = "prototypes"
 COVARIANCE = "covariance"
@@ -44,10 +47,13 @@ SUMS = "sums"
 SCATTER = "scatter"
 TEXT_FEATURES = "text_features"
 CHECKS = "checks."
+HELD_OUT = "held_out."
+STRANGENESS = f"{HELD_OUT}strangeness"
 
 _ZEROS = "0" * 64
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 _CHECKED = ("raw", "image", "scores")
+_PATHS: tuple[ScorePath, ...] = get_args(ScorePath)
 # fields that the content digest leaves out; of `dataset` it leaves out the name alone
 _NOT_LEARNED = frozenset(
     {
@@ -69,11 +75,12 @@ _NOT_LEARNED = frozenset(
 def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Encode a state and its golden answers as named tensors and the manifest's fields about them.
 
-    The tensors are on the CPU, contiguous, and share no memory. They are float32, but for `sums` and the upper triangle
-    of their `scatter`, float64. Where these are, there is no `covariance`: it follows from them.
+    The tensors are on the CPU, contiguous, and share no memory. They are float32, but for `sums`, the upper triangle of
+    their `scatter` and the quantiles of `held_out`, float64. Where sums are, there is no `covariance`: it follows from
+    them.
 
-    The fields are `model`, `weights_digest`, `classes`, `tasks`, `fusion_weight`, `lora`, `calibration` and
-    `familiarity`.
+    The fields are `model`, `weights_digest`, `classes`, `tasks`, `fusion_weight`, `lora`, `calibration`, `familiarity`
+    and `held_out`.
 
     Raises:
         InvalidStateError: rows that do not match the classes, factors that do not match the rank, or values that
@@ -86,6 +93,10 @@ def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tu
             tensors[SCATTER] = _triangle(state.sums.scatter)
     elif state.covariance is not None:
         tensors[COVARIANCE] = state.covariance
+    if state.held_out is not None:
+        tensors |= {f"{HELD_OUT}{path}": state.held_out.odds[path] for path in _PATHS}
+        if state.held_out.strangeness is not None:
+            tensors[STRANGENESS] = state.held_out.strangeness[None]
     if golden is not None:
         tensors |= {f"{CHECKS}{name}": getattr(golden, name) for name in _CHECKED}
     lora = None
@@ -112,6 +123,9 @@ def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tu
         "lora": lora,
         "calibration": None if state.calibration is None else asdict(state.calibration),
         "familiarity": None if state.familiarity is None else asdict(state.familiarity),
+        "held_out": None
+        if state.held_out is None
+        else {"images": state.held_out.images, "classes": state.held_out.classes},
     }
 
 
@@ -123,7 +137,9 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
     """
     adapted = manifest.lora.adapted if manifest.lora else ()
     expected = {PROTOTYPES, TEXT_FEATURES, *(f"lora.{target}.{factor}" for target in adapted for factor in "ab")}
-    found = tensors.keys() - {COVARIANCE, SUMS, SCATTER, *(f"{CHECKS}{name}" for name in _CHECKED)}
+    if manifest.held_out is not None:
+        expected |= {f"{HELD_OUT}{path}" for path in _PATHS}
+    found = tensors.keys() - {COVARIANCE, SUMS, SCATTER, STRANGENESS, *(f"{CHECKS}{name}" for name in _CHECKED)}
     problem = (
         f"holds other tensors than the manifest says: {sorted(expected ^ found)[:4]}"
         if expected != found
@@ -147,6 +163,7 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
         sums=sums,
         calibration=Calibration(**manifest.calibration.model_dump()) if manifest.calibration else None,
         familiarity=Familiarity(**manifest.familiarity.model_dump()) if manifest.familiarity else None,
+        held_out=_decode_held_out(tensors, manifest),
     )
 
 
@@ -156,6 +173,14 @@ def _decode_sums(tensors: Mapping[str, Tensor], manifest: Manifest) -> ClassSums
     counts = torch.tensor([known.images for known in manifest.classes], dtype=torch.int64)
     scatter = _symmetric(tensors[SCATTER], tensors[SUMS].shape[1]) if SCATTER in tensors else None
     return ClassSums(counts, tensors[SUMS], scatter)
+
+
+def _decode_held_out(tensors: Mapping[str, Tensor], manifest: Manifest) -> HeldOutSummary | None:
+    if manifest.held_out is None:
+        return None
+    odds = {path: tensors[f"{HELD_OUT}{path}"] for path in _PATHS}
+    strangeness = tensors[STRANGENESS][0] if STRANGENESS in tensors else None
+    return HeldOutSummary(odds, strangeness, **manifest.held_out.model_dump())
 
 
 def _triangle(symmetric: Tensor) -> Tensor:
@@ -173,7 +198,7 @@ def _symmetric(triangle: Tensor, size: int) -> Tensor:
 
 
 def _dtype_of(name: str) -> torch.dtype:
-    return torch.float64 if name in (SUMS, SCATTER) else torch.float32
+    return torch.float64 if name in (SUMS, SCATTER) or name.startswith(HELD_OUT) else torch.float32
 
 
 def decode_golden(tensors: Mapping[str, Tensor]) -> GoldenAnswers | None:
@@ -242,13 +267,9 @@ def content_digest(tensors: Mapping[str, Tensor], manifest: Manifest) -> str:
     shape and bytes (little-endian), sorted by name.
     """
     learned = {key: value for key, value in manifest.model_dump(mode="json").items() if key not in _NOT_LEARNED}
-    for name in (
-        "calibration",
-        "familiarity",
-        "made",
-    ):  # earlier manifests lack these, and keep their digests
-        if learned[name] is None:
-            del learned[name]
+    for later in ("calibration", "familiarity", "held_out", "made"):
+        if learned[later] is None:
+            del learned[later]  # manifests that were made before lack the field, and keep their digests
     if manifest.dataset is not None:
         learned["dataset"] = manifest.dataset.model_dump(mode="json", exclude={"name"})
     digest = hashlib.sha256(canonical_json(learned))
@@ -317,6 +338,10 @@ def _disagreement(tensors: Mapping[str, Tensor], *, classes: int, rank: int) -> 
             raw = tensors[PROTOTYPES].shape[1]
             if tensor.shape != (1, raw * (raw + 1) // 2):
                 return f"{name} has shape {tuple(tensor.shape)}, expected the upper triangle of {raw} squared"
+        elif name.startswith(HELD_OUT):
+            expected_shape = (1, SHARES) if name == STRANGENESS else (MULTIPLIERS, SHARES)
+            if tuple(tensor.shape) != expected_shape:
+                return f"{name} has shape {tuple(tensor.shape)}, expected {expected_shape}"
         elif name.startswith(CHECKS):
             width = {
                 "raw": tensors[PROTOTYPES].shape[1],

@@ -170,7 +170,14 @@ class CalibrationRecord(_Record):
     text: float = Field(gt=0)
     visual: float = Field(gt=0)
     fused: float = Field(gt=0, description="Of the fused score divided by 1 + beta.")
-    images: int = Field(description="Held-out images of the last task that they rest on.")
+    images: int = Field(description="Held-out images of the last task that had any.")
+
+
+class HeldOutRecord(_Record):
+    """What the tensors `held_out.*` rest on: quantiles over held-out images of all tasks."""
+
+    images: int = Field(ge=1)
+    classes: int = Field(ge=1, description="Classes that the images are of.")
 
 
 class FamiliarityRecord(_Record):
@@ -235,6 +242,7 @@ class Manifest(_Record):
     calibration: CalibrationRecord | None = None
     familiarity: FamiliarityRecord | None = None
     made: Made | None = Field(None, description="How a task was taught; null: no task, or a release before this field.")
+    held_out: HeldOutRecord | None = None
     strategy: str | None
     settings: JsonObject
     seed: int | None

@@ -6,6 +6,7 @@ See docs/adr/0029.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -19,7 +20,13 @@ OCTAVES: Final = 4
 """How far from it the multiplier may go: at most 16 times as large or as small."""
 
 
-def fit_scale(scores: Float[Tensor, "images classes"], labels: Int64[Tensor, " images"], *, expected: float) -> float:
+def fit_scale(
+    scores: Float[Tensor, "images classes"],
+    labels: Int64[Tensor, " images"],
+    *,
+    expected: float,
+    gone: Callable[[float], float] = lambda scale: 0.0,
+) -> float:
     """Return the multiplier a that makes softmax(a * `scores`) most likely, as temperature scaling does with 1 / a.
 
     It minimises -Σ log p(label) + k/2 log²(a / `expected`), k = `PRIOR_IMAGES` (Guo et al. 2017, arXiv 1706.04599, and
@@ -29,12 +36,13 @@ def fit_scale(scores: Float[Tensor, "images classes"], labels: Int64[Tensor, " i
         scores: of images that were neither trained on nor part of what they are compared with.
         labels: their classes.
         expected: the multiplier without any image, greater than 0.
+        gone: returns Σ -log p at a multiplier, in nats, of images that are no more.
     """
     scores = scores.double()
 
     def cost(octaves: float) -> float:
         log_p = torch.log_softmax(expected * 2.0**octaves * scores, dim=-1)
-        surprise = -float(log_p.gather(1, labels[:, None]).sum())
+        surprise = gone(expected * 2.0**octaves) - float(log_p.gather(1, labels[:, None]).sum())
         return surprise + PRIOR_IMAGES / 2 * (octaves * math.log(2)) ** 2
 
     found = minimize_scalar(cost, bounds=(-OCTAVES, OCTAVES), method="bounded", options={"xatol": 1e-6})

@@ -12,7 +12,7 @@ from torch import Tensor
 from segp_cl.types import Scores
 
 Whitener = Callable[[Float[Tensor, "batch raw"]], Float[Tensor, "batch raw"]]
-"""Maps unit features to unit features in the space where the visual branch compares them."""
+"""Maps unit features to the space where the visual branch compares directions. Lengths there are of any size."""
 
 
 def text_scores(
@@ -29,8 +29,18 @@ def visual_scores(
 
     With `whitening` the cosine is taken in the whitened space, and `prototypes` must be in that space.
     """
+    return directions(raw, whitening)[0] @ prototypes.T
+
+
+def directions(
+    raw: Float[Tensor, "batch raw"], whitening: Whitener | None
+) -> tuple[Float[Tensor, "batch raw"], Float[Tensor, " batch"] | None]:
+    """Return unit features in the space of the visual branch, and how long they were there before."""
     unit = F.normalize(raw, dim=-1)
-    return (unit if whitening is None else whitening(unit)) @ prototypes.T
+    if whitening is None:
+        return unit, None
+    mapped = whitening(unit)
+    return F.normalize(mapped, dim=-1), mapped.norm(dim=-1)
 
 
 def fused_scores(
@@ -51,8 +61,10 @@ def dual_path_scores(
 ) -> Scores:
     """Compute both branches and their fusion (eqs. 5, 6, 30). Only `raw` may have any norm."""
     text = text_scores(image_features, text_features)
-    visual = visual_scores(raw, prototypes, whitening)
-    return Scores(text=text, visual=visual, fused=fused_scores(text, visual, fusion_weight=fusion_weight))
+    compared, length = directions(raw, whitening)
+    visual = compared @ prototypes.T
+    fused = fused_scores(text, visual, fusion_weight=fusion_weight)
+    return Scores(text=text, visual=visual, fused=fused, length=length)
 
 
 def predict(scores: Float[Tensor, "batch classes"]) -> Int64[Tensor, " batch"]:

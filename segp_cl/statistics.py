@@ -193,13 +193,9 @@ class Whitening:
         """Return the same space with `centre` at the origin."""
         return Whitening(self.matrix, -(self.matrix @ centre))
 
-    def map(self, features: Float[Tensor, "batch raw"]) -> Float[Tensor, "batch raw"]:
+    def __call__(self, features: Float[Tensor, "batch raw"]) -> Float[Tensor, "batch raw"]:
         """Map normalised features, or means of them, to this space. Their lengths mean something there."""
         return F.linear(features, self.matrix, self.offset)
-
-    def __call__(self, unit: Float[Tensor, "batch raw"]) -> Float[Tensor, "batch raw"]:
-        """Map normalised features or prototypes to this space and normalise them there."""
-        return F.normalize(self.map(unit), dim=-1)
 
     def to(self, like: Tensor) -> Whitening:
         """Return this on the device and in the precision of `like`."""
@@ -229,7 +225,7 @@ def visual_space(sums: ClassSums) -> tuple[Whitening | None, Float[Tensor, "clas
     means = sums.sums / images
     if len(means) > 1:
         whitening = whitening.around(means.mean(dim=0))
-    mapped = whitening.map(means)
+    mapped = whitening(means)
     towards = F.normalize(mapped, dim=-1) / _attenuation(sums, whitening, mapped)[:, None]
     like = torch.empty(0)
     return whitening.to(like), towards.to(like)
@@ -262,4 +258,4 @@ def visual_space_of_old(
     if covariance is None:
         return None, prototypes
     whitening = Whitening.of(covariance, shrinkage=WHITENING_SHRINKAGE)
-    return whitening, prototypes if whitening is None else whitening(prototypes)
+    return whitening, prototypes if whitening is None else F.normalize(whitening(prototypes), dim=-1)

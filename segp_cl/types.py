@@ -69,13 +69,30 @@ class Calibration:
     """Multipliers of scores with which their softmax is a calibrated probability, one for each path.
 
     That of the fused path multiplies (s_clip + β s_v) / (1 + β). `images` is how many held-out images of the last task
-    they rest on.
+    that had any they rest on.
     """
 
     text: float
     visual: float
     fused: float
     images: int
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutSummary:
+    """What a state keeps of the held-out images of all its tasks: quantiles over all of them, nothing of any one.
+
+    Attributes:
+        odds: by path, quantiles of the log-odds of the right class at several multipliers (`segp_cl.odds`).
+        strangeness: quantiles of how strange the images looked (`segp_cl.unknown`); None where that cannot be told.
+        images: how many images they are.
+        classes: how many classes these are of.
+    """
+
+    odds: Mapping[Path, Float[Tensor, "multipliers shares"]]
+    strangeness: Float[Tensor, " shares"] | None
+    images: int
+    classes: int
 
 
 @dataclass(frozen=True)
@@ -101,7 +118,8 @@ class LearnerState:
     normalised raw features within their classes; with it the visual branch compares whitened features, without it
     plain ones. `sums` are what prototypes and covariance follow from; None in a state made before they were kept.
     Without `calibration` probabilities are those of the model's own scale, and without `familiarity` taught classes are
-    told from new words by weights that hold for any model.
+    told from new words by weights that hold for any model. Without `held_out` there are no prediction sets, and no
+    image is told to be unknown.
     """
 
     model: ModelSpec
@@ -116,6 +134,7 @@ class LearnerState:
     sums: ClassSums | None = None
     calibration: Calibration | None = None
     familiarity: Familiarity | None = None
+    held_out: HeldOutSummary | None = None
 
     @cached_property
     def moves_image_tower(self) -> bool:
@@ -190,11 +209,15 @@ class Anchors:
 
 @dataclass(frozen=True)
 class Scores:
-    """Cosines of the two branches (5)(6) and their fusion (30)."""
+    """Cosines of the two branches (5)(6) and their fusion (30).
+
+    `length` is that of the images' features in the whitened space; None where there is no such space.
+    """
 
     text: Float[Tensor, "batch classes"]
     visual: Float[Tensor, "batch classes"]
     fused: Float[Tensor, "batch classes"]
+    length: Float[Tensor, " batch"] | None = None
 
 
 @dataclass(frozen=True)

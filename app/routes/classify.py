@@ -23,7 +23,7 @@ from app.problems import invalid_body
 from app.schemas import MAX_LABEL_LENGTH, ClassifyAnswer, ClassifyBody, ClassifyOptions
 from app.services import Services
 from app.serving.answer_images import Pixels, answer_images, check_image_count, take_served
-from app.serving.answers import results
+from app.serving.answers import Wanted, results
 from app.serving.engine import Scored
 from app.serving.question import Question
 from segp_cl.errors import KeepsightError
@@ -114,15 +114,19 @@ async def classify(
         lambda: answer_images(services, served, asked.images, ask, outcome="classified"),
         timeout_ms=asked.options.timeout_ms,
     )
-    top_k = min(asked.options.top_k, len(served.classes if question is None else question.labels))
+    labels = len(served.classes) if question is None else len(question.labels)
+    top_k = min(asked.options.top_k, labels)
     alike = [] if question is None else await services.engine.alike(served, question)
+    coverage = asked.options.set_coverage
+    least = None if coverage is None else served.classifier.least_probability(asked.options.path, coverage)
+    wanted = Wanted(top_k, known_share=asked.options.known_share, least_probability=least)
 
     def answer() -> str:
         return ClassifyAnswer(
             model_version=served.version_id,
             path=asked.options.path if question is None else question.answered_by,
             alike=alike,
-            results=results(asked.filenames, slots, top_k),
+            results=results(asked.filenames, slots, wanted),
         ).model_dump_json()
 
     # FastAPI would validate the answer again
@@ -201,6 +205,9 @@ def _labels(options: ClassifyOptions, services: Services) -> dict[str, str] | No
         if options.with_classes or options.zero_shot is not None:
             raise InvalidRequestError("with_classes and zero_shot are only allowed with labels")
         return None
+    for name in ("set_coverage", "known_share"):
+        if name in options.model_fields_set:
+            raise InvalidRequestError(f"{name} is only for learned classes; leave labels or {name} out")
     words = [label.strip() for label in options.labels]
     if not 1 <= len(words) <= services.settings.max_labels:
         raise InvalidRequestError(f"the request has {len(words)} labels; expected 1 to {services.settings.max_labels}")

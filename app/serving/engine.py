@@ -30,8 +30,10 @@ SAME_WITHIN = 1e-5
 class Scored:
     """One image's scores over `labels`, on the CPU. `probabilities` are those of the requested path.
 
-    Words have no prototypes: `visual` and `fused` are None, or have NaN for them beside classes. `mixed`: the labels
-    are of both kinds, whose scores cannot be compared, so that probabilities rank.
+    `fused` is the weighted mean of the two others. Words have no prototypes: `visual` and `fused` are None, or have NaN
+    for them beside classes. `mixed`: the labels are of both kinds, whose scores cannot be compared, so that
+    probabilities rank. `unknown_score` is the share of images of known classes that look less strange; None if that
+    cannot be told.
     """
 
     labels: tuple[str, ...]
@@ -41,6 +43,7 @@ class Scored:
     fused: Tensor | None
     probabilities: Tensor
     mixed: bool = False
+    unknown_score: float | None = None
 
     @property
     def ranking(self) -> Tensor:
@@ -71,6 +74,7 @@ class _Answer:
     untouched: Tensor | None
     scores: Mapping[str, Tensor]
     probabilities: Mapping[str, Tensor]
+    unknown_score: float | None
 
 
 class Engine:
@@ -120,10 +124,9 @@ class Engine:
         def scored(answer: _Answer | Exception) -> Scored | Exception:
             if isinstance(answer, Exception):
                 return answer
-            scores = answer.scores
-            return Scored(
-                names, path, scores["text"], scores["visual"], scores["fused"], probabilities=answer.probabilities[path]
-            )
+            likely = answer.probabilities[path]
+            text, visual, fused = (answer.scores[name] for name in ("text", "visual", "fused"))
+            return Scored(names, path, text, visual, fused, probabilities=likely, unknown_score=answer.unknown_score)
 
         return [scored(answer) for answer in await self._run(served, pixels)]
 
@@ -225,17 +228,25 @@ class Engine:
         # one unbind per tensor: every operator of PyTorch releases the GIL, which another thread then takes
         scores: dict[str, Sequence[Tensor]] = {}
         probabilities: dict[str, Sequence[Tensor]] = {}
+        strange: Sequence[float] | None = None
         if served.classes:
             of_path = classifier.scores_of(features)
+            strange = classifier.unknown_scores(of_path)
             for path in get_args(Path):
                 rows = getattr(of_path, path).cpu()
-                scores[path] = rows.unbind()
+                scores[path] = (classifier.weighted_mean(rows) if path == "fused" else rows).unbind()
                 probabilities[path] = classifier.class_probabilities(rows, path).unbind()
         image = features.image.cpu()
         finite = image.isfinite().all(dim=1).tolist()
         self._answered_at = time.monotonic()
         return [
-            _Answer(vector, untouched[row], _row(scores, row), _row(probabilities, row))
+            _Answer(
+                vector,
+                untouched[row],
+                _row(scores, row),
+                _row(probabilities, row),
+                None if strange is None else strange[row],
+            )
             if finite[row]
             else InferenceError("the model's features of this image are not finite")
             for row, vector in enumerate(image.unbind())
@@ -270,7 +281,7 @@ def _over_labels(served: Served, answers: Sequence[_Answer], question: Question,
     classifier, path, rows = served.classifier, question.path, question.taught_rows
     if not question.new:
         of = {each: torch.stack([answer.scores[each] for answer in answers])[:, rows] for each in get_args(Path)}
-        likely = classifier.class_probabilities(of[path], path)
+        likely = classifier.answer_probabilities(of[path], path)
         return [
             Scored(question.labels, path, *each)
             for each in zip(of["text"], of["visual"], of["fused"], likely, strict=True)
@@ -287,7 +298,7 @@ def _over_labels(served: Served, answers: Sequence[_Answer], question: Question,
     both = [*question.taught, *question.new]
     likely = torch.empty_like(text)
     likely[:, both] = classifier.open_probabilities(
-        classifier.class_probabilities(of[path], path), of["visual"], text[:, both]
+        classifier.answer_probabilities(of[path], path), of["visual"], text[:, both]
     )
     without = torch.full_like(text, torch.nan)
     columns = {"text": text, "visual": without, "fused": without.clone()}

@@ -14,13 +14,18 @@ from keepsight.client.api import Gate, GateResult, ImageResult, Instant, Job, Jo
 
 
 def classification_table(results: Sequence[ImageResult]) -> Table:
-    """Return a table with one line per image and prediction."""
-    made = table("image", "label", ">probability", ">score", ">text", ">visual")
+    """Return a table with one line per image and prediction; sets of labels and strange images have a column more."""
+    with_sets = any(result.get("label_set") is not None for result in results)
+    with_unknown = any(result.get("unknown") for result in results)
+    columns = ["set"] * with_sets + ["unknown"] * with_unknown
+    made = table("image", "label", ">probability", ">score", ">text", ">visual", *columns)
     for result in results:
         name = escape(result["filename"] or str(result["index"]))
         if result["error"]:
             made.add_row(name, "[red]not classified")
             continue
+        more = [escape(", ".join(result.get("label_set") or ()))] * with_sets
+        more += [f"[yellow]{percent(result.get('unknown_score') or 0)}" if result.get("unknown") else ""] * with_unknown
         for p in result["predictions"]:
             scores = (p["score"], p["text_score"], p["visual_score"])
             made.add_row(
@@ -28,8 +33,9 @@ def classification_table(results: Sequence[ImageResult]) -> Table:
                 escape(p["label"]),
                 percent(p["probability"]),
                 *("–" if s is None else f"{s:.3f}" for s in scores),
+                *more,
             )
-            name = ""
+            name, more = "", []
     return made
 
 

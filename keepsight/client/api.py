@@ -23,10 +23,10 @@ class Prediction(TypedDict):
     """One label for one image, with the scores of every path, whichever was asked for.
 
     `text_score` and `visual_score` are cosines; the visual one is taken of whitened features where the version has a
-    covariance. `fused_score` is text score + beta * visual score, so it is no cosine. `score` is that of the path that
-    ranks, or the probability where classes and other words are ranked together. Words that were never taught have no
-    prototypes, and their `visual_score` and `fused_score` are None. `probability` is over all labels, not only those
-    returned.
+    covariance. `fused_score` is their weighted mean, (text score + beta * visual score) / (1 + beta). `score` is that
+    of the path that ranks, or the probability where classes and other words are ranked together. Words that were never
+    taught have no prototypes, and their `visual_score` and `fused_score` are None. `probability` is over all labels,
+    not only those returned. Numbers have six decimals.
     """
 
     label: str
@@ -38,11 +38,19 @@ class Prediction(TypedDict):
 
 
 class ImageResult(TypedDict):
-    """The answer for one image: predictions, best first; or the problem of this image, and no predictions."""
+    """The answer for one image: predictions, best first; or the problem of this image, and no predictions.
+
+    `label_set` has the right label with the probability that was asked for, None if none was asked for. `unknown` says
+    that the image looks like none of the classes, `unknown_score` which share of their images looks less strange. These
+    are None where the version cannot tell, and a service older than this client sends none of the three.
+    """
 
     index: int
     filename: str | None
     predictions: list[Prediction]
+    label_set: NotRequired[list[str] | None]
+    unknown: NotRequired[bool | None]
+    unknown_score: NotRequired[float | None]
     error: Problem | None
 
 
@@ -302,6 +310,13 @@ class Familiarity(TypedDict):
     images: int
 
 
+class HeldOut(TypedDict):
+    """How many held-out images of all tasks prediction sets and `unknown` rest on, and of how many classes they are."""
+
+    images: int
+    classes: int
+
+
 class Manifest(TypedDict):
     """`GET /v1/versions/{id}`: everything about a version except its tensors."""
 
@@ -321,6 +336,7 @@ class Manifest(TypedDict):
     calibration: Calibration | None
     familiarity: Familiarity | None
     made: NotRequired[Literal["instant", "trained"] | None]
+    held_out: NotRequired[HeldOut | None]
     strategy: str | None
     settings: dict[str, object]
     seed: int | None

@@ -96,6 +96,8 @@ class AsyncClient:
         template: str | None = None,
         with_classes: bool = False,
         zero_shot: ZeroShot | None = None,
+        set_coverage: float | None = None,
+        known_share: float | None = None,
         timeout_ms: int | None = None,
     ) -> Classification:
         """Classify 1 to 64 images, over the served classes or over `labels` (classes or any words)."""
@@ -109,6 +111,8 @@ class AsyncClient:
                 template=template,
                 with_classes=with_classes,
                 zero_shot=zero_shot,
+                set_coverage=set_coverage,
+                known_share=known_share,
                 timeout_ms=timeout_ms,
             )
         )

@@ -24,6 +24,8 @@ def classify_files(
     template: str | None = None,
     with_classes: bool = False,
     zero_shot: ZeroShot | None = None,
+    set_coverage: float | None = None,
+    known_share: float | None = None,
 ) -> Classification:
     """Classify any number of files, 64 per request; each request's files are read just before it.
 
@@ -48,6 +50,8 @@ def classify_files(
             template=template,
             with_classes=with_classes,
             zero_shot=zero_shot,
+            set_coverage=set_coverage,
+            known_share=known_share,
         )
         for offset, (file, result) in enumerate(zip(batch, answer["results"], strict=True)):
             results.append({**result, "index": start + offset, "filename": sendable(str(file))})

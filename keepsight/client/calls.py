@@ -122,6 +122,8 @@ def classify(
     template: str | None,
     with_classes: bool,
     zero_shot: ZeroShot | None,
+    set_coverage: float | None,
+    known_share: float | None,
     timeout_ms: int | None,
 ) -> Call[Classification]:
     form: dict[str, Any] = {"top_k": str(top_k), "path": path}
@@ -133,8 +135,9 @@ def classify(
         form["with_classes"] = "true"
     if zero_shot is not None:
         form["zero_shot"] = zero_shot
-    if timeout_ms is not None:
-        form["timeout_ms"] = str(timeout_ms)
+    for option, value in (("set_coverage", set_coverage), ("known_share", known_share), ("timeout_ms", timeout_ms)):
+        if value is not None:
+            form[option] = str(value)
     files = [("images", (name, data, "application/octet-stream")) for name, data in images]
     return Call("POST", "/v1/classify", body={"data": form, "files": files})
 

@@ -95,6 +95,8 @@ class Client:
         template: str | None = None,
         with_classes: bool = False,
         zero_shot: ZeroShot | None = None,
+        set_coverage: float | None = None,
+        known_share: float | None = None,
         timeout_ms: int | None = None,
     ) -> Classification:
         """Classify 1 to 64 images, over the served classes or over `labels` (classes or any words).
@@ -107,6 +109,8 @@ class Client:
             template: The prompt for a label, with {} in its place.
             with_classes: Choose among the served classes too, beside `labels`.
             zero_shot: Who scores words that were never taught: the base model, `untouched`, or the `adapted` towers.
+            set_coverage: Ask for `label_set`, which has the right label with this probability.
+            known_share: The share of images of learned classes that are not to be called unknown; default 0.95.
             timeout_ms: Milliseconds after which the service gives the request up.
         """
         named = named_images(images)
@@ -119,6 +123,8 @@ class Client:
                 template=template,
                 with_classes=with_classes,
                 zero_shot=zero_shot,
+                set_coverage=set_coverage,
+                known_share=known_share,
                 timeout_ms=timeout_ms,
             )
         )

@@ -194,4 +194,5 @@ def _next_state(session: Session, outcome: Outcome, counts: list[int]) -> Learne
         sums=outcome.sums,
         calibration=outcome.calibration,
         familiarity=outcome.familiarity,
+        held_out=outcome.held_out,
     )

@@ -25,6 +25,7 @@ from segp_cl.types import (
     Calibration,
     Familiarity,
     FeatureSource,
+    HeldOutSummary,
     LearnerState,
     LoraState,
     OnProgress,
@@ -181,6 +182,7 @@ class Outcome:
     fusion_weight: float
     calibration: Calibration | None = None
     familiarity: Familiarity | None = None
+    held_out: HeldOutSummary | None = None
     anchors: int = 0
 
 

@@ -12,12 +12,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from segp_cl.errors import IncompatibleStateError, KeepsightError
+from segp_cl.odds import at, least_probability
 from segp_cl.open_vocabulary import expected_familiarity, open_probabilities
 from segp_cl.runtime.packed import HasTowers, pack_model, packed_whitening
 from segp_cl.runtime.passes import ImagePass, PassSettings
 from segp_cl.scores import Whitener, dual_path_scores, probabilities
 from segp_cl.statistics import is_centred, visual_space, visual_space_of_old
 from segp_cl.types import LearnerState, LoraState, Path, Scores
+from segp_cl.unknown import Strangeness, share_less_strange
 
 
 class NoClassesError(KeepsightError):
@@ -103,6 +105,10 @@ class Classifier:
         self.has_visual_evidence = is_centred(whitening)
         self.familiarity = state.familiarity or expected_familiarity(self.has_visual_evidence)
         self._prototypes = prototypes.to(base.device)
+        self._strangeness: Strangeness | None = None
+        if state.sums is not None:
+            strangeness = Strangeness.of(state.sums, whitening, prototypes)
+            self._strangeness = None if strangeness is None else strangeness.to(self._prototypes)
         self._whitening: Whitener | None = None
         if whitening is not None:
             whitening = whitening.to(self._prototypes)
@@ -189,13 +195,53 @@ class Classifier:
         """Compute the probabilities of the state's classes from the scores of a path.
 
         They are the softmax at the scale that was fitted on held-out images, or at the model's own where there were
-        none. A fused score is (s_clip + β s_v) / (1 + β) here, the weighted mean of two cosines: without the division
-        it would be 1 + β times as sharp as either branch, and every answer would seem almost certain.
+        none. A fused score is its `weighted_mean` here: else it would be 1 + β times as sharp as either branch, and
+        every answer would seem almost certain.
         """
+        return self.answer_probabilities(self.weighted_mean(scores) if path == "fused" else scores, path)
+
+    @torch.inference_mode()
+    def answer_probabilities(self, scores: Float[Tensor, "batch some"], path: Path) -> Float[Tensor, "batch some"]:
+        """Compute the same among some of the classes, from scores as they are answered: a fused one is the mean."""
+        return probabilities(scores, logit_scale=self._scale(path))
+
+    @torch.inference_mode()
+    def weighted_mean(self, fused: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+        """Compute (s_clip + β s_v) / (1 + β) from fused scores, which is on the scale of the two."""
+        return fused / (1 + self.state.fusion_weight)
+
+    def least_probability(self, path: Path, coverage: float) -> float | None:
+        """Return the least probability of labels in a set that holds the right one with probability `coverage`.
+
+        None where nothing is known of held-out images; 0 if they are too few.
+        """
+        held_out = self.state.held_out
+        if held_out is None:
+            return None
+        odds = at(held_out.odds[path], self._scale(path), logit_scale=self.logit_scale)
+        return least_probability(odds, coverage=coverage, images=held_out.images)
+
+    @torch.inference_mode()
+    def strangeness(self, scores: Scores) -> Float[Tensor, " batch"] | None:
+        """Return how strange each image looks to the visual path (`segp_cl.unknown`); None: it cannot be told."""
+        if self._strangeness is None or scores.length is None:
+            return None
+        return self._strangeness(scores.visual, scores.length)
+
+    @torch.inference_mode()
+    def unknown_scores(self, scores: Scores) -> list[float] | None:
+        """Return the share of images of known classes that look less strange than each image; None: it cannot be told.
+
+        An image of a known class exceeds 0.95 in 5 % of cases at most.
+        """
+        held_out, strange = self.state.held_out, self.strangeness(scores)
+        if strange is None or held_out is None or held_out.strangeness is None:
+            return None
+        return share_less_strange(strange.cpu(), held_out.strangeness, images=held_out.images)
+
+    def _scale(self, path: Path) -> float:
         calibration = self.state.calibration
-        scale = self.logit_scale if calibration is None else float(getattr(calibration, path))
-        means = scores / (1 + self.state.fusion_weight) if path == "fused" else scores
-        return probabilities(means, logit_scale=scale)
+        return self.logit_scale if calibration is None else float(getattr(calibration, path))
 
     @torch.inference_mode()
     def open_probabilities(

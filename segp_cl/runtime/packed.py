@@ -214,8 +214,7 @@ def pack_model(served: HasTowers, base: HasTowers) -> None:
 
 def packed_whitening(whitening: Whitening) -> Whitener:
     """Return `whitening` with its matrix packed."""
-    product = PackedLinear(Packs([]), whitening.matrix, whitening.offset)
-    return lambda unit: F.normalize(product(unit), dim=-1)
+    return PackedLinear(Packs([]), whitening.matrix, whitening.offset)
 
 
 def _pack_pointwise(block: nn.Module, name: str, following: str | None, packs: Packs) -> None:

@@ -14,6 +14,7 @@ import typer.main
 from typer.exceptions import TyperException
 
 import benchmarks.accuracy.cli
+import benchmarks.answers.__main__
 import benchmarks.cost.__main__
 import benchmarks.decoding.__main__
 import benchmarks.faults.__main__
@@ -32,6 +33,7 @@ PROGRAM_FILES = [words[1] for _, words in PYTHON if "-m" not in words]
 MODULES += [(page, ["benchmarks.accuracy", *words[1:]]) for page, words in KEEPSIGHT if words[0] == "bench"]
 PROGRAMS = {
     "benchmarks.accuracy": benchmarks.accuracy.cli.app,
+    "benchmarks.answers": benchmarks.answers.__main__.app,
     "benchmarks.cost": benchmarks.cost.__main__.app,
     "benchmarks.decoding": benchmarks.decoding.__main__.app,
     "benchmarks.faults": benchmarks.faults.__main__.app,

@@ -29,6 +29,7 @@ from model_store.store import Store, bootstrap
 from segp_cl.learn.learner import initial_state
 from segp_cl.models.backbone import Backbone
 from segp_cl.types import ModelSpec
+from tests.valkey import start_valkey
 from tests.waiting import wait_until
 
 SLOW: dict[str, Any] = {"strategy": "naive", "epochs": 1000}  # minutes
@@ -162,8 +163,7 @@ def alive(pid: int) -> bool:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Backbone, tiny_spec: ModelSpec) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("site")
-    server = ValkeyServer(data_dir=root / "valkey", persist=True, config={"appendonly": "yes"})
-    server.start()
+    server = start_valkey(root / "valkey", persist=True, config={"appendonly": "yes"})
     jobs = Jobs(f"redis://127.0.0.1:{server.port}/0")
     site = Site(root, server, jobs, Store(root / "store"), Spool(root / "spool"))
     bootstrap(site.store, initial_state(tiny_backbone))

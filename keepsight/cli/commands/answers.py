@@ -29,6 +29,14 @@ def classify(
     zero_shot: Annotated[
         ZeroShot | None, typer.Option(help="Who scores words that were never taught: the base model or the version.")
     ] = None,
+    set_coverage: Annotated[
+        float | None,
+        typer.Option(metavar="PROBABILITY", help="Also list the labels that have the right one with this probability."),
+    ] = None,
+    known_share: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Share of images of learned classes not to be called unknown (0.95)."),
+    ] = None,
     url: options.Url = options.URL,
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
@@ -48,6 +56,11 @@ def classify(
         raise CommandError("--template is the prompt for --labels; give both")
     if (with_classes or zero_shot is not None) and not words:
         raise CommandError("--with-classes and --zero-shot go with --labels; give both")
+    for option, share in (("--set-coverage", set_coverage), ("--known-share", known_share)):
+        if share is not None and words:
+            raise CommandError(f"{option} is for the served classes; leave it or --labels out")
+        if share is not None and not 0 < share < 1:
+            raise CommandError(f"{option} is {share:g}; expected a share between 0 and 1, for example 0.9")
     found = find_images(images)
     console.print_notes(skipped_lines(found.skipped))
     with options.connect(url, api_key) as client:
@@ -60,6 +73,8 @@ def classify(
             template=template,
             with_classes=with_classes,
             zero_shot=zero_shot,
+            set_coverage=set_coverage,
+            known_share=known_share,
         )
     for group in answer.get("alike", []):
         console.err().print(f"the model cannot tell these labels apart: {', '.join(group)}", markup=False)

@@ -7,19 +7,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from segp_cl.alignment import align_head
-from segp_cl.calibration import fit_scale
 from segp_cl.fusion import choose_fusion_weight, expected_fusion_weight
+from segp_cl.learn.held_out import HeldOut, carried, summarised
 from segp_cl.learn.training import Inputs, Outcome, Session
 from segp_cl.models.lora import Adapters
 from segp_cl.open_vocabulary import expected_familiarity, fit_familiarity
 from segp_cl.pixels import as_unit_pixels
-from segp_cl.scores import fused_scores, text_scores, visual_scores
+from segp_cl.scores import directions, text_scores
 from segp_cl.statistics import ClassSums, FeatureSampler, MomentSums, Whitening, is_centred, visual_space
-from segp_cl.types import HEAD, Calibration, Familiarity, LoraState, Progress
+from segp_cl.types import HEAD, Familiarity, LoraState, Progress
+from segp_cl.unknown import Strangeness
 
 DRAWN_PER_CLASS = 8
 """Features sampled from each old class to choose β."""
@@ -115,38 +116,41 @@ def finish(session: Session, gathered: Gathered, *, lora: LoraState | None, anch
     weight = session.config.fusion_weight
     if session.chooses_fusion_weight:
         weight = _fusion_weight(session, gathered, kept)
+    seen, own = len(session.seen), session.model.logit_scale
+    if kept is None:
+        calibration, summary = session.old.calibration, carried(session.old, seen=seen)
+    else:
+        calibration, summary = summarised(session.old, kept, seen=seen, fusion_weight=weight, logit_scale=own)
     return Outcome(
         lora=lora,
         sums=gathered.final,
         text_features=gathered.text_features,
         fusion_weight=weight,
-        calibration=session.old.calibration if kept is None else _calibration(session, kept, weight),
+        calibration=calibration,
         familiarity=session.old.familiarity if kept is None else _familiarity(session, gathered, kept, lora),
+        held_out=summary,
         anchors=anchors,
     )
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Scores of held-out images, which neither training nor the statistics used here have seen, and their classes."""
-
-    text: Float[Tensor, "images seen"]
-    visual: Float[Tensor, "images seen"]
-    rows: Int64[Tensor, " images"]
 
 
 def _score_held_out(session: Session, gathered: Gathered) -> HeldOut:
     raw = torch.cat([features for features, _ in gathered.held_out])
     rows = torch.tensor(session.task_rows)[torch.cat([labels for _, labels in gathered.held_out])]
-    return HeldOut(*_scores(session, gathered, raw), rows)
+    text, visual, length = _scores(session, gathered, raw)
+    strange = Strangeness.of(gathered.before, *gathered.space)
+    strangeness = None if strange is None or length is None else strange(visual, length)
+    return HeldOut(text, visual, strangeness, rows)
 
 
-def _scores(session: Session, gathered: Gathered, raw: Float[Tensor, "images raw"]) -> tuple[Tensor, Tensor]:
-    """Return s_clip (5) and s_v (6) of raw features, over all seen classes."""
+def _scores(
+    session: Session, gathered: Gathered, raw: Float[Tensor, "images raw"]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return s_clip (5) and s_v (6) of raw features over all seen classes, and their length in the whitened space."""
     with torch.no_grad(), session.autocast():
         image = session.model.project(raw).float().cpu()
     whitening, prototypes = gathered.space
-    return text_scores(image, gathered.text_features), visual_scores(raw.cpu(), prototypes, whitening)
+    compared, length = directions(raw.cpu(), whitening)
+    return text_scores(image, gathered.text_features), compared @ prototypes.T, length
 
 
 def _fusion_weight(session: Session, gathered: Gathered, kept: HeldOut | None) -> float:
@@ -164,23 +168,12 @@ def _fusion_weight(session: Session, gathered: Gathered, kept: HeldOut | None) -
         # held-out images are of new classes: sampled features, though easier than images, represent the old ones
         drawn = torch.arange(old).repeat(DRAWN_PER_CLASS)
         features = gathered.sampler.draw(drawn, gathered.norm, generator=session.generator)
-        drawn_text, drawn_visual = _scores(session, gathered, features)
+        drawn_text, drawn_visual, _ = _scores(session, gathered, features)
         per_new_class = len(rows) / len(session.task_rows)
         weights = torch.cat([weights, torch.full((len(drawn),), per_new_class / DRAWN_PER_CLASS)])
         text, visual = torch.cat([text, drawn_text]), torch.cat([visual, drawn_visual])
         rows = torch.cat([rows, drawn])
     return choose_fusion_weight(text, visual, rows, weights, expected=expected)
-
-
-def _calibration(session: Session, kept: HeldOut, weight: float) -> Calibration:
-    """Fit the multipliers of all paths on held-out images. Sampled features would be too easy for that."""
-    before, own = session.old.calibration, session.model.logit_scale
-    fused = fused_scores(kept.text, kept.visual, fusion_weight=weight) / (1 + weight)
-    fitted = {
-        path: fit_scale(scores, kept.rows, expected=own if before is None else getattr(before, path))
-        for path, scores in (("text", kept.text), ("visual", kept.visual), ("fused", fused))
-    }
-    return Calibration(**fitted, images=len(kept.rows))
 
 
 def _familiarity(session: Session, gathered: Gathered, kept: HeldOut, lora: LoraState | None) -> Familiarity:

@@ -59,7 +59,7 @@ def test_answers_are_those_of_the_method(
     classifier = Classifier(tiny_backbone, store.open(current))
     pixels = torch.stack([to_pixels(decode_image(picture(n)), tiny_backbone.preprocessing) for n in (1, 2)])
     scores = classifier.scores(pixels)
-    probabilities = classifier.class_probabilities(scores.fused, "fused")
+    probabilities, means = classifier.class_probabilities(scores.fused, "fused"), classifier.weighted_mean(scores.fused)
     for row, result in enumerate(answer["results"]):
         assert (result["index"], result["filename"], result["error"]) == (row, f"{row}.png", None)
         assert len(result["predictions"]) == 3
@@ -70,7 +70,7 @@ def test_answers_are_those_of_the_method(
             assert (
                 prediction["fused_score"]
                 == prediction["score"]
-                == pytest.approx(float(scores.fused[row, i]), abs=FLOAT32_REORDERED)
+                == pytest.approx(float(means[row, i]), abs=FLOAT32_REORDERED)
             )
             assert prediction["text_score"] == pytest.approx(float(scores.text[row, i]), abs=FLOAT32_REORDERED)
             assert prediction["visual_score"] == pytest.approx(float(scores.visual[row, i]), abs=FLOAT32_REORDERED)
@@ -499,3 +499,18 @@ def test_a_query_of_many_parameters_is_refused(taught: TestClient, picture: Pict
     assert "3000 parameters" in response.json()["detail"]
     some = "&".join(f"labels=l{n}" for n in range(1000))
     assert taught.post(f"/v1/classify?{some}", files={"images": picture(1)}).status_code == 200
+
+
+def test_a_set_and_unknown_are_null_where_the_version_cannot_tell(taught: TestClient, picture: Picture) -> None:
+    """Its classes had too few images for any to be held out."""
+    (result,) = ask(taught, picture(1), set_coverage=0.9)["results"]
+    assert (result["label_set"], result["unknown"], result["unknown_score"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("option", ["set_coverage", "known_share"])
+def test_labels_have_neither_sets_nor_unknown_images(taught: TestClient, picture: Picture, option: str) -> None:
+    files = [("images", ("a.png", picture(1)))]
+    response = taught.post("/v1/classify", files=files, data={"labels": ["a", "b"], option: "0.9"})
+    assert (response.status_code, "learned classes" in response.json()["detail"]) == (422, True)
+    response = taught.post("/v1/classify", files=files, data={option: "1"})
+    assert response.status_code == 422

@@ -55,7 +55,7 @@ def expected(store: Store, backbone: Backbone, *data: bytes) -> dict[str, torch.
     scores = classifier.scores(torch.stack([to_pixels(decode_image(d), backbone.preprocessing) for d in data]))
     return {
         "probabilities": classifier.class_probabilities(scores.fused, "fused"),
-        "scores": scores.fused,
+        "scores": classifier.weighted_mean(scores.fused),
         "text_scores": scores.text,
         "visual_scores": scores.visual,
     }

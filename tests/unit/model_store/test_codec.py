@@ -14,8 +14,19 @@ import torch
 
 from model_store import codec
 from model_store.types import CorruptVersionError, DatasetRecord, InvalidStateError, Manifest
+from segp_cl.odds import MULTIPLIERS, SHARES
 from segp_cl.statistics import ClassSums
-from segp_cl.types import Calibration, Familiarity, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec
+from segp_cl.types import (
+    Calibration,
+    Familiarity,
+    HeldOutSummary,
+    LearnedClass,
+    LearnerState,
+    LoraFactors,
+    LoraState,
+    ModelSpec,
+    Path,
+)
 
 VERSION = "000002-0123456789ab"
 
@@ -371,6 +382,42 @@ def test_a_calibration_survives_and_counts_for_the_digest() -> None:
     assert digest_of(calibrated) != digest_of(plain)
 
 
+def with_held_out(strangeness: torch.Tensor | None) -> LearnerState:
+    generator = torch.Generator().manual_seed(3)
+    names: tuple[Path, ...] = ("text", "visual", "fused")
+    odds = {
+        path: torch.randn(MULTIPLIERS, SHARES, generator=generator, dtype=torch.float64).sort().values for path in names
+    }
+    return replace(learned(), held_out=HeldOutSummary(odds, strangeness, images=12, classes=3))
+
+
+@pytest.mark.parametrize("strangeness", [None, torch.linspace(-1, 1, SHARES, dtype=torch.float64)])
+def test_what_is_kept_of_held_out_images_survives(strangeness: torch.Tensor | None) -> None:
+    state = with_held_out(strangeness)
+    tensors, _ = codec.encode_state(state)
+    found = codec.decode_state(tensors, manifest_of(state)).held_out
+    assert found is not None
+    assert state.held_out is not None
+    assert (found.images, found.classes) == (12, 3)
+    assert all(torch.equal(found.odds[path], odds) for path, odds in state.held_out.odds.items())
+    assert (found.strangeness is None) is (strangeness is None)
+    if strangeness is not None:
+        assert found.strangeness is not None
+        assert torch.equal(found.strangeness, strangeness)
+    assert digest_of(state) != digest_of(learned())
+
+
+def test_quantiles_of_another_size_or_without_a_path_are_refused() -> None:
+    state = with_held_out(None)
+    tensors, _ = codec.encode_state(state)
+    with pytest.raises(CorruptVersionError, match=rf"held_out.text has shape \(2, {SHARES}\)"):
+        codec.decode_state(tensors | {"held_out.text": tensors["held_out.text"][:2]}, manifest_of(state))
+    with pytest.raises(CorruptVersionError, match="other tensors"):
+        codec.decode_state({name: t for name, t in tensors.items() if name != "held_out.text"}, manifest_of(state))
+    with pytest.raises(CorruptVersionError, match="other tensors"):
+        codec.decode_state(tensors, manifest_of(learned()))
+
+
 def test_a_manifest_without_the_field_has_the_digest_that_it_had() -> None:
     """As an earlier release computed it: over the fields that it knew."""
     state = learned()
@@ -379,7 +426,7 @@ def test_a_manifest_without_the_field_has_the_digest_that_it_had() -> None:
     known = {
         name: value
         for name, value in manifest.model_dump(mode="json").items()
-        if name not in codec._NOT_LEARNED | {"calibration", "familiarity", "made"}
+        if name not in codec._NOT_LEARNED | {"calibration", "familiarity", "held_out", "made"}
     }
     assert manifest.dataset is not None
     known["dataset"] = manifest.dataset.model_dump(mode="json", exclude={"name"})

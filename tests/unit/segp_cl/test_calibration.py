@@ -48,6 +48,16 @@ def test_without_images_it_is_what_was_expected() -> None:
     assert found == pytest.approx(20.0, rel=1e-4)
 
 
+def test_images_that_are_gone_count_as_if_they_were_there() -> None:
+    scores, labels = drawn(15.0, 400)
+
+    def gone(scale: float) -> float:
+        return F.cross_entropy(scale * scores[100:].double(), labels[100:], reduction="sum").item()
+
+    found = fit_scale(scores[:100], labels[:100], expected=20.0, gone=gone)
+    assert found == pytest.approx(fit_scale(scores, labels, expected=20.0), rel=1e-4)
+
+
 def test_calibration_error_by_hand() -> None:
     """Three images of probability 0.9, two of them right, and one of 0.6 that is right: (|2 - 2.7| + |1 - 0.6|) / 4."""
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.4, 0.6]], dtype=torch.float64)

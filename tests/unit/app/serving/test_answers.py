@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
 
-from app.serving.answers import encoded, predictions, results
+from app.serving.answers import DECIMALS, Wanted, encoded, label_set, predictions, results
 from app.serving.engine import Scored
 from segp_cl.errors import ImageDecodeError
 from segp_cl.types import Path
@@ -38,7 +39,7 @@ def test_labels_are_ranked_by_the_path_that_was_asked_for(path: Path, order: str
         assert image.visual is not None
         assert image.fused is not None
         numbers = (image.ranking, image.text, image.visual, image.fused, image.probabilities)
-        assert [column[place].item() for column in numbers] == [
+        assert [round(column[place].item(), DECIMALS) for column in numbers] == [
             prediction.score,
             prediction.text_score,
             prediction.visual_score,
@@ -71,7 +72,7 @@ def test_equal_scores_keep_the_labels_order() -> None:
 
 def test_every_image_has_its_result_or_its_own_error() -> None:
     first, second, third = results(
-        ["x.png", None, "z.png"], [scored(), ImageDecodeError("not an image"), scored("text")], top_k=1
+        ["x.png", None, "z.png"], [scored(), ImageDecodeError("not an image"), scored("text")], Wanted(top_k=1)
     )
     assert [(result.index, result.filename) for result in (first, second, third)] == [
         (0, "x.png"),
@@ -82,3 +83,31 @@ def test_every_image_has_its_result_or_its_own_error() -> None:
     assert (first.error, third.error, second.predictions) == (None, None, [])
     assert second.error is not None
     assert (second.error.detail, second.error.status) == ("not an image", 422)
+
+
+def test_numbers_are_rounded_after_they_are_ranked() -> None:
+    text = torch.tensor([0.5, 0.50000006, 1 / 3])
+    found = predictions(Scored(("a", "b", "c"), "text", text, None, None, torch.softmax(text, dim=0)), 3)
+    assert [prediction.label for prediction in found] == ["b", "a", "c"]
+    assert [prediction.score for prediction in found] == [0.5, 0.5, 0.333333]
+    assert sum(prediction.probability for prediction in found) == pytest.approx(1, abs=1.5e-6)
+
+
+@pytest.mark.parametrize(("least", "labels"), [(0.0, "bac"), (0.2, "ba"), (0.25, "ba"), (0.3, "b"), (0.9, "b")])
+def test_a_set_has_all_labels_that_are_likely_enough_and_the_best(least: float, labels: str) -> None:
+    assert "".join(label_set(scored(), least)) == labels
+
+
+@pytest.mark.parametrize(("share", "unknown"), [(None, None), (0.2, False), (0.9, False), (0.9000001, True)])
+def test_an_image_that_is_stranger_than_most_is_unknown(share: float | None, unknown: bool | None) -> None:
+    (result,) = results(
+        ["x.png"], [replace(scored(), unknown_score=share)], Wanted(1, known_share=0.9, least_probability=0.3)
+    )
+    assert result.unknown is unknown
+    assert result.unknown_score == (None if share is None else round(share, DECIMALS))
+    assert result.label_set == ["b"]
+
+
+def test_no_set_is_given_unless_one_was_asked_for() -> None:
+    (result,) = results([None], [scored()], Wanted(1))
+    assert result.label_set is None

@@ -66,8 +66,17 @@ class Means:
     def probabilities(self, scores: Tensor) -> Tensor:
         return probabilities(scores, logit_scale=1.0)
 
+    def weighted_mean(self, fused: Tensor) -> Tensor:
+        return fused / 11
+
+    def unknown_scores(self, scores: Scores) -> list[float]:
+        return scores.text[:, 1].tolist()
+
     def class_probabilities(self, scores: Tensor, path: str) -> Tensor:
-        return probabilities(scores / 11 if path == "fused" else scores, logit_scale=1.0)
+        return self.answer_probabilities(scores / 11 if path == "fused" else scores, path)
+
+    def answer_probabilities(self, scores: Tensor, path: str) -> Tensor:
+        return probabilities(scores, logit_scale=1.0)
 
 
 def serve(classifier: Means, version: str = "v") -> Served:
@@ -103,7 +112,7 @@ def engine() -> Iterator[Engine]:
     engine.close()
 
 
-@pytest.mark.parametrize(("path", "factor"), [("text", 1), ("visual", 10), ("fused", 11)])
+@pytest.mark.parametrize(("path", "factor"), [("text", 1), ("visual", 10), ("fused", 1)])
 def test_every_image_gets_its_own_row_of_every_path(engine: Engine, path: Path, factor: int) -> None:
     values = [0.1 * n for n in range(6)]
     answers = asyncio.run(engine.scores(serve(Means()), [image(value) for value in values], path))
@@ -114,7 +123,8 @@ def test_every_image_gets_its_own_row_of_every_path(engine: Engine, path: Path, 
         assert (scored.labels, scored.path) == (("dark", "bright"), path)
         assert scored.text.tolist() == pytest.approx([-value, value])
         assert scored.visual.tolist() == pytest.approx([-10 * value, 10 * value])
-        assert scored.fused.tolist() == pytest.approx([-11 * value, 11 * value])
+        assert scored.fused.tolist() == pytest.approx([-value, value])
+        assert scored.unknown_score == pytest.approx(value)
         assert scored.ranking.tolist() == pytest.approx([-factor * value, factor * value])
         sharpness = 10 if path == "visual" else 1
         expected = torch.softmax(torch.tensor([-value, value]) * sharpness, 0)

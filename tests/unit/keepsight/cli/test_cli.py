@@ -107,6 +107,16 @@ def test_classify_prints_a_table(run_cli: RunCli, service: Any, image: Path) -> 
     assert [word in ran.out for word in (str(image), "cat", "75.0 %", "0.300", "–")] == [True] * 5
 
 
+def test_classify_lists_sets_and_marks_unknown_images(run_cli: RunCli, service: Any, image: Path) -> None:
+    strange = result(0, label_set=["cat", "lynx"], unknown=True, unknown_score=0.987)
+    service.script["POST /v1/classify"] = {"model_version": "v2", "results": [strange]}
+    ran = run_cli("classify", str(image), "--set-coverage", "0.9", "--known-share", "0.95")
+    assert [word in ran.out for word in ("cat, lynx", "98.7 %")] == [True] * 2
+    body = service.requests[0].content
+    assert b'name="set_coverage"\r\n\r\n0.9' in body
+    assert b'name="known_share"\r\n\r\n0.95' in body
+
+
 def test_classify_sends_64_images_a_request_and_joins_the_answers(
     run_cli: RunCli, service: Any, tmp_path: Path
 ) -> None:
@@ -159,6 +169,14 @@ def test_labels_are_sent_with_how_they_are_to_be_ranked(run_cli: RunCli, service
         (
             ("classify", "{image}", "--template", "a {{}}"),
             "keepsight: --template is the prompt for --labels; give both",
+        ),
+        (
+            ("classify", "{image}", "--labels", "a,b", "--set-coverage", "0.9"),
+            "keepsight: --set-coverage is for the served classes; leave it or --labels out",
+        ),
+        (
+            ("classify", "{image}", "--known-share", "95"),
+            "keepsight: --known-share is 95; expected a share between 0 and 1, for example 0.9",
         ),
         (("teach", "{folder}", "--set", "epochs"), "keepsight: --set takes KEY=VALUE, for example epochs=5"),
         (("teach", "{folder}", "--set", "a=1", "--set", "a=2"), "keepsight: --set gives a twice"),

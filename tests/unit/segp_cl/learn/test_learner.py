@@ -244,6 +244,12 @@ def test_held_out_images_calibrate_every_path(tiny_backbone: Backbone, strategy:
     later = learn(tiny_backbone, state, task_of(["blue", "white"], per_class=10), config).state
     assert later.familiarity is not None
     assert later.familiarity not in (state.familiarity, EXPECTED)
+    # the three classes that are known now are harder to tell apart than the two were
+    assert state.held_out is not None
+    assert after.held_out is not None
+    assert (after.held_out.images, after.held_out.classes) == (state.held_out.images, state.held_out.classes) == (2, 2)
+    assert all((after.held_out.odds[path] <= odds).all() for path, odds in state.held_out.odds.items())
+    assert after.held_out.strangeness is state.held_out.strangeness
 
 
 def test_an_image_tower_that_is_not_trained_keeps_sums_exact_and_gets_no_adapter(tiny_backbone: Backbone) -> None:
@@ -256,6 +262,20 @@ def test_an_image_tower_that_is_not_trained_keeps_sums_exact_and_gets_no_adapter
     assert first.sums is not None
     assert second.sums is not None
     assert torch.equal(second.sums.sums[:2], first.sums.sums)
+
+
+def test_held_out_images_of_all_tasks_add_up(tiny_backbone: Backbone) -> None:
+    config, state = FAST.model_copy(update={"strategy": "prototypes"}), initial_state(tiny_backbone)
+    for names in (["red", "green"], ["blue", "black"]):
+        state = learn(tiny_backbone, state, task_of(names, per_class=10), config).state
+    assert state.held_out is not None
+    assert (state.held_out.images, state.held_out.classes) == (4, 4)
+    assert state.calibration is not None
+    assert state.calibration.images == 2
+    again = replace(task_of(["red"], per_class=20), extend=True)
+    after = learn(tiny_backbone, state, again, config).state
+    assert after.held_out is not None
+    assert (after.held_out.images, after.held_out.classes) == (6, 4)
 
 
 def test_uneven_classes_are_trained_with_their_shares(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

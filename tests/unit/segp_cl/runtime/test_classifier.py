@@ -13,9 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segp_cl.errors import IncompatibleStateError
+from segp_cl.odds import MULTIPLIERS, SHARES
 from segp_cl.runtime.classifier import Classifier, NoClassesError, embedding_space
 from segp_cl.scores import fused_scores, predict, probabilities, text_scores
-from segp_cl.types import Calibration, Familiarity, LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec, Path
+from segp_cl.statistics import MomentSums
+from segp_cl.types import (
+    Calibration,
+    Familiarity,
+    HeldOutSummary,
+    LearnedClass,
+    LearnerState,
+    LoraFactors,
+    LoraState,
+    ModelSpec,
+    Path,
+)
 from tests.tolerances import FLOAT32_REORDERED
 
 
@@ -205,3 +217,46 @@ def test_the_space_is_named_after_what_vectors_depend_on_and_nothing_else() -> N
     backwards = replace(lora, factors=dict(reversed(list(lora.factors.items()))))
     assert embedding_space(replace(adapted, lora=backwards)) == embedding_space(adapted)
     assert embedding_space(replace(state_of(1), fusion_weight=9.0)) == embedding_space(blank)
+
+
+def with_held_out(odds: float = 2.0) -> LearnerState:
+    """Two classes of ten images around two axes, and held-out images whose odds and strangeness are all the same."""
+    raw = torch.eye(3)[:2].repeat_interleave(10, dim=0) + 0.1 * torch.randn(
+        20, 3, generator=torch.Generator().manual_seed(0)
+    )
+    sums = MomentSums(2)
+    sums.add(raw, torch.arange(2).repeat_interleave(10))
+    kept = torch.full((MULTIPLIERS, SHARES), odds, dtype=torch.float64)
+    summary = HeldOutSummary(
+        {"text": kept, "visual": kept, "fused": kept}, torch.zeros(SHARES, dtype=torch.float64), images=99, classes=2
+    )
+    return replace(state_of(), sums=sums.total(), held_out=summary)
+
+
+def test_a_set_takes_labels_as_likely_as_right_ones_were(base: FakeModel) -> None:
+    classifier = Classifier(base, with_held_out(odds=2.0))
+    assert classifier.least_probability("fused", 0.9) == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
+    assert classifier.least_probability("fused", 0.999) == 0.0  # 99 images cannot promise that
+    assert Classifier(base, state_of()).least_probability("fused", 0.9) is None
+
+
+def test_an_image_that_is_like_no_class_looks_strange(base: FakeModel) -> None:
+    classifier = Classifier(base, with_held_out())
+    scores = classifier.scores_of(classifier.features_of(torch.tensor([[1.0, 0.05, 0.0], [-1.0, -1.0, 1.0]])))
+    known, other = classifier.strangeness(scores), classifier.unknown_scores(scores)
+    assert known is not None
+    assert known[0] < 0 < known[1]
+    assert other == pytest.approx([0.0, 0.99])
+
+
+def test_a_state_that_kept_too_little_calls_nothing_unknown(base: FakeModel) -> None:
+    full, raw = with_held_out(), torch.tensor([[-1.0, -1.0, 1.0]])
+    for state in (state_of(), replace(full, held_out=None)):
+        classifier = Classifier(base, state)
+        assert classifier.unknown_scores(classifier.scores_of(classifier.features_of(raw))) is None
+
+
+def test_a_weighted_mean_lies_between_its_scores(base: FakeModel) -> None:
+    classifier, text, visual = Classifier(base, state_of()), torch.tensor([[0.1, 0.4]]), torch.tensor([[0.7, 0.1]])
+    mean = classifier.weighted_mean(fused_scores(text, visual, fusion_weight=classifier.state.fusion_weight))
+    assert torch.allclose(mean, torch.tensor([[0.3, 0.3]]))
