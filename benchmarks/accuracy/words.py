@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
@@ -23,6 +23,7 @@ from benchmarks.accuracy.protocol import Bench
 from benchmarks.accuracy.rows import Training, training_of
 from benchmarks.accuracy.study import Study
 from benchmarks.common.plots import GREY, OURS, OURS_LIGHTER, png
+from benchmarks.common.record import Record
 from segp_cl.learn.learner import initial_state
 from segp_cl.metrics import AccuracyMatrix, forward_transfer, last_accuracy
 from segp_cl.models.backbone import Backbone
@@ -69,6 +70,16 @@ class Words:
     other: str
     before: float
     after: float
+
+    def as_record(self) -> Record:
+        """Return this as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of_record(cls, record: Record) -> Words:
+        """Return what `as_record` wrote."""
+        sides = {name: Both(*map(tuple, record[name].values())) for name in ("served", "zero_shot")}
+        return cls(**{**record, **sides})
 
 
 def open_accuracies(
@@ -183,23 +194,3 @@ def plot_words(measured: Sequence[Words]) -> bytes:
         axes.set(title=words.dataset, xlabel="tasks taught", ylabel="accuracy (%)", ylim=(0, 100), xticks=list(tasks))
     axes.legend(fontsize=8, loc="lower left")
     return png(figure)
-
-
-def main() -> None:
-    """`python -m benchmarks.accuracy.words DATA [OUT]`: print the figures, and write the plot to OUT/words.png."""
-    import json
-    import sys
-
-    from segp_cl.models.load import load_backbone
-    from segp_cl.types import ModelSpec
-
-    data, out = Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    measured = measure_words(load_backbone(ModelSpec()), data, Path("var/bench"))
-    print(json.dumps(figures(measured), indent=2))
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "words.png").write_bytes(plot_words(measured))
-
-
-if __name__ == "__main__":
-    main()

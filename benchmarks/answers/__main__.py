@@ -18,9 +18,11 @@ from benchmarks.accuracy.datasets import load_dataset
 from benchmarks.answers.certainty import CERTAINTY
 from benchmarks.answers.features import clip_features, far_images, photos_of
 from benchmarks.answers.group import Group, Inputs
+from benchmarks.answers.instant import INSTANT
 from benchmarks.answers.lineage import Lineage
 from benchmarks.answers.shots import SHOTS_GROUP
 from benchmarks.answers.strange import STRANGE
+from benchmarks.answers.untaught import UNTAUGHT
 from benchmarks.common.machine import machine
 from benchmarks.common.options import ONLY, Out, Quick, Threads
 from benchmarks.common.pages import measured_on, number, table
@@ -30,12 +32,14 @@ from segp_cl.models.load import load_backbone
 from segp_cl.types import ModelSpec
 
 GROUPS: Final[Mapping[str, Group]] = MappingProxyType(
-    {"certainty": CERTAINTY, "unknown": STRANGE, "shots": SHOTS_GROUP}
+    {"certainty": CERTAINTY, "unknown": STRANGE, "shots": SHOTS_GROUP, "untaught": UNTAUGHT, "instant": INSTANT}
 )
 TITLES: Final = {
     "certainty": "Probabilities and sets of labels",
     "unknown": "Images of no taught class",
     "shots": "Few and uneven images",
+    "untaught": "Words that were never taught",
+    "instant": "How soon a task is served",
 }
 TRAIN_PER_CLASS: Final = {"caltech101": 20, "cifar10": 450}
 FAR_IMAGES: Final = 400
@@ -80,6 +84,7 @@ def main(
     validation: Annotated[
         bool, typer.Option("--validation", help="Measure on the slice of training images that settings are chosen on.")
     ] = False,
+    work: Annotated[Path, typer.Option(help="Where finished trainings are kept.")] = Path("var/bench"),
     only: Annotated[list[str] | None, ONLY] = None,
     orders: Annotated[int, typer.Option(min=1, help="Orders of the classes.")] = 3,
     threads: Threads = 2,
@@ -108,11 +113,14 @@ def main(
             Lineage.on(backbone),
             far_images(backbone, QUICK_IMAGES if quick else FAR_IMAGES),
             clip_features(clip) if clip.exists() else {},
+            data=data,
+            work=work,
+            rounds=1 if quick else 3,
             orders=1 if quick else orders,
             draws=1 if quick else 3,
             pairs=2 if quick else 12,
         )
-        record = load_json(out / "summary.json") if only else {}
+        record = load_json(out / "record.json") if only else {}
         record |= {"machine": machine(threads), "quick": quick, "evaluated_on": "validation" if validation else "test"}
         record.setdefault("figures", {})
         record.setdefault("details", {})
@@ -122,7 +130,8 @@ def main(
             record["figures"] |= part.figures
             record["details"][name] = part.details
             plots |= GROUPS[name].plots(part.details)
-    save_json(out / "summary.json", record)
+    save_json(out / "record.json", record)
+    save_json(out / "summary.json", {name: value for name, value in record.items() if name != "details"})
     save_files(out, plots)
     save_bytes(out / "README.md", page(record).encode())
 

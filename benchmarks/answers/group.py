@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +24,9 @@ class Inputs:
         lineage: of the model that made their features.
         far: raw features of images of another world, by the same model.
         clip: CLIP features by name; empty if there is no such file.
+        data: the folder of the data sets.
+        work: where finished trainings are kept, so that a run can be gone on with.
+        rounds: how often seconds are measured.
         orders: how many orders of classes are measured.
         draws: how many draws of few images.
         pairs: how many pairs of classes with uneven numbers of images.
@@ -32,6 +36,9 @@ class Inputs:
     lineage: Lineage
     far: Tensor
     clip: Mapping[str, Tensor]
+    data: Path = Path("data")
+    work: Path = Path("var/bench")
+    rounds: int = 3
     orders: int = 3
     draws: int = 3
     pairs: int = 12

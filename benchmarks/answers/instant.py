@@ -21,7 +21,12 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.accuracy.datasets import load_dataset
+from benchmarks.accuracy.datasets.types import LabelledImages
+from benchmarks.answers.group import Group, Inputs, Part
+from benchmarks.common.pages import number, table
 from benchmarks.common.process import ROOT, answer_of
+from benchmarks.common.record import Record
 from benchmarks.faults.service import free_ports
 
 SERVERS: Final = 2
@@ -149,37 +154,80 @@ def bare_s(folder: Path, *, rounds: int) -> float:
     return float(statistics.median(answer_of("benchmarks.answers.bare_loop", asked, environment={})))
 
 
-def figures(small: Path, large: Path, other: Path, *, rounds: int) -> dict[str, float]:
-    """Measure both sizes of a task in quiet, and the small one while another task trains.
-
-    Args:
-        small: a folder per class: 5 of 25 photos.
-        large: 10 of 200.
-        other: a task that trains for long enough.
-        rounds: how often each is measured; medians count.
-    """
+def measure(inputs: Inputs) -> Part:
+    """Measure both sizes of a task in quiet, and the small one while another task trains; medians of the rounds."""
     found: dict[str, list[float]] = {}
 
-    def add(**values: float) -> None:
+    def add(**values: float | None) -> None:
         for name, value in values.items():
-            found.setdefault(name, []).append(value)
+            found.setdefault(name, []).append(value or 0.0)
 
-    archives = {folder: archive_of(folder) for folder in (small, large, other)}
-    with service() as running:
+    with tempfile.TemporaryDirectory(prefix="keepsight-photos-") as folder, service() as running:
+        small, large, other = _tasks(inputs.data, Path(folder))
+        archives = {task: archive_of(task) for task in (small, large, other)}
         first = running.serving()[0]
-        for number in range(rounds):
-            add(bare_125=bare_s(small, rounds=1))
-            timed = running.teach(archives[small], f"small {number}", trained=True)
-            add(instant_125=timed.instant_s, trained_125=timed.trained_s or 0.0)
-            running.roll_back(first)
-            time.sleep(_SETTLED_S)
-        for number in range(rounds):
-            add(bare_2000=bare_s(large, rounds=1))
-            timed = running.teach(archives[large], f"large {number}", trained=True)
-            add(instant_2000=timed.instant_s)
-            running.roll_back(first)
-            time.sleep(_SETTLED_S)
+        for name, task in (("125", small), ("2000", large)):
+            for number in range(inputs.rounds):
+                timed = running.teach(archives[task], f"{name} {number}", trained=True)
+                add(**{f"instant_{name}_s": timed.instant_s, f"trained_{name}_s": timed.trained_s})
+                running.roll_back(first)
+                time.sleep(_SETTLED_S)
+                add(**{f"bare_{name}_s": bare_s(task, rounds=1)})
         job_id, _ = running.upload(archives[other], "other")
         running.until(lambda: (running.get(f"/v1/jobs/{job_id}")["progress"] or {}).get("phase") == "train")
-        add(instant_125_training=running.teach(archives[small], "meanwhile", trained=False).instant_s)
-    return {name: statistics.median(values) for name, values in found.items()}
+        add(instant_125_beside_s=running.teach(archives[small], "meanwhile", trained=False).instant_s)
+    seconds = {name: statistics.median(values) for name, values in found.items()}
+    return Part(
+        {
+            "instant_overhead_125": (seconds["instant_125_s"] - ALLOWED_S) / seconds["bare_125_s"],
+            "instant_overhead_2000": seconds["instant_2000_s"] / seconds["bare_2000_s"],
+            "instant_overhead_125_beside": (seconds["instant_125_beside_s"] - ALLOWED_S) / seconds["bare_125_s"],
+            "trained_seconds_125": seconds["trained_125_s"],
+        },
+        {"seconds": seconds, "rounds": found},
+    )
+
+
+def _tasks(data: Path, folder: Path) -> tuple[Path, Path, Path]:
+    """Write three tasks as folders of classes: 5 of 25 photos, 10 of 200 pictures, and one that trains for a while."""
+    photos, pictures = (load_dataset(name, data) for name in ("caltech101", "cifar10"))
+
+    def write(name: str, source: LabelledImages, classes: range, each: int) -> Path:
+        target = folder / name
+        left = dict.fromkeys(classes, each)
+        for index, label in enumerate(source.labels):
+            if left.get(label, 0):
+                left[label] -= 1
+                path = target / f"class {label}" / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                source.open(index).save(path)
+        return target
+
+    return (
+        write("small", photos.train, range(5), 25),
+        write("large", pictures.train, range(10), 200),
+        write("other", photos.train, range(10, 50), 25),
+    )
+
+
+def section(details: Record) -> str:
+    """The seconds, as a table."""
+    rows = [[name, number(value, 2)] for name, value in details["seconds"].items()]
+    return (
+        f"`keepsight up` with {SERVERS} servers, {THREADS} threads each. From the last byte of the upload until all "
+        "servers serve the version. `bare`: a loop that decodes the same images and passes them once, by the server's "
+        "passes. "
+        f"`beside`: while another task trains.\n\n{table(['what', 'seconds'], rows)}"
+    )
+
+
+INSTANT = Group(
+    meanings={
+        "instant_overhead_125": "5 classes of 25 photos: seconds until served, less 0.5, over the bare loop",
+        "instant_overhead_2000": "10 classes of 200 pictures: seconds until served, over the bare loop",
+        "instant_overhead_125_beside": "the first while another task trains",
+        "trained_seconds_125": "seconds until the trained version of the 125 is served",
+    },
+    measure=measure,
+    section=section,
+)
