@@ -26,7 +26,7 @@ _SEED: Final = 0
 
 
 class Tally:
-    """Counts answers by the fused path while they are computed.
+    """Counts answers by the fused path while they are computed, and those of the text path that are right.
 
     Args:
         classifier: gives the probabilities.
@@ -40,6 +40,7 @@ class Tally:
         self._answered: set[int] = set()
         self._top = 0.0
         self._not_finite = 0
+        self._text_right = 0
 
     def add(self, scores: Scores, truth: Int64[Tensor, " batch"]) -> None:
         """Add the scores of a batch; `truth` has the row of each image's class. A score that is not finite is wrong."""
@@ -52,6 +53,7 @@ class Tally:
         self._answered |= set(answers[usable].tolist())
         self._top += float(probabilities[usable].max(dim=1).values.sum()) if bool(usable.any()) else 0.0
         self._not_finite += int((~usable).sum())
+        self._text_right += int((usable & (scores.text.argmax(dim=1).cpu() == truth)).sum())
 
     def answers(self) -> Answers:
         """Return the counts so far."""
@@ -62,6 +64,7 @@ class Tally:
             distinct=len(self._answered),
             top_probability=self._top / max(1, images - self._not_finite),
             not_finite=self._not_finite,
+            text_right=self._text_right,
         )
 
 

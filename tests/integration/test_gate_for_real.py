@@ -115,7 +115,7 @@ def test_a_correction_that_does_not_correct_is_held(tmp_path: Path, five_digits:
     assert swapped.promoted, swapped.not_promoted_because
     corrected = teach(settings, {"seven": scans(7, 8), "eight": scans(8, 8)}, extend=True)
     assert corrected.evaluation is not None
-    assert corrected.evaluation.overall.fused == 0.0
+    assert corrected.evaluation.overall.fused <= 0.5  # of two images
     assert not corrected.promoted, corrected.gate
     assert "contradiction" in failed(corrected)
     assert Store(settings.store).current() == swapped.version_id

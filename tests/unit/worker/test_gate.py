@@ -165,6 +165,14 @@ def test_old_classes_may_lose_some_and_not_most(before: int, after: int, passed:
         assert f"{after} of 112 sampled features are right, {before} were before" in found.reason
 
 
+@pytest.mark.parametrize(("before", "after", "passed"), [(112, 100, True), (112, 30, False), (20, 15, True)])
+def test_a_ruined_text_path_is_found_though_the_visual_one_hides_it(before: int, after: int, passed: bool) -> None:
+    kept, were = replace(SOUND.kept, text_right=after), replace(SOUND.kept_before, text_right=before)
+    found = check("old_classes", replace(SOUND, kept=kept, kept_before=were))
+    assert found.passed is passed
+    assert ("by the text path" in found.reason) is not passed
+
+
 def test_without_old_classes_nothing_can_be_lost() -> None:
     assert check("old_classes", replace(SOUND, kept=Answers(), kept_before=Answers())).passed is None
 
