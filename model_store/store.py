@@ -13,6 +13,7 @@ A store is a folder:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Iterator, Mapping
 
@@ -199,10 +200,13 @@ class Store(StoreWriter):
             journal = self._reconcile()
             if journal.damaged:
                 raise StoreError(f"{self._journal}: lines {journal.damaged} cannot be read, pins may be among them")
-            self.lineage()
+            lineage = self.lineage()
             manifests = self._manifests()
             unreadable = {version for version, manifest in manifests.items() if manifest is None}
-            pinned = policy.pinned_versions(journal.entries) | unreadable
+            # what instant versions stand on: their tasks may still be trained on it
+            instants = list(itertools.takewhile(lambda manifest: manifest.made == "instant", lineage))
+            stood_on = {manifest.version_id for manifest in lineage[: len(instants) + 1]}
+            pinned = policy.pinned_versions(journal.entries) | unreadable | stood_on
             for version_id in policy.to_prune(parents_of(manifests), current=self.current(), pinned=pinned, keep=keep):
                 with writing(f"removing version {version_id}"):
                     self._take_away(version_id)

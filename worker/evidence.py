@@ -30,9 +30,10 @@ class Tally:
 
     Args:
         classifier: gives the probabilities.
+        text_among: rows of the classes among which the text path answers; None: all.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, text_among: Sequence[int] | None = None) -> None:
         self._classifier = classifier
         self._names = classifier.state.class_names
         self._images = torch.zeros(len(self._names), dtype=torch.int64)
@@ -41,6 +42,8 @@ class Tally:
         self._top = 0.0
         self._not_finite = 0
         self._text_right = 0
+        among = range(len(self._names)) if text_among is None else text_among
+        self._text_among = torch.tensor(among, dtype=torch.int64)
 
     def add(self, scores: Scores, truth: Int64[Tensor, " batch"]) -> None:
         """Add the scores of a batch; `truth` has the row of each image's class. A score that is not finite is wrong."""
@@ -53,7 +56,8 @@ class Tally:
         self._answered |= set(answers[usable].tolist())
         self._top += float(probabilities[usable].max(dim=1).values.sum()) if bool(usable.any()) else 0.0
         self._not_finite += int((~usable).sum())
-        self._text_right += int((usable & (scores.text.argmax(dim=1).cpu() == truth)).sum())
+        by_text = self._text_among[scores.text.cpu()[:, self._text_among].argmax(dim=1)]
+        self._text_right += int((usable & (by_text == truth)).sum())
 
     def answers(self) -> Answers:
         """Return the counts so far."""
@@ -100,6 +104,7 @@ class OldClasses:
             per_class = max(1, min(SAMPLES_PER_CLASS, MOST_SAMPLES // len(rows)))
         drawn = torch.tensor(rows).repeat_interleave(per_class)
         self._names = [state.class_names[row] for row in drawn.tolist()]
+        self._old = state.class_names
         self._seen = images
         self._images = self._raw(parent)
         self._sampled = FeatureSampler(state.prototypes, state.covariance).draw(
@@ -118,7 +123,8 @@ class OldClasses:
     def _answers(self, classifier: Classifier, raw: Float[Tensor, "sampled raw"]) -> Answers:
         place = {name: row for row, name in enumerate(classifier.state.class_names)}
         truth = torch.tensor([place[name] for name in self._names])
-        tally = Tally(classifier)
+        # new names may be nearer to an old class than its own: that is no ruin, so texts of old classes are compared
+        tally = Tally(classifier, text_among=[place[name] for name in self._old])
         for some, of_batch in zip(torch.split(raw, _BATCH), torch.split(truth, _BATCH), strict=True):
             tally.add(classifier.scores_of(classifier.features_of(some)), of_batch)
         return tally.answers()

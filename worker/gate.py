@@ -25,7 +25,7 @@ class Answers:
         distinct: number of different classes that were answered.
         top_probability: mean probability of the best class, in [0, 1].
         not_finite: number of images with a score that is not finite.
-        text_right: number of right answers by the text path.
+        text_right: number of right answers by the text path; of old classes, among these alone.
     """
 
     by_class: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -198,8 +198,8 @@ def check_worst_class(policy: GatePolicy, evidence: Evidence) -> GateCheck:
 def check_old_classes(policy: GatePolicy, evidence: Evidence) -> GateCheck:
     """Check that features of the old classes are still classified as the parent classified them.
 
-    By the fused path, and by the text path alone: it is served too, and where the image tower stands still, the visual
-    path hides its ruin. The worse of the two is told.
+    By the fused path, and by the text path among the old classes: it is served too, and where the image tower stands
+    still, the visual path hides its ruin.
     """
     kept, before = evidence.kept, evidence.kept_before
     if kept.images == 0:

@@ -16,7 +16,7 @@ from exchange.notes import read_note
 from exchange.spool import Spool, SpoolError
 from model_store.gate import reasons_of
 from model_store.store import Store
-from model_store.types import Manifest, VersionId
+from model_store.types import Manifest, VersionId, VersionNotFoundError
 from segp_cl.errors import KeepsightError
 from segp_cl.types import OnProgress
 from worker.instant import put_on
@@ -48,9 +48,14 @@ def base_of(lineage: Sequence[Manifest], waits: Waits) -> VersionId:
     Args:
         lineage: CURRENT, its parent, and so on.
         waits: tells which jobs wait.
+
+    Raises:
+        VersionNotFoundError: that version was removed by hand.
     """
     instants = list(takewhile(lambda manifest: manifest.made == "instant", lineage))
     lowest = max((at for at, manifest in enumerate(instants) if waits(manifest.job_id or "")), default=-1)
+    if lowest + 1 == len(lineage):
+        raise VersionNotFoundError(lineage[lowest].parent or "")
     return lineage[lowest + 1].version_id
 
 

@@ -11,7 +11,7 @@ from exchange.contracts import JobRecord, UpdateJob, utc_now
 from exchange.notes import Note, write_note
 from exchange.spool import Spool
 from model_store.store import Store
-from model_store.types import Manifest, Provenance, VersionId
+from model_store.types import Manifest, Provenance, VersionId, VersionNotFoundError
 from segp_cl.data.image_sets import FolderImages
 from segp_cl.errors import ClassExistsError
 from tests.unit.worker.test_pipeline import BIRDS, PETS, Colours, spooled, update
@@ -257,3 +257,28 @@ def test_the_base_is_below_all_that_wait(settings: WorkerSettings, store: Store,
     assert base_of(lineage, lambda job: job == pets.job_id) == first
     assert base_of(lineage, lambda job: job == birds.job_id) == lineage[1].version_id
     assert base_of(lineage, lambda job: False) == lineage[0].version_id
+
+
+def test_pruning_keeps_what_waiting_tasks_are_trained_on(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    jobs = [task(settings, colours) for colours in (PETS, BIRDS, FISH)]
+    for job in jobs:
+        run_instant(job, settings)
+    assert store.prune(1) == []
+    assert update(jobs[0], settings).promoted
+    end(settings, jobs[0])
+    assert store.lineage()[2].made == "trained"
+    before = {manifest.version_id for manifest in store.list()}
+    store.prune(1)
+    assert [manifest.made for manifest in store.lineage()][:3] == ["instant", "instant", "trained"]
+    assert len(store.list()) < len(before)
+
+
+def test_a_base_that_was_removed_by_hand_is_said_to_be_missing(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    job = task(settings, PETS)
+    run_instant(job, settings)
+    with pytest.raises(VersionNotFoundError, match=first):
+        base_of(store.lineage()[:1], lambda job: True)
