@@ -299,7 +299,9 @@ class VersionSummary(BaseModel):
     made: Made | None = Field(description="`instant`: in closed form; `trained`; null: unknown, or no task.")
     strategy: str | None
     dataset: str | None
-    evaluation: dict[str, JsonValue] | None = Field(description="Accuracy on the held-out images, over all classes.")
+    evaluation: dict[str, JsonValue] | None = Field(
+        description="Accuracy over all classes, on held-out images and on those left out in turn."
+    )
     pinned: bool
     held_because: list[str] = Field(
         default_factory=list, description="Why the gate holds it: it is served only if promoted with `anyway`."

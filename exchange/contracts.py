@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import Self
+from typing import Literal, Self
 from uuid import uuid4
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -182,6 +182,10 @@ class JobProgress(_Contract):
     updated_at: AwareDatetime
 
 
+How = Literal["held_out", "left_one_out"]
+"""How a class was measured: on held-out images, or on its own, each left out of the statistics in turn."""
+
+
 class PathAccuracy(_Contract):
     """Top-1 accuracy among all seen classes, in [0, 1], by text path, visual path and their fusion."""
 
@@ -191,12 +195,42 @@ class PathAccuracy(_Contract):
     fused: float = Field(ge=0, le=1)
 
 
+class ClassAccuracy(PathAccuracy):
+    """That of one class, and how it was measured."""
+
+    how: How = "held_out"
+
+
+class OverallAccuracy(PathAccuracy):
+    """That of all measured classes.
+
+    `left_one_out` of the `images` were left out in turn, the others were held out. `only_images` of the former are the
+    only one of their class: without it only the text path knows the class, so that the fused answer is that of the text
+    path, and the visual one is wrong. `classes_not_measured` of the task's classes have no image here.
+    """
+
+    left_one_out: int = Field(0, ge=0)
+    only_images: int = Field(0, ge=0)
+    classes_not_measured: int = Field(0, ge=0)
+
+
 class Evaluation(_Contract):
-    """Accuracy of the new version on the held-out images of its task, among all `seen_classes`."""
+    """Accuracy of the new version on images of its task, among all `seen_classes`.
+
+    Images that are left out in turn are missing in the visual path's statistics alone: where texts or the image tower
+    were trained, they were trained on these images too. Figures of an earlier release are on held-out images alone.
+    """
 
     seen_classes: int = Field(ge=1)
-    overall: PathAccuracy
-    per_class: dict[str, PathAccuracy]
+    overall: OverallAccuracy
+    per_class: dict[str, ClassAccuracy]
+
+    def fused(self, how: How) -> tuple[dict[str, tuple[int, int]], float | None]:
+        """Return (images, right answers by the fused path) of each class that was measured so, and their accuracy."""
+        chosen = {name: found for name, found in self.per_class.items() if found.how == how}
+        counts = {name: (found.images, round(found.images * found.fused)) for name, found in chosen.items()}
+        images = sum(count for count, _ in counts.values())
+        return counts, sum(right for _, right in counts.values()) / images if images else None
 
 
 class GateCheck(_Contract):
@@ -228,8 +262,9 @@ class UpdateOutcome(_Contract):
 
     `gate` has every check that was made. If it held the version, `held_because` has its reasons, and
     `not_promoted_because` begins with "held:". `gate` is None for a version of a release that had no gate.
-    `evaluation` is None where no class had enough images to hold any out. `report` holds the learner's report (seconds
-    by phase, losses by epoch, settings, adapted modules), the seconds of the worker's own phases and its peak memory.
+    `evaluation` is None where `KEEPSIGHT_HOLDOUT_FRACTION` is 0 and no image came in a val split. `report` holds
+    the learner's report (seconds by phase, losses by epoch, settings, adapted modules), the seconds of the worker's own
+    phases and its peak memory.
     """
 
     version_id: str

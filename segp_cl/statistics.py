@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from segp_cl.config import WHITENING_SHRINKAGE
 from segp_cl.errors import InvalidTaskError
+
+_ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,16 @@ class ClassSums:
             scatter = scatter + between.T @ (weight[:, None] * between)
         return ClassSums(counts.index_add(0, place, other.counts), sums.index_add(0, place, other.sums), scatter)
 
+    def without(self, unit: Float64[Tensor, " raw"], row: int) -> ClassSums:
+        """Return the sums without one of the images that are in them, of class `row`, which has another one."""
+        counts, sums = self.counts.clone(), self.sums.clone()
+        counts[row] -= 1
+        sums[row] -= unit
+        if self.scatter is None:
+            return ClassSums(counts, sums, None)
+        apart, weight = _apart(self, unit, row)
+        return ClassSums(counts, sums, self.scatter - weight * torch.outer(apart, apart))
+
     def towards(self, means: Float[Tensor, "classes raw"]) -> ClassSums:
         """Return the sums of the same images after the tower moved: new directions, the same lengths and scatter."""
         return replace(self, sums=self.sums.norm(dim=-1, keepdim=True) * means.double())
@@ -88,6 +101,13 @@ class ClassSums:
             known, images = (self.scatter, mine) if other.scatter is None else (other.scatter, theirs)
             return None if known is None or not images else known * ((mine + theirs) / images)
         return self.scatter + other.scatter
+
+
+def _apart(sums: ClassSums, unit: Float64[Tensor, " raw"], row: int) -> tuple[Float64[Tensor, " raw"], float]:
+    """Return d = z - m_c and n/(n - 1): without the feature z the scatter is W - n/(n - 1) d dᵀ."""
+    images = int(sums.counts[row])
+    assert images > 1, "a class without its only image has no mean"
+    return unit - sums.sums[row] / images, images / (images - 1)
 
 
 class MomentSums:
@@ -193,6 +213,11 @@ class Whitening:
         """Return the same space with `centre` at the origin."""
         return Whitening(self.matrix, -(self.matrix @ centre))
 
+    @property
+    def squared(self) -> Float[Tensor, ""]:
+        """The sum of the matrix's squares: the trace of the inverse of what was inverted."""
+        return self.matrix.square().sum()
+
     def __call__(self, features: Float[Tensor, "batch raw"]) -> Float[Tensor, "batch raw"]:
         """Map normalised features, or means of them, to this space. Their lengths mean something there."""
         return F.linear(features, self.matrix, self.offset)
@@ -200,6 +225,32 @@ class Whitening:
     def to(self, like: Tensor) -> Whitening:
         """Return this on the device and in the precision of `like`."""
         return Whitening(self.matrix.to(like), None if self.offset is None else self.offset.to(like))
+
+
+@dataclass(frozen=True)
+class _RankOneWhitening:
+    """(I + γ u uᵀ) D: the whitening of a diagonal matrix D⁻² from which a multiple of one direction was subtracted."""
+
+    diagonal: Float64[Tensor, " raw"]
+    direction: Float64[Tensor, " raw"]
+    gain: float
+    offset: Float64[Tensor, " raw"] | None = None
+
+    @property
+    def squared(self) -> Float64[Tensor, ""]:
+        along = self.gain * (2 + self.gain * float(self.direction.square().sum()))
+        return (self.diagonal.square() * (1 + along * self.direction.square())).sum()
+
+    def around(self, centre: Float64[Tensor, " raw"]) -> _RankOneWhitening:
+        return replace(self, offset=-self(centre))
+
+    def __call__(self, features: Float64[Tensor, "*batch raw"]) -> Float64[Tensor, "*batch raw"]:
+        scaled = features * self.diagonal
+        mapped = scaled + self.gain * (scaled @ self.direction)[..., None] * self.direction
+        return mapped if self.offset is None else mapped + self.offset
+
+
+_SomeWhitening = TypeVar("_SomeWhitening", Whitening, _RankOneWhitening)
 
 
 def is_centred(whitening: Whitening | None) -> bool:
@@ -221,34 +272,102 @@ def visual_space(sums: ClassSums) -> tuple[Whitening | None, Float[Tensor, "clas
         whitening = Whitening.of(sums.scatter / sums.counts.sum(), shrinkage=WHITENING_SHRINKAGE)
     if whitening is None:
         return None, sums.means
-    images = sums.counts.clamp(min=1)[:, None].double()
-    means = sums.sums / images
+    assert sums.scatter is not None
+    variance = sums.scatter.diagonal().mean() / sums.counts.sum()
+    centred, towards = _centred(sums.counts, sums.sums, variance, whitening)
+    like = torch.empty(0)
+    return centred.to(like), towards.to(like)
+
+
+def _centred(
+    counts: Int64[Tensor, " classes"],
+    sums: Float64[Tensor, "classes raw"],
+    variance: Float64[Tensor, ""],
+    whitening: _SomeWhitening,
+) -> tuple[_SomeWhitening, Float64[Tensor, "classes raw"]]:
+    """Return the whitening around the middle of the classes, and what is compared with there.
+
+    Args:
+        counts: n_c.
+        sums: s_c.
+        variance: the mean variance within the classes.
+        whitening: not centred.
+    """
+    means = sums / counts.clamp(min=1)[:, None].double()
     if len(means) > 1:
         whitening = whitening.around(means.mean(dim=0))
     mapped = whitening(means)
-    towards = F.normalize(mapped, dim=-1) / _attenuation(sums, whitening, mapped)[:, None]
-    like = torch.empty(0)
-    return whitening.to(like), towards.to(like)
+    return whitening, F.normalize(mapped, dim=-1) / _attenuation(counts, variance, whitening, mapped)[:, None]
 
 
 def _attenuation(
-    sums: ClassSums, whitening: Whitening, mapped: Float[Tensor, "classes raw"]
+    counts: Int64[Tensor, " classes"],
+    variance: Float64[Tensor, ""],
+    whitening: Whitening | _RankOneWhitening,
+    mapped: Float64[Tensor, "classes raw"],
 ) -> Float64[Tensor, " classes"]:
     """By how much the cosines of each class are smaller than those of the class with most images, in (0, 1]."""
-    assert sums.scatter is not None
-    images = sums.counts.clamp(min=1).double()
-    within = int(sums.counts.sum()) - len(images)
+    images, count = counts.clamp(min=1).double(), int(counts.sum())
+    within = count - len(images)
     if within < 1:
         return torch.ones_like(images)
     # the trace of the whitened covariance is what the shrinkage leaves of one for each direction
-    count, variance = int(sums.counts.sum()), sums.scatter.diagonal().mean() / sums.counts.sum()
-    whitened = len(sums.scatter) - WHITENING_SHRINKAGE * variance * whitening.matrix.square().sum()
+    whitened = mapped.shape[1] - WHITENING_SHRINKAGE * variance * whitening.squared
     noise = count * whitened / within / images
     between = (mapped.pow(2).sum(dim=1) - noise).clamp(min=0).mean()
     if not bool(between > 0):
         return torch.ones_like(images)
     reliability = between / (between + noise)
     return (reliability / reliability.max()).sqrt()
+
+
+class LeaveOneOut:
+    """Visual scores of images in sums, each against the sums without it: `visual_space(sums.without(...))`, exactly.
+
+    Scatter and shrinkage change with every image that is left out. In the basis of the scatter's eigenvectors, which
+    are computed once, the new matrix is a diagonal and a change of rank one, so that an image costs little.
+
+    Args:
+        sums: the images are part of these.
+    """
+
+    def __init__(self, sums: ClassSums) -> None:
+        self._sums, self._values, self._basis = sums, torch.empty(0), torch.empty(0)
+        if sums.scatter is not None:
+            values, self._basis = torch.linalg.eigh(sums.scatter)
+            self._values = values.clamp(min=0)
+            self._rotated = ClassSums(sums.counts, sums.sums @ self._basis, None)
+
+    def scores(self, raw: Float[Tensor, " raw"], row: int) -> Float[Tensor, " classes"]:
+        """Return s_v of one image over all classes, where class `row`, its own, is known by its other images alone.
+
+        Args:
+            raw: the image's raw feature, of any norm, on the CPU.
+            row: its class, of two images at least.
+        """
+        unit = F.normalize(raw.double(), dim=-1)
+        if self._sums.scatter is not None and int(self._sums.counts.sum()) - 1 > len(self._sums.counts):
+            turned = unit @ self._basis
+            without = self._rotated.without(turned, row)
+            apart, weight = _apart(self._rotated, turned, row)
+            left, count = self._values.sum() - weight * apart.square().sum(), without.counts.sum()
+            variance = left / len(apart) / count
+            if bool(left > _ROUNDING * self._values.sum()):
+                whitening = self._whitening(apart, weight, variance, int(count))
+                centred, towards = _centred(without.counts, without.sums, variance, whitening)
+                return (towards @ F.normalize(centred(turned), dim=-1)).float()
+        return (self._sums.without(unit, row).means.double() @ unit).float()
+
+    def _whitening(
+        self, apart: Float64[Tensor, " raw"], weight: float, variance: Float64[Tensor, ""], count: int
+    ) -> _RankOneWhitening:
+        diagonal = (self._values / count + WHITENING_SHRINKAGE * variance).rsqrt()
+        direction = apart * diagonal
+        length = direction.square().sum()
+        # a feature that was computed in another batch is not to the last bit what was summed
+        kept = (1 - weight / count * length).clamp(min=_ROUNDING)
+        gain = float((kept.rsqrt() - 1) / length) if bool(length > 0) else 0.0
+        return _RankOneWhitening(diagonal, direction, gain)
 
 
 def visual_space_of_old(

@@ -56,16 +56,19 @@ class Evidence:
     Attributes:
         seen_classes: number of classes that it answers with.
         held_out: answers to the held-out images of its task.
+        left_out: answers to images of its task, of classes without held-out ones, each left out in turn.
         taught: answers to some images that it was taught with, if few are held out or its classes were known.
         kept: answers to features that are sampled from the parent's statistics of the old classes.
         kept_before: the parent's answers to the same features.
         known_before: the parent's answers to taught images of classes that it knew, if the update brings such images.
         golden_not_finite: number of golden answers that are not finite.
-        twin_accuracy: accuracy on the same held-out images of the instant version that this one is to replace.
+        twin_accuracy: accuracy of the instant version that this one is to replace, on the held-out images, or where
+            there are none on those that were left out.
     """
 
     seen_classes: int
     held_out: Answers = NONE
+    left_out: Answers = NONE
     taught: Answers = NONE
     kept: Answers = NONE
     kept_before: Answers = NONE
@@ -159,8 +162,15 @@ def check_contradiction(policy: GatePolicy, evidence: Evidence) -> GateCheck:
 
 
 def check_twin(policy: GatePolicy, evidence: Evidence) -> GateCheck:
-    """Check that training has not made the task's own images worse than its instant version, which is served."""
-    images, right, bound = evidence.held_out.images, evidence.held_out.right, evidence.twin_accuracy
+    """Check that training has not made the task's own images worse than its instant version, which is served.
+
+    Held-out images alone count where there are some. Images that are left out in turn were trained on, so they favour
+    the trained version: it is held only if it is worse all the same.
+    """
+    own, kind = evidence.held_out, "held-out images"
+    if not own.images:
+        own, kind = evidence.left_out, "images, left out in turn,"
+    images, right, bound = own.images, own.right, evidence.twin_accuracy
     if bound is None or images == 0:
         return _not_judged("twin", "there is no instant version to compare with", images)
     return _accuracy_check(
@@ -169,7 +179,7 @@ def check_twin(policy: GatePolicy, evidence: Evidence) -> GateCheck:
         images,
         bound,
         policy.confidence,
-        f"own classes: {right} of {images} held-out images are right, {bound:.1%} by the instant version",
+        f"own classes: {right} of {images} {kind} are right, {bound:.1%} by the instant version",
     )
 
 

@@ -107,6 +107,7 @@ def put_on(
         base=base,
         index=data.index,
         split=data.split,
+        left_out=data.left_out,
         seen=seen,
         batch_size=config.feature_batch_size,
         on_batch=lambda step, steps: on_progress(Progress("evaluating", step, steps)),

@@ -14,9 +14,10 @@ from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier
 from segp_cl.runtime.golden import GoldenAnswers, record
 from segp_cl.types import LearnerState
-from worker.evaluation import evaluate
+from worker.evaluation import Answered, answered, evaluation_of
 from worker.evidence import OldClasses, Tally, evenly, not_finite
 from worker.gate import NONE, Answers, Evidence, judge
+from worker.left_out import leave_one_out
 from worker.seen import Seen
 
 _IMAGES_FOR_THE_DRIFT = 32
@@ -40,6 +41,7 @@ class Judge:
         base: the base model.
         index: the task's images and classes.
         split: which of the images were learned from.
+        left_out: those of them that are measured with the version's statistics of the others.
         seen: all of the images, in the order of `index`.
         batch_size: images per pass.
         on_batch: called with (batches done, batches in all) after each.
@@ -49,6 +51,7 @@ class Judge:
     base: Backbone
     index: SpoolIndex
     split: Split
+    left_out: tuple[int, ...]
     seen: Seen
     batch_size: int
     on_batch: Callable[[int, int], None]
@@ -82,7 +85,8 @@ class Judge:
             few_images = evenly(index.labels, split.train, _IMAGES_FOR_THE_DRIFT)
             kept = OldClasses(parent, self.seen.part(few_images), but=index.classes)
         classifier = Classifier(self.base, new)
-        evaluation, held_out_answers = self._measure(classifier, split.held_out)
+        held_out, held_out_answers = self._measure(classifier, split.held_out)
+        evaluation = self._evaluation(classifier, held_out)
         _, taught_answers = self._measure(classifier, taught)
         _, known_before = (None, NONE) if parent is None else self._measure(parent, known)
         golden = record(classifier, self.base.preprocessing.size)
@@ -90,6 +94,7 @@ class Judge:
         evidence = Evidence(
             seen_classes=len(new.classes),
             held_out=held_out_answers,
+            left_out=NONE if evaluation is None else Answers(by_class=evaluation.fused("left_one_out")[0]),
             taught=taught_answers,
             kept=NONE if kept is None else kept.after(classifier),
             kept_before=NONE if kept is None else kept.answers_before,
@@ -99,11 +104,29 @@ class Judge:
         )
         return Judgement(evaluation, None if unusable else golden, judge(policy, evidence))
 
-    def _measure(self, classifier: Classifier, chosen: tuple[int, ...]) -> tuple[Evaluation | None, Answers]:
+    def _evaluation(self, classifier: Classifier, held_out: Answered | None) -> Evaluation | None:
+        """Return the accuracies on held-out images, and of classes without any on their own, left out in turn."""
+        measured = [] if held_out is None else [held_out]
+        if self.left_out:
+            measured.append(
+                leave_one_out(
+                    classifier,
+                    self.seen.part(self.left_out),
+                    classes=self.index.classes,
+                    batch_size=self.batch_size,
+                    on_batch=self.on_batch,
+                )
+            )
+        labels = {self.index.labels[position] for position in (*self.split.held_out, *self.left_out)}
+        return evaluation_of(
+            classifier.state.class_names, measured, classes_not_measured=len(self.index.classes) - len(labels)
+        )
+
+    def _measure(self, classifier: Classifier, chosen: tuple[int, ...]) -> tuple[Answered | None, Answers]:
         if not chosen:
             return None, NONE
         tally = Tally(classifier)
-        evaluation = evaluate(
+        found = answered(
             classifier,
             self.seen.part(chosen),
             classes=self.index.classes,
@@ -111,11 +134,16 @@ class Judge:
             on_batch=self.on_batch,
             on_scores=tally.add,
         )
-        return evaluation, tally.answers()
+        return found, tally.answers()
 
 
 def _accuracy_of(twin: Manifest | None, *, seen_classes: int) -> float | None:
-    """Return the fused accuracy of a version on its held-out images; None if it has none, or is of other classes."""
+    """Return a version's fused accuracy on held-out images, or where none were, on those that were left out in turn.
+
+    None if it was not measured, or is of other classes.
+    """
     if twin is None or twin.evaluation is None or len(twin.classes) != seen_classes:
         return None
-    return Evaluation.model_validate(twin.evaluation).overall.fused
+    evaluation = Evaluation.model_validate(twin.evaluation)
+    held_out = evaluation.fused("held_out")[1]
+    return evaluation.fused("left_one_out")[1] if held_out is None else held_out

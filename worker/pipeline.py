@@ -218,6 +218,7 @@ class _Update:
             base=base,
             index=data.index,
             split=data.split,
+            left_out=data.left_out,
             seen=SeenAnew(data.images(self.settings, base)),
             batch_size=self.config.feature_batch_size,
             on_batch=lambda step, steps: self.on_progress(Progress("evaluating", step, steps)),

@@ -15,6 +15,7 @@ from segp_cl.data.image_sets import FolderImages
 from segp_cl.models.backbone import Backbone
 from segp_cl.types import ImageSource, Learned, Task, TaskClass
 from worker.judging import Judgement
+from worker.left_out import to_leave_out
 from worker.settings import WorkerSettings
 
 
@@ -26,12 +27,14 @@ class TaskData:
         job: the job.
         index: its images and classes.
         split: which of the images are learned from, and which are held out.
+        left_out: those that are learned from and measured on, each left out in turn.
         folder: the job's folder in the spool, where caches may lie.
     """
 
     job: UpdateJob
     index: SpoolIndex
     split: Split
+    left_out: tuple[int, ...]
     folder: Path
 
     @classmethod
@@ -54,7 +57,8 @@ class TaskData:
             shuffle=named_by(index.digest, job.seed),
             given=index.held_out,
         )
-        return cls(job, index, split, spool.folder(job.job_id))
+        left_out = to_leave_out(index.labels, split, fraction=settings.holdout_fraction)
+        return cls(job, index, split, left_out, spool.folder(job.job_id))
 
     def images(
         self, settings: WorkerSettings, base: Backbone, chosen: Sequence[int] | None = None, *, cache: bool = False

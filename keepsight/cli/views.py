@@ -86,7 +86,7 @@ def instant_line(instant: Instant) -> str:
     if error := instant["error"]:
         return f"no instant version: {error['message']}"
     numbers = overall(instant["evaluation"])
-    accuracy = f" (fused {percent(numbers.get('fused'))} on {numbers.get('images')} held-out images)" if numbers else ""
+    accuracy = f" (fused {percent(numbers.get('fused'))} on {measured_images(numbers)})" if numbers else ""
     what = "served" if instant["promoted"] else f"not served: {instant['not_promoted_because']}"
     return f"instant version {instant['version_id']}{accuracy} after {seconds(instant['seconds'])}; {what}"
 
@@ -190,13 +190,13 @@ def rollout_line(rollout: Rollout) -> str:
 
 
 def headline_accuracy(evaluation: Mapping[str, object] | None) -> float | None:
-    """Return the one number that a table shows: accuracy of the fused path on the held-out images."""
+    """Return the one number that a table shows: accuracy of the fused path on all measured images."""
     value = overall(evaluation).get("fused")
     return float(value) if isinstance(value, int | float) else None
 
 
 def overall(evaluation: Mapping[str, object] | None) -> Mapping[str, object]:
-    """Return the part of an evaluation over all images; empty if no images were held out."""
+    """Return the part of an evaluation over all images; empty if nothing was measured."""
     evaluation = evaluation or {}
     found = evaluation.get("overall", evaluation)  # a version's summary holds just this part
     return found if isinstance(found, Mapping) else {}
@@ -206,6 +206,26 @@ def accuracy_line(evaluation: Mapping[str, object] | None) -> str:
     """Return an evaluation as one line."""
     numbers = overall(evaluation)
     if not numbers:
-        return "accuracy unknown: no images were held out"
+        return "accuracy unknown: nothing was measured"
     paths = ", ".join(f"{path} {percent(numbers.get(path))}" for path in ("fused", "text", "visual"))
-    return f"accuracy on {numbers.get('images')} held-out images: {paths}"
+    return f"accuracy on {measured_images(numbers)}: {paths}"
+
+
+def measured_images(numbers: Mapping[str, object]) -> str:
+    """Return on what images the overall part of an evaluation rests. That of an earlier release has held-out ones."""
+
+    def count(name: str) -> int:
+        value = numbers.get(name)
+        return value if isinstance(value, int) else 0
+
+    left, only, missing = count("left_one_out"), count("only_images"), count("classes_not_measured")
+    held_out = count("images") - left
+    parts = [f"{held_out} held-out image{'s' * (held_out != 1)}"] if held_out or not left else []
+    if left:
+        alone = (
+            f" ({only} of them the only one of {'its' if only == 1 else 'their'} class, by text alone)" if only else ""
+        )
+        parts.append(f"{left} left out in turn{alone}")
+    if missing:
+        parts.append(f"{missing} class{'es' * (missing != 1)} not measured")
+    return ", ".join(parts)

@@ -7,13 +7,14 @@ import pytest
 from pydantic import ValidationError
 
 from exchange.contracts import (
+    ClassAccuracy,
     Evaluation,
     JobClass,
     JobError,
     JobProgress,
     JobRecord,
     JobState,
-    PathAccuracy,
+    OverallAccuracy,
     RejectedImage,
     UpdateJob,
     UpdateOutcome,
@@ -40,7 +41,8 @@ def a_job(**changes: object) -> UpdateJob:
 
 
 def test_a_full_record_survives_redis() -> None:
-    accuracy = PathAccuracy(images=4, text=0.5, visual=0.75, fused=1.0)
+    overall = OverallAccuracy(images=4, text=0.5, visual=0.75, fused=1.0, left_one_out=1)
+    of_class = ClassAccuracy(images=1, text=0.5, visual=0.75, fused=1.0, how="left_one_out")
     record = JobRecord(
         job=a_job(),
         validation=ValidationReport(
@@ -52,7 +54,7 @@ def test_a_full_record_survives_redis() -> None:
             version_id="000002-0123456789ab",
             promoted=False,
             not_promoted_because="CURRENT was moved",
-            evaluation=Evaluation(seen_classes=2, overall=accuracy, per_class={"cat": accuracy}),
+            evaluation=Evaluation(seen_classes=2, overall=overall, per_class={"cat": of_class}),
             report={"seconds": {"train": 1.5}, "losses": [{"total": None}]},
         ),
         error=JobError(kind="StoreFullError", message="no space is left"),

@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segp_cl.scores import visual_scores
-from segp_cl.statistics import ClassSums, FeatureSampler, MomentSums, Whitening, visual_space, visual_space_of_old
+from segp_cl.statistics import (
+    ClassSums,
+    FeatureSampler,
+    LeaveOneOut,
+    MomentSums,
+    Whitening,
+    visual_space,
+    visual_space_of_old,
+)
 from tests.tolerances import FLOAT32_REORDERED, FLOAT64_REORDERED
 
 
@@ -205,3 +213,35 @@ def test_a_class_of_two_images_beside_large_ones_is_found_as_often_as_beside_sma
     small, large = (torch.stack(accuracies).mean() for accuracies in found.values())
     assert small > 0.3
     assert large > small - 0.05
+
+
+LABELS_OF_FEW = [0] * 7 + [1] * 2 + [2] * 3 + [3] * 2 + [4]
+
+
+@pytest.mark.parametrize(
+    "labels", [LABELS_OF_FEW, [0] * 6, [0, 0, 1], [0, 0, 0, 1]], ids=["uneven", "one-class", "nothing-left", "two"]
+)
+@pytest.mark.parametrize("whitened", [True, False])
+def test_an_image_left_out_is_scored_as_by_sums_that_never_had_it(labels: list[int], whitened: bool) -> None:
+    raw = 3 * unit(len(labels), 9, seed=1).float()
+    rows = torch.tensor(labels)
+
+    def sums_over(kept: Tensor) -> ClassSums:
+        sums = sums_of(raw[kept], rows[kept], max(labels) + 1)
+        return sums if whitened else replace(sums, scatter=None)
+
+    left = LeaveOneOut(sums_over(torch.ones(len(labels), dtype=torch.bool)))
+    for image, row in enumerate(labels):
+        if labels.count(row) == 1:
+            continue
+        kept = torch.arange(len(labels)) != image
+        whitening, vectors = visual_space(sums_over(kept))
+        expected = visual_scores(raw[image : image + 1], vectors, whitening)[0]
+        assert torch.allclose(left.scores(raw[image], row), expected, atol=FLOAT32_REORDERED)
+
+
+def test_sums_without_an_image_are_the_sums_of_the_others() -> None:
+    raw, labels = unit(12, 5, seed=2), torch.arange(12) % 3
+    found = sums_of(raw, labels, 3).without(F.normalize(raw[4].double(), dim=-1), 1)
+    expected = sums_of(raw[torch.arange(12) != 4], labels[torch.arange(12) != 4], 3)
+    assert_same(found, expected)

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exchange.contracts import PathAccuracy
+from exchange.contracts import ClassAccuracy, Evaluation, OverallAccuracy
 from segp_cl.data.image_sets import TensorImages
 from segp_cl.runtime.classifier import Classifier
 from segp_cl.types import LearnedClass, LearnerState, LoraState, ModelSpec
-from worker.evaluation import evaluate
+from worker.evaluation import answered, evaluation_of
 from worker.seen import SeenAnew
 
 
@@ -49,17 +49,31 @@ def test_accuracies_by_path_and_class_over_all_seen_classes() -> None:
     colours = torch.eye(3, dtype=torch.uint8)[[2, 0, 0, 2, 2]] * 255
     images = TensorImages(colours[:, :, None, None].expand(-1, -1, 4, 4).contiguous(), [0, 1, 1, 0, 0])
     batches: list[tuple[int, int]] = []
-    found = evaluate(
+    measured = answered(
         Classifier(MeanColour(), state),
         SeenAnew(images),
         classes=["blue", "red"],
         batch_size=2,
         on_batch=lambda step, steps: batches.append((step, steps)),
     )
+    found = evaluation_of(names, [measured], classes_not_measured=1)
+    assert found is not None
     assert found.seen_classes == 3
-    assert found.overall == PathAccuracy(images=5, text=0.4, visual=1.0, fused=0.4)
+    assert found.overall == OverallAccuracy(images=5, text=0.4, visual=1.0, fused=0.4, classes_not_measured=1)
     assert found.per_class == {
-        "red": PathAccuracy(images=2, text=1, visual=1, fused=1),
-        "blue": PathAccuracy(images=3, text=0, visual=1, fused=0),
+        "red": ClassAccuracy(images=2, text=1, visual=1, fused=1),
+        "blue": ClassAccuracy(images=3, text=0, visual=1, fused=0),
     }
     assert batches == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_an_evaluation_of_an_earlier_release_is_of_held_out_images() -> None:
+    figures = {"images": 4, "text": 0.5, "visual": 0.75, "fused": 1.0}
+    found = Evaluation.model_validate({"seen_classes": 1, "overall": figures, "per_class": {"cat": figures}})
+    assert (found.overall.left_one_out, found.per_class["cat"].how) == (0, "held_out")
+    assert found.fused("held_out") == ({"cat": (4, 4)}, 1.0)
+    assert found.fused("left_one_out") == ({}, None)
+
+
+def test_nothing_measured_is_no_evaluation() -> None:
+    assert evaluation_of(("red",), [], classes_not_measured=1) is None

@@ -61,6 +61,15 @@ def test_every_check_has_its_switch_and_disabled_switches_off_all() -> None:
     assert (off.enabled, off.checks, off.held_because) == (False, (), ())
 
 
+def test_images_left_out_in_turn_are_compared_with_the_twin_alone_and_only_without_held_out_ones() -> None:
+    left = Evidence(seen_classes=10, left_out=answers((30, 10)), twin_accuracy=0.9)
+    found = check("twin", left)
+    assert (found.passed, found.images) == (False, 30)
+    assert found.reason.startswith("own classes: 10 of 30 images, left out in turn, are right, 90.0%")
+    assert {name for name in CHECKS if check(name, left).passed is False} == {"twin"}
+    assert check("twin", replace(left, held_out=answers((20, 19)))).passed is True
+
+
 @pytest.mark.parametrize(
     ("right", "images", "confidence", "expected"),
     [

@@ -185,11 +185,35 @@ def test_an_empty_store_gets_its_first_version_from_the_settings(settings: Worke
     assert store.current() == outcome.version_id
 
 
-def test_classes_with_few_images_are_learned_whole_and_not_evaluated(
+def test_classes_with_few_images_are_learned_whole_and_measured_on_each_left_out(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    outcome = update(spooled(settings, PETS, images=3, strategy="prototypes"), settings)
+    assert outcome.evaluation is not None
+    overall = outcome.evaluation.overall
+    assert (overall.images, overall.left_one_out, overall.only_images) == (6, 6, 0)
+    assert overall.visual == 1.0
+    assert {found.how for found in outcome.evaluation.per_class.values()} == {"left_one_out"}
+    assert outcome.gate is not None
+    held_out = next(found for found in outcome.gate.checks if found.name == "accuracy")
+    assert (held_out.passed, held_out.reason) == (None, "no images were held out")
+
+
+def test_without_a_share_to_hold_out_nothing_is_measured(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    off = settings.model_copy(update={"holdout_fraction": 0.0})
+    assert update(spooled(settings, PETS, images=2, strategy="prototypes"), off).evaluation is None
+
+
+def test_an_only_image_is_learned_and_answered_by_its_text(
     settings: WorkerSettings, store: Store, first: VersionId
 ) -> None:
     outcome = update(spooled(settings, PETS, images=1, strategy="prototypes"), settings)
-    assert outcome.evaluation is None
+    assert outcome.evaluation is not None
+    overall = outcome.evaluation.overall
+    assert (overall.left_one_out, overall.only_images, overall.visual) == (2, 2, 0.0)
+    assert overall.fused == overall.text
     dataset = store.manifest(outcome.version_id).dataset
     assert dataset is not None
     assert dataset.images_per_class == {"cat": 1, "dog": 1}

@@ -117,6 +117,12 @@ def test_a_job_tells_what_became_of_its_instant_version(make_job: MakeJob) -> No
     )
     held = {**INSTANT, "promoted": False, "not_promoted_because": "held: it is all wrong", "evaluation": None}
     assert instant_line(cast(Instant, held)).endswith("after 1.4 s; not served: held: it is all wrong")
+    few = {"images": 12, "fused": 0.5, "left_one_out": 2, "only_images": 1, "classes_not_measured": 3}
+    mixed = instant_line(cast(Instant, {**INSTANT, "evaluation": {"overall": few}}))
+    assert (
+        "(fused 50.0 % on 10 held-out images, 2 left out in turn (1 of them the only one of its class, by text alone), "
+        "3 classes not measured)" in mixed
+    )
     failed = {**INSTANT, "error": {"kind": "LostError", "message": "its process ended"}}
     assert instant_line(cast(Instant, failed)) == "no instant version: its process ended"
     cancelled = cast(Job, {**make_job(state="cancelled"), "instant": INSTANT, "serving": "served_instantly"})
