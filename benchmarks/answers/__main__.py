@@ -16,6 +16,7 @@ import typer
 
 from benchmarks.accuracy.datasets import load_dataset
 from benchmarks.answers.certainty import CERTAINTY
+from benchmarks.answers.closed_form import CLOSED_FORM
 from benchmarks.answers.features import clip_features, far_images, photos_of
 from benchmarks.answers.group import Group, Inputs
 from benchmarks.answers.instant import INSTANT
@@ -32,7 +33,14 @@ from segp_cl.models.load import load_backbone
 from segp_cl.types import ModelSpec
 
 GROUPS: Final[Mapping[str, Group]] = MappingProxyType(
-    {"certainty": CERTAINTY, "unknown": STRANGE, "shots": SHOTS_GROUP, "untaught": UNTAUGHT, "instant": INSTANT}
+    {
+        "certainty": CERTAINTY,
+        "unknown": STRANGE,
+        "shots": SHOTS_GROUP,
+        "untaught": UNTAUGHT,
+        "instant": INSTANT,
+        "closed-form": CLOSED_FORM,
+    }
 )
 TITLES: Final = {
     "certainty": "Probabilities and sets of labels",
@@ -40,6 +48,7 @@ TITLES: Final = {
     "shots": "Few and uneven images",
     "untaught": "Words that were never taught",
     "instant": "How soon a task is served",
+    "closed-form": "Without a gradient",
 }
 TRAIN_PER_CLASS: Final = {"caltech101": 20, "cifar10": 450}
 FAR_IMAGES: Final = 400
@@ -97,7 +106,8 @@ def main(
     torch.set_num_threads(threads)
     backbone, photos = load_backbone(ModelSpec("compact")), {}
     with quiet_bar() as bar:
-        for name, each in TRAIN_PER_CLASS.items():
+        on_features = any(GROUPS[name].on_features for name in only or GROUPS)
+        for name, each in TRAIN_PER_CLASS.items() if on_features else ():
             advance = partial(bar.advance, bar.add_task(f"{name}: features", total=None))
             photos[name] = photos_of(
                 backbone,
@@ -111,7 +121,7 @@ def main(
         inputs = Inputs(
             photos,
             Lineage.on(backbone),
-            far_images(backbone, QUICK_IMAGES if quick else FAR_IMAGES),
+            far_images(backbone, QUICK_IMAGES if quick else FAR_IMAGES) if on_features else torch.empty(0),
             clip_features(clip) if clip.exists() else {},
             data=data,
             work=work,

@@ -25,6 +25,7 @@ class Inputs:
         far: raw features of images of another world, by the same model.
         clip: CLIP features by name; empty if there is no such file.
         data: the folder of the data sets.
+        results: where the accuracy benchmark's results are.
         work: where finished trainings are kept, so that a run can be gone on with.
         rounds: how often seconds are measured.
         orders: how many orders of classes are measured.
@@ -37,6 +38,7 @@ class Inputs:
     far: Tensor
     clip: Mapping[str, Tensor]
     data: Path = Path("data")
+    results: Path = Path("docs/results")
     work: Path = Path("var/bench")
     rounds: int = 3
     orders: int = 3
@@ -69,12 +71,14 @@ class Group:
         measure: finds them.
         section: shows the details as Markdown.
         plots: shows them as PNG files by name.
+        on_features: whether it needs the features of all images, which take minutes to compute.
     """
 
     meanings: Mapping[str, str]
     measure: Callable[[Inputs], Part]
     section: Callable[[Record], str]
     plots: Callable[[Record], Mapping[str, bytes]] = lambda details: {}
+    on_features: bool = True
 
 
 def mean(values: Any) -> float:

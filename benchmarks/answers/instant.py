@@ -230,4 +230,5 @@ INSTANT = Group(
     },
     measure=measure,
     section=section,
+    on_features=False,
 )

@@ -51,5 +51,6 @@ UNTAUGHT = Group(
     },
     measure=measure,
     section=section,
+    on_features=False,
     plots=lambda details: {_PLOT: plot_words([Words.of_record(words) for words in details["sets"]])},
 )

@@ -15,8 +15,10 @@ from PIL import Image
 
 from benchmarks.accuracy.words import Both, Words
 from benchmarks.answers import instant, untaught
+from benchmarks.answers.closed_form import CLOSED_FORM
 from benchmarks.answers.instant import ALLOWED_S, INSTANT, Timed, archive_of
 from benchmarks.common.process import answer_of
+from benchmarks.common.record import save_json
 
 
 class Pictures:
@@ -108,3 +110,17 @@ def test_what_was_found_about_words_is_kept_and_shown() -> None:
     assert "| toys | 0.643 | 0.545 | 0.600 | 0.500 | 0.400 and 0.400 on tools |" in untaught.section(details)
     (plot,) = untaught.UNTAUGHT.plots(details).values()
     assert plot.startswith(b"\x89PNG")
+
+
+def test_the_best_row_without_a_gradient_is_read_from_the_accuracy_benchmark(tmp_path: Path) -> None:
+    def summary(**lasts: float) -> dict[str, Any]:
+        return {"rows": {name: {"last_accuracy": {"mean": last}} for name, last in lasts.items()}}
+
+    save_json(tmp_path / "caltech101" / "summary.json", summary(ridge=0.8, prototypes=0.9, segp=0.95, naive=0.99))
+    save_json(tmp_path / "cifar10" / "summary.json", summary(ridge=0.7, prototypes=0.6))
+    part = CLOSED_FORM.measure(SimpleNamespace(results=tmp_path))  # type: ignore[arg-type]
+    assert part.figures == {"best_closed_form_caltech101": 0.9, "best_closed_form_cifar10": 0.7}
+    assert set(part.figures) == set(CLOSED_FORM.meanings)
+    shown = CLOSED_FORM.section(part.details)
+    assert "| caltech101 | prototypes | 0.900 | 0.950 |" in shown
+    assert "| cifar10 | ridge | 0.700 | – |" in shown
