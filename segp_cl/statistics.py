@@ -311,14 +311,22 @@ def _attenuation(
     within = count - len(images)
     if within < 1:
         return torch.ones_like(images)
-    # the trace of the whitened covariance is what the shrinkage leaves of one for each direction
-    whitened = mapped.shape[1] - WHITENING_SHRINKAGE * variance * whitening.squared
-    noise = count * whitened / within / images
+    noise = count * whitened_variance(mapped.shape[1], variance, whitening) / within / images
     between = (mapped.pow(2).sum(dim=1) - noise).clamp(min=0).mean()
     if not bool(between > 0):
         return torch.ones_like(images)
     reliability = between / (between + noise)
     return (reliability / reliability.max()).sqrt()
+
+
+def whitened_variance(
+    width: int, variance: Float64[Tensor, ""], whitening: Whitening | _RankOneWhitening
+) -> Float64[Tensor, ""]:
+    """Return the trace of the covariance within the classes after it was whitened, without a product of matrices.
+
+    It is what the shrinkage leaves of one for each of the `width` directions; `variance` is the mean one before.
+    """
+    return width - WHITENING_SHRINKAGE * variance * whitening.squared
 
 
 class LeaveOneOut:

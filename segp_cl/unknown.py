@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segp_cl.statistics import ClassSums, Whitening
+from segp_cl.statistics import ClassSums, Whitening, whitened_variance
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Strangeness:
         images, classes, width = int(sums.counts.sum()), *sums.sums.shape
         if whitening is None or sums.scatter is None or images <= classes:
             return None
-        matrix, counts = whitening.matrix.double(), sums.counts.clamp(min=1).double()
-        means = whitening.to(matrix)(sums.sums / counts[:, None])
-        within = _spread_within(sums, matrix)
+        counts, space = sums.counts.clamp(min=1).double(), whitening.to(sums.sums)
+        means = space(sums.sums / counts[:, None])
+        within = _spread_within(sums, space)
         between = float((means.pow(2).sum(dim=1) / width - within / counts).mean())
         if not (between > 0 and within > 0):
             return None
@@ -79,16 +79,16 @@ class Strangeness:
         return (far * (far * self.square - visual * self.slope) + self.bias).amin(dim=1)
 
 
-def _spread_within(sums: ClassSums, matrix: Float[Tensor, "raw raw"]) -> float:
+def _spread_within(sums: ClassSums, whitening: Whitening) -> float:
     """w: the variance of new images around their class, in a direction of the whitened space.
 
     Images that the space was made of spread less in it than others, the more so the fewer they were. Leaving each out
     in turn would give q / (1 - h), h their mean leverage (generalised cross-validation, Golub et al. 1979).
     """
     assert sums.scatter is not None
-    images, classes = int(sums.counts.sum()), len(sums.counts)
-    total = float(((matrix @ sums.scatter) * matrix).sum()) / images
-    return total / (1 - total / images) * images / (images - classes) / len(matrix)
+    images, classes, width = int(sums.counts.sum()), *sums.sums.shape
+    total = float(whitened_variance(width, sums.scatter.diagonal().mean() / images, whitening))
+    return total / (1 - total / images) * images / (images - classes) / width
 
 
 def share_less_strange(

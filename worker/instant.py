@@ -10,8 +10,9 @@ import torch
 
 from exchange.contracts import Evaluation, GateResult, InstantOutcome, UpdateJob, utc_now
 from model_store.gate import REPORT_KEY, reasons_of
+from model_store.reader import StoreReader
 from model_store.store import Store
-from model_store.types import Manifest, VersionId
+from model_store.types import DamagedPointerError, Manifest, VersionId
 from segp_cl.data.row_file import RowFile
 from segp_cl.learn.learner import learn_task
 from segp_cl.runtime.classifier import Classifier
@@ -47,10 +48,12 @@ def run_instant(
         KeepsightError: the task cannot be taught so; the message says why. CURRENT did not move.
     """
     begun = time.perf_counter()
+    StoreReader(settings.store).identity()  # raises where the disk is not mounted: opened to write, it would be begun
     store = Store(settings.store)
     with store.top_lock():
         parent = store.current()
-        assert parent is not None, "a server has begun the store"
+        if parent is None:
+            raise DamagedPointerError(f"{store.root} has no CURRENT to put an instant version on")
         data = TaskData.read(job, settings)
         manifest = put_on(store, data, parent, settings, on_progress=on_progress, before_publish=before_publish)
         reasons = reasons_of(manifest)

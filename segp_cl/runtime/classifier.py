@@ -71,9 +71,8 @@ class Classifier:
 
     The state's adapters are merged into a copy of the base model, which itself does not change. Words that were never
     taught are scored by the untouched base model: of an image tower that has no adapters, the raw features serve both.
-    Pixels may be 8-bit or
-    floats in [0, 1]; they are moved to the model's device, and results stay there. `passes` says how the image tower
-    runs; features and scores are always float32.
+    Pixels may be 8-bit or floats in [0, 1]; they are moved to the model's device, and results stay there. `passes` says
+    how the image tower runs; features and scores are always float32.
 
     Raises:
         IncompatibleStateError: the state was learned on other base weights, or its tensors do not fit its classes.
@@ -94,10 +93,9 @@ class Classifier:
         passes = passes or PassSettings()
         self._model = _served(base, state.lora, passes)
         self._pass = ImagePass(self._model, passes)
-        self._untouched, self._untouched_pass = self._model, self._pass
-        if state.lora is not None:
-            self._untouched = _served(base, None, passes)
-            self._untouched_pass = ImagePass(self._untouched, passes)
+        self._base, self._base_pass = base, self._pass
+        if state.moves_image_tower:
+            self._base_pass = ImagePass(_served(base, None, passes), passes)
         if state.sums is None:
             whitening, prototypes = visual_space_of_old(state.prototypes, state.covariance)
         else:
@@ -151,8 +149,8 @@ class Classifier:
         """
         if self.state.lora is None:
             return features.image
-        raw = self._untouched_pass(pixels) if self.state.moves_image_tower else features.raw
-        return self._untouched.project(raw)
+        raw = self._base_pass(pixels) if self.state.moves_image_tower else features.raw
+        return self._base.project(raw)
 
     @torch.inference_mode()
     def scores_of(self, features: Features) -> Scores:
@@ -188,7 +186,7 @@ class Classifier:
     @torch.inference_mode()
     def encode_untouched(self, prompts: Sequence[str]) -> Float[Tensor, "prompts joint"]:
         """Compute unit-norm text features of full sentences with the base model's text tower."""
-        return self._untouched.text_features(prompts)
+        return self._base.text_features(prompts)
 
     @torch.inference_mode()
     def class_probabilities(self, scores: Float[Tensor, "batch classes"], path: Path) -> Float[Tensor, "batch classes"]:

@@ -11,7 +11,7 @@ from exchange.contracts import JobRecord, UpdateJob, utc_now
 from exchange.notes import Note, write_note
 from exchange.spool import Spool
 from model_store.store import Store
-from model_store.types import Manifest, Provenance, VersionId, VersionNotFoundError
+from model_store.types import Manifest, Provenance, StoreError, VersionId, VersionNotFoundError
 from segp_cl.data.image_sets import FolderImages
 from segp_cl.errors import ClassExistsError
 from tests.unit.worker.test_pipeline import BIRDS, PETS, Colours, spooled, update
@@ -210,6 +210,20 @@ def test_a_known_class_is_refused_and_nothing_moves(settings: WorkerSettings, st
         run_instant(task(settings, PETS), settings)
     assert store.current() == before
     assert len(store.list()) == 2
+
+
+def test_a_store_that_is_gone_is_not_begun_anew(settings: WorkerSettings, store: Store, first: VersionId) -> None:
+    job = task(settings, PETS)
+    settings.store.rename(settings.store.with_name("away"))
+    with pytest.raises(StoreError, match="empty"):
+        run_instant(job, settings)
+    assert not settings.store.exists()
+
+
+def test_a_store_without_current_is_told(settings: WorkerSettings, store: Store, first: VersionId) -> None:
+    (settings.store / "CURRENT").unlink()
+    with pytest.raises(StoreError, match="no CURRENT"):
+        run_instant(task(settings, PETS), settings)
 
 
 def test_a_version_that_the_gate_holds_is_not_served(settings: WorkerSettings, store: Store, first: VersionId) -> None:
