@@ -23,8 +23,10 @@ def test_the_tour_on_a_folder_of_ones_own(keepsight: Any, colours: Path) -> None
     zero_shot = report["versions"][0]["accuracy"]["colours 1"]
     assert (zero_shot["visual"], zero_shot["fused"], zero_shot["among"]) == (None, None, 4)
     assert report["steady_client"]["failures"] == []
-    # 1, both of the first task and of the second one, back, and forward
-    assert len(report["steady_client"]["versions"]) == 7
+    # an instant version of so small a model may be gone before a steady client asks again
+    nothing, first, second = (version["version_id"] for version in report["versions"])
+    seen = [version for version in report["steady_client"]["versions"] if version in (nothing, first, second)]
+    assert seen == [nothing, first, second, first, second]
     assert "Top-1 accuracy on held-out images" in ran.err
     assert keepsight.left_running() == []
 
