@@ -23,6 +23,7 @@ from exchange.contracts import InstantOutcome, JobRecord, UpdateOutcome, Validat
 from exchange.roster import SeenServer
 from model_store.gate import GatePolicy
 from model_store.types import ClassRecord, Made, Manifest
+from segp_cl.config import LearnerConfig
 
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 1000
@@ -212,6 +213,32 @@ class TaskAccepted(BaseModel):
     validation: ValidationReport
 
 
+class MergeBody(BaseModel):
+    """Merge two versions that were taught different tasks from one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    versions: Annotated[list[str], Field(min_length=2, max_length=2)] = Field(
+        description="The parent of the merged version, whose classes come first, and the version to merge into it."
+    )
+    reason: str = Field("", max_length=1000, description="Kept in the journal.")
+    config: dict[str, JsonValue] = Field(default_factory=dict, description="Hyper-parameters to override.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random choices.")
+
+    @field_validator("config")
+    @classmethod
+    def _known(cls, config: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        LearnerConfig.model_validate(config)
+        return config
+
+
+class MergeAccepted(BaseModel):
+    """The job that will merge the versions."""
+
+    job_id: str
+    location: str = Field(examples=["/v1/jobs/5f0c1b1f6e1e4c2b9d0b8f0f6a3c2d10"])
+
+
 class JobProgressView(BaseModel):
     """The progress of a running job."""
 
@@ -228,10 +255,12 @@ class JobView(BaseModel):
 
     job_id: str
     name: str
+    parent: str | None = Field(description="The version that it learns on, beside the current one; null: the current.")
+    merges: list[str] | None = Field(description="The two versions that it merges; null: it learns a task.")
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     cancel_requested: bool
     progress: JobProgressView | None
-    serving: Literal["served_instantly", "trained"] | None = Field(
+    serving: Literal["served_instantly", "trained", "merged"] | None = Field(
         description="What of the task was put into service so far: its instant version, or the trained one."
     )
     instant: InstantOutcome | None = Field(description="What became of the version without training; null: none yet.")
@@ -257,6 +286,8 @@ class JobView(BaseModel):
         return cls(
             job_id=record.job_id,
             name=record.job.task_name,
+            parent=record.job.parent,
+            merges=None if record.job.merges is None else list(record.job.merges),
             state=record.state.value,
             cancel_requested=record.cancel_requested,
             progress=progress,
@@ -273,8 +304,10 @@ class JobView(BaseModel):
         )
 
 
-def _serving(record: JobRecord) -> Literal["served_instantly", "trained"] | None:
+def _serving(record: JobRecord) -> Literal["served_instantly", "trained", "merged"] | None:
     instant, outcome = record.instant, record.outcome
+    if record.job.merges is not None:
+        return "merged" if outcome is not None and outcome.promoted else None
     if outcome is not None and outcome.promoted and (instant is None or instant.version_id != outcome.version_id):
         return "trained"
     return "served_instantly" if instant is not None and instant.promoted else None
@@ -293,10 +326,11 @@ class VersionSummary(BaseModel):
     version_id: str
     number: int
     parent: str | None
+    other_parent: str | None = Field(description="Of a merged version: what was merged into `parent`.")
     created_at: datetime
     classes: int
     tasks: int
-    made: Made | None = Field(description="`instant`: in closed form; `trained`; null: unknown, or no task.")
+    made: Made | None = Field(description="`instant`: in closed form; `trained`; `merged` of two; null: unknown.")
     strategy: str | None
     dataset: str | None
     evaluation: dict[str, JsonValue] | None = Field(
@@ -316,6 +350,7 @@ class VersionSummary(BaseModel):
             version_id=manifest.version_id,
             number=manifest.number,
             parent=manifest.parent,
+            other_parent=manifest.other_parent,
             created_at=manifest.created_at,
             classes=len(manifest.classes),
             tasks=manifest.tasks,

@@ -134,7 +134,10 @@ class ValidationReport(_Contract):
 
 
 class UpdateJob(_Contract):
-    """One task to be learned. Its images lie in the spool's folder `<job_id>/`, whose index labels each with a class.
+    """One task to be learned, or two versions to be merged.
+
+    A task's images lie in the spool's folder `<job_id>/`, whose index labels each with a class. With `parent` it is
+    learned on that version, beside CURRENT, which does not move. With `merges` there are no classes and no images.
 
     `config` holds overrides of `LearnerConfig`; an unknown name or a value out of range is a validation error.
     `submitted_on` was CURRENT when the upload was accepted (None: not known), so the store is not to be begun anew.
@@ -143,15 +146,25 @@ class UpdateJob(_Contract):
 
     job_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     task_name: str
-    classes: tuple[JobClass, ...] = Field(min_length=1)
+    classes: tuple[JobClass, ...] = ()
     extend: bool = False
     config: dict[str, JsonValue] = Field(default_factory=dict)
-    dataset_digest: str
+    dataset_digest: str = ""
+    parent: str | None = None
+    merges: tuple[str, str] | None = None
     seed: int = Field(0, ge=0, lt=2**63)
     submitted_at: AwareDatetime
     submitted_by: str = "anonymous"
     submitted_on: str | None = None
     instant: bool = False
+
+    @model_validator(mode="after")
+    def _has_work(self) -> Self:
+        if bool(self.classes) == (self.merges is not None):
+            raise ValueError("expected classes to learn, or two versions to merge")
+        if self.instant and (self.parent or self.merges):
+            raise ValueError("an instant version is put on top of CURRENT alone")
+        return self
 
     @model_validator(mode="after")
     def _config_is_valid(self) -> Self:
@@ -168,9 +181,9 @@ class JobProgress(_Contract):
     """The progress of a running job.
 
     `phase` is `waiting` (for the lineage), `loading`, one of the learner's phases (`stem`, `anchors`, `train`,
-    `prototypes`, `align`), `evaluating` or `publishing`. `step` counts up to `steps` within the phase; both are 0 where
-    the phase has no steps. `eta_s` estimates the seconds left in this phase from its pace so far, and is None until
-    there is one. `elapsed_s` counts from the start of this attempt.
+    `prototypes`, `align`), `merging`, `evaluating` or `publishing`. `step` counts up to `steps` within the phase; both
+    are 0 where the phase has no steps. `eta_s` estimates the seconds left in this phase from its pace so far, and is
+    None until there is one. `elapsed_s` counts from the start of this attempt.
     """
 
     phase: str

@@ -174,6 +174,17 @@ class Spool:
         except FileExistsError as error:
             raise SpoolError(f"job {job_id} is already in the spool") from error
 
+    def reserve(self, job_id: str) -> None:
+        """Create the folder of a job that has no images, for its note.
+
+        Raises:
+            SpoolError: `job_id` is not a job id, or the job already has a folder.
+        """
+        try:
+            self.folder(job_id).mkdir(mode=0o700)
+        except FileExistsError as error:
+            raise SpoolError(f"job {job_id} is already in the spool") from error
+
     def read(self, job_id: str, *, verify: bool = True) -> SpoolIndex:
         """Return the job's images. With `verify`, every file is read and compared with its checksum.
 

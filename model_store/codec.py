@@ -60,6 +60,7 @@ _NOT_LEARNED = frozenset(
         "version_id",
         "number",
         "parent",
+        "other_parent",
         "created_at",
         "job_id",
         "evaluation",
@@ -267,7 +268,7 @@ def content_digest(tensors: Mapping[str, Tensor], manifest: Manifest) -> str:
     shape and bytes (little-endian), sorted by name.
     """
     learned = {key: value for key, value in manifest.model_dump(mode="json").items() if key not in _NOT_LEARNED}
-    for later in ("calibration", "familiarity", "held_out", "made"):
+    for later in ("calibration", "familiarity", "held_out", "made", "other_parent_content_digest"):
         if learned[later] is None:
             del learned[later]  # manifests that were made before lack the field, and keep their digests
     if manifest.dataset is not None:

@@ -11,6 +11,7 @@ from model_store.types import (
     ConflictError,
     InvalidVersionIdError,
     JournalEntry,
+    NoCommonAncestorError,
     VersionId,
 )
 
@@ -65,6 +66,40 @@ def ancestors(version_id: VersionId, parents: Mapping[VersionId, VersionId | Non
         chain.append(parent)
         here = parent
     return tuple(chain)
+
+
+def learned_in(version_id: VersionId, parents: Mapping[VersionId, Sequence[VersionId]]) -> frozenset[VersionId]:
+    """Return the version and all that it was made of, by every parent, as far as they are in `parents`."""
+    found: set[VersionId] = set()
+    here = [version_id]
+    while here:
+        version = here.pop()
+        if version in parents and version not in found:
+            found.add(version)
+            here += parents[version]
+    return frozenset(found)
+
+
+def common_ancestor(ours: VersionId, theirs: VersionId, parents: Mapping[VersionId, Sequence[VersionId]]) -> VersionId:
+    """Return the version that two others were both begun on: of what both contain, the one that contains the rest.
+
+    Raises:
+        NoCommonAncestorError: there is none, since it was pruned or the two were merged crosswise before; or one of the
+            two contains the other, so there is nothing to merge.
+    """
+    mine, other = learned_in(ours, parents), learned_in(theirs, parents)
+    if theirs in mine or ours in other:
+        inner, outer = (theirs, ours) if theirs in mine else (ours, theirs)
+        what = "the same version was named twice" if ours == theirs else f"{outer} contains {inner} already"
+        raise NoCommonAncestorError(f"there is nothing to merge: {what}")
+    common = mine & other
+    found = [version for version in common if common <= learned_in(version, parents)]
+    if not found:
+        why = (
+            "more than one version is the last that both contain" if common else "no version that both contain is left"
+        )
+        raise NoCommonAncestorError(f"{ours} and {theirs} cannot be merged: {why}")
+    return found[0]
 
 
 def to_prune(

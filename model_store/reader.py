@@ -174,6 +174,17 @@ class StoreReader:
             here = chain[-1].parent
         return chain
 
+    def common_ancestor(self, ours: VersionId, theirs: VersionId) -> VersionId:
+        """Return the version that two others were both begun on; see `policy.common_ancestor`.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            CorruptVersionError: the manifest of one of the two is missing or altered.
+            NoCommonAncestorError: there is none, or more than one, or one of the two contains the other.
+        """
+        asked = {version: self.manifest(version).parents for version in (ours, theirs)}
+        return policy.common_ancestor(ours, theirs, {m.version_id: m.parents for m in self.list()} | asked)
+
     def rollback_target(self) -> VersionId:
         """Return the target of a rollback that names no version: the parent of CURRENT.
 

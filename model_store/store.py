@@ -61,8 +61,8 @@ class Store(StoreWriter):
 
         Raises:
             InvalidStateError: shapes that disagree, or values that are not finite.
-            VersionNotFoundError: there is no version `parent`.
-            CorruptVersionError: the parent's manifest is missing or altered.
+            VersionNotFoundError: there is no such parent.
+            CorruptVersionError: a parent's manifest is missing or altered.
         """
         tensors, fields = codec.encode_state(state, golden)
         data = codec.pack(tensors)
@@ -71,6 +71,7 @@ class Store(StoreWriter):
             if (done := self._published(provenance, parent)) is not None:
                 return self.manifest(done)
             number = policy.next_number(self._ids(), journal.entries)
+            other = provenance.other_parent
             said = provenance.model_dump(exclude={"who", "reason", "libraries"})
             unnamed = Manifest(
                 **fields,
@@ -79,6 +80,7 @@ class Store(StoreWriter):
                 number=number,
                 parent=parent,
                 parent_content_digest=None if parent is None else self.manifest(parent).content_digest,
+                other_parent_content_digest=None if other is None else self.manifest(other).content_digest,
                 created_at=self._clock(),
                 libraries=provenance.libraries or installed_libraries(),
                 tensors_sha256=codec.sha256(data),

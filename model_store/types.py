@@ -23,8 +23,8 @@ TENSORS_FILE = "tensors.safetensors"
 VersionId = str
 """`000007-0123456789ab`: the number of the version, and the first 12 hex digits of its content digest."""
 
-Made = Literal["instant", "trained"]
-"""How a version was made of its parent: in closed form as soon as the task was there, or by a strategy that trains."""
+Made = Literal["instant", "trained", "merged"]
+"""How a version was made: of its parent and a task in closed form, or by training; or of two versions, its parents."""
 
 Action = Literal["publish", "hold", "promote", "rollback", "prune", "pin", "unpin", "recover", "gate"]
 """What a journal line records. `recover` explains what an interrupted process left; see `JournalEntry`."""
@@ -63,6 +63,10 @@ class VersionNotFoundError(StoreError):
     def __init__(self, version_id: VersionId) -> None:
         self.version_id = version_id
         super().__init__(f"there is no version {version_id} in the store")
+
+
+class NoCommonAncestorError(StoreError):
+    """Two versions cannot be merged, because it cannot be told what each has learned that the other has not."""
 
 
 class NothingToRollBackToError(StoreError):
@@ -212,6 +216,7 @@ class Provenance(_Record):
     settings: JsonObject = Field(default_factory=dict)
     seed: int | None = None
     job_id: str | None = None
+    other_parent: VersionId | None = None
     dataset: DatasetRecord | None = None
     evaluation: JsonObject | None = None
     report: JsonObject | None = None
@@ -222,15 +227,22 @@ class Manifest(_Record):
     """Everything about a version except its tensors.
 
     `content_digest` covers what was learned and from what; it leaves out `number`, `version_id`, `created_at`,
-    `job_id`, `evaluation`, `report` and the dataset's name. `manifest_sha256` covers the file's every byte, with
-    its own 64 digits replaced by zeros.
+    `job_id`, `evaluation`, `report`, the ids of the parents and the dataset's name. `manifest_sha256` covers the file's
+    every byte, with its own 64 digits replaced by zeros.
     """
+
+    @property
+    def parents(self) -> tuple[VersionId, ...]:
+        """All parents: none of the first version, two of a merged one."""
+        return tuple(parent for parent in (self.parent, self.other_parent) if parent is not None)
 
     format: Format = FORMAT
     version_id: VersionId
     number: int
     parent: VersionId | None
     parent_content_digest: str | None
+    other_parent: VersionId | None = Field(None, description="Of a merged version: what was merged into `parent`.")
+    other_parent_content_digest: str | None = None
     created_at: AwareDatetime
     model: ModelRecord
     weights_digest: str

@@ -81,6 +81,29 @@ class ClassSums:
             scatter = scatter + between.T @ (weight[:, None] * between)
         return ClassSums(counts.index_add(0, place, other.counts), sums.index_add(0, place, other.sums), scatter)
 
+    def minus(self, other: ClassSums, rows: Sequence[int]) -> ClassSums:
+        """Take `other` away again, whose class i is class `rows[i]` here: `other.plus(rest, ...)` gives this back.
+
+        The classes stay in their places; those of which nothing is left have no images.
+
+        Raises:
+            ValueError: `other` has images that are not part of these.
+        """
+        place = torch.tensor(rows, dtype=torch.int64)
+        counts = self.counts.index_add(0, place, other.counts, alpha=-1)
+        if bool((counts < 0).any()):
+            raise ValueError("these sums are not part of the others")
+        left = counts.double()[:, None]
+        sums = torch.where(left > 0, self.sums.index_add(0, place, other.sums, alpha=-1), 0.0)
+        if self.scatter is None or not int(other.counts.sum()):
+            return ClassSums(counts, sums, self.scatter)
+        if other.scatter is None:
+            return ClassSums(counts, sums, self.scatter * (counts.sum() / self.counts.sum()))
+        theirs = other.counts.double()[:, None]
+        between = sums[place] / left[place].clamp(min=1) - other.sums / theirs.clamp(min=1)
+        weight = left[place] * theirs / (left[place] + theirs).clamp(min=1)
+        return ClassSums(counts, sums, self.scatter - other.scatter - between.T @ (weight * between))
+
     def without(self, unit: Float64[Tensor, " raw"], row: int) -> ClassSums:
         """Return the sums without one of the images that are in them, of class `row`, which has another one."""
         counts, sums = self.counts.clone(), self.sums.clone()

@@ -97,6 +97,29 @@ class OldClasses:
     """
 
     def __init__(self, parent: Classifier, images: Seen, *, but: Iterable[str]) -> None:
+        self._seen = images
+        self._images = self._raw(parent)
+        self._sampled = SampledClasses(parent, self._images.norm(dim=1).mean(), but=but)
+        self.answers_before = self._sampled.answers_before
+
+    def after(self, classifier: Classifier) -> Answers:
+        """Return the answers of the version after the update, which knows all of these classes."""
+        return self._sampled.after(classifier, self._raw(classifier) - self._images)
+
+    def _raw(self, classifier: Classifier) -> Float[Tensor, "images raw"]:
+        return self._seen.by(classifier, range(len(self._seen.labels))).raw.cpu()
+
+
+class SampledClasses:
+    """Features of a version's classes, sampled from its statistics, and its answers to them.
+
+    Args:
+        parent: the version.
+        norm: the usual norm of raw features.
+        but: classes that are left out. There are others.
+    """
+
+    def __init__(self, parent: Classifier, norm: Float[Tensor, ""], *, but: Iterable[str] = ()) -> None:
         left_out, state = set(but), parent.state
         rows = [row for row, name in enumerate(state.class_names) if name not in left_out]
         per_class = 1
@@ -105,20 +128,16 @@ class OldClasses:
         drawn = torch.tensor(rows).repeat_interleave(per_class)
         self._names = [state.class_names[row] for row in drawn.tolist()]
         self._old = state.class_names
-        self._seen = images
-        self._images = self._raw(parent)
         self._sampled = FeatureSampler(state.prototypes, state.covariance).draw(
-            drawn, self._images.norm(dim=1).mean(), generator=torch.Generator().manual_seed(_SEED)
+            drawn, norm, generator=torch.Generator().manual_seed(_SEED)
         )
         self.answers_before = self._answers(parent, self._sampled)
 
-    def after(self, classifier: Classifier) -> Answers:
-        """Return the answers of the version after the update, which knows all of these classes."""
-        drift = self._raw(classifier) - self._images
+    def after(self, classifier: Classifier, drift: Float[Tensor, "images raw"] | None = None) -> Answers:
+        """Return the answers of a version that knows all of these classes; `drift` is how its tower moved features."""
+        if drift is None:
+            return self._answers(classifier, self._sampled)
         return self._answers(classifier, self._sampled + drift[torch.arange(len(self._sampled)) % len(drift)])
-
-    def _raw(self, classifier: Classifier) -> Float[Tensor, "images raw"]:
-        return self._seen.by(classifier, range(len(self._seen.labels))).raw.cpu()
 
     def _answers(self, classifier: Classifier, raw: Float[Tensor, "sampled raw"]) -> Answers:
         place = {name: row for row, name in enumerate(classifier.state.class_names)}

@@ -44,6 +44,18 @@ class Answers:
         """The number of right answers."""
         return sum(right for _, right in self.by_class.values())
 
+    def plus(self, other: Answers) -> Answers:
+        """Return these and others, of which no class is in both."""
+        images = max(1, self.images + other.images)
+        top = self.images * self.top_probability + other.images * other.top_probability
+        return Answers(
+            by_class={**self.by_class, **other.by_class},
+            distinct=max(self.distinct, other.distinct),
+            top_probability=top / images,
+            not_finite=self.not_finite + other.not_finite,
+            text_right=self.text_right + other.text_right,
+        )
+
 
 NONE: Final = Answers()
 ONE_CLASS: Final = "there is only one class, so every answer is right"

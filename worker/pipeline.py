@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,7 @@ from segp_cl.runtime.process import peak_rss_bytes
 from segp_cl.types import Learned, LearnerState, OnProgress, Progress
 from worker.base_model import base_model
 from worker.judging import Judge, Judgement
+from worker.merging import merge_versions, put_merged
 from worker.placing import base_of, put_in_place, twin_of, waits_in
 from worker.promotion import was_current
 from worker.seen import SeenAnew
@@ -53,6 +54,9 @@ def run_update(
 ) -> UpdateOutcome:
     """Learn one task below the instant versions that wait, and make the result CURRENT, unless the gate holds it.
 
+    A task that names its parent is learned on that version, at the same time as others are, and CURRENT does not move.
+    Two versions that are to be merged are put together without training, and so is what comes of them put in place.
+
     If an earlier attempt has published, the job is not learned again; its version is promoted if it never was and is
     not held. A task that is not to be trained is done with its instant version, if that is where it belongs.
 
@@ -72,7 +76,8 @@ def run_update(
     store = Store(settings.store)
     if store.current() is None:
         _begin(store, settings, on_progress)
-    with _lineage(store, on_progress):
+    beside = job.parent is not None  # CURRENT does not move, so nothing that moves it has to wait
+    with nullcontext() if beside else _lineage(store, on_progress):
         published = store.version_of_job(job.job_id)
         if published is not None:
             before_publish()
@@ -80,6 +85,11 @@ def run_update(
             return outcome_of(store, job, store.manifest(published), settings, on_progress)
         if resume_only:
             raise NotPublishedError("no earlier attempt of this job has published a version")
+        if job.merges is not None:
+            manifest = merge_versions(store, job, settings, on_progress=on_progress, before_publish=before_publish)
+            return outcome_of(store, job, manifest, settings, on_progress)
+        if job.parent is not None:
+            return _Update(store, job, settings, on_progress, before_publish).run(job.parent, None)
         parent = base_of(store.lineage(), waits_in(Spool(settings.spool)))
         twin = twin_of(store, job.job_id, parent)
         if twin is not None and job.learner_config.strategy == "prototypes":
@@ -106,6 +116,10 @@ def outcome_of(
         if reasons:
             refused = f"held: {'; '.join(reasons)}"
             logger.warning("published %s and %s", version, refused)
+        elif job.parent is not None:
+            refused = f"it was learned on {job.parent}, beside CURRENT: promote it, or merge it into another version"
+        elif job.merges is not None:
+            refused = put_merged(store, job, manifest, settings)
         else:
             refused = put_in_place(store, job, manifest, settings, on_progress)
     return UpdateOutcome(

@@ -111,4 +111,6 @@ class TaskData:
 
 def reason_of(job: UpdateJob) -> str:
     """Return the reason that the journal gives for this job's actions."""
+    if job.merges is not None:
+        return f"job {job.job_id} merged {' and '.join(job.merges)}: {job.task_name}"
     return f"job {job.job_id} learned {job.task_name!r}"

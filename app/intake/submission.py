@@ -44,6 +44,11 @@ class TaskForm(BaseModel):
     extend: bool = Field(False, description="Whether known classes may get more images.")
     config: Json[dict[str, JsonValue]] = Field(default_factory=dict, description="Hyper-parameters to override.")
     instant: bool = Field(True, description="Whether a version without training is made and served first.")
+    parent: str | None = Field(
+        None,
+        description="The version to learn on, beside the current one: the result is published, and not promoted. "
+        "Default: the current version.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random choices in the update.")
     encoding: str | None = Field(None, description="Encoding of the names in an archive that does not say it itself.")
 
@@ -102,6 +107,7 @@ class Submissions:
             ArchiveError, TaskRefusedError: the upload is refused.
             InvalidTaskError: the template is invalid.
             ClassExistsError: a class is known and `extend` is false.
+            VersionNotFoundError: there is no version `parent`.
             IdempotencyMismatchError: the key was used for a different request.
             IdempotencyInProgressError: the first request with the key did not finish.
             BrokerUnavailableError: Redis is gone; the job does not exist.
@@ -110,6 +116,8 @@ class Submissions:
         """
         self._jobs.ping()  # fail before minutes of decoding
         as_prompt(form.template, "class")
+        if form.parent is not None:
+            self._store.manifest(form.parent)  # before minutes of decoding
         LearnerConfig.model_validate(form.config)
         fingerprint = _fingerprint(form, upload, check) if idempotency_key else ""
         if idempotency_key:
@@ -124,7 +132,7 @@ class Submissions:
                     upload.size,
                     writer,
                     limits=self._limits,
-                    check_names=lambda names: self._check_known(names, extend=form.extend),
+                    check_names=lambda names: self._check_known(names, form),
                     encoding=form.encoding,
                     check=check,
                 )
@@ -160,9 +168,9 @@ class Submissions:
                     self._jobs.forget(note.key)
             raise
 
-    def _check_known(self, names: Sequence[str], *, extend: bool) -> None:
-        known = [c.name for c in self._store.manifest(self._current()).classes]
-        check_against_known(names, known, extend=extend)
+    def _check_known(self, names: Sequence[str], form: TaskForm) -> None:
+        known = [c.name for c in self._store.manifest(form.parent or self._current()).classes]
+        check_against_known(names, known, extend=form.extend)
 
     def _current(self) -> VersionId:
         current = self._store.current()
@@ -213,7 +221,8 @@ def _record(job_id: str, form: TaskForm, taken: Taken, submitted_by: str, *, sub
         submitted_at=now,
         submitted_by=submitted_by,
         submitted_on=submitted_on,
-        instant=form.instant,
+        parent=form.parent,
+        instant=form.instant and form.parent is None,
     )
     return JobRecord(job=job, validation=taken.report, created_at=now)
 

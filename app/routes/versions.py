@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import functools
+
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.deps import AnyCaller, ServicesDep
+from app.deps import AnyCaller, ServicesDep, TrainCaller
+from app.intake.keeping import keeping
+from app.json_body import read_json
+from app.media_types import media_type
+from app.merges import queue_merge
 from app.offload import as_json
-from app.openapi import problems
-from app.schemas import ClassList, DamagedVersion, VersionList, VersionSummary
+from app.openapi import json_body, problems
+from app.schemas import ClassList, DamagedVersion, MergeAccepted, MergeBody, VersionList, VersionSummary
+from app.wire.root import outside_path
 from model_store.types import ClassRecord, Manifest
 
 router = APIRouter(prefix="/v1", tags=["versions"])
+MAX_BODY_BYTES = 64 * 1024
 
 
 @router.get("/versions", summary="All versions", responses=problems(), response_model=VersionList)
@@ -42,6 +50,46 @@ def list_versions(services: ServicesDep, caller: AnyCaller) -> Response:
 def get_version(version_id: str, services: ServicesDep, caller: AnyCaller) -> Response:
     """Return everything about a version except its tensors: parent, model, classes, data, settings, evaluation."""
     return as_json(services.store.manifest(version_id))
+
+
+@router.post(
+    "/versions/merge",
+    status_code=202,
+    summary="Merge two versions",
+    responses=problems(400, 404, 409, 413, 415, 422, 503, 507),
+    openapi_extra={"requestBody": json_body(MergeBody)},
+)
+async def merge_versions(
+    request: Request, response: Response, services: ServicesDep, caller: TrainCaller
+) -> MergeAccepted:
+    """Queue the merge of two versions that were taught different tasks from one, such as tasks that named a parent.
+
+    A job makes one version of both in seconds, without training: statistics are added, adapters averaged. It passes
+    the gate like any other, and is promoted if the current version is part of it.
+    """
+    media_type(request, "application/json")
+    body = await read_json(request, MergeBody, max_bytes=MAX_BODY_BYTES, long_bytes=MAX_BODY_BYTES)
+    first, second = body.versions
+    queue = functools.partial(
+        queue_merge,
+        services.store,
+        services.spool,
+        services.jobs,
+        (first, second),
+        name=body.reason or f"merge of {first} and {second}",
+        config=body.config,
+        seed=body.seed,
+        submitted_by=caller.name,
+    )
+
+    def work() -> str:
+        with keeping():
+            return queue().job_id
+
+    job_id = await services.pools.broker.run(work)
+    location = outside_path(request.scope, f"/v1/jobs/{job_id}")
+    response.headers["Location"] = location
+    return MergeAccepted(job_id=job_id, location=location)
 
 
 @router.get("/classes", summary="The classes that are served", responses=problems(503), response_model=ClassList)

@@ -18,6 +18,7 @@ ApiKey = Annotated[
     typer.Option("--api-key", envvar="KEEPSIGHT_API_KEY", help="API key, if the service requires one."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end.")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="The reason, kept in the store's journal.")]
 StorePath = Annotated[
     Path, typer.Option("--store", envvar="KEEPSIGHT_STORE", help="The store's folder; logs and spool lie beside it.")

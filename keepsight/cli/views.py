@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.markup import escape
 from rich.table import Table
+from rich.tree import Tree
 
 from keepsight.cli.console import moment, percent, seconds, table
 from keepsight.cli.follow import eta_text, phase_text
@@ -154,7 +155,7 @@ def versions_table(versions: Versions) -> Table:
         made.add_row(
             "[green]●[/]" if current else "○" if serving else "",
             f"[bold]{version['version_id']}[/]" if current else version["version_id"],
-            version["parent"] or "–",
+            " + ".join(filter(None, (version["parent"], version.get("other_parent")))) or "–",
             moment(version["created_at"]),
             str(version["tasks"]),
             str(version["classes"]),
@@ -166,6 +167,24 @@ def versions_table(versions: Versions) -> Table:
             ),
         )
     return made
+
+
+def lineage_tree(versions: Versions) -> Tree:
+    """Return the versions as a tree, each below its parent; a merged one names its other parent. `●` is current."""
+    tree = Tree("versions", hide_root=True)
+    places: dict[str, Tree] = {}
+    for version in sorted(versions["versions"], key=lambda v: v["number"]):
+        name = version["version_id"]
+        line = f"[green]●[/] [bold]{name}[/]" if name == versions["current"] else name
+        what = version.get("made") or version["strategy"] or "first"
+        said = [what, escape(version["dataset"] or ""), f"{version['classes']} classes"]
+        if other := version.get("other_parent"):
+            said[1] = f"with {other}"
+        if version.get("held_because"):
+            said.append("held")
+        branch = places.get(version["parent"] or "", tree)
+        places[name] = branch.add(f"{line}  [dim]{', '.join(filter(None, said))}[/]")
+    return tree
 
 
 def rollout_table(rollout: Rollout) -> Table:

@@ -154,6 +154,13 @@ class Accepted(TypedDict):
     validation: Validation
 
 
+class MergeAccepted(TypedDict):
+    """`POST /v1/versions/merge`: where the job is."""
+
+    job_id: str
+    location: str
+
+
 class JobProgress(TypedDict):
     """How far a running job is. Times in seconds."""
 
@@ -214,15 +221,18 @@ class Instant(TypedDict):
 class Job(TypedDict):
     """`GET /v1/jobs/{id}`. `serving` says what of the task was put into service so far.
 
-    A service older than this client sends neither that nor `instant`.
+    `parent` is the version that it learns on beside the current one, `merges` names the two that it merges. A service
+    older than this client sends none of these, and no `instant`.
     """
 
     job_id: str
     name: str
+    parent: NotRequired[str | None]
+    merges: NotRequired[list[str] | None]
     state: JobState
     cancel_requested: bool
     progress: JobProgress | None
-    serving: NotRequired[Literal["served_instantly", "trained"] | None]
+    serving: NotRequired[Literal["served_instantly", "trained", "merged"] | None]
     instant: NotRequired[Instant | None]
     result: JobResult | None
     error: Problem | None
@@ -235,15 +245,19 @@ class Job(TypedDict):
 
 
 class VersionSummary(TypedDict):
-    """One line of the lineage. `held_because` has the gate's reasons if it holds the version."""
+    """One line of the lineage. `held_because` has the gate's reasons if it holds the version.
+
+    A merged version has an `other_parent`.
+    """
 
     version_id: str
     number: int
     parent: str | None
+    other_parent: NotRequired[str | None]
     created_at: str
     classes: int
     tasks: int
-    made: NotRequired[Literal["instant", "trained"] | None]
+    made: NotRequired[Literal["instant", "trained", "merged"] | None]
     strategy: str | None
     dataset: str | None
     evaluation: dict[str, object] | None
@@ -325,6 +339,8 @@ class Manifest(TypedDict):
     number: int
     parent: str | None
     parent_content_digest: str | None
+    other_parent: NotRequired[str | None]
+    other_parent_content_digest: NotRequired[str | None]
     created_at: str
     model: dict[str, object]
     weights_digest: str
@@ -335,7 +351,7 @@ class Manifest(TypedDict):
     lora: dict[str, object] | None
     calibration: Calibration | None
     familiarity: Familiarity | None
-    made: NotRequired[Literal["instant", "trained"] | None]
+    made: NotRequired[Literal["instant", "trained", "merged"] | None]
     held_out: NotRequired[HeldOut | None]
     strategy: str | None
     settings: dict[str, object]

@@ -22,6 +22,7 @@ from keepsight.client.api import (
     Gate,
     Job,
     Manifest,
+    MergeAccepted,
     Moved,
     PathName,
     Rollout,
@@ -140,6 +141,7 @@ class AsyncClient:
         seed: int | None = None,
         encoding: str | None = None,
         instant: bool = True,
+        parent: str | None = None,
     ) -> Accepted:
         """Upload a task. Each attempt streams the archive from its start; at most one job is created."""
         with await anyio.to_thread.run_sync(open_archive, archive) as file:
@@ -153,6 +155,7 @@ class AsyncClient:
                 seed=seed,
                 encoding=encoding,
                 instant=instant,
+                parent=parent,
             )
             return await self._send(call)
 
@@ -188,6 +191,12 @@ class AsyncClient:
     async def version(self, version_id: str) -> Manifest:
         """Return the manifest of one version."""
         return await self._send(calls.version(version_id))
+
+    async def merge(
+        self, ours: str, theirs: str, *, reason: str = "", config: Mapping[str, object] | None = None
+    ) -> MergeAccepted:
+        """Queue the merge of two versions that were taught different tasks from one; `follow` its job."""
+        return await self._send(calls.merge(ours, theirs, reason=reason, config=config))
 
     async def classes(self) -> Classes:
         """Return the classes that are served."""

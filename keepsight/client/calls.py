@@ -22,6 +22,7 @@ from keepsight.client.api import (
     Gate,
     Job,
     Manifest,
+    MergeAccepted,
     Moved,
     PathName,
     Rollout,
@@ -162,6 +163,7 @@ def teach(
     seed: int | None,
     encoding: str | None,
     instant: bool,
+    parent: str | None,
 ) -> Call[Accepted]:
     """Describe an upload.
 
@@ -181,6 +183,8 @@ def teach(
         form["encoding"] = encoding
     if not instant:
         form["instant"] = "false"
+    if parent is not None:
+        form["parent"] = parent
     return Call(
         "POST",
         "/v1/tasks",
@@ -215,6 +219,13 @@ def versions() -> Call[Versions]:
 
 def version(version_id: str) -> Call[Manifest]:
     return Call("GET", f"/v1/versions/{_segment(version_id)}")
+
+
+def merge(ours: str, theirs: str, *, reason: str, config: Mapping[str, object] | None) -> Call[MergeAccepted]:
+    body: dict[str, Any] = {"versions": [ours, theirs], "reason": reason}
+    if config:
+        body["config"] = dict(config)
+    return Call("POST", "/v1/versions/merge", body={"json": body})
 
 
 def classes() -> Call[Classes]:

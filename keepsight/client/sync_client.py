@@ -21,6 +21,7 @@ from keepsight.client.api import (
     Gate,
     Job,
     Manifest,
+    MergeAccepted,
     Moved,
     PathName,
     Rollout,
@@ -156,6 +157,7 @@ class Client:
         seed: int | None = None,
         encoding: str | None = None,
         instant: bool = True,
+        parent: str | None = None,
     ) -> Accepted:
         """Upload a task. Each attempt streams the archive from its start; at most one job is created.
 
@@ -169,6 +171,7 @@ class Client:
             seed: Seed of all random choices in the update.
             encoding: Encoding of the names in an archive that does not say it itself, for example gbk.
             instant: Whether a version without training is made and served first.
+            parent: The version to learn on, beside the current one: the result is published, and not promoted.
 
         The answer's validation says what became of every file, and of what a folder has and was not sent.
 
@@ -187,6 +190,7 @@ class Client:
                 seed=seed,
                 encoding=encoding,
                 instant=instant,
+                parent=parent,
             )
             return self._send(call)
 
@@ -225,6 +229,12 @@ class Client:
     def version(self, version_id: str) -> Manifest:
         """Return the manifest of one version."""
         return self._send(calls.version(version_id))
+
+    def merge(
+        self, ours: str, theirs: str, *, reason: str = "", config: Mapping[str, object] | None = None
+    ) -> MergeAccepted:
+        """Queue the merge of two versions that were taught different tasks from one; `follow` its job."""
+        return self._send(calls.merge(ours, theirs, reason=reason, config=config))
 
     def classes(self) -> Classes:
         """Return the classes that are served."""

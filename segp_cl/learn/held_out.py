@@ -5,9 +5,11 @@ Images of old classes are gone, so that what was kept of them is carried over to
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -87,6 +89,42 @@ def summarised(
     images_in_all = len(kept.rows) + (before.images if before is not None and still else 0)
     summary = HeldOutSummary(odds, strangeness, images=images_in_all, classes=sum(weights))
     return Calibration(**multipliers, images=len(kept.rows)), summary
+
+
+def of_both(
+    base: LearnerState, ours: LearnerState, theirs: LearnerState, *, seen: int, logit_scale: float
+) -> tuple[Calibration | None, HeldOutSummary | None]:
+    """Return what two branches know of held-out images, among the `seen` classes of both; what is common counts once.
+
+    No image is there to fit multipliers on: they are those that make the answers to all that was kept most likely.
+    """
+    mine, other = carried(ours, seen=seen), carried(theirs, seen=seen)
+    if mine is None or other is None:
+        known = ours if other is None else theirs
+        return known.calibration, other if mine is None else mine
+    common = 0 if base.held_out is None else base.held_out.classes
+    weights = (mine.classes, max(1, other.classes - common))
+    multipliers, odds = {}, {}
+    for path in mine.odds:
+        odds[path] = pooled(mine.odds[path], other.odds[path], weights=weights)
+        own = [state.calibration for state in (ours, theirs) if state.calibration is not None]
+        expected = math.prod(float(getattr(each, path)) for each in own) ** (1 / len(own)) if own else logit_scale
+        images = float(mine.images + other.images)
+        multipliers[path] = fit_scale(
+            torch.empty(0, 1),
+            torch.empty(0, dtype=torch.int64),
+            expected=expected,
+            gone=partial(_surprise_at, odds[path], logit_scale, images),
+        )
+    strangeness = None
+    if mine.strangeness is not None and other.strangeness is not None:
+        strangeness = pooled(mine.strangeness[None], other.strangeness[None], weights=weights)[0]
+    before = 0 if base.held_out is None else base.held_out.images
+    images_of_both = max(1, mine.images + other.images - before)
+    return (
+        Calibration(**multipliers, images=images_of_both),
+        HeldOutSummary(odds, strangeness, images=images_of_both, classes=sum(weights)),
+    )
 
 
 def _surprise_at(odds: Float[Tensor, "multipliers shares"], logit_scale: float, images: float, scale: float) -> float:

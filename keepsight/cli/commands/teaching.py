@@ -16,7 +16,7 @@ from keepsight.cli.intake import encoding_lines, intake_lines
 
 if TYPE_CHECKING:
     from keepsight.client import Client
-    from keepsight.client.api import Accepted, Job
+    from keepsight.client.api import Accepted, Job, MergeAccepted
 
 INTERRUPTED = 130
 
@@ -43,14 +43,18 @@ def teach(
     instant: Annotated[
         bool, typer.Option("--instant/--no-instant", help="Serve a version without training first, within seconds.")
     ] = True,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end.")] = True,
+    parent: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION", help="Learn on this version, beside the current one; promote or merge the result later."
+        ),
+    ] = None,
+    wait: options.Wait = True,
     url: options.Url = options.URL,
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
 ) -> None:
     """Teach new classes from labelled images, and follow the job until the new version is served."""
-    from keepsight.cli.views import accuracy_line, outcome_sentence
-
     config = parse_overrides(overrides or [])
     with options.connect(url, api_key) as client:
         accepted = upload(
@@ -63,24 +67,41 @@ def teach(
             seed=seed,
             encoding=encoding,
             instant=instant,
+            parent=parent,
         )
         if not as_json:
             console.print_notes(intake_lines(accepted["validation"]))
         if not wait:
-            if as_json:
-                console.print_json(accepted)
-            else:
-                console.out().print(f"Job {accepted['job_id']} is queued: keepsight jobs show {accepted['job_id']}")
+            queued(accepted, as_json=as_json)
             return
         job = follow(client, accepted["job_id"], label=name or source.name)
-        if as_json:
-            console.print_json(job)
-        elif job["state"] == "succeeded":
-            console.out().print(f"Learned: {outcome_sentence(job)}.", markup=False)
-            if job["result"]:
-                console.out().print(accuracy_line(job["result"]["evaluation"]), markup=False)
-        if job["state"] != "succeeded":
-            raise CommandError(f"job {job['job_id']} ended without a new version ({outcome_sentence(job).rstrip('.')})")
+        report(job, "Learned", as_json=as_json)
+
+
+def queued(accepted: Accepted | MergeAccepted, *, as_json: bool) -> None:
+    """Print where a job is that nobody waits for."""
+    if as_json:
+        console.print_json(accepted)
+    else:
+        console.out().print(f"Job {accepted['job_id']} is queued: keepsight jobs show {accepted['job_id']}")
+
+
+def report(job: Job, done: str, *, as_json: bool) -> None:
+    """Print what became of a job that has ended; `done` says what it did in one word.
+
+    Raises:
+        CommandError: it made no version.
+    """
+    from keepsight.cli.views import accuracy_line, outcome_sentence
+
+    if as_json:
+        console.print_json(job)
+    elif job["state"] == "succeeded":
+        console.out().print(f"{done}: {outcome_sentence(job)}.", markup=False)
+        if job["result"] and job["result"]["evaluation"]:
+            console.out().print(accuracy_line(job["result"]["evaluation"]), markup=False)
+    if job["state"] != "succeeded":
+        raise CommandError(f"job {job['job_id']} ended without a new version ({outcome_sentence(job).rstrip('.')})")
 
 
 def parse_overrides(pairs: list[str], *, option: str = "--set", example: str = "epochs=5") -> dict[str, object]:
@@ -115,6 +136,7 @@ def upload(
     seed: int | None,
     encoding: str | None,
     instant: bool,
+    parent: str | None = None,
 ) -> Accepted:
     """Send a folder or an archive, with a progress bar. If it is refused, print what the service found in it."""
     from keepsight.cli.follow import upload_bar
@@ -142,6 +164,7 @@ def upload(
                 seed=seed,
                 encoding=encoding,
                 instant=instant,
+                parent=parent,
             )
         except ApiError as error:
             report_refusal(with_skipped(error.problem, body))

@@ -17,12 +17,15 @@ def versions(
     version: Annotated[
         str | None, typer.Argument(metavar="[VERSION]", help="Print this version's manifest instead.")
     ] = None,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Draw the lineage: what was learned on what, and merged.")
+    ] = False,
     url: options.Url = options.URL,
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
 ) -> None:
     """List the versions with their lineage and accuracy, or print the manifest of one."""
-    from keepsight.cli.views import versions_table
+    from keepsight.cli.views import lineage_tree, versions_table
 
     with options.connect(url, api_key) as client:
         if version is not None:
@@ -31,8 +34,36 @@ def versions(
         listing = client.versions()
     if as_json:
         console.print_json(listing)
+    elif tree:
+        console.out().print(lineage_tree(listing))
     else:
         console.print_table(versions_table(listing))
+
+
+def merge(
+    ours: Annotated[str, typer.Argument(metavar="VERSION", help="The parent; its classes come first.")],
+    theirs: Annotated[str, typer.Argument(metavar="OTHER_VERSION", help="The version to merge into it.")],
+    reason: options.Reason = "",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a hyper-parameter: align_steps=400."),
+    ] = None,
+    wait: options.Wait = True,
+    url: options.Url = options.URL,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Merge two versions that were taught different tasks from one, without training."""
+    from keepsight.cli.commands.teaching import follow, parse_overrides, queued
+    from keepsight.cli.commands.teaching import report as report_job
+
+    config = parse_overrides(overrides or [], example="align_steps=400")
+    with options.connect(url, api_key) as client:
+        accepted = client.merge(ours, theirs, reason=reason, config=config)
+        if not wait:
+            queued(accepted, as_json=as_json)
+            return
+        report_job(follow(client, accepted["job_id"], label="merge"), "Merged", as_json=as_json)
 
 
 def rollback(

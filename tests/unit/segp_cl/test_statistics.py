@@ -53,6 +53,24 @@ def test_sums_by_hand() -> None:
 
 
 @pytest.mark.parametrize("rows", [[0, 1], [2, 3], [1, 2], [4, 0]])
+def test_what_was_added_can_be_taken_away_again(rows: list[int]) -> None:
+    first, second = (sums_of(unit(20, 6, seed=seed), torch.arange(20) % 2, 2) for seed in (1, 2))
+    rest = first.plus(second, rows).minus(first, [0, 1])
+    assert rest.counts[rows].tolist() == second.counts.tolist()
+    assert int(rest.counts.sum()) == 20
+    assert torch.allclose(rest.sums[rows], second.sums, atol=FLOAT64_REORDERED)
+    assert rest.scatter is not None
+    assert second.scatter is not None
+    assert torch.allclose(rest.scatter, second.scatter, atol=FLOAT64_REORDERED)
+
+
+def test_what_is_no_part_cannot_be_taken_away() -> None:
+    small, large = (sums_of(unit(images, 6, seed=0), [0] * images, 1) for images in (3, 4))
+    with pytest.raises(ValueError, match="not part of"):
+        small.minus(large, [0])
+
+
+@pytest.mark.parametrize("rows", [[0, 1], [2, 3], [1, 2], [4, 0]])
 def test_parts_add_up_to_the_whole_whichever_classes_they_share(rows: list[int]) -> None:
     features = unit(40, 6, seed=0)
     labels = torch.cat([torch.arange(24) % 2, torch.tensor(rows).repeat(8)])

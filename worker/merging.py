@@ -1,0 +1,142 @@
+"""Merges two versions that were taught different tasks from one, and puts the result in place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from exchange.contracts import GateResult, UpdateJob
+from model_store import policy
+from model_store.gate import REPORT_KEY, GatePolicy
+from model_store.store import Store
+from model_store.types import Manifest, PreprocessingRecord, Provenance
+from segp_cl.branches import adds_exactly
+from segp_cl.learn.branches import merge_branches
+from segp_cl.models.backbone import Backbone
+from segp_cl.runtime.classifier import Classifier
+from segp_cl.runtime.golden import GoldenAnswers, record
+from segp_cl.runtime.hardware import choose_device
+from segp_cl.runtime.process import peak_rss_bytes
+from segp_cl.types import LearnerState, OnProgress, Progress
+from worker.base_model import base_model
+from worker.evidence import SampledClasses, not_finite
+from worker.gate import NONE, Evidence, judge
+from worker.promotion import promote
+from worker.settings import WorkerSettings
+from worker.task_data import reason_of
+
+logger = logging.getLogger(__name__)
+
+
+def merge_versions(
+    store: Store,
+    job: UpdateJob,
+    settings: WorkerSettings,
+    *,
+    on_progress: OnProgress,
+    before_publish: Callable[[], None],
+) -> Manifest:
+    """Publish what the two versions of a job know together, without promoting it. The first one is the parent.
+
+    Args:
+        store: the store.
+        job: names the versions.
+        settings: the worker's settings.
+        on_progress: called after every step. An exception from it ends the work.
+        before_publish: called before anything is changed. An exception from it ends the work.
+
+    Raises:
+        NoCommonAncestorError: it cannot be told what each has learned that the other has not.
+        HeldError: the gate holds one of them.
+        MergeError: they cannot be merged; the message says why.
+        StoreError: one of them cannot be read.
+    """
+    assert job.merges is not None
+    ours, theirs = job.merges
+    on_progress(Progress("loading", 0, 0))
+    ancestor = store.common_ancestor(ours, theirs)
+    for version in (ours, theirs):
+        store.check_not_held(version)
+    first, second = store.read(ours), store.read(theirs)
+    base, states = store.open(ancestor), (first.state, second.state)
+    backbone = base_model(base.model, choose_device(settings.device))
+    norm = _usual_norm(first.golden, second.golden)
+    on_progress(Progress("merging", 0, 0))
+    learned = merge_branches(
+        base,
+        *states,
+        backbone=backbone,
+        config=job.learner_config,
+        generator=torch.Generator().manual_seed(job.seed),
+        norm=norm,
+        on_progress=on_progress,
+    )
+    on_progress(Progress("evaluating", 0, 0))
+    golden, gate = _judged(store.gate().policy, backbone, states, learned.state, norm)
+    before_publish()
+    on_progress(Progress("publishing", 0, 0))
+    report: dict[str, object] = {
+        "common_ancestor": ancestor,
+        "statistics": "exact" if adds_exactly(base, *states) else "approximate",
+        "peak_rss_bytes": peak_rss_bytes(),
+        "device": str(backbone.device),
+    }
+    provenance = Provenance(
+        who=job.submitted_by,
+        reason=reason_of(job),
+        made="merged",
+        preprocessing=PreprocessingRecord.model_validate(backbone.preprocessing),
+        strategy="branches",
+        settings=dict(learned.report.settings),
+        seed=job.seed,
+        job_id=job.job_id,
+        other_parent=theirs,
+        report={**asdict(learned.report), **report, REPORT_KEY: gate.model_dump(mode="json")},
+    )
+    manifest = store.publish(learned.state, parent=ours, provenance=provenance, golden=golden)
+    logger.info("published %s of %s and %s", manifest.version_id, ours, theirs)
+    return manifest
+
+
+def put_merged(store: Store, job: UpdateJob, manifest: Manifest, settings: WorkerSettings) -> str | None:
+    """Make a merged version CURRENT if CURRENT is part of it. Returns None, or why CURRENT did not move."""
+    with store.top_lock():
+        current = store.current()
+        parents = {known.version_id: known.parents for known in store.list()}
+        if current not in policy.learned_in(manifest.version_id, parents):
+            return f"CURRENT is {current}, which is not part of it; the version is kept and can be promoted by hand"
+        return promote(store, job, manifest.version_id, current, settings)
+
+
+def _judged(
+    gate: GatePolicy,
+    backbone: Backbone,
+    states: tuple[LearnerState, LearnerState],
+    merged: LearnerState,
+    norm: Float[Tensor, ""],
+) -> tuple[GoldenAnswers | None, GateResult]:
+    """Return golden answers, if they are finite, and what the gate finds: every class is an old one here."""
+    classifier = Classifier(backbone, merged)
+    golden = record(classifier, backbone.preprocessing.size)
+    unusable = not_finite(golden)
+    kept = before = NONE
+    known: set[str] = set()
+    if gate.enabled and gate.check_old_classes:
+        for state in states:
+            if set(state.class_names) - known:
+                sampled = SampledClasses(Classifier(backbone, state), norm, but=known)
+                kept, before = kept.plus(sampled.after(classifier)), before.plus(sampled.answers_before)
+            known |= set(state.class_names)
+    evidence = Evidence(seen_classes=len(merged.classes), kept=kept, kept_before=before, golden_not_finite=unusable)
+    return None if unusable else golden, judge(gate, evidence)
+
+
+def _usual_norm(*golden: GoldenAnswers | None) -> Float[Tensor, ""]:
+    """Return the mean norm of the raw features that versions recorded; 1 where none did."""
+    known = [answers.raw.norm(dim=-1).mean() for answers in golden if answers is not None]
+    return torch.stack(known).mean() if known else torch.tensor(1.0)
