@@ -255,8 +255,10 @@ class JobView(BaseModel):
 
     job_id: str
     name: str
-    parent: str | None = Field(description="The version that it learns on, beside the current one; null: the current.")
-    merges: list[str] | None = Field(description="The two versions that it merges; null: it learns a task.")
+    parent: str | None = Field(
+        None, description="The version that it learns on, beside the current one; null: the current one."
+    )
+    merges: list[str] | None = Field(None, description="The two versions that it merges; null: it learns a task.")
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     cancel_requested: bool
     progress: JobProgressView | None
@@ -326,7 +328,7 @@ class VersionSummary(BaseModel):
     version_id: str
     number: int
     parent: str | None
-    other_parent: str | None = Field(description="Of a merged version: what was merged into `parent`.")
+    other_parent: str | None = Field(None, description="Of a merged version: what was merged into `parent`.")
     created_at: datetime
     classes: int
     tasks: int

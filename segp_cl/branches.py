@@ -1,7 +1,7 @@
 """Two versions that were taught different tasks from one: what they learned, put together. No image is needed.
 
 Sums add exactly (`segp_cl.statistics`). Adapters are averaged, as aligned model merging does with a task's and those of
-before (PAM, arXiv 2506.03189); each branch counts by its tasks. See docs/adr/0034.
+before (PAM, arXiv 2506.03189); each branch counts by its tasks. See docs/adr/0037.
 """
 
 from __future__ import annotations

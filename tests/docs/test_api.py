@@ -157,6 +157,8 @@ def test_the_page_has_an_example_of_every_answer_that_is_not_trivial() -> None:
     expected |= {
         "Gate",
         "GateChange",
+        "MergeAccepted",
+        "MergeBody",
         "Moved",
         "Rollout",
         "PromoteBody",

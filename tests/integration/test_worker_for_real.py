@@ -72,7 +72,7 @@ class Site:
         self.workers.append(worker)
         return worker
 
-    def teach(self, *names: str, instant: bool = False, **config: object) -> str:
+    def teach(self, *names: str, instant: bool = False, parent: str | None = None, **config: object) -> str:
         """Spool eight images of each class, every one with bytes that occur nowhere else, and queue the job."""
         job_id = new_job_id()
         with self.spool.create(job_id) as writer:
@@ -89,10 +89,18 @@ class Site:
                 "dataset_digest": index.digest,
                 "submitted_at": utc_now(),
                 "instant": instant,
+                "parent": parent,
             }
         )
         accept(self.jobs, self.spool, Note(record=JobRecord(job=job, created_at=utc_now())))
         return job_id
+
+    def merge(self, ours: str, theirs: str) -> str:
+        """Queue the merge of two versions."""
+        job = UpdateJob(job_id=new_job_id(), task_name="both", merges=(ours, theirs), submitted_at=utc_now())
+        self.spool.reserve(job.job_id)
+        accept(self.jobs, self.spool, Note(record=JobRecord(job=job, created_at=utc_now())))
+        return job.job_id
 
     def _picture(self, label: int) -> bytes:
         noise = random.Random(len(self.secrets))
@@ -326,6 +334,55 @@ def test_tasks_are_served_at_once_while_another_one_trains(site: Site, worker: s
     assert [manifest.made for manifest in lineage[:2]] == ["instant", "trained"]
     assert len(lineage[0].classes) == known + 4
     assert not site.spool.folders()
+
+
+def test_two_workers_teach_two_branches_side_by_side_and_one_merge_makes_a_version_of_both(
+    site: Site, worker: subprocess.Popen[bytes]
+) -> None:
+    base = site.store.current()
+    assert base is not None
+    known = len(site.store.manifest(base).classes)
+    site.start_worker()
+    first, second = (site.teach(*names, parent=base, **SHORT) for names in (("newt", "toad"), ("moth", "wasp")))
+    site.training(first)
+    site.training(second)
+    assert {site.jobs.get(job).state for job in (first, second)} == {JobState.RUNNING}
+    assert site.process_of(first) != site.process_of(second)
+    versions = []
+    for job in (first, second):
+        outcome = site.finished(job).outcome
+        assert outcome is not None
+        assert (outcome.promoted, outcome.held_because) == (False, ())
+        versions.append(outcome.version_id)
+        assert site.store.manifest(outcome.version_id).parent == base
+    assert site.store.current() == base
+
+    job = site.merge(versions[0], versions[1])
+    merged = site.finished(job)
+    assert merged.outcome is not None
+    assert merged.outcome.promoted
+    assert site.store.current() == merged.outcome.version_id
+    manifest = site.store.manifest(merged.outcome.version_id)
+    assert list(manifest.parents) == versions
+    assert [c.name for c in manifest.classes[known:]] == ["newt", "toad", "moth", "wasp"]
+    assert not site.spool.folders()
+
+
+def test_a_merge_whose_process_is_killed_is_done_again_and_publishes_once(
+    site: Site, worker: subprocess.Popen[bytes]
+) -> None:
+    base = site.store.current()
+    jobs = [site.teach(*names, parent=base, **QUICK) for names in (("carp", "pike"), ("crab", "clam"))]
+    outcomes = [site.finished(job).outcome for job in jobs]
+    versions = [outcome.version_id for outcome in outcomes if outcome is not None]
+    job = site.merge(versions[0], versions[1])
+    site.wait(job, lambda record: record.state == JobState.RUNNING)
+    wait_until(lambda: f"job_id={job} attempt 1 runs as process" in site.log.read_text())
+    os.kill(site.process_of(job), signal.SIGKILL)
+    done = site.finished(job)
+    assert done.outcome is not None
+    assert site.versions_of(job) == [done.outcome.version_id]
+    assert site.store.current() == done.outcome.version_id
 
 
 def test_a_worker_that_dies_over_an_instant_version_costs_nothing_but_that(site: Site) -> None:

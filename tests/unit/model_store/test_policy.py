@@ -14,6 +14,7 @@ from model_store.types import (
     ConflictError,
     InvalidVersionIdError,
     JournalEntry,
+    NoCommonAncestorError,
     VersionId,
 )
 
@@ -222,3 +223,46 @@ def test_what_a_process_left_half_way_is_explained(
     assert [(line.action, line.from_, line.to) for line in lines] == expected
     mended = [*journal, *(entry(line.action, line.from_, line.to) for line in lines)]
     assert policy.unexplained(mended, parents, current) == ()
+
+
+def lineage(**parents: tuple[int, ...]) -> dict[VersionId, tuple[VersionId, ...]]:
+    """v3=(1, 2): version 3 was made of 1 and 2."""
+    return {vid(int(name[1:])): tuple(map(vid, made_of)) for name, made_of in parents.items()}
+
+
+@pytest.mark.parametrize(
+    ("parents", "ours", "theirs", "expected"),
+    [
+        (lineage(v1=(), v2=(1,), v3=(1,)), 2, 3, 1),
+        (lineage(v1=(), v2=(1,), v3=(1,), v4=(3,), v5=(4,)), 2, 5, 1),
+        # 4 was merged of 2 and 3; 5 went on from 3: what both have of 3 counts once
+        (lineage(v1=(), v2=(1,), v3=(1,), v4=(2, 3), v5=(3,)), 4, 5, 3),
+        (lineage(v1=(), v2=(1,), v3=(1,), v4=(2, 3), v5=(2,)), 5, 4, 2),
+    ],
+)
+def test_the_common_ancestor_is_the_last_that_both_contain(
+    parents: dict[VersionId, tuple[VersionId, ...]], ours: int, theirs: int, expected: int
+) -> None:
+    assert policy.common_ancestor(vid(ours), vid(theirs), parents) == vid(expected)
+
+
+@pytest.mark.parametrize(
+    ("parents", "ours", "theirs", "why"),
+    [
+        (lineage(v1=(), v2=(1,)), 1, 2, "contains"),
+        (lineage(v1=(), v2=(1,)), 2, 1, "contains"),
+        (lineage(v1=(), v2=(1,)), 2, 2, "named twice"),
+        (lineage(v2=(1,), v3=(1,)), 2, 3, "no version that both contain is left"),
+        (lineage(v1=(), v2=(1,), v3=(1,), v4=(2, 3), v5=(3, 2)), 4, 5, "more than one version"),
+    ],
+)
+def test_what_has_no_single_common_ancestor_cannot_be_merged(
+    parents: dict[VersionId, tuple[VersionId, ...]], ours: int, theirs: int, why: str
+) -> None:
+    with pytest.raises(NoCommonAncestorError, match=why):
+        policy.common_ancestor(vid(ours), vid(theirs), parents)
+
+
+def test_parents_that_go_round_in_a_circle_end() -> None:
+    parents = lineage(v1=(2,), v2=(1,), v3=(1,))
+    assert policy.learned_in(vid(3), parents) == {vid(1), vid(2), vid(3)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from exchange.contracts import UpdateJob, UpdateOutcome, new_job_id, utc_now
 from model_store.store import Store
 from model_store.types import HeldError, NoCommonAncestorError, Provenance, VersionId, VersionNotFoundError
-from segp_cl.types import Progress
+from segp_cl.learn.branches import merge_branches
+from segp_cl.types import Learned, Progress
 from tests.unit.worker.test_pipeline import (
     BIRDS,
     PETS,
@@ -215,22 +217,17 @@ def test_a_merge_that_ruins_old_classes_is_held(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The texts and means of the merged version are mixed up."""
-    from dataclasses import replace
-
-    import worker.merging
-    from segp_cl.types import Learned
-
-    honest: Callable[..., Learned] = worker.merging.merge_branches
+    honest: Callable[..., Learned] = merge_branches
 
     def mixed_up(*arguments: object, **options: object) -> Learned:
-        learned = honest(*arguments, **options)
+        learned: Learned = honest(*arguments, **options)
         state = learned.state
         assert state.sums is not None
         sums = replace(state.sums, sums=state.sums.sums.flip(0))
         mixed = replace(state, sums=sums, prototypes=sums.means, text_features=state.text_features.flip(0))
         return replace(learned, state=mixed)
 
-    monkeypatch.setattr(worker.merging, "merge_branches", mixed_up)
+    monkeypatch.setattr("worker.merging.merge_branches", mixed_up)
     before = store.current()
     outcome: UpdateOutcome = update(merge_job(*two), settings)
     assert outcome.held_because

@@ -32,8 +32,9 @@ ACCEPTED = {
     },
 }
 COMMANDS = (
-    "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "rollback", "promote",
-    "rollout", "gate", "gate show", "gate set", "keys", "keys create", "keys list", "keys revoke", "keys forget",
+    "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "merge", "rollback",
+    "promote", "rollout", "gate", "gate show", "gate set", "keys", "keys create", "keys list", "keys revoke",
+    "keys forget",
 )  # fmt: skip
 
 
@@ -446,6 +447,57 @@ def test_rollback_and_promote_say_what_is_served(run_cli: RunCli, service: Any) 
     assert run_cli("rollback", "--reason", "worse").out == "Serving v1 (was v2).\n"
     assert json.loads(service.requests[0].content) == {"version_id": None, "reason": "worse"}
     assert run_cli("promote", "v2").out == "Current is v2; this server still answers with v1.\n"
+
+
+def test_a_merge_is_followed_or_left(run_cli: RunCli, service: Any, make_finished_job: MakeJob) -> None:
+    job: dict[str, Any] = make_finished_job()
+    job["result"] |= {"evaluation": None, "version_id": "v3"}
+    service.script |= {
+        "POST /v1/versions/merge": {"job_id": "j1", "location": "/v1/jobs/j1"},
+        "GET /v1/jobs/j1": job,
+    }
+    done = run_cli("merge", "v1", "v2", "--reason", "both", "--set", "align_steps=5")
+    assert done.out == "Merged: version v3 is published and current.\n"
+    sent = {"versions": ["v1", "v2"], "reason": "both", "config": {"align_steps": 5}}
+    assert json.loads(service.requests[0].content) == sent
+    left = run_cli("merge", "v1", "v2", "--no-wait")
+    assert left.out == "Job j1 is queued: keepsight jobs show j1\n"
+    assert run_cli("merge", "v1", "v2", "--json").json["job_id"] == job["job_id"]
+
+
+def test_the_lineage_is_a_tree_with_branches_and_merges(run_cli: RunCli, service: Any) -> None:
+    def version(number: int, parent: str | None, **more: object) -> dict[str, object]:
+        usual = {"created_at": "2026-03-01T12:00:00Z", "classes": 2, "tasks": 1, "strategy": "segp", "dataset": "pets"}
+        return {"version_id": f"v{number}", "number": number, "parent": parent, "evaluation": None, **usual, **more}
+
+    service.script["GET /v1/versions"] = {
+        "current": "v4",
+        "serving": "v4",
+        "versions": [
+            version(1, None, made=None, strategy=None, dataset=None),
+            version(2, "v1", made="trained"),
+            version(3, "v1", made="trained", held_because=["bad"]),
+            version(4, "v2", made="merged", other_parent="v3", dataset=None),
+        ],
+        "damaged": [],
+    }
+    lines = run_cli("versions", "--tree").out.splitlines()
+    assert [line.strip("│├└─● ") for line in lines] == [
+        "v1  first, 2 classes",
+        "v2  trained, pets, 2 classes",
+        "v4  merged, with v3, 2 classes",
+        "v3  trained, pets, 2 classes, held",
+    ]
+    assert "●" in lines[2]
+
+
+def test_teach_names_the_parent(run_cli: RunCli, service: Any, folder: Path, make_finished_job: MakeJob) -> None:
+    job = make_finished_job()
+    job["result"] |= {"promoted": False, "not_promoted_because": "it was learned on v1, beside CURRENT"}
+    service.script |= {"POST /v1/tasks": ACCEPTED, "GET /v1/jobs/j1": job}
+    told = run_cli("teach", str(folder), "--parent", "v1")
+    assert b'name="parent"\r\n\r\nv1\r\n' in service.requests[0].content
+    assert "published but not promoted: it was learned on v1, beside CURRENT" in told.out
 
 
 HELD = "own classes: 0 of 16 images [14 taught] are right"
