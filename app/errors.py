@@ -28,6 +28,10 @@ class ForbiddenError(AppError):
     """The key lacks a scope, or there are no keys and the request does not come from this machine."""
 
 
+class NoContributionsError(AppError):
+    """Nothing was told before the version was learned: there were no classes yet, or it was not trained."""
+
+
 class BusyError(AppError):
     """The server already handles the most requests that are allowed."""
 

@@ -19,7 +19,7 @@ from pydantic import (
 
 from app.json_body import LongText, Text
 from app.problems import problem
-from exchange.contracts import InstantOutcome, JobRecord, UpdateOutcome, ValidationReport
+from exchange.contracts import ContributionReport, InstantOutcome, JobRecord, UpdateOutcome, ValidationReport
 from exchange.roster import SeenServer
 from model_store.gate import GatePolicy
 from model_store.types import ClassRecord, Made, Manifest
@@ -266,6 +266,9 @@ class JobView(BaseModel):
         description="What of the task was put into service so far: its instant version, or the trained one."
     )
     instant: InstantOutcome | None = Field(description="What became of the version without training; null: none yet.")
+    contributions: ContributionReport | None = Field(
+        None, description="What its new classes have in common with the old ones, told before they are learned."
+    )
     result: UpdateOutcome | None
     error: Problem | None
     validation: ValidationReport | None
@@ -295,6 +298,7 @@ class JobView(BaseModel):
             progress=progress,
             serving=_serving(record),
             instant=record.instant,
+            contributions=record.contributions,
             result=record.outcome,
             error=error,
             validation=record.validation,

@@ -20,6 +20,9 @@ INSTANT_KEY = "keepsight:instant"
 UPDATE_TASK = "keepsight.update"
 """The Celery task, sent by name with one argument: the job's id. No image ever travels through the broker."""
 
+CONTRIBUTIONS_KEY = "contributions"
+"""Where a manifest's report has its `ContributionReport`."""
+
 JOBS_KEY = "keepsight:jobs"
 """Sorted set of job ids, scored by the time they were created (Unix seconds)."""
 CURRENT_CHANNEL = "keepsight:current"
@@ -270,6 +273,63 @@ class GateResult(_Contract):
     held_because: tuple[str, ...] = ()
 
 
+class TaskContributions(_Contract):
+    """The four scores of an earlier task and a new one, in [-1, 1]: expected cosines of images and texts of both."""
+
+    task: int = Field(ge=1)
+    classes: int = Field(ge=1)
+    image_to_text: float
+    text_to_image: float
+    image_to_image: float
+    text_to_text: float
+
+
+class NearClasses(_Contract):
+    """An old class and the new one that is nearest to it through one modality."""
+
+    old: str
+    new: str
+    cosine: float
+
+
+class ClassAtRisk(_Contract):
+    """An old class whose images are nearer to a new class's text than to its own, by -`margin`."""
+
+    old: str
+    new: str
+    margin: float
+
+
+class Forecast(_Contract):
+    """Which earlier tasks are forecast to lose most, the first most, by the image-to-text score.
+
+    `correlation` is how that score and what was forgotten correlated on benchmarks, by data set.
+    """
+
+    most_affected: tuple[int, ...]
+    correlation: dict[str, float] = Field(default_factory=dict)
+
+
+class ContributionReport(_Contract):
+    """What the new classes of a task have in common with the old ones, before they are learned.
+
+    `images` of the task were looked at. `nearest` has the nearest classes through each of the four modalities. Lists
+    are cut, and `at_risk_count` counts all. `sigma_image` is the standard deviation of the cosines of old and new
+    images, which decides whether a forecast is given.
+    """
+
+    new_classes: int = Field(ge=1)
+    old_classes: int = Field(ge=1)
+    images: int = Field(ge=1)
+    tasks: tuple[TaskContributions, ...]
+    nearest: dict[str, tuple[NearClasses, ...]]
+    at_risk: tuple[ClassAtRisk, ...] = ()
+    at_risk_count: int = Field(0, ge=0)
+    sigma_image: float
+    forecast: Forecast | None = None
+    no_forecast_because: str | None = None
+
+
 class UpdateOutcome(_Contract):
     """The result of a finished update. A published version that was not promoted has the reason here.
 
@@ -322,6 +382,7 @@ class JobRecord(_Contract):
     state: JobState = JobState.QUEUED
     progress: JobProgress | None = None
     instant: InstantOutcome | None = None
+    contributions: ContributionReport | None = None
     outcome: UpdateOutcome | None = None
     error: JobError | None = None
     attempts: int = 0
@@ -343,6 +404,7 @@ _JSON_FIELDS: dict[str, type[BaseModel]] = {
     "validation": ValidationReport,
     "progress": JobProgress,
     "instant": InstantOutcome,
+    "contributions": ContributionReport,
     "outcome": UpdateOutcome,
     "error": JobError,
 }

@@ -23,6 +23,7 @@ from exchange.contracts import (
     JOBS_KEY,
     UPDATE_TASK,
     UPDATES_QUEUE,
+    ContributionReport,
     InstantOutcome,
     JobError,
     JobProgress,
@@ -169,6 +170,10 @@ class Jobs(RedisClient):
     def save_instant(self, job_id: str, outcome: InstantOutcome) -> bool:
         """Store what became of a job's instant version. Return False and store nothing if the job has ended."""
         return self._script(scripts.INSTANT, self._job(job_id), [outcome.model_dump_json()]) == "saved"
+
+    def save_contributions(self, job_id: str, report: ContributionReport, *, owner: str) -> bool:
+        """Store what a running job's new classes have in common with the old ones. Return False if it is not its."""
+        return self._script(scripts.CONTRIBUTIONS, self._job(job_id), [owner, report.model_dump_json()]) == "saved"
 
     def get(self, job_id: str) -> JobRecord:
         """Return the job's current record.

@@ -69,6 +69,15 @@ redis.call('PUBLISH', KEYS[2], 'progress')
 return 'saved'
 """
 
+# ARGV: owner, the report
+CONTRIBUTIONS: Final = """
+if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return 'over' end
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 'another' end
+redis.call('HSET', KEYS[1], 'contributions', ARGV[2])
+redis.call('PUBLISH', KEYS[2], 'progress')
+return 'saved'
+"""
+
 # ARGV: owner or '', heartbeat or '', '1' if the attempt counts
 REQUEUE: Final = """
 if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return 'over' end

@@ -7,7 +7,7 @@ forecast is one with a measured correlation, never a promise. What the source le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal, get_args
@@ -21,6 +21,8 @@ MODALITIES: Final[tuple[Modality, ...]] = get_args(Modality)
 
 LEAST_SPREAD: Final = 0.1
 """Image cosines that spread less tell tasks apart too little for a forecast: there the source's has the wrong sign."""
+MEASURED_CORRELATION: Final[Mapping[str, float]] = {}
+"""Pearson's r of the image-to-text score and what was forgotten, by data set: docs/results/<set>/contributions.json."""
 MOST_EXACT: Final = 12
 """Most tasks whose cheapest order is found; an order of more is built greedily."""
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from typing import Final, TypeVar
 
 from redis import ResponseError
@@ -15,7 +16,7 @@ from exchange.contracts import JobError, JobProgress, JobRecord, JobState
 from exchange.jobs import JobNotFoundError
 from exchange.redis_client import BrokerUnavailableError
 from worker.ledger import Ledger
-from worker.messages import NOT_PUBLISHED, Done, Failed, Order, ReadyToPublish, Step
+from worker.messages import NOT_PUBLISHED, Done, Failed, Order, ReadyToPublish, Step, Told
 from worker.patience import Patience
 from worker.process import JobProcess, Lost, NotStartedError
 from worker.progress import ProgressClock
@@ -104,6 +105,9 @@ class Attempt:
                 return given_up_on
             if isinstance(message, Step):
                 self._unsaved = self._clock.at(message)
+            if isinstance(message, Told):
+                job_id, told = self._record.job_id, message.contributions
+                self._try(partial(self._jobs.save_contributions, job_id, told, owner=self._owner))
             if not publishing:
                 if self._stop.is_set():
                     return Interrupted.STOPPING

@@ -20,11 +20,24 @@ import time
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING
 
-from exchange.contracts import JobError
+from exchange.contracts import ContributionReport, JobError
 from segp_cl.errors import KeepsightError
 from segp_cl.runtime.process import give_memory_back, set_up_process, yield_to_others
 from worker.log import configure_logging, job_logging
-from worker.messages import GO, ORDERS, Alive, Done, DoneInstantly, Failed, Message, Order, ReadyToPublish, Step, WarmUp
+from worker.messages import (
+    GO,
+    ORDERS,
+    Alive,
+    Done,
+    DoneInstantly,
+    Failed,
+    Message,
+    Order,
+    ReadyToPublish,
+    Step,
+    Told,
+    WarmUp,
+)
 
 if TYPE_CHECKING:  # PyTorch is imported after the first message to the worker, and after the memory setup
     from segp_cl.types import Progress
@@ -94,6 +107,10 @@ class Channel:
         """Send a step to the worker; the learner's `OnProgress`."""
         losses = {name: float(value) for name, value in progress.losses.items() if math.isfinite(value)}
         self.send(Step(phase=progress.phase, step=progress.step, steps=progress.steps, losses=losses))
+
+    def tell(self, report: ContributionReport) -> None:
+        """Send what the new classes have in common with the old ones."""
+        self.send(Told(contributions=report))
 
     def wait_for_leave(self) -> None:
         """Ask for permission to publish and wait for it. The process of a cancelled job is killed here."""
@@ -182,7 +199,12 @@ def carry_out(order: Order, channel: Channel) -> Done | DoneInstantly | Failed:
         yield_to_others()  # answers and instant versions go first
         return Done(
             outcome=run_update(
-                job, settings, on_progress=channel.step, before_publish=leave, resume_only=order.resume_only
+                job,
+                settings,
+                on_progress=channel.step,
+                on_contributions=channel.tell,
+                before_publish=leave,
+                resume_only=order.resume_only,
             )
         )
     except Exception as error:

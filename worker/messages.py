@@ -1,8 +1,8 @@
 """Messages between the worker and a job's process: one JSON object per line over the process's pipes.
 
-The worker sends an `Order` and, when asked, `GO`. The process sends `Step`s, then `ReadyToPublish` and waits for `GO`,
-then `Done` or `DoneInstantly`; or `Failed`. All the while it sends `Alive`. Before `GO` it changes nothing outside the
-job's spool folder, so it may be killed at any moment; that is how a job is cancelled.
+The worker sends an `Order` and, when asked, `GO`. The process sends `Step`s and `Told`, then `ReadyToPublish` and waits
+for `GO`, then `Done` or `DoneInstantly`; or `Failed`. All the while it sends `Alive`. Before `GO` it changes nothing
+outside the job's spool folder, so it may be killed at any moment; that is how a job is cancelled.
 
 A process that is started before there is a job gets a `WarmUp` first. After an instant version it waits for another
 order; after an update it ends.
@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from exchange.contracts import InstantOutcome, JobError, UpdateJob, UpdateOutcome
+from exchange.contracts import ContributionReport, InstantOutcome, JobError, UpdateJob, UpdateOutcome
 from worker.settings import WorkerSettings
 
 GO = "go"
@@ -68,6 +68,13 @@ class Alive(_Message):
     kind: Literal["alive"] = "alive"
 
 
+class Told(_Message):
+    """What the new classes have in common with the old ones; sent before they are learned."""
+
+    kind: Literal["told"] = "told"
+    contributions: ContributionReport
+
+
 class ReadyToPublish(_Message):
     """Learning and evaluation are done; the process waits for permission to publish."""
 
@@ -95,5 +102,5 @@ class Failed(_Message):
     error: JobError
 
 
-Message = Annotated[Step | Alive | ReadyToPublish | Done | DoneInstantly | Failed, Field(discriminator="kind")]
-MESSAGE: TypeAdapter[Step | Alive | ReadyToPublish | Done | DoneInstantly | Failed] = TypeAdapter(Message)
+Message = Annotated[Step | Alive | Told | ReadyToPublish | Done | DoneInstantly | Failed, Field(discriminator="kind")]
+MESSAGE: TypeAdapter[Step | Alive | Told | ReadyToPublish | Done | DoneInstantly | Failed] = TypeAdapter(Message)

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from pydantic import JsonValue
 
-from exchange.contracts import Evaluation, GateResult, UpdateJob, UpdateOutcome
+from exchange.contracts import CONTRIBUTIONS_KEY, ContributionReport, Evaluation, GateResult, UpdateJob, UpdateOutcome
 from exchange.spool import Spool
 from model_store.first_version import make_first_version
 from model_store.gate import REPORT_KEY, reasons_of
@@ -26,6 +26,7 @@ from segp_cl.runtime.hardware import choose_device, choose_dtype
 from segp_cl.runtime.process import peak_rss_bytes
 from segp_cl.types import Learned, LearnerState, OnProgress, Progress
 from worker.base_model import base_model
+from worker.contributions import contributions_of
 from worker.judging import Judge, Judgement
 from worker.merging import merge_versions, put_merged
 from worker.placing import base_of, put_in_place, twin_of, waits_in
@@ -36,6 +37,7 @@ from worker.task_data import TaskData
 
 logger = logging.getLogger(__name__)
 
+OnContributions = Callable[[ContributionReport], None]
 _LOCK_POLL_S: Final = 0.5
 _STORE_POLL_S: Final = 2.0
 
@@ -49,6 +51,7 @@ def run_update(
     settings: WorkerSettings,
     *,
     on_progress: OnProgress,
+    on_contributions: OnContributions = lambda report: None,
     before_publish: Callable[[], None] = lambda: None,
     resume_only: bool = False,
 ) -> UpdateOutcome:
@@ -64,6 +67,7 @@ def run_update(
         job: the task; its images lie in the spool.
         settings: the worker's settings.
         on_progress: called when a phase begins (step 0) and after every step. An exception from it ends the update.
+        on_contributions: called before the task is learned with what it has in common with the known classes.
         before_publish: called before anything outside the spool is changed. An exception from it ends the update.
         resume_only: promote what is published, but do not learn.
 
@@ -89,13 +93,13 @@ def run_update(
             manifest = merge_versions(store, job, settings, on_progress=on_progress, before_publish=before_publish)
             return outcome_of(store, job, manifest, settings, on_progress)
         if job.parent is not None:
-            return _Update(store, job, settings, on_progress, before_publish).run(job.parent, None)
+            return _Update(store, job, settings, on_progress, on_contributions, before_publish).run(job.parent, None)
         parent = base_of(store.lineage(), waits_in(Spool(settings.spool)))
         twin = twin_of(store, job.job_id, parent)
         if twin is not None and job.learner_config.strategy == "prototypes":
             before_publish()
             return outcome_of(store, job, twin, settings, on_progress)
-        return _Update(store, job, settings, on_progress, before_publish).run(parent, twin)
+        return _Update(store, job, settings, on_progress, on_contributions, before_publish).run(parent, twin)
 
 
 def outcome_of(
@@ -108,6 +112,7 @@ def outcome_of(
     """
     version, report = manifest.version_id, dict(manifest.report or {})
     gate = report.pop(REPORT_KEY, None)
+    report.pop(CONTRIBUTIONS_KEY, None)
     refused: str | None = None
     reasons: tuple[str, ...] = ()
     # a promoted version may have been rolled back since on purpose: that is not undone
@@ -181,12 +186,15 @@ class _Update:
         job: UpdateJob,
         settings: WorkerSettings,
         on_progress: OnProgress,
+        on_contributions: OnContributions,
         before_publish: Callable[[], None],
     ) -> None:
         self.store = store
         self.job = job
         self.settings = settings
         self.on_progress = on_progress
+        self.on_contributions = on_contributions
+        self.contributions: ContributionReport | None = None
         self.before_publish = before_publish
         self.config = job.learner_config
         self.device = choose_device(settings.device)
@@ -198,6 +206,9 @@ class _Update:
             data = TaskData.read(self.job, self.settings)
             state = self.store.open(parent)
             base = base_model(state.model, self.device)
+            self.contributions = self._contributions(state, base, data)
+        if self.contributions is not None:
+            self.on_contributions(self.contributions)
         with self._timed("learning"):
             learned = self._learn(state, base, data)
         with self._phase("evaluating"):
@@ -210,6 +221,10 @@ class _Update:
         outcome = outcome_of(self.store, self.job, manifest, self.settings, self.on_progress)
         report = {**outcome.report, "worker_seconds": self._worker_seconds()}  # with those of publishing
         return outcome.model_copy(update={"report": report})
+
+    def _contributions(self, state: LearnerState, base: Backbone, data: TaskData) -> ContributionReport | None:
+        task = data.task(data.images(self.settings, base))
+        return contributions_of(state, base, task.classes, task.images, data.index, data.split)
 
     def _learn(self, state: LearnerState, base: Backbone, data: TaskData) -> Learned:
         return learn_task(
@@ -247,6 +262,7 @@ class _Update:
             "worker_seconds": self._worker_seconds(),
             "peak_rss_bytes": peak_rss_bytes(),
             "device": self.device,
+            **({} if self.contributions is None else {CONTRIBUTIONS_KEY: self.contributions.model_dump(mode="json")}),
         }
 
     @contextmanager

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.deps import AnyCaller, ServicesDep, TrainCaller
+from app.errors import NoContributionsError
 from app.intake.keeping import keeping
 from app.json_body import read_json
 from app.media_types import media_type
@@ -16,6 +17,7 @@ from app.offload import as_json
 from app.openapi import json_body, problems
 from app.schemas import ClassList, DamagedVersion, MergeAccepted, MergeBody, VersionList, VersionSummary
 from app.wire.root import outside_path
+from exchange.contracts import CONTRIBUTIONS_KEY, ContributionReport
 from model_store.types import ClassRecord, Manifest
 
 router = APIRouter(prefix="/v1", tags=["versions"])
@@ -50,6 +52,24 @@ def list_versions(services: ServicesDep, caller: AnyCaller) -> Response:
 def get_version(version_id: str, services: ServicesDep, caller: AnyCaller) -> Response:
     """Return everything about a version except its tensors: parent, model, classes, data, settings, evaluation."""
     return as_json(services.store.manifest(version_id))
+
+
+@router.get(
+    "/versions/{version_id}/contributions",
+    summary="What a task had in common with what was known",
+    responses=problems(404, 409),
+    response_model=ContributionReport,
+)
+def get_contributions(version_id: str, services: ServicesDep, caller: AnyCaller) -> Response:
+    """Return what the version's new classes had in common with the old ones, as it was told before they were learned.
+
+    Four scores for every earlier task, the nearest classes through each modality, the old classes at risk, and a
+    forecast of which tasks lose most with its measured correlation, or why there is none.
+    """
+    report = (services.store.manifest(version_id).report or {}).get(CONTRIBUTIONS_KEY)
+    if report is None:
+        raise NoContributionsError(f"nothing was told before {version_id} was learned")
+    return as_json(ContributionReport.model_validate(report))
 
 
 @router.post(

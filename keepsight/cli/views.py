@@ -11,7 +11,18 @@ from rich.tree import Tree
 from keepsight.cli.console import moment, percent, seconds, table
 from keepsight.cli.follow import eta_text, phase_text
 from keepsight.cli.intake import MOST_LISTED, intake_lines
-from keepsight.client.api import Gate, GateResult, ImageResult, Instant, Job, JobResult, Rollout, Versions
+from keepsight.client.api import (
+    Contributions,
+    Gate,
+    GateResult,
+    ImageResult,
+    Instant,
+    Job,
+    JobResult,
+    Manifest,
+    Rollout,
+    Versions,
+)
 
 
 def classification_table(results: Sequence[ImageResult]) -> Table:
@@ -71,6 +82,8 @@ def job_lines(job: Job) -> list[str]:
         lines.append(f"{progress['phase']} {progress['step']}/{progress['steps']} {eta_text(job)}".rstrip())
     if instant := job.get("instant"):
         lines.append(escape(instant_line(instant)))
+    if contributions := job.get("contributions"):
+        lines += contribution_lines(contributions)
     if result := job["result"]:
         lines.append(escape(outcome_sentence(job)))
         if result["version_id"]:
@@ -185,6 +198,43 @@ def lineage_tree(versions: Versions) -> Tree:
         branch = places.get(version["parent"] or "", tree)
         places[name] = branch.add(f"{line}  [dim]{', '.join(filter(None, said))}[/]")
     return tree
+
+
+def version_lines(manifest: Manifest, contributions: Contributions | None) -> list[str]:
+    """Return one version in full, as lines for people."""
+    parents = " and ".join(filter(None, (manifest["parent"], manifest.get("other_parent"))))
+    made = manifest.get("made") or manifest["strategy"] or "the first version"
+    dataset = manifest["dataset"]
+    lines = [
+        f"[bold]{manifest['version_id']}[/], {made}, made {moment(manifest['created_at'])}",
+        f"parents: {parents}" if parents else "no parent",
+        f"{len(manifest['classes'])} classes of {manifest['tasks']} tasks",
+    ]
+    if dataset is not None:
+        lines.append(escape(f"learned {dataset['name']!r}: {', '.join(dataset['images_per_class'])}"))
+    lines.append(accuracy_line(manifest["evaluation"]))
+    return lines + (contribution_lines(contributions) if contributions else [])
+
+
+def contribution_lines(report: Contributions, *, most: int = 3) -> list[str]:
+    """Return what new classes have in common with the old ones, as lines for people."""
+    lines = [f"{report['new_classes']} new classes beside {report['old_classes']} old ones, before learning:"]
+    for modality, pairs in report["nearest"].items():
+        near = ", ".join(f"{pair['old']} and {pair['new']} {pair['cosine']:.2f}" for pair in pairs[:most])
+        lines.append(escape(f"  nearest, {modality.replace('_', ' ')}: {near}"))
+    if report["at_risk"]:
+        named = ", ".join(f"{risk['old']} (taken for {risk['new']})" for risk in report["at_risk"][:most])
+        lines.append(escape(f"  at risk: {report['at_risk_count']} of the old classes, such as {named}"))
+    else:
+        lines.append("  at risk: none of the old classes is nearer to a new one's text than to its own")
+    if forecast := report["forecast"]:
+        measured = ", ".join(f"{name} {value:+.2f}" for name, value in forecast["correlation"].items())
+        tasks = ", ".join(map(str, forecast["most_affected"][:most]))
+        rests_on = f"correlation on benchmarks: {measured or 'not measured'}"
+        lines.append(f"  forecast, no promise: most is lost of task {tasks} ({rests_on})")
+    else:
+        lines.append(f"  no forecast: {report['no_forecast_because']}")
+    return lines
 
 
 def rollout_table(rollout: Rollout) -> Table:

@@ -204,6 +204,55 @@ class JobResult(TypedDict):
     report: dict[str, object] | None
 
 
+class TaskContributions(TypedDict):
+    """The four scores of an earlier task and a new one: expected cosines of images and texts of both."""
+
+    task: int
+    classes: int
+    image_to_text: float
+    text_to_image: float
+    image_to_image: float
+    text_to_text: float
+
+
+class NearClasses(TypedDict):
+    """An old class and the new one that is nearest to it through one modality."""
+
+    old: str
+    new: str
+    cosine: float
+
+
+class ClassAtRisk(TypedDict):
+    """An old class whose images are nearer to a new class's text than to its own, by -`margin`."""
+
+    old: str
+    new: str
+    margin: float
+
+
+class Forecast(TypedDict):
+    """Which earlier tasks are forecast to lose most; `correlation` is what was measured on benchmarks, by data set."""
+
+    most_affected: list[int]
+    correlation: dict[str, float]
+
+
+class Contributions(TypedDict):
+    """`GET /v1/versions/{id}/contributions`: what new classes had in common with the old ones, before learning."""
+
+    new_classes: int
+    old_classes: int
+    images: int
+    tasks: list[TaskContributions]
+    nearest: dict[str, list[NearClasses]]
+    at_risk: list[ClassAtRisk]
+    at_risk_count: int
+    sigma_image: float
+    forecast: Forecast | None
+    no_forecast_because: str | None
+
+
 class Instant(TypedDict):
     """What became of a job's version without training; `error` says why there is none."""
 
@@ -234,6 +283,7 @@ class Job(TypedDict):
     progress: JobProgress | None
     serving: NotRequired[Literal["served_instantly", "trained", "merged"] | None]
     instant: NotRequired[Instant | None]
+    contributions: NotRequired[Contributions | None]
     result: JobResult | None
     error: Problem | None
     validation: Validation | None

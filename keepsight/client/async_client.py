@@ -18,6 +18,7 @@ from keepsight.client.api import (
     Accepted,
     Classes,
     Classification,
+    Contributions,
     Embeddings,
     Gate,
     Job,
@@ -191,6 +192,10 @@ class AsyncClient:
     async def version(self, version_id: str) -> Manifest:
         """Return the manifest of one version."""
         return await self._send(calls.version(version_id))
+
+    async def contributions(self, version_id: str) -> Contributions:
+        """Return what a version's new classes had in common with the old ones, before they were learned."""
+        return await self._send(calls.contributions(version_id))
 
     async def merge(
         self, ours: str, theirs: str, *, reason: str = "", config: Mapping[str, object] | None = None

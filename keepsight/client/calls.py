@@ -18,6 +18,7 @@ from keepsight.client.api import (
     Accepted,
     Classes,
     Classification,
+    Contributions,
     Embeddings,
     Gate,
     Job,
@@ -219,6 +220,10 @@ def versions() -> Call[Versions]:
 
 def version(version_id: str) -> Call[Manifest]:
     return Call("GET", f"/v1/versions/{_segment(version_id)}")
+
+
+def contributions(version_id: str) -> Call[Contributions]:
+    return Call("GET", f"/v1/versions/{_segment(version_id)}/contributions")
 
 
 def merge(ours: str, theirs: str, *, reason: str, config: Mapping[str, object] | None) -> Call[MergeAccepted]:

@@ -17,6 +17,7 @@ from keepsight.client.api import (
     Accepted,
     Classes,
     Classification,
+    Contributions,
     Embeddings,
     Gate,
     Job,
@@ -229,6 +230,10 @@ class Client:
     def version(self, version_id: str) -> Manifest:
         """Return the manifest of one version."""
         return self._send(calls.version(version_id))
+
+    def contributions(self, version_id: str) -> Contributions:
+        """Return what a version's new classes had in common with the old ones, before they were learned."""
+        return self._send(calls.contributions(version_id))
 
     def merge(
         self, ours: str, theirs: str, *, reason: str = "", config: Mapping[str, object] | None = None

@@ -157,6 +157,7 @@ def test_the_page_has_an_example_of_every_answer_that_is_not_trivial() -> None:
     expected |= {
         "Gate",
         "GateChange",
+        "ContributionReport",
         "MergeAccepted",
         "MergeBody",
         "Moved",

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from keepsight.cli import console, options
 from keepsight.cli.errors import CommandError
 from keepsight.client.api import Moved
 
+NOT_FOUND = 404
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="A version's id.")]
 
 
+class OrShow(TyperGroup):
+    """A group whose argument that is no subcommand is shown."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `show` before a version's id."""
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=OrShow, help="List the versions; show one.", rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
 def versions(
-    version: Annotated[
-        str | None, typer.Argument(metavar="[VERSION]", help="Print this version's manifest instead.")
-    ] = None,
+    context: typer.Context,
     tree: Annotated[
         bool, typer.Option("--tree", help="Draw the lineage: what was learned on what, and merged.")
     ] = False,
@@ -24,13 +38,12 @@ def versions(
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the versions with their lineage and accuracy, or print the manifest of one."""
+    """List the versions with their lineage and accuracy; show one."""
+    if context.invoked_subcommand is not None:
+        return
     from keepsight.cli.views import lineage_tree, versions_table
 
     with options.connect(url, api_key) as client:
-        if version is not None:
-            console.print_json(client.version(version))
-            return
         listing = client.versions()
     if as_json:
         console.print_json(listing)
@@ -38,6 +51,32 @@ def versions(
         console.out().print(lineage_tree(listing))
     else:
         console.print_table(versions_table(listing))
+
+
+@app.command("show")
+def show(
+    version: Version,
+    url: options.Url = options.URL,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show one version: what it was made of, and what its classes had in common with the old ones."""
+    from keepsight.cli.views import version_lines
+    from keepsight.client.errors import ApiError
+
+    with options.connect(url, api_key) as client:
+        manifest = client.version(version)
+        if as_json:
+            console.print_json(manifest)
+            return
+        try:
+            contributions = client.contributions(version)
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+            contributions = None
+    for line in version_lines(manifest, contributions):
+        console.out().print(line)
 
 
 def merge(

@@ -384,3 +384,35 @@ def test_a_damaged_version_is_listed_with_its_reason(client: TestClient, store: 
     assert [(damaged["version_id"], damaged["reason"][:13]) for damaged in listed["damaged"]] == [
         (bad, "manifest.json")
     ]
+
+
+def test_contributions_are_those_of_the_manifest(client: TestClient, store: Store, teach: Teach) -> None:
+    parent = teach("cat", "dog")
+    report = {
+        "new_classes": 1,
+        "old_classes": 2,
+        "images": 5,
+        "tasks": [
+            {
+                "task": 1,
+                "classes": 2,
+                "image_to_text": 0.1,
+                "text_to_image": 0.2,
+                "image_to_image": 0.3,
+                "text_to_text": 0.4,
+            }
+        ],
+        "nearest": {"image_to_text": [{"old": "cat", "new": "lynx", "cosine": 0.5}]},
+        "at_risk": [],
+        "at_risk_count": 0,
+        "sigma_image": 0.02,
+        "forecast": None,
+        "no_forecast_because": "images are too much alike",
+    }
+    version = store.publish(
+        store.open(parent), parent=parent, provenance=Provenance(report={"contributions": report})
+    ).version_id
+    assert client.get(f"/v1/versions/{version}/contributions").json() == report
+    none = client.get(f"/v1/versions/{parent}/contributions")
+    assert (none.status_code, none.json()["type"]) == (404, "urn:keepsight:problem:no-contributions")
+    assert client.get("/v1/versions/000099-0123456789ab/contributions").status_code == 404

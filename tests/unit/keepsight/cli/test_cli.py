@@ -32,9 +32,9 @@ ACCEPTED = {
     },
 }
 COMMANDS = (
-    "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "merge", "rollback",
-    "promote", "rollout", "gate", "gate show", "gate set", "keys", "keys create", "keys list", "keys revoke",
-    "keys forget",
+    "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "versions show", "merge",
+    "rollback", "promote", "rollout", "gate", "gate show", "gate set", "keys", "keys create", "keys list",
+    "keys revoke", "keys forget",
 )  # fmt: skip
 
 
@@ -436,9 +436,58 @@ def test_versions_mark_what_is_current(run_cli: RunCli, service: Any) -> None:
     assert run_cli("versions", "--json").json == listing
 
 
-def test_one_version_is_its_manifest(run_cli: RunCli, service: Any) -> None:
-    service.script["GET /v1/versions/000002-bb"] = {"number": 2}
-    assert run_cli("versions", "000002-bb").json == {"number": 2}
+CONTRIBUTIONS: dict[str, Any] = {
+    "new_classes": 1,
+    "old_classes": 2,
+    "images": 20,
+    "tasks": [],
+    "nearest": {"image_to_text": [{"old": "cat", "new": "lynx", "cosine": 0.3}]},
+    "at_risk": [{"old": "cat", "new": "lynx", "margin": -0.02}],
+    "at_risk_count": 1,
+    "sigma_image": 0.2,
+    "forecast": {"most_affected": [2, 1], "correlation": {"caltech101": 0.25}},
+    "no_forecast_because": None,
+}
+
+
+def test_one_version_is_shown_with_what_its_classes_had_in_common(run_cli: RunCli, service: Any) -> None:
+    manifest = {
+        "version_id": "000002-bb",
+        "parent": "000001-aa",
+        "other_parent": "000001-cc",
+        "made": "merged",
+        "strategy": "segp",
+        "created_at": "2026-03-01T12:00:00Z",
+        "classes": [{}, {}, {}],
+        "tasks": 2,
+        "dataset": None,
+        "evaluation": None,
+    }
+    service.script["GET /v1/versions/000002-bb"] = manifest
+    service.script["GET /v1/versions/000002-bb/contributions"] = CONTRIBUTIONS
+    for command in (("versions", "show", "000002-bb"), ("versions", "000002-bb")):
+        out = run_cli(*command).out
+        assert "parents: 000001-aa and 000001-cc" in out
+        assert "nearest, image to text: cat and lynx 0.30" in out
+        assert "at risk: 1 of the old classes, such as cat (taken for lynx)" in out
+        assert "forecast, no promise: most is lost of task 2, 1 (correlation on benchmarks: caltech101 +0.25)" in out
+    assert run_cli("versions", "show", "000002-bb", "--json").json == manifest
+    del service.script["GET /v1/versions/000002-bb/contributions"]
+    assert "at risk" not in run_cli("versions", "show", "000002-bb").out
+
+
+def test_why_there_is_no_forecast_is_told_in_the_job(run_cli: RunCli, service: Any, make_finished_job: MakeJob) -> None:
+    job = make_finished_job()
+    why: dict[str, Any] = {
+        "forecast": None,
+        "no_forecast_because": "images are too much alike",
+        "at_risk": [],
+        "at_risk_count": 0,
+    }
+    service.script["GET /v1/jobs/j1"] = {**job, "contributions": {**CONTRIBUTIONS, **why}}
+    shown = run_cli("jobs", "show", "j1").out
+    assert "no forecast: images are too much alike" in shown
+    assert "at risk: none" in shown
 
 
 def test_rollback_and_promote_say_what_is_served(run_cli: RunCli, service: Any) -> None:
