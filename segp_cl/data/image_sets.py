@@ -71,7 +71,8 @@ class FolderImages:
             ImageDecodeError: a file is missing or is not an image; the message names it.
         """
         size = self._preprocessing.size
-        batch = torch.empty((len(indices), 3, size, size), dtype=torch.uint8)
+        with torch.inference_mode(False):  # a thread does not inherit the mode, and could not write into such a tensor
+            batch = torch.empty((len(indices), 3, size, size), dtype=torch.uint8)
 
         def fill(position: int) -> None:
             batch[position] = self._read(indices[position])

@@ -52,6 +52,11 @@ def test_it_is_told_before_anything_is_learned_and_kept_in_the_manifest(
     assert CONTRIBUTIONS_KEY not in outcome.report
 
 
+def test_it_is_found_by_several_threads(settings: WorkerSettings, pets: VersionId) -> None:
+    several = settings.model_copy(update={"threads": 3})
+    assert update(spooled(several, BIRDS, strategy="prototypes"), several).promoted
+
+
 def test_the_first_task_and_more_images_of_known_classes_have_none(
     settings: WorkerSettings, store: Store, pets: VersionId
 ) -> None:

@@ -35,6 +35,13 @@ def test_images_and_labels_must_pair_up(tmp_path: Path) -> None:
         FolderImages([tmp_path / "a.png"], [0, 1], SMALL)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_images_are_read_in_inference_mode_too(files: list[Path], threads: int) -> None:
+    images = FolderImages(files, range(12), SMALL, threads=threads)
+    with torch.inference_mode():
+        assert torch.equal(images.pixels(range(12)), FolderImages(files, range(12), SMALL).pixels(range(12)))
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / f"{index}.png" for index in range(12)]
