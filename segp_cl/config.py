@@ -160,7 +160,7 @@ class LearnerConfig(BaseModel):
         1, ge=1, le=100_000, description="Steps from one alignment to the next. None: there is no alignment."
     )
     merge_top_share: float = Field(
-        0.5,
+        1.0,
         ge=0,
         le=1,
         description="Share of each matrix's entries, the largest first, that are aligned with. Paper: 0.5.",

@@ -28,7 +28,8 @@ from segp_cl.metrics import Summary
 from segp_cl.models.backbone import Backbone
 
 ROWS = (
-    "naive", "merge-unaligned", "merge", "segp-text", "segp+merge-text", "merge-fused", "segp", "segp+merge",
+    "naive", "merge-unaligned", "merge", "segp-text", "segp+merge-text",
+    "naive-fused", "merge-fused", "segp", "segp+merge",
 )  # fmt: skip
 """Rows that train, unless others are asked for: by the text path, then by both."""
 

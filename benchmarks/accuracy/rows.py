@@ -84,6 +84,7 @@ ROWS: Mapping[str, Row] = {
     "gda+text": Row("gda+text", "fused"),  # Gaussian discriminant analysis and the untouched text path
     "first-session": Row("first-session", "visual"),  # LoRA on the first task only, then as ridge
     "naive": Row("naive", "text"),  # LoRA, cross-entropy only
+    "naive-fused": Row("naive", "fused"),  # with its visual path
     "naive-tuned": Row("naive-tuned", "text"),  # the same at its own best rate and epochs
     "acgd": Row("acgd", "text"),  # naive + ACGD
     "acgd+tsgr": Row("acgd+tsgr", "text"),  # naive + ACGD + TSGR
