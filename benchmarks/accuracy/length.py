@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -60,9 +61,10 @@ def measure(length: Length) -> str:
         study = Study(dataset, backbone, Path(work), options)
         for task in study.bench(0).tasks:
             decode(task.images)
-        before = peak_rss_bytes()
+        before, begun = peak_rss_bytes(), time.process_time()
         training = training_of(row.training)
         trained = study.train(training, study.config(training), 0)
+        cpu_seconds = time.process_time() - begun
         summary = study.record(length.row, row, trained, 0).summary
     found: dict[str, Any] = {name: read(summary) for name, read in METRICS.items()}
     shares = [share for share in trained.misaligned if share is not None]
@@ -70,6 +72,7 @@ def measure(length: Length) -> str:
         row=length.row,
         tasks=length.tasks,
         seconds_per_task=fmean(trained.seconds),
+        cpu_seconds_per_task=cpu_seconds / length.tasks,
         last_seconds=fmean(trained.seconds[-max(1, length.tasks // 10) :]),
         base_mib=before / 2**20,
         peak_mib=peak_rss_bytes() / 2**20,

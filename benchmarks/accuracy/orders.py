@@ -66,7 +66,8 @@ class OrderRun(_Frozen):
 class LengthRun(_Frozen):
     """One row on the first order cut into so many tasks, with one seed, in a process of its own.
 
-    `seconds_per_task` is of learning, the mean; `last_seconds` that of the last tenth of the tasks. `base_mib` is what
+    `seconds_per_task` is of learning, the mean; `last_seconds` that of the last tenth of the tasks.
+    `cpu_seconds_per_task`, which another load does not change, is of learning and measuring. `base_mib` is what
     the process held at most before the first task, `peak_mib` at its end. `misaligned`: mean share of entries whose
     signs were opposite when they were averaged; None where nothing was.
     """
@@ -78,6 +79,7 @@ class LengthRun(_Frozen):
     backward_transfer: float | None
     seconds_per_task: float
     last_seconds: float
+    cpu_seconds_per_task: float
     base_mib: float
     peak_mib: float
     misaligned: float | None
@@ -235,21 +237,19 @@ def _section(record: OrdersRecord) -> list[str]:
     train, test = (
         "all" if count is None else f"at most {count}" for count in (record.train_per_class, record.test_per_class)
     )
-    orders = len(record.orders)
-    seeds = len({run.seed for run in record.runs})
     parts = [
         f"### {settings or 'By default'}",
-        f"{record.tasks} tasks in {orders} orders of the classes, {seeds} seeds in each; {train} training images a "
-        f"class, {test} a class measured on, from {record.evaluated_on}. Percent, mean ± sample standard deviation "
-        "over all orders and seeds; in brackets the deviation of the orders' means alone.",
+        f"{record.tasks} tasks, in as many orders of the classes and with as many seeds in each as the table says; "
+        f"{train} training images a class, {test} a class measured on, from {record.evaluated_on}. Percent, mean ± "
+        "sample standard deviation over all orders and seeds; in brackets the deviation of the orders' means alone.",
         orders_table(record),
         f"![{name}]({name}.png)",
     ]
     if record.lengths:
         parts += [
-            "The first order, one seed, cut into more tasks, a process for each row. Memory is the most that the "
-            "process held before the first task and at the end. Misaligned: entries whose sign was opposite when "
-            "averaged.",
+            "The first order, one seed, cut into more tasks, a process for each row. Seconds are of learning, CPU "
+            "seconds of measuring too. Memory is the most that the process held before the first task and at the end. "
+            "Misaligned: entries whose sign was opposite when averaged.",
             lengths_table(record),
         ]
     return parts
@@ -259,13 +259,15 @@ def orders_table(record: OrdersRecord) -> str:
     """Markdown: a line for each row, mean ± deviation over all orders and seeds, and that over orders."""
     lines = []
     for row, runs in _by_row(record).items():
+        orders, seeds = len({run.order for run in runs}), len({run.seed for run in runs})
         cells = []
         for metric in METRICS:
             spread = OverOrders.of(runs, metric)
             cell = percent(spread.all if spread else None, len(runs))
-            cells.append(f"{cell} ({100 * spread.orders.std:.1f})" if spread and len(record.orders) > 1 else cell)
-        lines.append([row, *cells, with_std(Spread.of([run.seconds_per_task for run in runs]), len(runs))])
-    return table(["Row", "Last", "Avg", "BWT", "s per task"], lines, left=1, padded=True)
+            cells.append(f"{cell} ({100 * spread.orders.std:.1f})" if spread and orders > 1 else cell)
+        seconds = with_std(Spread.of([run.seconds_per_task for run in runs]), len(runs))
+        lines.append([row, str(orders), str(seeds), *cells, seconds])
+    return table(["Row", "Orders", "Seeds", "Last", "Avg", "BWT", "s per task"], lines, left=1, padded=True)
 
 
 def lengths_table(record: OrdersRecord) -> str:
@@ -278,13 +280,25 @@ def lengths_table(record: OrdersRecord) -> str:
             number(None if run.backward_transfer is None else 100 * run.backward_transfer, 1),
             number(run.seconds_per_task, 2),
             number(run.last_seconds, 2),
+            number(run.cpu_seconds_per_task, 2),
             number(run.base_mib, 0),
             number(run.peak_mib, 0),
             number(None if run.misaligned is None else 100 * run.misaligned, 1),
         ]
         for run in record.lengths
     ]
-    head = ["Training", "Tasks", "Last", "Avg", "BWT", "s per task", "in the last tenth", "MiB before", "MiB peak"]
+    head = [
+        "Training",
+        "Tasks",
+        "Last",
+        "Avg",
+        "BWT",
+        "s per task",
+        "in the last tenth",
+        "CPU s per task",
+        "MiB before",
+        "MiB peak",
+    ]
     return table([*head, "Misaligned"], lines, left=1, padded=True)
 
 
@@ -309,7 +323,7 @@ def _plot(record: OrdersRecord) -> Figure:
             axes.barh(place, 100 * spread.all.mean, height=0.66, color=look[row].color, alpha=0.45)
             means = [
                 100 * fmean(getattr(run, metric) for run in runs if run.order == order)
-                for order in range(len(record.orders))
+                for order in sorted({run.order for run in runs})
             ]
             axes.plot(means, [place] * len(means), "o", color=look[row].color, markersize=5)
         axes.set_title(f"{title} (%)", fontsize=10)

@@ -83,8 +83,8 @@ def test_spreads_by_hand() -> None:
     found = OverOrders.of(runs, "last_accuracy")
 
     assert found is not None
-    assert (found.all.mean, found.all.std) == (pytest.approx(0.7), pytest.approx(0.2160247))
-    assert (found.orders.mean, found.orders.std) == (pytest.approx(0.7), pytest.approx(0.1414214))
+    assert [found.all.mean, found.all.std] == pytest.approx([0.7, 0.2160247])
+    assert [found.orders.mean, found.orders.std] == pytest.approx([0.7, 0.1414214])
     assert OverOrders.of(runs, "backward_transfer") is None
 
 
@@ -133,7 +133,7 @@ def test_many_tasks_are_measured_and_put_into_the_same_record(
     found = LengthRun.model_validate_json(measure(length))
 
     assert (found.row, found.tasks) == ("merge", 4)
-    assert found.seconds_per_task > 0
+    assert min(found.seconds_per_task, found.cpu_seconds_per_task, found.last_seconds) > 0
     assert found.peak_mib >= found.base_mib > 0
     assert found.misaligned is not None
     assert 0 <= found.misaligned < 1
