@@ -15,6 +15,7 @@ from torch import Tensor
 
 from segp_cl.errors import KeepsightError
 from segp_cl.fusion import expected_fusion_weight
+from segp_cl.merging import average
 from segp_cl.statistics import ClassSums
 from segp_cl.types import Familiarity, LearnedClass, LearnerState, LoraFactors, LoraState
 
@@ -119,7 +120,7 @@ def mean_product(ours: LoraFactors, theirs: LoraFactors, weights: tuple[float, f
     if (len(ours.b), ours.a.shape[1]) != (len(theirs.b), theirs.a.shape[1]):
         raise MergeError("their adapters are of matrices of different shapes")
     if ours.a.shape == theirs.a.shape and bool((ours.a == theirs.a).all()):
-        return LoraFactors(a=ours.a, b=weights[0] * ours.b + weights[1] * theirs.b)
+        return LoraFactors(a=ours.a, b=average(ours.b, theirs.b, weight=weights[1]))
     left = torch.cat([weights[0] * ours.b, weights[1] * theirs.b], dim=1).double()
     right = torch.cat([ours.a, theirs.a]).double()
     # the product of thin factors is decomposed by way of a square matrix of their inner width

@@ -17,7 +17,7 @@ MAX_BATCH = 4096
 MAX_WEIGHT = 1000.0
 MIN_TAU, MAX_TAU = 1e-4, 1000.0
 
-StrategyName = Literal["segp", "naive", "prototypes"]
+StrategyName = Literal["segp", "merge", "segp+merge", "naive", "prototypes"]
 PresetName = Literal["paper"]
 
 PRESETS: Mapping[PresetName, Mapping[str, object]] = {
@@ -148,6 +148,26 @@ class LearnerConfig(BaseModel):
     lambda_tsgr: float = Field(1.0, ge=0, le=MAX_WEIGHT, description="Weight of TSGR (22).")
     k_neighbours: int = Field(10, ge=1, le=100_000, description="Text neighbours per new class.")
     tau_t: float = Field(0.05, ge=MIN_TAU, le=MAX_TAU, description="Temperature of the neighbour distribution.")
+
+    # Aligned merging (arXiv 2506.03189): strategies merge and segp+merge
+    merge_weight: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Weight of the task in the average. None: 1/t, t the number of tasks with this one.",
+    )
+    merge_period: int | None = Field(
+        1, ge=1, le=100_000, description="Steps from one alignment to the next. None: there is no alignment."
+    )
+    merge_top_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of each matrix's entries, the largest first, that are aligned with. Paper: 0.5.",
+    )
+    merge_target: Literal["global", "zero"] = Field(
+        "global", description="What conflicting entries are set back to: their values before the task, or zero."
+    )
 
     # Alignment of the head on the stored statistics of every class: not in the paper
     align_steps: int = Field(

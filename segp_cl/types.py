@@ -236,7 +236,11 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class LearnReport:
-    """Report of an update: wall seconds by phase, mean losses by epoch, and the resolved settings."""
+    """Report of an update: wall seconds by phase, mean losses by epoch, and the resolved settings.
+
+    `misaligned` is the share of trained entries whose signs were opposite to those they were averaged with; None where
+    nothing was averaged.
+    """
 
     seconds: Mapping[str, float]
     losses: tuple[Mapping[str, float], ...]
@@ -244,6 +248,7 @@ class LearnReport:
     adapted: tuple[str, ...]
     anchors: int
     steps: int
+    misaligned: float | None = None
 
 
 @dataclass(frozen=True)

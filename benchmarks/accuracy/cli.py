@@ -21,6 +21,8 @@ from benchmarks.accuracy.datasets import DATASETS, load_dataset
 from benchmarks.accuracy.features.file import read_features
 from benchmarks.accuracy.features.report import overview, write_features
 from benchmarks.accuracy.features.run import FeatureRecord, choose_heads, run_features
+from benchmarks.accuracy.length import Length
+from benchmarks.accuracy.orders import LENGTH_ROWS, ROWS, measure_apart, run_orders, write_orders
 from benchmarks.accuracy.report import markdown_table, write_report
 from benchmarks.accuracy.rows import choose_rows
 from benchmarks.accuracy.sweep import sweep, write_sweep
@@ -129,6 +131,64 @@ def sweep_command(
         result = sweep(loaded, backbone, row, parameter, chosen, work, options, listener=listener)
     if Ranks.current().first:
         sys.stdout.write(write_sweep(result, out / loaded.name / "sweeps") + "\n")
+    group.leave()
+
+
+@app.command("orders")
+def orders_command(
+    dataset: Name,
+    data: Data = Path("data"),
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", help="Only this row; may be repeated. Those that train if left out.")
+    ] = None,
+    orders: Annotated[int, typer.Option(min=1, help="How many orders of the classes.")] = 3,
+    lengths: Annotated[
+        list[int] | None,
+        typer.Option("--length", min=1, help="Also measure so many tasks, time and memory included; may be repeated."),
+    ] = None,
+    model: Model = "compact",
+    pretrained: Pretrained = None,
+    seeds: Seeds = 3,
+    tasks: Tasks = None,
+    train_per_class: Train = None,
+    test_per_class: Test = None,
+    on: On = "test",
+    template: Template = DEFAULT_TEMPLATE,
+    settings: Sets = None,
+    work: Work = Path("var/bench"),
+    out: Out = Path("docs/results"),
+    device: Device = "auto",
+    threads: Threads = min(2, os.cpu_count() or 1),
+) -> None:
+    """Learn a data set in several orders of its classes, and write what each row achieves over all of them."""
+    place = group.join(_prepare(device, threads))
+    chosen = choose_rows(rows or list(ROWS))
+    loaded = load_dataset(dataset, data, tasks=tasks)
+    options = _options(place, seeds, train_per_class, test_per_class, on, template, settings)
+    backbone = load_backbone(ModelSpec(model, pretrained), device=place)
+    with _listener() as listener:
+        record = run_orders(loaded, backbone, chosen, work, options, count=orders, listener=listener)
+    if Ranks.current().first:
+        measured = [
+            measure_apart(
+                Length(
+                    dataset=dataset,
+                    data=data,
+                    row=row,
+                    tasks=length,
+                    model=model,
+                    pretrained=pretrained,
+                    train_per_class=train_per_class,
+                    test_per_class=test_per_class,
+                    settings=dict(options.settings),
+                    threads=threads,
+                )
+            )
+            for length in lengths or []
+            for row in (rows or LENGTH_ROWS)
+        ]
+        folder = out / loaded.name
+        sys.stdout.write(write_orders(record.model_copy(update={"lengths": tuple(measured)}), folder) + "\n")
     group.leave()
 
 

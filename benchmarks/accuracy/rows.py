@@ -67,6 +67,9 @@ TRAININGS: Mapping[str, Training] = {
     "acgd+tsgr": Training({"strategy": "segp", **PAPER, "transfer_prototypes": False}),
     "ladder": Training({"strategy": "segp", **PAPER}),
     "paper": Training({"preset": "paper"}),
+    "merge-unaligned": Training({"strategy": "merge", "merge_period": None}),
+    "merge": Training({"strategy": "merge"}),
+    "segp+merge": Training({"strategy": "segp+merge"}),
     "segp": Training({"strategy": "segp"}),
     "joint": Training({"strategy": "naive"}, together=True),
 }
@@ -81,6 +84,7 @@ ROWS: Mapping[str, Row] = {
     "gda+text": Row("gda+text", "fused"),  # Gaussian discriminant analysis and the untouched text path
     "first-session": Row("first-session", "visual"),  # LoRA on the first task only, then as ridge
     "naive": Row("naive", "text"),  # LoRA, cross-entropy only
+    "naive-fused": Row("naive", "fused"),  # with its visual path
     "naive-tuned": Row("naive-tuned", "text"),  # the same at its own best rate and epochs
     "acgd": Row("acgd", "text"),  # naive + ACGD
     "acgd+tsgr": Row("acgd+tsgr", "text"),  # naive + ACGD + TSGR
@@ -90,6 +94,11 @@ ROWS: Mapping[str, Row] = {
     "segp-paper": Row("paper", "fused"),  # the same with every value of the paper's
     "segp-text": Row("segp", "text"),  # the full method with what is ours: text path
     "segp-whitened": Row("segp", "visual"),  # its visual path
+    "merge-unaligned": Row("merge-unaligned", "text"),  # naive, averaged into the adapters before
+    "merge": Row("merge", "text"),  # the same, aligned with them while it is trained
+    "merge-fused": Row("merge", "fused"),  # with its visual path
+    "segp+merge-text": Row("segp+merge", "text"),  # segp's losses and head alignment, merged: text path
+    "segp+merge": Row("segp+merge", "fused"),  # both paths
     "segp": Row("segp", "fused"),  # both paths, beta from kept-back images
     "joint": Row("joint", "fused"),  # all tasks at once: the ceiling
 }

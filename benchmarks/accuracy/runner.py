@@ -28,12 +28,16 @@ DECODED_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training left behind: the scores after each task, the seconds each took, the settings that were used."""
+    """What a training left behind: the scores after each task, the seconds each took, the settings that were used.
+
+    `misaligned` is, for each task, the share of entries whose signs were opposite to those they were averaged with.
+    """
 
     scores: tuple[TaskScores, ...]
     seconds: tuple[float, ...]
     settings: Mapping[str, object]
     final: LearnerState
+    misaligned: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Runner:
         version = done[-1].version if done else None
         state = store.open(version) if version else initial_state(self.backbone)
         for number, task in enumerate(tasks[len(done) :], start=len(done) + 1):
-            seconds = 0.0
+            seconds, misaligned = 0.0, None
             settings: Mapping[str, object] = config.model_dump()
             if not training.frozen:
                 decode(task.images)
@@ -101,12 +105,13 @@ class Runner:
                 )
                 seconds = time.monotonic() - begun
                 state, settings = learned.state, learned.report.settings
+                misaligned = learned.report.misaligned
             if ranks.first:
                 if not training.frozen:
                     version = store.publish(state, parent=None, provenance=Provenance(reason=task.name)).version_id
                 # an untouched model's scores do not change from task to task
                 scores = done[-1].scores if training.frozen and done else self.evaluator(config).scores(state)
-                done.append(Done(scores, seconds, settings, version))
+                done.append(Done(scores, seconds, settings, version, misaligned))
                 done[-1].write(folder, number)
             ranks.wait()
             if not ranks.first:
@@ -115,7 +120,13 @@ class Runner:
                 done.append(finished)
                 state = store.open(finished.version) if finished.version else state
             on_task()
-        return Trained(tuple(d.scores for d in done), tuple(d.seconds for d in done), done[-1].settings, state)
+        return Trained(
+            tuple(d.scores for d in done),
+            tuple(d.seconds for d in done),
+            done[-1].settings,
+            state,
+            tuple(d.misaligned for d in done),
+        )
 
     def evaluator(self, config: LearnerConfig) -> Evaluator:
         """The evaluator for states that trainings with `config` leave."""
@@ -148,6 +159,7 @@ class Done:
     seconds: float
     settings: Mapping[str, object]
     version: VersionId | None
+    misaligned: float | None = None
 
     @classmethod
     def read(cls, folder: Path, number: int) -> Done | None:
@@ -156,12 +168,13 @@ class Done:
         if not stored:
             return None
         scores = TaskScores.load(marker.with_suffix(".npz"))
-        return cls(scores, stored["seconds"], stored["settings"], stored["version"])
+        return cls(scores, stored["seconds"], stored["settings"], stored["version"], stored["misaligned"])
 
     def write(self, folder: Path, number: int) -> None:
         marker = folder / f"task-{number:03d}.json"
         self.scores.save(marker.with_suffix(".npz"))
-        save_json(marker, {"version": self.version, "seconds": self.seconds, "settings": dict(self.settings)})
+        rest = {"version": self.version, "seconds": self.seconds, "misaligned": self.misaligned}
+        save_json(marker, {**rest, "settings": dict(self.settings)})
 
 
 def decode(images: ImageSource) -> None:

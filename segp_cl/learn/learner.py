@@ -113,6 +113,7 @@ def learn_task(
             adapted=tuple(trained.factors) if trained else (),
             anchors=outcome.anchors,
             steps=report.steps,
+            misaligned=outcome.misaligned,
         ),
     )
 

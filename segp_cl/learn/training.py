@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -97,6 +97,11 @@ class Session:
         return (counts / counts.sum()).log().to(self.device)
 
     @property
+    def moves_prototypes(self) -> bool:
+        """Whether the image tower is trained, and prototypes of old classes are to move with it (29)."""
+        return self.config.transfer_prototypes and self.config.image_rate > 0
+
+    @property
     def device(self) -> torch.device:
         return self.model.device
 
@@ -184,16 +189,25 @@ class Outcome:
     familiarity: Familiarity | None = None
     held_out: HeldOutSummary | None = None
     anchors: int = 0
+    misaligned: float | None = None
 
 
 Losses = dict[str, Tensor]
 
 
-def train(session: Session, adapters: Adapters, inputs: Inputs, step_losses: StepLosses) -> None:
+def train(
+    session: Session,
+    adapters: Adapters,
+    inputs: Inputs,
+    step_losses: StepLosses,
+    *,
+    after_step: Callable[[int], None] | None = None,
+) -> None:
     """Train on the task's images for all epochs, by the gradient of the `total` of `step_losses`.
 
     Only the adapters' B is trained. The learning rate decays to zero on a cosine over all steps. Several processes
-    share every batch (see `segp_cl.learn.distributed`).
+    share every batch (see `segp_cl.learn.distributed`). `after_step` is called with each step's number, from 1, once
+    its update is made.
     """
     config, labels = session.config, torch.tensor(session.task.images.labels)
     trained_on = torch.tensor(session.trained_on)
@@ -219,6 +233,8 @@ def train(session: Session, adapters: Adapters, inputs: Inputs, step_losses: Ste
             optimizer.step()
             schedule.step()
             step += 1
+            if after_step is not None:
+                after_step(step)
             values = ranks.values(losses)
             sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
             session.report(Progress("train", step, steps, values))

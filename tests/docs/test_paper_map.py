@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
+from segp_cl import merging
 from segp_cl.config import LearnerConfig
 from tests.docs.markdown import DOCS, ROOT, read, rows, section
 
@@ -52,6 +53,34 @@ def equations_in(text: str) -> set[int]:
 def names_of_tests_in(path: str) -> set[str]:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+MERGING = {cells[0]: cells for cells in rows(section(PAGE, "## Aligned merging")) if "segp_cl.merging." in cells[2]}
+
+
+@pytest.mark.parametrize("formula", MERGING)
+def test_formulas_of_merging_have_functions_and_tests_that_run_them(formula: str) -> None:
+    called = ""
+    for test in names(MERGING[formula][3]):
+        path, _, name = test.partition("::")
+        assert name in names_of_tests_in(path), test
+        called += (ROOT / path).read_text(encoding="utf-8")
+    for path in names(MERGING[formula][2]):
+        assert inspect.getdoc(function(path)), path
+        assert f"{path.rpartition('.')[2]}(" in called, path
+
+
+def test_every_formula_of_merging_has_a_row() -> None:
+    functions = inspect.getmembers(merging, inspect.isfunction)
+    listed = {path.rpartition(".")[2] for cells in MERGING.values() for path in names(cells[2])}
+    assert {name for name, found in functions if found.__module__ == merging.__name__} == listed
+
+
+def test_open_choices_of_merging_name_settings_that_exist() -> None:
+    named = {name for cells in rows(section(PAGE, "## Aligned merging")) for name in names(cells[2])}
+    settings = {name for name in named if not name.startswith("segp_cl.")}
+    assert settings <= set(LearnerConfig.model_fields)
+    assert settings >= {name for name in LearnerConfig.model_fields if name.startswith("merge_")}
 
 
 def test_every_equation_has_a_row() -> None:

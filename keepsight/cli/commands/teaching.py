@@ -31,9 +31,12 @@ def teach(
         str | None, typer.Option("--template", "-t", help='Prompt of the classes, for example "a photo of a {}."')
     ] = None,
     extend: Annotated[bool, typer.Option("--extend", help="Allow more images of known classes.")] = False,
+    strategy: Annotated[
+        str | None, typer.Option(help="Update strategy: segp, merge, segp+merge, naive or prototypes [default: segp]")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a hyper-parameter: epochs=5, strategy=naive."),
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a hyper-parameter: epochs=5, rank=32."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the update.")] = None,
     encoding: Annotated[
@@ -55,7 +58,8 @@ def teach(
     as_json: options.Json = False,
 ) -> None:
     """Teach new classes from labelled images, and follow the job until the new version is served."""
-    config = parse_overrides(overrides or [])
+    chosen = [] if strategy is None else [f"strategy={strategy}"]
+    config = parse_overrides([*chosen, *(overrides or [])])
     with options.connect(url, api_key) as client:
         accepted = upload(
             client,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from segp_cl.learn.distributed import StepLosses
 from segp_cl.learn.strategies.shared import finish, gather
-from segp_cl.learn.training import Losses, Outcome, Session, train
+from segp_cl.learn.training import Inputs, Losses, Outcome, Session, train
 from segp_cl.losses import task_cross_entropy
 
 
@@ -14,6 +15,16 @@ def learn_naive(session: Session) -> Outcome:
     """Minimise (15) alone. New prototypes are class means (23), old ones do not change."""
     adapters = session.adapt()
     inputs = session.inputs(adapters)
+    with session.report.phase("train"):
+        train(session, adapters, inputs, classification_step(session, inputs))
+    lora = adapters.state()
+    with session.report.phase("prototypes"):
+        adapters.merge()
+        return finish(session, gather(session, inputs, session.old.prototypes), lora=lora)
+
+
+def classification_step(session: Session, inputs: Inputs) -> StepLosses:
+    """Return the losses of a step of (15) alone: only the task's own texts are encoded."""
     prompts = [c.prompt for c in session.task.classes]
 
     def step(batch: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"], weight: float) -> Losses:
@@ -27,9 +38,4 @@ def learn_naive(session: Session) -> Outcome:
         )
         return {"total": loss, "classification": loss}
 
-    with session.report.phase("train"):
-        train(session, adapters, inputs, step)
-    lora = adapters.state()
-    with session.report.phase("prototypes"):
-        adapters.merge()
-        return finish(session, gather(session, inputs, session.old.prototypes), lora=lora)
+    return step

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -25,6 +25,8 @@ from segp_cl.models.lora import Adapters
 from segp_cl.prototypes import transfer_prototypes
 from segp_cl.types import Anchors
 
+FineTune = Callable[[Session, Adapters, Inputs, StepLosses], float | None]
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -45,8 +47,11 @@ class Teacher:
         return len(self.anchor_classes)
 
 
-def learn_segp(session: Session) -> Outcome:
-    """Minimise L_cls + λ_ACGD L_ACGD + λ_GR L_GR (22), compute all prototypes (23)-(29), and align the head."""
+def learn_segp(session: Session, *, fine_tune: FineTune = train) -> Outcome:
+    """Minimise L_cls + λ_ACGD L_ACGD + λ_GR L_GR (22), compute all prototypes (23)-(29), and align the head.
+
+    `fine_tune` does the minimising, and may return the share of misaligned entries (`segp_cl.merging`).
+    """
     adapters = session.adapt()
     inputs = session.inputs(adapters)
     with session.report.phase("anchors"):
@@ -55,7 +60,7 @@ def learn_segp(session: Session) -> Outcome:
         teacher = consult_teacher(session, adapters, inputs, anchors)
     del anchors  # frees their pixels; training uses the stem's activations
     with session.report.phase("train"):
-        train(session, adapters, inputs, regularised_step(session, inputs, teacher))
+        share = fine_tune(session, adapters, inputs, regularised_step(session, inputs, teacher))
     with session.report.phase("prototypes"):
         adapters.merge()
         gathered = gather(session, inputs, moved_prototypes(session, inputs, teacher))
@@ -63,7 +68,8 @@ def learn_segp(session: Session) -> Outcome:
     with session.report.phase("align"):
         align(session, adapters, gathered)
     with session.report.phase("prototypes"):
-        return finish(session, gathered, lora=adapters.state(), anchors=teacher.anchors)
+        outcome = finish(session, gathered, lora=adapters.state(), anchors=teacher.anchors)
+    return replace(outcome, misaligned=share)
 
 
 @torch.no_grad()
@@ -196,7 +202,7 @@ def moved_prototypes(session: Session, inputs: Inputs, teacher: Teacher) -> Floa
     Where the image tower is not trained there is no drift, and the sums stay exact.
     """
     old = session.old.prototypes
-    if not teacher.anchors or not session.config.transfer_prototypes or session.config.image_rate == 0:
+    if not teacher.anchors or not session.moves_prototypes:
         return old
     moved = transfer_prototypes(
         old.to(session.device),

@@ -251,6 +251,17 @@ def test_teach_streams_a_folder_and_follows_the_job(
     assert b'{"epochs": 2, "strategy": "naive"}' in body
 
 
+def test_teach_takes_a_strategy_by_name_once(run_cli: RunCli, service: Any, folder: Path) -> None:
+    service.script["POST /v1/tasks"] = httpx.Response(202, json=ACCEPTED)
+
+    assert run_cli("teach", str(folder), "--strategy", "segp+merge", "-s", "merge_weight=0.5", "--no-wait").code == 0
+    assert b'{"strategy": "segp+merge", "merge_weight": 0.5}' in service.requests[0].content
+
+    twice = run_cli("teach", str(folder), "--strategy", "merge", "--set", "strategy=naive")
+    assert (twice.code, len(service.requests)) == (1, 1)
+    assert "gives strategy twice" in twice.err
+
+
 FOUND = {
     "classes": {"cat": 3, "dog": 1},
     "accepted": 4,

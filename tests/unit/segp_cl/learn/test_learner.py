@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def first(tiny_backbone: Backbone) -> LearnerState:
     return learn(tiny_backbone, initial_state(tiny_backbone), task_of(["red", "green"])).state
 
 
-@pytest.mark.parametrize("strategy", ["segp", "naive", "prototypes"])
+@pytest.mark.parametrize("strategy", get_args(StrategyName))
 def test_two_tasks_learned_by_every_strategy(tiny_backbone: Backbone, strategy: StrategyName) -> None:
     config = FAST.model_copy(update={"strategy": strategy})
     state = initial_state(tiny_backbone)
@@ -92,7 +92,7 @@ def test_two_tasks_learned_by_every_strategy(tiny_backbone: Backbone, strategy: 
     assert (visual == torch.arange(4).repeat_interleave(4)).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("strategy", ["segp", "naive", "prototypes"])
+@pytest.mark.parametrize("strategy", get_args(StrategyName))
 def test_the_same_seed_gives_the_same_state(
     tiny_backbone: Backbone, first: LearnerState, strategy: StrategyName
 ) -> None:
