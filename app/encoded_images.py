@@ -108,12 +108,14 @@ def _decoded(text: str | LongText, begin: bytes, max_bytes: int) -> bytes | Keep
     if uri is not None:
         base64 = b"base64" in [each.strip().lower() for each in uri[1].split(b";")[1:]]
         pieces = _without_percents(_skip(pieces, uri.end()))
-    image = bytearray()
+    image: list[bytes] = []
+    size = 0
     for data in _without_base64(pieces) if base64 else pieces:
-        image += data
-        if len(image) > max_bytes:
+        image.append(data)
+        size += len(data)
+        if size > max_bytes:
             return ImageTooLargeError(f"the image has more than {max_bytes} bytes, which is the most that is allowed")
-    return bytes(image)
+    return b"".join(image)
 
 
 def _begin(text: str | LongText) -> bytes:

@@ -6,7 +6,6 @@ between long strings, which is small. The long strings, images in base64, stay a
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import secrets
@@ -19,7 +18,7 @@ from pydantic_core import CoreSchema, core_schema
 from starlette.requests import Request
 
 from app.errors import BodyTooLargeError, InvalidRequestError
-from app.offload import QUICK_BYTES
+from app.offload import QUICK_BYTES, in_thread
 from app.problems import invalid_body
 
 LONG_BYTES = 4 * 1024
@@ -237,7 +236,7 @@ async def read_json(
             return parse_json(pieces.copy(), model, max_marks=min(max_marks, _QUICK_MARKS), long_bytes=long_bytes)
         except TooManyMarksError:
             pass  # in a thread it may have more
-    return await asyncio.to_thread(parse_json, pieces, model, max_marks=max_marks, long_bytes=long_bytes)
+    return await in_thread(parse_json, pieces, model, max_marks=max_marks, long_bytes=long_bytes)
 
 
 def parse_json(pieces: deque[bytes], model: type[M], *, max_marks: int, long_bytes: int = LONG_BYTES) -> M:

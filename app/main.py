@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -34,9 +33,9 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
+            app.openapi()  # FastAPI keeps it; making it holds up every thread, so it is done before anything is served
             async with running(settings, metrics, live) as services:
                 app.state.services = services
-                await asyncio.to_thread(app.openapi)  # FastAPI keeps it; made for a request, it would hold up others
                 yield
         except Exception as error:
             app.state.startup_error = error

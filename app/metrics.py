@@ -58,6 +58,15 @@ class Metrics:
         self.longest_loop_stall = Gauge(
             "keepsight_event_loop_longest_stall_seconds", "The longest such delay since the start.", registry=registry
         )
+        self.loop_hold_seconds = Histogram(
+            "keepsight_event_loop_hold_seconds",
+            "The same without the time in which no core was free for it.",
+            buckets=_STALLS,
+            registry=registry,
+        )
+        self.longest_loop_hold = Gauge(
+            "keepsight_event_loop_longest_hold_seconds", "The longest such hold since the start.", registry=registry
+        )
         self.uploads = Counter("keepsight_uploads", "Task uploads, by outcome.", ["outcome"], registry=registry)
 
     def count_ended(self, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -32,6 +33,13 @@ class FilePart:
     filename: str
     file: BinaryIO
     size: int = 0
+
+    def content(self) -> bytes:
+        """Return the file's bytes. What was kept in memory is not copied, which would hold up every thread."""
+        if isinstance(self.file, io.BytesIO):
+            return self.file.getvalue()
+        self.file.seek(0)
+        return self.file.read()
 
 
 @dataclass

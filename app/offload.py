@@ -15,6 +15,8 @@ from typing import ParamSpec, TypeVar
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from segp_cl.runtime.process import short_turns
+
 T = TypeVar("T")
 
 
@@ -77,7 +79,17 @@ async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.k
     """Return the result of `work` on `size` bytes, which runs in a thread unless it is quick."""
     if size <= QUICK_BYTES:
         return work(*args, **kwargs)
-    return await asyncio.to_thread(work, *args, **kwargs)
+    return await in_thread(work, *args, **kwargs)
+
+
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return the result of `work`, which computes for long. It runs in a thread, and all threads take short turns."""
+
+    def shortly() -> T:
+        with short_turns():
+            return work(*args, **kwargs)
+
+    return await asyncio.to_thread(shortly)
 
 
 def as_json(answer: BaseModel) -> Response:

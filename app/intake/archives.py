@@ -138,23 +138,26 @@ class ZipSource(_LaidOut):
             return Item(
                 where, label, None, f"compressed by {unpack.unread_method(info.compress_type)}, which is not read"
             )
-        out, checksum = io.BytesIO(), 0
+        out: list[bytes] = []
+        size = checksum = 0
         try:
             for piece in self._pieces(info):
                 self._meter.count(len(piece))
                 checksum = zlib.crc32(piece, checksum)
-                if out.write(piece) and out.tell() > self._limits.max_image_bytes:
+                out.append(piece)
+                size += len(piece)
+                if size > self._limits.max_image_bytes:
                     return Item(
                         where, label, None, _too_large(f"more than {self._limits.max_image_bytes}", self._limits)
                     )
         except _ZIP_ERRORS as error:
             return Item(where, label, None, f"damaged inside the archive: {shown(str(error))}")
-        if out.tell() != info.file_size:
-            reason = f"{out.tell()} bytes came out, but the archive's directory says {info.file_size}"
+        if size != info.file_size:
+            reason = f"{size} bytes came out, but the archive's directory says {info.file_size}"
             return Item(where, label, None, f"damaged inside the archive: {reason}")
         if checksum != info.CRC:
             return Item(where, label, None, "damaged inside the archive: its checksum does not match")
-        return Item(where, label, out.getvalue())
+        return Item(where, label, b"".join(out))
 
     def _pieces(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
         packed = self._packed(info)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import select
@@ -146,14 +145,15 @@ class _Reader:
 
     def read(self, size: int) -> bytes:
         """Return the `size` bytes that follow a line."""
-        data = io.BytesIO()
-        while data.tell() < size:
+        parts: list[bytes] = []
+        left = size
+        while left:
             if not self._buffer:
                 self._fill()
-            part = self._buffer[: size - data.tell()]
-            del self._buffer[: len(part)]
-            data.write(part)
-        return data.getvalue()
+            parts.append(bytes(self._buffer[:left]))
+            left -= len(parts[-1])
+            del self._buffer[: len(parts[-1])]
+        return b"".join(parts)  # which holds up no thread, as a buffer does that moves whenever it grows
 
     def close(self) -> None:
         self._process.kill()

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.errors import DeadlineError
 from app.serving.admission import client_gone
-from segp_cl.runtime.process import give_memory_back, yield_to_others
+from segp_cl.runtime.process import give_memory_back, short_turns, yield_to_others
 
 T = TypeVar("T")
 Check = Callable[[], None]
@@ -82,7 +82,8 @@ class Intake:
 
 def _in_thread(work: Callable[[Check], T], check: Check) -> T:
     try:
-        return work(check)
+        with short_turns():
+            return work(check)
     finally:
         give_memory_back()
 

@@ -17,7 +17,7 @@ from app.errors import InvalidRequestError
 from app.json_body import read_json
 from app.media_types import media_type
 from app.multipart import Form, read_form
-from app.offload import off_loop
+from app.offload import QUICK_BYTES, off_loop
 from app.openapi import problems
 from app.problems import invalid_body
 from app.schemas import MAX_LABEL_LENGTH, ClassifyAnswer, ClassifyBody, ClassifyOptions
@@ -160,10 +160,16 @@ async def _read(request: Request, query: dict[str, Any], services: Services) -> 
 
 async def _read_image(request: Request, max_bytes: int) -> bytes:
     """Return the body, of which at most one byte more is kept than an image may have."""
-    image = bytearray()
+    pieces: list[bytes] = []
+    pending, size = bytearray(), 0
     async for chunk in request.stream():
-        image += chunk[: max_bytes + 1 - len(image)]
-    return bytes(image)
+        kept = chunk[: max_bytes + 1 - size]
+        size += len(kept)
+        pending += kept
+        if len(pending) >= QUICK_BYTES:
+            pieces.append(bytes(pending))
+            pending.clear()
+    return await off_loop(size, b"".join, [*pieces, bytes(pending)])
 
 
 def _of_form(form: Form, query: Mapping[str, Any]) -> Asked:
@@ -178,8 +184,7 @@ def _of_form(form: Form, query: Mapping[str, Any]) -> Asked:
         if name != "labels" and len(given) > 1:
             raise InvalidRequestError(f"the field {name!r} is given {len(given)} times; expected once")
         values[name] = given if name == "labels" else given[0]
-    images = [part.file.read() for part in form.files if part.file.seek(0) == 0]
-    return Asked(images, [part.filename for part in form.files], _options(values))
+    return Asked([part.content() for part in form.files], [part.filename for part in form.files], _options(values))
 
 
 def _options(values: dict[str, Any]) -> ClassifyOptions:

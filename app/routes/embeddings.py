@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from app.encoded_images import images_from_base64, kind_of
 from app.errors import InvalidRequestError
 from app.json_body import LongText, read_json
 from app.media_types import check_not_compressed
-from app.offload import off_loop
+from app.offload import in_thread, off_loop
 from app.openapi import json_body, problems
 from app.schemas import Embedding, Embeddings, EmbeddingsBody
 from app.services import Services
@@ -59,7 +58,7 @@ async def embeddings(request: Request, services: ServicesDep, caller: ClassifyCa
         request, EmbeddingsBody, max_bytes=settings.max_json_bytes, max_marks=settings.max_json_marks
     )
     served = await take_served(services, request)
-    inputs = await asyncio.to_thread(_inputs, body, services, served)
+    inputs = await in_thread(_inputs, body, services, served)
     matches = None
     if body.stored_version is not None:
         matches = served.space == await services.pools.store.run(_space, body.stored_version, services)

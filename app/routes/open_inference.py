@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -14,7 +13,7 @@ from app.deps import AnyCaller, ClassifyCaller, ServicesDep, from_here_if_keyles
 from app.errors import InvalidRequestError, ModelNotFoundError
 from app.json_body import receive
 from app.media_types import check_not_compressed
-from app.offload import off_loop
+from app.offload import in_thread, off_loop
 from app.openapi import problems
 from app.protocols.open_inference import (
     HEADER_LENGTH,
@@ -133,7 +132,7 @@ async def infer(
     limits = Limits(settings.max_images, settings.max_image_bytes, settings.max_json_marks)
     # images in binary are not parsed, so they may have more bytes
     pieces = await receive(request, settings.max_json_bytes if announced is None else settings.max_classify_bytes)
-    asked = await asyncio.to_thread(read_request, pieces, None if announced is None else int(announced), limits)
+    asked = await in_thread(read_request, pieces, None if announced is None else int(announced), limits)
     check_image_count(len(asked.images), services)
 
     async def ask(pixels: Sequence[Pixels]) -> Sequence[Scored | Exception]:

@@ -28,8 +28,9 @@ PART_S: Final = 3.0
 QUIET_S: Final = 8.0
 TOLD: Final = 100
 """How many of the inputs that did harm are told one by one."""
-STALL: Final = "keepsight_event_loop_stall_seconds"
-LONGEST_STALL: Final = "keepsight_event_loop_longest_stall_seconds"
+STALL: Final = "stall"
+HOLD: Final = "hold"
+"""The loop came back late; it did though a core was free for it."""
 HELD: Final = ("keepsight_requests_in_hand", "keepsight_inference_queue")
 _MOST: Final = 1 << 20
 _SAMPLE_S: Final = 0.1
@@ -53,6 +54,7 @@ class Abuse:
         peak_extra_mib: What a server and its children held above rest at one time, the server with the most.
         kept_mib: What a server still holds above rest afterwards.
         longest_stall_ms: The longest that a server's event loop stood still; None if it does not tell.
+        longest_hold_ms: The same without the time in which the kernel had no core for it.
         left_in_hand: Requests that a server still counts as in progress afterwards.
         image_bytes_found: Files that hold bytes of an image afterwards.
         problems: All of this that should not be, in sentences.
@@ -73,6 +75,7 @@ class Abuse:
     peak_extra_mib: float = 0.0
     kept_mib: float = 0.0
     longest_stall_ms: float | None = None
+    longest_hold_ms: float | None = None
     left_in_hand: int = 0
     image_bytes_found: int = 0
     jobs: int = 0
@@ -275,22 +278,27 @@ def gauge(text: str, name: str) -> float | None:
     return max(map(float, found), default=None)
 
 
-def longest_stall(before: str, after: str) -> float | None:
-    """The longest that an event loop stood still between two looks at its server's metrics, in seconds.
+def longest(what: str, before: str, after: str) -> float | None:
+    """The longest that an event loop stood still, or was held up, between two looks at its metrics, in seconds.
 
     The server keeps the longest since its start. If that has not changed, the bound of the highest bucket of its
     histogram that has grown is as near as can be told.
     """
-    since_start, known = gauge(after, LONGEST_STALL), gauge(before, LONGEST_STALL)
+    since_start, known = (gauge(text, f"keepsight_event_loop_longest_{what}_seconds") for text in (after, before))
     if since_start is None or known is None:
         return None
     if since_start > known:
         return since_start
-    buckets = re.findall(rf'^{STALL}_bucket\{{le="([^"]+)"\}} (\S+)$', after, re.M)
-    earlier = dict(re.findall(rf'^{STALL}_bucket\{{le="([^"]+)"\}} (\S+)$', before, re.M))
+    bucket = rf'^keepsight_event_loop_{what}_seconds_bucket\{{le="([^"]+)"\}} (\S+)$'
+    buckets, earlier = re.findall(bucket, after, re.M), dict(re.findall(bucket, before, re.M))
     grown = [(float(bound), float(count) - float(earlier.get(bound, 0))) for bound, count in buckets]
     total = max((count for _, count in grown), default=0.0)
     return min((min(bound, since_start) for bound, count in grown if count == total and total), default=0.0)
+
+
+def _longest_ms(what: str, before: list[str], after: list[str]) -> float | None:
+    of_each = (longest(what, *texts) for texts in zip(before, after, strict=False))
+    return max((round(seconds * 1000, 1) for seconds in of_each if seconds is not None), default=None)
 
 
 def server_errors_counted(metrics: list[str]) -> int:
@@ -316,8 +324,7 @@ def _aftermath(stage: Stage, found: Abuse, begun: float, before: list[str]) -> N
         problems.append(f"{left} requests are still in hand 20 s after the last input")
     told = service.metrics()
     found.server_errors = max(found.server_errors, server_errors_counted(told) - server_errors_counted(before))
-    stalls = [longest_stall(*texts) for texts in zip(before, told, strict=False)]
-    found.longest_stall_ms = max((round(stall * 1000, 1) for stall in stalls if stall is not None), default=None)
+    found.longest_stall_ms, found.longest_hold_ms = (_longest_ms(what, before, told) for what in (STALL, HOLD))
     _honest_use(stage, found, begun)
     for count, what in (
         (found.server_errors, "inputs were answered with an error of the server"),
@@ -365,7 +372,8 @@ def _honest_use(stage: Stage, found: Abuse, begun: float) -> None:
 
 _NUMBERS: Final = (
     *("service_ended", "requests", "requests_failed", "jobs", "jobs_lost", "server_errors", "unanswered"),
-    *("image_bytes_found", "longest_stall_ms", "peak_extra_mib", "kept_mib", "left_in_hand", "seconds"),
+    *("image_bytes_found", "longest_stall_ms", "longest_hold_ms"),
+    *("peak_extra_mib", "kept_mib", "left_in_hand", "seconds"),
 )
 
 
@@ -395,5 +403,5 @@ def of_record(kept: Mapping[str, Any]) -> Abuse:
         crowded_ms=kept["crowded_p99_ms"],
         by_kind_ms=dict(kept["abused_p99_ms_by_kind"]),
         problems=list(kept["problems"]),
-        **{name: kept[name] for name in _NUMBERS},
+        **{name: kept[name] for name in _NUMBERS if name in kept},
     )

@@ -183,6 +183,9 @@ def _abuse(abuse: Mapping[str, Any]) -> list[str]:
         f"{number(abuse['crowded_p99_ms'])} ms beside as many honest clients as then sent bad inputs, and "
         f"{number(abuse['abused_p99_ms'])} ms beside these: {_by_kind(abuse['abused_p99_ms_by_kind'])}. Afterwards a "
         f"server held {number(abuse['kept_mib'])} MiB more than before.",
+        f"An event loop stood still for {number(abuse['longest_stall_ms'])} ms at the longest. Senders, "
+        "servers and the steady client share the same cores. Without the time in which the kernel had no core for the "
+        f"loop's thread, the longest was {number(abuse.get('longest_hold_ms'))} ms: what the server itself did to it.",
     ]
     told = [*abuse["problems"], *abuse["harm"]]
     return (

@@ -9,7 +9,7 @@ import os
 import resource
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 # names in malloc.h
@@ -20,6 +20,7 @@ _KEPT_BYTES: Final = 1 << 30
 _OWN_BYTES: Final = 32 << 20
 _HEAPS: Final = 2
 _SWITCH_S: Final = 0.001
+_SHORT_SWITCH_S: Final = 0.0001
 
 
 def set_up_process(*, own_from_bytes: int = _KEPT_BYTES) -> None:
@@ -77,6 +78,38 @@ def yield_to_others(pid: int | None = None) -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id() if pid is None else pid, 10)
+
+
+class _ShortTurns:
+    """Lets threads that compute in Python give way after 0.1 ms for as long as any block of this lasts.
+
+    A forward pass lets the interpreter go in each of its hundred operations and has to get it back. Beside a thread
+    that never leaves Python, it waits for a whole turn each time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = 0
+        self._usual_s = 0.0
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._asked += 1
+            if self._asked == 1:
+                self._usual_s = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._usual_s, _SHORT_SWITCH_S))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asked -= 1
+                if self._asked == 0:
+                    sys.setswitchinterval(self._usual_s)
+
+
+short_turns: Final = _ShortTurns()
+"""The one of this process: `with short_turns(): ...` around work in Python that may take long."""
 
 
 def give_memory_back() -> None:

@@ -9,12 +9,14 @@ from benchmarks.faults.kinds.brokers import BROKERS
 from benchmarks.faults.kinds.clients import CLIENTS
 from benchmarks.faults.kinds.damage import DAMAGE
 from benchmarks.faults.kinds.full_disks import FULL_DISKS
+from benchmarks.faults.kinds.instant import INSTANT
 from benchmarks.faults.kinds.limits import LIMITS
 from benchmarks.faults.kinds.processes import PROCESSES
 from benchmarks.faults.kinds.restarts import RESTARTS
 
 FAULTS: Final[tuple[Fault, ...]] = (
     *PROCESSES,
+    *INSTANT,
     *BROKERS,
     *FULL_DISKS,
     *DAMAGE,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 
 import pytest
 
-from app.offload import Pool, off_loop
+from app.offload import QUICK_BYTES, Pool, off_loop
 from tests.waiting import until
 
 
@@ -45,5 +46,20 @@ def test_an_error_of_the_work_is_raised_and_frees_its_place() -> None:
                 await pool.run(lambda: 1 / 0)
             await until(lambda: pool._taken == 0)
         pool.close()
+
+    asyncio.run(main())
+
+
+def test_what_is_long_runs_in_a_thread_that_takes_short_turns() -> None:
+    usual_s = sys.getswitchinterval()
+
+    async def main() -> None:
+        for size, is_long in ((QUICK_BYTES, False), (QUICK_BYTES + 1, True)):
+            thread, turn_s = await off_loop(size, lambda: (threading.get_ident(), sys.getswitchinterval()))
+            assert (thread != threading.get_ident()) is is_long
+            assert (turn_s < usual_s / 5) is is_long
+        with pytest.raises(ZeroDivisionError):
+            await off_loop(QUICK_BYTES + 1, lambda: 1 / 0)
+        assert sys.getswitchinterval() == pytest.approx(usual_s)
 
     asyncio.run(main())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -66,6 +67,25 @@ def test_the_result_of_the_work_is_returned_and_its_thread_gives_way() -> None:
         work.finish.set()
         assert await intake.run(Client().request, "a", work) == "done"
         assert work.nice == max(10, os.getpriority(os.PRIO_PROCESS, 0))
+        intake.close()
+
+    asyncio.run(scene())
+
+
+def test_threads_take_short_turns_while_an_upload_is_checked() -> None:
+    usual_s = sys.getswitchinterval()
+
+    async def scene() -> None:
+        intake, first, second = Intake(threads=2, timeout_s=WAIT_S), Work(), Work()
+        running = [asyncio.ensure_future(intake.run(Client().request, "a", work)) for work in (first, second)]
+        await until(lambda: first.begun.is_set() and second.begun.is_set())
+        assert sys.getswitchinterval() < usual_s / 5
+        first.finish.set()
+        await running[0]
+        assert sys.getswitchinterval() < usual_s / 5
+        second.finish.set()
+        await running[1]
+        assert sys.getswitchinterval() == pytest.approx(usual_s)
         intake.close()
 
     asyncio.run(scene())

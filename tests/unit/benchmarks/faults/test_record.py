@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.common.record import load_json
-from benchmarks.faults.abuse import Abuse, gauge, longest_stall, server_errors_counted
+from benchmarks.faults.abuse import Abuse, gauge, longest, server_errors_counted
 from benchmarks.faults.kinds import FAULTS
 from benchmarks.faults.record import AIMS, added_to, figures, met, page, record, save
 from benchmarks.faults.trial import Outcome
@@ -21,7 +21,7 @@ SKIPPED = Outcome("mount", skipped="mounting is not permitted here")
 ABUSED = Abuse(
     inputs=Counter(image=3, wire=2), answers={"image": Counter({"422": 3}), "wire": Counter({"400": 2})},
     harm=["image: a bomb: 500"], server_errors=1, requests=40, requests_failed=2, usual_ms=10.0, abused_ms=25.0,
-    peak_extra_mib=77.5, longest_stall_ms=12.0, jobs=1,
+    peak_extra_mib=77.5, longest_stall_ms=12.0, longest_hold_ms=4.0, jobs=1,
 )  # fmt: skip
 
 
@@ -50,6 +50,7 @@ def test_the_page_says_what_did_not_hold_and_what_was_skipped(tmp_path: Path) ->
     assert "skipped: mounting is not permitted here" in written
     assert "a bomb: 500" in written
     assert "A quick run" in written
+    assert "the longest was 4 ms" in written
     assert "/tmp" not in written
 
 
@@ -77,22 +78,24 @@ def test_metrics_tell_of_errors() -> None:
     assert gauge(text, "keepsight_nothing") is None
 
 
-def stalls(longest: float, short: int, middle: int, long: int) -> str:
+def stalls(longest: float, short: int, middle: int, long: int, *, what: str = "stall") -> str:
     """The metrics of a server whose loop stood still so often for up to 10 ms, up to 50 ms, and longer."""
-    name = "keepsight_event_loop_stall_seconds_bucket"
+    name = f"keepsight_event_loop_{what}_seconds_bucket"
     counts = {"0.01": short, "0.05": short + middle, "+Inf": short + middle + long}
     lines = [f'{name}{{le="{bound}"}} {count}.0' for bound, count in counts.items()]
-    return "\n".join([*lines, f"keepsight_event_loop_longest_stall_seconds {longest}", ""])
+    return "\n".join([*lines, f"keepsight_event_loop_longest_{what}_seconds {longest}", ""])
 
 
 def test_the_longest_stall_is_that_of_the_time_between_two_looks() -> None:
     before = stalls(0.3, 100, 5, 1)  # 0.3 s while the server started
-    assert longest_stall(before, stalls(0.8, 100, 5, 2)) == 0.8
-    assert longest_stall(before, stalls(0.3, 900, 5, 1)) == 0.01
-    assert longest_stall(before, stalls(0.3, 900, 6, 1)) == 0.05
-    assert longest_stall(before, stalls(0.3, 900, 6, 2)) == 0.3
-    assert longest_stall(before, before) == 0.0
-    assert longest_stall("", "") is None
+    assert longest("stall", before, stalls(0.8, 100, 5, 2)) == 0.8
+    assert longest("stall", before, stalls(0.3, 900, 5, 1)) == 0.01
+    assert longest("stall", before, stalls(0.3, 900, 6, 1)) == 0.05
+    assert longest("stall", before, stalls(0.3, 900, 6, 2)) == 0.3
+    assert longest("stall", before, before) == 0.0
+    assert longest("stall", "", "") is None
+    assert longest("hold", before, before) is None
+    assert longest("hold", stalls(0.3, 1, 1, 0, what="hold"), stalls(0.4, 1, 2, 0, what="hold")) == 0.4
 
 
 def test_a_run_that_was_stopped_says_what_it_did_not_try() -> None:
