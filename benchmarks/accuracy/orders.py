@@ -29,7 +29,7 @@ from segp_cl.models.backbone import Backbone
 
 ROWS = (
     "naive", "merge-unaligned", "merge", "segp-text", "segp+merge-text",
-    "naive-fused", "merge-fused", "segp", "segp+merge",
+    "branches-text", "naive-fused", "merge-fused", "segp", "segp+merge", "branches",
 )  # fmt: skip
 """Rows that train, unless others are asked for: by the text path, then by both."""
 

@@ -27,7 +27,8 @@ class Training:
     """One way to learn all tasks. Rows that differ only in how they answer share it.
 
     `settings` are laid over the benchmark's own. `together` learns all tasks as one, `frozen` none at all; `tuned` lays
-    what was best on the validation slice over that. `head` names one of `benchmarks.accuracy.heads.kinds.HEADS`, solved
+    what was best on the validation slice over that. `branches` learns the tasks after the first in pairs, both of a pair
+    on one state, and merges what comes of them. `head` names one of `benchmarks.accuracy.heads.kinds.HEADS`, solved
     after every task on frozen features: the untouched model's or, with `first_session`, those of the model that was
     trained on the first task.
     """
@@ -36,6 +37,7 @@ class Training:
     together: bool = False
     frozen: bool = False
     tuned: bool = False
+    branches: bool = False
     head: str | None = None
     first_session: bool = False
 
@@ -71,6 +73,7 @@ TRAININGS: Mapping[str, Training] = {
     "merge": Training({"strategy": "merge"}),
     "segp+merge": Training({"strategy": "segp+merge"}),
     "segp": Training({"strategy": "segp"}),
+    "branches": Training({"strategy": "segp"}, branches=True),
     "joint": Training({"strategy": "naive"}, together=True),
 }
 
@@ -100,6 +103,8 @@ ROWS: Mapping[str, Row] = {
     "segp+merge-text": Row("segp+merge", "text"),  # segp's losses and head alignment, merged: text path
     "segp+merge": Row("segp+merge", "fused"),  # both paths
     "segp": Row("segp", "fused"),  # both paths, beta from kept-back images
+    "branches-text": Row("branches", "text"),  # segp on two branches at a time, merged: text path
+    "branches": Row("branches", "fused"),  # both paths
     "joint": Row("joint", "fused"),  # all tasks at once: the ceiling
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from benchmarks.common.record import load_json, save_json
 from model_store.store import Store
 from model_store.types import Provenance, VersionId
 from segp_cl.config import LearnerConfig
+from segp_cl.learn.branches import merge_branches
 from segp_cl.learn.distributed import Ranks
 from segp_cl.learn.learner import initial_state, learn_task
 from segp_cl.models.backbone import Backbone
-from segp_cl.types import ImageSource, LearnerState, OnProgress, Task
+from segp_cl.types import ImageSource, Learned, LearnerState, OnProgress, Task
 
 DECODED_AT_ONCE = 256
 
@@ -94,8 +95,10 @@ class Runner:
             if not training.frozen:
                 decode(task.images)
                 begun = time.monotonic()
+                second = training.branches and number % 2 == 1 and number > 1
+                fork = self._before(store, done) if second else state
                 learned = learn_task(
-                    state,
+                    fork,
                     task,
                     config=config,
                     generator=torch.Generator().manual_seed(task_seed(seed, number)),
@@ -104,8 +107,11 @@ class Runner:
                     dtype=self.dtype,
                 )
                 seconds = time.monotonic() - begun
-                state, settings = learned.state, learned.report.settings
-                misaligned = learned.report.misaligned
+                settings, misaligned = learned.report.settings, learned.report.misaligned
+                if second:
+                    learned = self._merged(fork, state, learned.state, config, seed)
+                    seconds = time.monotonic() - begun
+                state = learned.state
             if ranks.first:
                 if not training.frozen:
                     version = store.publish(state, parent=None, provenance=Provenance(reason=task.name)).version_id
@@ -132,6 +138,25 @@ class Runner:
         """The evaluator for states that trainings with `config` leave."""
         return self.evaluator_for(config) if self.evaluator_for else Evaluator(self.backbone, self.bench, config)
 
+    def _before(self, store: Store, done: Sequence[Done]) -> LearnerState:
+        """The state that the last task was learned on."""
+        version = done[-2].version
+        assert version is not None, "every trained state is stored"
+        return store.open(version)
+
+    def _merged(
+        self, fork: LearnerState, ours: LearnerState, theirs: LearnerState, config: LearnerConfig, seed: int
+    ) -> Learned:
+        return merge_branches(
+            fork,
+            ours,
+            theirs,
+            backbone=self.backbone,
+            config=config,
+            generator=torch.Generator().manual_seed(seed),
+            norm=torch.tensor(1.0),
+        )
+
     def _tasks(self, training: Training) -> tuple[Task, ...]:
         return (self.bench.joint(),) if training.together else self.bench.tasks
 
@@ -147,6 +172,8 @@ class Runner:
         }
         if training.head:
             what |= {"head": training.head, "first_session": training.first_session}
+        if training.branches:
+            what["branches"] = True
         digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
         return f"{digest[:16]}-{seed}"
 
