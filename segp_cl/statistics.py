@@ -95,6 +95,11 @@ class ClassSums:
         """Return the sums of the same images after the tower moved: new directions, the same lengths and scatter."""
         return replace(self, sums=self.sums.norm(dim=-1, keepdim=True) * means.double())
 
+    def mapped(self, matrix: Float64[Tensor, "raw raw"]) -> ClassSums:
+        """Return the sums of the same images with each feature z moved to z M: those of the means and the scatter."""
+        scatter = None if self.scatter is None else matrix.T @ self.scatter @ matrix
+        return ClassSums(self.counts, self.sums @ matrix, scatter)
+
     def _spread_of_both(self, other: ClassSums) -> Float64[Tensor, "raw raw"] | None:
         mine, theirs = int(self.counts.sum()), int(other.counts.sum())
         if self.scatter is None or other.scatter is None:

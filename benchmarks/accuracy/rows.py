@@ -49,7 +49,7 @@ class Row:
 
 
 NAIVE_GRID = {"learning_rate_factor": (0.3, 1.0, 3.0), "epochs": (2, 5, 10)}
-PAPER = {"whiten": False, "align_steps": 0, "fusion_weight": 0.5}
+PAPER = {"whiten": False, "align_steps": 0, "fusion_weight": 0.5, "drift_ridge": None}
 """What the paper does not have, switched off, and its beta: for the steps of its ablation, at our rates and sizes."""
 
 TRAININGS: Mapping[str, Training] = {
