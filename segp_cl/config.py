@@ -147,7 +147,7 @@ class LearnerConfig(BaseModel):
     )
 
     min_anchors: int = Field(
-        200,
+        150,
         ge=0,
         le=100_000,
         description="Anchors that few old classes get in all, by more seeds each, where the image tower is trained.",

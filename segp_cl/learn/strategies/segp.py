@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from segp_cl.anchors import generate_anchors
-from segp_cl.drift import DriftMap
+from segp_cl.drift import Drift, DriftSums
 from segp_cl.learn.distributed import StepLosses
 from segp_cl.learn.strategies.shared import align, finish, gather
 from segp_cl.learn.training import Inputs, Losses, Outcome, Session, train
@@ -25,7 +25,7 @@ from segp_cl.losses import (
 from segp_cl.models.lora import Adapters
 from segp_cl.prototypes import transfer_prototypes
 from segp_cl.statistics import ClassSums
-from segp_cl.types import Anchors
+from segp_cl.types import Anchors, Progress
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,8 @@ def moved_sums(session: Session, inputs: Inputs, teacher: Teacher) -> ClassSums:
         return old
     anchors = anchor_features(session, inputs, teacher.anchor_inputs)
     if config.drift_ridge is not None:
-        return old.mapped(drift_map(session, inputs, teacher, anchors).solve(ridge=config.drift_ridge))
+        drift = drift_of_the_space(session, inputs, teacher, anchors, ridge=config.drift_ridge)
+        return old.mapped(drift.matrix, drift.noise)
     moved = transfer_prototypes(
         session.old.prototypes.to(session.device),
         student_raw=anchors,
@@ -221,13 +222,17 @@ def moved_sums(session: Session, inputs: Inputs, teacher: Teacher) -> ClassSums:
 
 
 @torch.no_grad()
-def drift_map(session: Session, inputs: Inputs, teacher: Teacher, anchors: Float[Tensor, "anchors raw"]) -> DriftMap:
-    """Collect how the update moved the anchors and the task's images, which are passed through both towers."""
-    before, drift = session.base.with_lora(session.old.lora), DriftMap()
-    drift.add(teacher.anchor_raw, anchors)
-    for positions in torch.split(torch.arange(len(session.task.images.labels)), session.config.feature_batch_size):
+def drift_of_the_space(
+    session: Session, inputs: Inputs, teacher: Teacher, anchors: Float[Tensor, "anchors raw"], *, ridge: float
+) -> Drift:
+    """Fit how the update moved the anchors and the task's images, which are passed through both towers."""
+    before, sums = session.base.with_lora(session.old.lora), DriftSums()
+    sums.add(teacher.anchor_raw, anchors)
+    batches = torch.split(torch.arange(len(session.task.images.labels)), session.config.feature_batch_size)
+    for step, positions in enumerate(batches, start=1):
         batch = inputs.stream.batch(positions.tolist())
         with session.autocast():
             earlier = before.raw_from_stem(batch, inputs.stages).float()
-        drift.add(earlier, inputs.raw_features(batch))
-    return drift
+        sums.add(earlier, inputs.raw_features(batch))
+        session.report(Progress("drift", step, len(batches)))
+    return sums.solve(ridge=ridge)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segp_cl.drift import DriftMap
+from segp_cl.drift import Drift, DriftSums
 from tests.tolerances import FLOAT32_REORDERED, FLOAT64_REORDERED
 
 RAW = 6
@@ -21,17 +21,22 @@ def pairs(count: int, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return before, before @ rotation, rotation
 
 
+def solved(before: Tensor, after: Tensor, ridge: float) -> Drift:
+    sums = DriftSums()
+    sums.add(before, after)
+    return sums.solve(ridge=ridge)
+
+
 def fitted(before: Tensor, after: Tensor, ridge: float) -> Tensor:
-    drift = DriftMap()
-    drift.add(before, after)
-    return drift.solve(ridge=ridge)
+    return solved(before, after, ridge).matrix
 
 
 def test_by_hand_in_one_direction() -> None:
-    """z = e1 twice, z' = e2: Σ zᵀz = diag(2, 0), λ = ridge, and M11 = 1 - 2 / (2 + λ), M12 = 2 / (2 + λ)."""
+    """z = e1 twice, z' = e2: Σ zᵀz = diag(2, 0), λ = 2 · 1, M11 = 1 - 2 / (2 + λ), e = (-1, 1) / 2."""
     before, after = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 3.0], [0.0, 1.0]])
-    solved = fitted(before, after, ridge=2.0)
-    assert torch.allclose(solved, torch.tensor([[0.5, 0.5], [0.0, 1.0]], dtype=torch.float64))
+    drift = solved(before, after, ridge=2.0)
+    assert torch.allclose(drift.matrix, torch.tensor([[0.5, 0.5], [0.0, 1.0]], dtype=torch.float64))
+    assert torch.allclose(drift.noise, torch.tensor([[0.25, -0.25], [-0.25, 0.25]], dtype=torch.float64))
 
 
 def test_a_rotation_of_the_space_is_recovered_from_enough_pairs() -> None:
@@ -42,14 +47,15 @@ def test_a_rotation_of_the_space_is_recovered_from_enough_pairs() -> None:
 def test_directions_that_no_pair_has_stay_where_they_were() -> None:
     before, after, _ = pairs(50)
     before[:, RAW // 2 :] = 0
-    solved = fitted(before, after, 0.1)
-    assert torch.equal(solved[RAW // 2 :], torch.eye(RAW, dtype=torch.float64)[RAW // 2 :])
+    matrix = fitted(before, after, 0.1)
+    assert torch.equal(matrix[RAW // 2 :], torch.eye(RAW, dtype=torch.float64)[RAW // 2 :])
 
 
 def test_without_drift_the_map_is_the_identity_bit_for_bit() -> None:
     before, *_ = pairs(20)
-    assert torch.equal(fitted(before, 7 * before.clone() / 7, 1.0).round(decimals=6), torch.eye(RAW).double())
-    assert torch.equal(fitted(before, before, 1.0), torch.eye(RAW).double())
+    drift = solved(before, before, 1.0)
+    assert torch.equal(drift.matrix, torch.eye(RAW).double())
+    assert not drift.noise.any()
 
 
 def test_a_larger_ridge_is_nearer_to_the_identity() -> None:
@@ -61,12 +67,20 @@ def test_a_larger_ridge_is_nearer_to_the_identity() -> None:
 
 def test_neither_batches_nor_norms_matter() -> None:
     before, after, _ = pairs(30)
-    drift = DriftMap()
+    sums = DriftSums()
     for part in torch.split(torch.arange(30), 7):
-        drift.add(3 * before[part], 0.5 * after[part])
-    expected = fitted(F.normalize(before, dim=-1), F.normalize(after, dim=-1), 1.0)
-    assert torch.allclose(drift.solve(ridge=1.0), expected, rtol=0, atol=FLOAT32_REORDERED)
-    assert drift.solve(ridge=1.0).dtype == torch.float64
+        sums.add(3 * before[part], 0.5 * after[part])
+    drift, expected = sums.solve(ridge=1.0), solved(F.normalize(before, dim=-1), F.normalize(after, dim=-1), 1.0)
+    assert torch.allclose(drift.matrix, expected.matrix, rtol=0, atol=FLOAT32_REORDERED)
+    assert torch.allclose(drift.noise, expected.noise, rtol=0, atol=FLOAT32_REORDERED)
+
+
+def test_noise_is_what_the_map_leaves_of_the_pairs() -> None:
+    before, after, _ = pairs(40)
+    after = after + 0.3 * torch.randn(after.shape, generator=torch.Generator().manual_seed(1))
+    drift = solved(before, after, 1.0)
+    left = F.normalize(after.double(), dim=-1) - F.normalize(before.double(), dim=-1) @ drift.matrix
+    assert torch.allclose(drift.noise, left.T @ left / 40, rtol=0, atol=FLOAT64_REORDERED)
 
 
 @pytest.mark.parametrize("ridge", [0.1, 10.0])
