@@ -36,6 +36,20 @@ def seed_scores(
     return teacher_image @ old_text.T
 
 
+def seeds_per_class(config: ResolvedConfig, *, old_classes: int) -> int:
+    """Return K_seed, or where the image tower is trained as many more as bring `min_anchors` in all.
+
+    More than K_seed are taken only as far as all old classes stay within `max_anchors`. Where the tower is left as it
+    is, anchors hold the texts alone, and nothing is gained by more (docs/adr/0035).
+    """
+    if config.image_rate == 0 or not old_classes:
+        return config.k_seed
+    wanted = math.ceil(config.min_anchors / old_classes)
+    if config.max_anchors is not None:
+        wanted = min(wanted, config.max_anchors // old_classes)
+    return max(config.k_seed, wanted)
+
+
 def choose_seeds(scores: Float[Tensor, "image old"], *, k: int) -> Int64[Tensor, "old seed"]:
     """Return the top K_seed images of every old class by (eq. 9), best first; all images if there are fewer than `k`.
 
@@ -157,11 +171,11 @@ def generate_anchors(
         image_features: a faster way to the teacher's v̄ of the images at given positions; None: from their pixels.
 
     Returns:
-        K_seed anchors (at most one per image) for each old class in turn, nearest seed first; if those exceed
-        `max_anchors`, only for the old classes nearest to the new images.
+        `seeds_per_class` anchors (at most one per image) for each old class in turn, nearest seed first; if those
+        exceed `max_anchors`, only for the old classes nearest to the new images.
     """
     batches = math.ceil(len(images.labels) / config.feature_batch_size)
-    per_class = min(config.k_seed, len(images.labels))
+    per_class = min(seeds_per_class(config, old_classes=len(old_text)), len(images.labels))
     driven_classes = len(old_text)
     if config.max_anchors is not None and per_class:
         driven_classes = min(driven_classes, max(1, config.max_anchors // per_class))
@@ -174,7 +188,7 @@ def generate_anchors(
 
     with _frozen(teacher):
         features = image_features or _of_pixels(teacher, images, dtype)
-        best_scores, best_images = _rank(features, len(images.labels), old_text, config, report)
+        best_scores, best_images = _rank(features, len(images.labels), old_text, per_class, config, report)
         nearest = choose_classes(best_scores, count=driven_classes)
         seeds, targets = best_images[nearest].flatten(), nearest.repeat_interleave(per_class)
         pixels: Tensor | None = None
@@ -211,6 +225,7 @@ def _rank(
     image_features: Callable[[Sequence[int]], Tensor],
     images: int,
     old_text: Float[Tensor, "old joint"],
+    k: int,
     config: ResolvedConfig,
     report: Callable[[int, float | None], None],
 ) -> tuple[Float[Tensor, "old seed"], Int64[Tensor, "old seed"]]:
@@ -221,7 +236,7 @@ def _rank(
         scores = torch.cat([best_scores, seed_scores(image_features(indices).float(), old_text)])
         positions = torch.tensor(indices, device=old_text.device)[:, None].expand(-1, len(old_text))
         # earlier images come first, so ties are resolved as in a single batch
-        chosen = choose_seeds(scores, k=config.k_seed).T
+        chosen = choose_seeds(scores, k=k).T
         best_scores, best_images = scores.gather(0, chosen), torch.cat([best_images, positions]).gather(0, chosen)
         report(number + 1, None)
     return best_scores.T.cpu(), best_images.T.cpu()

@@ -33,10 +33,12 @@ PRESETS: Mapping[PresetName, Mapping[str, object]] = {
         "k_seed": 5,
         "k_adv": 10,
         "step_size_pixels": 1.5e-3,
+        "min_anchors": 0,
         "max_anchors": None,
         "anchor_batch_size": 32,
         "old_classes_per_step": None,
         "align_steps": 0,
+        "drift_ridge": None,
         "whiten": False,
         "fusion_weight": 0.5,
     }
@@ -144,6 +146,13 @@ class LearnerConfig(BaseModel):
         description="Most anchors in all; old classes nearest to the new images come first. None: no limit.",
     )
 
+    min_anchors: int = Field(
+        150,
+        ge=0,
+        le=100_000,
+        description="Anchors that few old classes get in all, by more seeds each, where the image tower is trained.",
+    )
+
     # TSGR (19)-(21)
     lambda_tsgr: float = Field(1.0, ge=0, le=MAX_WEIGHT, description="Weight of TSGR (22).")
     k_neighbours: int = Field(10, ge=1, le=100_000, description="Text neighbours per new class.")
@@ -179,7 +188,16 @@ class LearnerConfig(BaseModel):
     align_batch_size: int = Field(256, ge=1, le=65_536, description="Features sampled per step.")
 
     # Prototypes and fusion (23)-(32)
-    transfer_prototypes: bool = Field(True, description="Move old prototypes by the anchors' drift (24)-(29).")
+    transfer_prototypes: bool = Field(
+        True, description="Move what is kept of old classes with the image tower, where it is trained."
+    )
+    drift_ridge: float | None = Field(
+        3.0,
+        gt=0,
+        le=1e6,
+        description="Ridge of the linear map that moves prototypes and covariance, in mean eigenvalues of its images' "
+        "features. None: the anchors' drift moves the prototypes alone (24)-(29), as in the paper.",
+    )
     whiten: bool = Field(
         True, description="Compare visual features whitened by their within-class covariance. Not in the paper."
     )

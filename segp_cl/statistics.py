@@ -22,7 +22,7 @@ class ClassSums:
     """What the visual path keeps of every class, in double precision, so that the order of tasks does not matter.
 
     Two of them add up exactly (`plus`), whether their classes are the same, others, or some of both. They hold as long
-    as the image tower stands still; where an update moves it, `towards` follows.
+    as the image tower stands still; where an update moves it, `towards` or `mapped` follow.
 
     Attributes:
         counts: n_c, the images of each class.
@@ -117,6 +117,13 @@ class ClassSums:
     def towards(self, means: Float[Tensor, "classes raw"]) -> ClassSums:
         """Return the sums of the same images after the tower moved: new directions, the same lengths and scatter."""
         return replace(self, sums=self.sums.norm(dim=-1, keepdim=True) * means.double())
+
+    def mapped(self, matrix: Float64[Tensor, "raw raw"], noise: Float64[Tensor, "raw raw"]) -> ClassSums:
+        """Return the sums of the same images with each feature z moved to z M + e, e of covariance `noise`."""
+        scatter = self.scatter
+        if scatter is not None:
+            scatter = matrix.T @ scatter @ matrix + self.counts.sum() * noise
+        return ClassSums(self.counts, self.sums @ matrix, scatter)
 
     def _spread_of_both(self, other: ClassSums) -> Float64[Tensor, "raw raw"] | None:
         mine, theirs = int(self.counts.sum()), int(other.counts.sum())

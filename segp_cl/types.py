@@ -222,7 +222,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Progress:
-    """A step of an update, counted from 1, of phase `stem`, `anchors`, `train`, `prototypes` or `align`."""
+    """A step of an update, counted from 1, of phase `stem`, `anchors`, `train`, `drift`, `prototypes` or `align`."""
 
     phase: str
     step: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
@@ -27,8 +27,8 @@ class Training:
     """One way to learn all tasks. Rows that differ only in how they answer share it.
 
     `settings` are laid over the benchmark's own. `together` learns all tasks as one, `frozen` none at all; `tuned` lays
-    what was best on the validation slice over that. `branches` learns the tasks after the first in pairs, both of a pair
-    on one state, and merges what comes of them. `head` names one of `benchmarks.accuracy.heads.kinds.HEADS`, solved
+    what was best on the validation slice over that. `branches` learns the tasks after the first in pairs, both of a
+    pair on one state, and merges what comes of them. `head` names one of `benchmarks.accuracy.heads.kinds.HEADS`, solved
     after every task on frozen features: the untouched model's or, with `first_session`, those of the model that was
     trained on the first task.
     """
@@ -51,10 +51,13 @@ class Row:
 
 
 NAIVE_GRID = {"learning_rate_factor": (0.3, 1.0, 3.0), "epochs": (2, 5, 10)}
-PAPER = {"whiten": False, "align_steps": 0, "fusion_weight": 0.5}
+PAPER = {"whiten": False, "align_steps": 0, "fusion_weight": 0.5, "drift_ridge": None}
 """What the paper does not have, switched off, and its beta: for the steps of its ablation, at our rates and sizes."""
 
-TRAININGS: Mapping[str, Training] = {
+MOVING = {"image_rate": 0.1, "lora_image_fraction": 0.5}
+"""An image tower that is trained, for the ladder where `compact` leaves its own as it is."""
+
+_TRAININGS: Mapping[str, Training] = {
     "frozen": Training(frozen=True),
     "prototypes": Training({"strategy": "prototypes", "whiten": False}),
     "prototypes-whitened": Training({"strategy": "prototypes"}),
@@ -75,6 +78,13 @@ TRAININGS: Mapping[str, Training] = {
     "segp": Training({"strategy": "segp"}),
     "branches": Training({"strategy": "segp"}, branches=True),
     "joint": Training({"strategy": "naive"}, together=True),
+}
+TRAININGS: Mapping[str, Training] = {
+    **_TRAININGS,
+    **{
+        f"{name}-moving": replace(_TRAININGS[name], settings={**_TRAININGS[name].settings, **MOVING})
+        for name in ("naive", "acgd", "acgd+tsgr", "ladder", "segp", "joint")
+    },
 }
 
 ROWS: Mapping[str, Row] = {
@@ -106,6 +116,16 @@ ROWS: Mapping[str, Row] = {
     "branches-text": Row("branches", "text"),  # segp on two branches at a time, merged: text path
     "branches": Row("branches", "fused"),  # both paths
     "joint": Row("joint", "fused"),  # all tasks at once: the ceiling
+    "naive-moving": Row("naive-moving", "text"),  # the ladder again, with an image tower that is trained
+    "acgd-moving": Row("acgd-moving", "text"),
+    "acgd+tsgr-moving": Row("acgd+tsgr-moving", "text"),
+    "segp-visual-stale-moving": Row("acgd+tsgr-moving", "visual"),
+    "segp-visual-moving": Row("ladder-moving", "visual"),
+    "ladder-moving": Row("ladder-moving", "fused"),
+    "segp-text-moving": Row("segp-moving", "text"),
+    "segp-whitened-moving": Row("segp-moving", "visual"),
+    "segp-moving": Row("segp-moving", "fused"),
+    "joint-moving": Row("joint-moving", "fused"),
 }
 
 

@@ -97,7 +97,7 @@ class Session:
         return (counts / counts.sum()).log().to(self.device)
 
     @property
-    def moves_prototypes(self) -> bool:
+    def moves_statistics(self) -> bool:
         """Whether the image tower is trained, and prototypes of old classes are to move with it (29)."""
         return self.config.transfer_prototypes and self.config.image_rate > 0
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segp_cl.learn.distributed import StepLosses
 from segp_cl.learn.strategies.naive import classification_step
-from segp_cl.learn.strategies.segp import consult_teacher, learn_segp, make_anchors, moved_prototypes
+from segp_cl.learn.strategies.segp import consult_teacher, learn_segp, make_anchors, moved_sums
 from segp_cl.learn.strategies.shared import finish, gather
 from segp_cl.learn.training import Inputs, Outcome, Session, train
 from segp_cl.merging import average, conflicts, merge_weight, misaligned_share, reinitialised, top_mask
@@ -17,11 +17,11 @@ from segp_cl.models.lora import Adapters
 
 
 def learn_merge(session: Session) -> Outcome:
-    """Fine-tune by (15) alone and merge. The head is not aligned; prototypes move as SeGP-CL's do (23)-(29)."""
+    """Fine-tune by (15) alone and merge. The head is not aligned; sums move as SeGP-CL's do."""
     adapters = session.adapt()
     inputs = session.inputs(adapters)
     teacher = None
-    if session.moves_prototypes:
+    if session.moves_statistics:
         with session.report.phase("anchors"):
             anchors = make_anchors(session, adapters, inputs)
         with session.report.phase("teacher"):
@@ -30,7 +30,7 @@ def learn_merge(session: Session) -> Outcome:
         share = train_and_merge(session, adapters, inputs, classification_step(session, inputs))
     with session.report.phase("prototypes"):
         adapters.merge()
-        old = session.old.prototypes if teacher is None else moved_prototypes(session, inputs, teacher)
+        old = session.old.kept_sums if teacher is None else moved_sums(session, inputs, teacher)
         outcome = finish(session, gather(session, inputs, old), lora=adapters.state())
     return replace(outcome, anchors=0 if teacher is None else teacher.anchors, misaligned=share)
 

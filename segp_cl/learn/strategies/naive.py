@@ -20,7 +20,7 @@ def learn_naive(session: Session) -> Outcome:
     lora = adapters.state()
     with session.report.phase("prototypes"):
         adapters.merge()
-        return finish(session, gather(session, inputs, session.old.prototypes), lora=lora)
+        return finish(session, gather(session, inputs, session.old.kept_sums), lora=lora)
 
 
 def classification_step(session: Session, inputs: Inputs) -> StepLosses:

@@ -11,4 +11,4 @@ def learn_prototypes(session: Session) -> Outcome:
     if session.old.lora is not None:
         session.model.adapt(session.config, session.old.lora, generator=session.generator).merge()
     with session.report.phase("prototypes"):
-        return finish(session, gather(session, session.inputs(None), session.old.prototypes), lora=session.old.lora)
+        return finish(session, gather(session, session.inputs(None), session.old.kept_sums), lora=session.old.lora)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from segp_cl.anchors import generate_anchors
+from segp_cl.drift import Drift, DriftSums
 from segp_cl.learn.distributed import StepLosses
 from segp_cl.learn.strategies.shared import align, finish, gather
 from segp_cl.learn.training import Inputs, Losses, Outcome, Session, train
@@ -23,7 +24,8 @@ from segp_cl.losses import (
 )
 from segp_cl.models.lora import Adapters
 from segp_cl.prototypes import transfer_prototypes
-from segp_cl.types import Anchors
+from segp_cl.statistics import ClassSums
+from segp_cl.types import Anchors, Progress
 
 FineTune = Callable[[Session, Adapters, Inputs, StepLosses], float | None]
 
@@ -63,7 +65,7 @@ def learn_segp(session: Session, *, fine_tune: FineTune = train) -> Outcome:
         share = fine_tune(session, adapters, inputs, regularised_step(session, inputs, teacher))
     with session.report.phase("prototypes"):
         adapters.merge()
-        gathered = gather(session, inputs, moved_prototypes(session, inputs, teacher))
+        gathered = gather(session, inputs, moved_sums(session, inputs, teacher))
         adapters.unmerge()
     with session.report.phase("align"):
         align(session, adapters, gathered)
@@ -74,8 +76,11 @@ def learn_segp(session: Session, *, fine_tune: FineTune = train) -> Outcome:
 
 @torch.no_grad()
 def make_anchors(session: Session, adapters: Adapters, inputs: Inputs) -> Anchors | None:
-    """Make anchors by DPGD (9)-(14) with the model before the update; None if there are no old classes."""
-    if not session.old.classes:
+    """Make anchors by DPGD (9)-(14) with the model before the update; None if there are no old classes to hold.
+
+    Anchors have two uses, ACGD and the drift of what is kept: without the one and the other, none are made.
+    """
+    if not session.old.classes or not (session.config.lambda_acgd or session.moves_statistics):
         return None
     adapters.merge()
     anchors = generate_anchors(
@@ -196,18 +201,39 @@ def anchor_features(
         return torch.cat([inputs.raw_features(batch.to(session.device)) for batch in batches])
 
 
-def moved_prototypes(session: Session, inputs: Inputs, teacher: Teacher) -> Float[Tensor, "old raw"]:
-    """Return μ_t of the old classes (29), moved by the drift of their own anchors (24)-(28).
+def moved_sums(session: Session, inputs: Inputs, teacher: Teacher) -> ClassSums:
+    """Return the sums of the old classes as the trained tower would have given them.
 
     Where the image tower is not trained there is no drift, and the sums stay exact.
     """
-    old = session.old.prototypes
-    if not teacher.anchors or not session.moves_prototypes:
+    old, config = session.old.kept_sums, session.config
+    if not teacher.anchors or not session.moves_statistics:
         return old
+    anchors = anchor_features(session, inputs, teacher.anchor_inputs)
+    if config.drift_ridge is not None:
+        drift = drift_of_the_space(session, inputs, teacher, anchors, ridge=config.drift_ridge)
+        return old.mapped(drift.matrix, drift.noise)
     moved = transfer_prototypes(
-        old.to(session.device),
-        student_raw=anchor_features(session, inputs, teacher.anchor_inputs),
+        session.old.prototypes.to(session.device),
+        student_raw=anchors,
         teacher_raw=teacher.anchor_raw,
         classes=teacher.anchor_classes.to(session.device),
     )
-    return moved.cpu()
+    return old.towards(moved.cpu())
+
+
+@torch.no_grad()
+def drift_of_the_space(
+    session: Session, inputs: Inputs, teacher: Teacher, anchors: Float[Tensor, "anchors raw"], *, ridge: float
+) -> Drift:
+    """Fit how the update moved the anchors and the task's images, which are passed through both towers."""
+    before, sums = session.base.with_lora(session.old.lora), DriftSums()
+    sums.add(teacher.anchor_raw, anchors)
+    batches = torch.split(torch.arange(len(session.task.images.labels)), session.config.feature_batch_size)
+    for step, positions in enumerate(batches, start=1):
+        batch = inputs.stream.batch(positions.tolist())
+        with session.autocast():
+            earlier = before.raw_from_stem(batch, inputs.stages).float()
+        sums.add(earlier, inputs.raw_features(batch))
+        session.report(Progress("drift", step, len(batches)))
+    return sums.solve(ridge=ridge)

@@ -52,8 +52,8 @@ class Gathered:
         return None if covariance is None else FeatureSampler(self.before.means.to(self.norm), covariance.to(self.norm))
 
 
-def gather(session: Session, inputs: Inputs, old: Float[Tensor, "old raw"]) -> Gathered:
-    """Pass the task's images and all texts through the towers once. `old` are the old classes' current prototypes."""
+def gather(session: Session, inputs: Inputs, old: ClassSums) -> Gathered:
+    """Pass the task's images and all texts through the towers once. `old` are the old classes' present sums."""
     labels = torch.tensor(session.task.images.labels)
     trained_on, held_out = (_batches(session, part) for part in (session.trained_on, session.held_out))
     features = _features(session, inputs, [*trained_on, *held_out])
@@ -71,15 +71,9 @@ def gather(session: Session, inputs: Inputs, old: Float[Tensor, "old raw"]) -> G
     return Gathered(before, final, kept, session.final_text_features(), torch.stack(norms).mean())
 
 
-def with_old_classes(session: Session, task: MomentSums, old: Float[Tensor, "old raw"]) -> ClassSums:
-    """Add the task's sums to those of the old classes, whose directions are now `old`.
-
-    A known class that received more data keeps its row.
-    """
-    known = session.old.kept_sums
-    if old is not session.old.prototypes:
-        known = known.towards(old)
-    both = known.plus(task.total(), session.task_rows)
+def with_old_classes(session: Session, task: MomentSums, old: ClassSums) -> ClassSums:
+    """Add the task's sums to those of the old classes. A known class that received more data keeps its row."""
+    both = old.plus(task.total(), session.task_rows)
     return both if session.config.whiten else replace(both, scatter=None)
 
 

@@ -18,6 +18,7 @@ from segp_cl.anchors import (
     drive,
     generate_anchors,
     seed_scores,
+    seeds_per_class,
     sign_step,
     visual_adversarial_loss,
 )
@@ -92,7 +93,15 @@ def prototypes() -> Tensor:
 
 def settings(**changes: object) -> ResolvedConfig:
     return LearnerConfig.model_validate(
-        {"k_seed": 2, "k_adv": 10, "step_size_pixels": 1.5e-3, "feature_batch_size": 4, "dpgd_batch_size": 4, **changes}
+        {
+            "k_seed": 2,
+            "min_anchors": 0,
+            "k_adv": 10,
+            "step_size_pixels": 1.5e-3,
+            "feature_batch_size": 4,
+            "dpgd_batch_size": 4,
+            **changes,
+        }
     ).resolve(20.0)
 
 
@@ -391,6 +400,29 @@ def test_a_limit_keeps_the_old_classes_that_are_nearest() -> None:
     best = torch.tensor([[0.2, 0.1], [0.9, 0.3], [0.5, 0.5], [0.6, 0.0]])
     assert choose_classes(best, count=2).tolist() == [1, 3]
     assert choose_classes(best, count=9).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("old_classes", "limit", "rate", "seeds"),
+    [
+        (1, 300, 1.0, 200),
+        (7, 300, 1.0, 29),  # the next whole number: 203 in all
+        (90, 300, 1.0, 3),
+        (90, 200, 1.0, 2),  # no old class loses its anchors to the floor
+        (500, 300, 1.0, 1),  # the limit takes classes, never seeds
+        (7, None, 1.0, 29),
+        (7, 300, 0.0, 1),  # where the image tower stands still
+        (0, 300, 1.0, 1),
+    ],
+)
+def test_few_old_classes_share_a_floor_of_anchors(old_classes: int, limit: int | None, rate: float, seeds: int) -> None:
+    config = LearnerConfig(k_seed=1, min_anchors=200, max_anchors=limit, image_rate=rate).resolve(100.0)
+    assert seeds_per_class(config, old_classes=old_classes) == seeds
+
+
+def test_more_seeds_than_the_floor_asks_for_are_kept() -> None:
+    config = LearnerConfig(k_seed=5, min_anchors=10, max_anchors=None).resolve(100.0)
+    assert seeds_per_class(config, old_classes=90) == 5
 
 
 def test_anchors_beyond_the_limit_are_not_made(

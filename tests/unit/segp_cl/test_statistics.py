@@ -123,6 +123,23 @@ def test_moved_sums_have_new_directions_and_their_old_lengths() -> None:
     assert moved.scatter is sums.scatter
 
 
+def test_mapped_sums_are_those_of_the_mapped_features() -> None:
+    features, labels = unit(9, 4, seed=0).double(), torch.arange(9) % 2
+    matrix = torch.eye(4, dtype=torch.float64) + 0.1 * unit(4, 4, seed=1).double()
+    noise = torch.eye(4, dtype=torch.float64) / 7
+    mapped, moved = sums_of(features, labels, 2).mapped(matrix, noise), features @ matrix
+    centred = torch.cat([moved[labels == c] - moved[labels == c].mean(dim=0) for c in range(2)])
+    assert mapped.scatter is not None
+    assert torch.allclose(mapped.sums, torch.stack([moved[labels == c].sum(dim=0) for c in range(2)]))
+    assert torch.allclose(mapped.scatter, centred.T @ centred + 9 * noise, rtol=0, atol=FLOAT32_REORDERED)
+
+
+def test_mapped_sums_without_a_scatter_stay_without() -> None:
+    sums = ClassSums(torch.tensor([2]), torch.ones(1, 4, dtype=torch.float64), None)
+    identity = torch.eye(4, dtype=torch.float64)
+    assert sums.mapped(2 * identity, identity).scatter is None
+
+
 def test_covariance_is_that_within_the_classes_whatever_the_batches() -> None:
     generator = torch.Generator().manual_seed(0)
     raw, labels = torch.randn(30, 4, generator=generator), torch.arange(30) % 3

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.accuracy import rows
 from benchmarks.accuracy.rows import (
+    MOVING,
     ROWS,
     TRAININGS,
     InvalidSettingError,
@@ -24,6 +25,16 @@ def test_every_row_reads_a_training_that_exists_and_can_be_configured() -> None:
     for row in ROWS.values():
         settings_of(TRAININGS[row.training], {}, {})
     assert set(TRAININGS) == {row.training for row in ROWS.values()}
+
+
+def test_the_moving_ladder_trains_the_image_tower_and_is_the_ladder_otherwise() -> None:
+    moving = [name for name in TRAININGS if name.endswith("-moving")]
+    assert moving
+    for name in moving:
+        given, usual = (settings_of(TRAININGS[n], {}, {}) for n in (name, name.removesuffix("-moving")))
+        assert given.image_rate is not None
+        assert given.image_rate > 0
+        assert given == usual.model_copy(update=MOVING)
 
 
 def test_every_other_registered_strategy_is_a_row_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

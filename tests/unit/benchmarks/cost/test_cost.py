@@ -44,7 +44,7 @@ from benchmarks.cost.runner import Answer, run_point
 from segp_cl.config import LearnerConfig
 from segp_cl.types import ModelSpec
 
-TINY: Overrides = {"rank": 2, "k_seed": 2, "k_adv": 1, "anchor_batch_size": 2, "epochs": 1}
+TINY: Overrides = {"rank": 2, "k_seed": 2, "min_anchors": 0, "k_adv": 1, "anchor_batch_size": 2, "epochs": 1}
 PHASE_SHARES = {"stem": 0.05, "anchors": 0.25, "teacher": 0.02, "train": 0.5, "prototypes": 0.1, "align": 0.04}
 
 

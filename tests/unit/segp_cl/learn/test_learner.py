@@ -15,16 +15,21 @@ from segp_cl.data.image_sets import TensorImages
 from segp_cl.errors import ClassExistsError, IncompatibleStateError, InvalidTaskError
 from segp_cl.learn.learner import initial_state, learn_task
 from segp_cl.learn.strategies import segp
+from segp_cl.learn.strategies.shared import Gathered, gather
+from segp_cl.learn.training import Inputs, Session
 from segp_cl.losses import acgd_logits, acgd_loss, task_cross_entropy, tsgr_loss
 from segp_cl.models.backbone import Backbone
 from segp_cl.open_vocabulary import EXPECTED
 from segp_cl.prompts import as_prompt
+from segp_cl.prototypes import class_means
 from segp_cl.runtime.classifier import Classifier
-from segp_cl.statistics import visual_space
+from segp_cl.statistics import ClassSums, visual_space
 from segp_cl.types import Learned, LearnedClass, LearnerState, ModelSpec, Progress, Task, TaskClass
 from tests.tolerances import FLOAT32_REORDERED
 
-FAST = LearnerConfig(rank=4, epochs=2, batch_size=8, anchor_batch_size=4, k_adv=2, k_seed=2, learning_rate=0.004)
+FAST = LearnerConfig(
+    rank=4, epochs=2, batch_size=8, anchor_batch_size=4, k_adv=2, k_seed=2, min_anchors=0, learning_rate=0.004
+)
 COLOURS = {
     "red": (1.0, 0.0, 0.0),
     "green": (0.0, 1.0, 0.0),
@@ -139,7 +144,7 @@ def test_the_first_task_has_no_anchors_and_no_distillation(tiny_backbone: Backbo
 def test_progress_counts_every_step_of_every_phase(tiny_backbone: Backbone, first: LearnerState) -> None:
     seen: list[Progress] = []
     report = learn(tiny_backbone, first, task_of(["blue", "black"]), on_progress=seen.append).report
-    for phase in ("anchors", "train", "prototypes"):
+    for phase in ("anchors", "train", "drift", "prototypes"):
         steps = [p for p in seen if p.phase == phase]
         assert [p.step for p in steps] == list(range(1, steps[0].steps + 1))
     assert report.steps == sum(p.phase == "train" for p in seen) == 4
@@ -343,6 +348,71 @@ def test_old_prototypes_move_only_when_transfer_is_on(tiny_backbone: Backbone, f
     ).state.prototypes[:2]
     assert torch.equal(still, first.prototypes)
     assert not torch.equal(moved, first.prototypes)
+
+
+def test_prototypes_and_covariance_move_together_by_the_drift_map(
+    tiny_backbone: Backbone, first: LearnerState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[ClassSums] = []
+
+    def spied(session: Session, inputs: Inputs, old: ClassSums) -> Gathered:
+        moved.append(old)
+        return gather(session, inputs, old)
+
+    monkeypatch.setattr(segp, "gather", spied)
+    task = task_of(["blue", "black"])
+    for ridge in (None, 1.0, 1e6):
+        learn(tiny_backbone, first, task, FAST.model_copy(update={"drift_ridge": ridge}))
+    kept, (paper, mapped, held) = first.kept_sums, moved
+    assert kept.scatter is not None
+    assert paper.scatter is kept.scatter
+
+    def change(sums: ClassSums) -> tuple[float, float]:
+        assert sums.scatter is not None
+        assert kept.scatter is not None
+        of_scatter, of_sums = sums.scatter - kept.scatter, sums.sums - kept.sums
+        return float(of_scatter.norm() / kept.scatter.norm()), float(of_sums.norm() / kept.sums.norm())
+
+    assert min(change(mapped)) > 1e-3
+    assert change(held)[1] < 1e-5  # a ridge without bound holds the means where they were
+    assert held.scatter is not None
+    assert held.scatter.trace() > kept.scatter.trace()  # and all drift counts as noise
+
+
+def test_the_drift_map_predicts_old_classes_better_than_leaving_them(
+    tiny_backbone: Backbone, first: LearnerState
+) -> None:
+    """The images of the old classes, which the update does not see, say where their means went."""
+    old = task_of(["red", "green"])
+
+    def gap(ridge: float | None, *, transfer: bool) -> float:
+        config = FAST.model_copy(
+            update={"drift_ridge": ridge, "transfer_prototypes": transfer, "min_anchors": 12, "epochs": 4}
+        )
+        state = learn(tiny_backbone, first, task_of(["blue", "black"]), config).state
+        raw = tiny_backbone.with_lora(state.lora).raw_features(old.images.pixels(range(12)) / 255)
+        now = class_means([(raw, torch.tensor(old.images.labels))], classes=2)
+        return float((state.prototypes[:2] - now).norm(dim=1).mean())
+
+    assert gap(0.1, transfer=True) < 0.8 * gap(None, transfer=False)
+
+
+@pytest.mark.parametrize(
+    ("update", "made"),
+    [
+        ({}, True),
+        ({"lambda_acgd": 0.0}, True),  # the drift of what is kept needs them
+        ({"transfer_prototypes": False}, True),  # ACGD needs them
+        ({"image_rate": 0.0}, True),
+        ({"lambda_acgd": 0.0, "transfer_prototypes": False}, False),
+        ({"lambda_acgd": 0.0, "image_rate": 0.0}, False),
+    ],
+)
+def test_anchors_are_made_only_where_something_reads_them(
+    tiny_backbone: Backbone, first: LearnerState, update: dict[str, Any], made: bool
+) -> None:
+    learned = learn(tiny_backbone, first, task_of(["blue", "black"]), FAST.model_copy(update=update))
+    assert learned.report.anchors == (4 if made else 0)
 
 
 def test_acgd_holds_the_old_distribution(tiny_backbone: Backbone, first: LearnerState) -> None:
