@@ -28,9 +28,9 @@ class Training:
 
     `settings` are laid over the benchmark's own. `together` learns all tasks as one, `frozen` none at all; `tuned` lays
     what was best on the validation slice over that. `branches` learns the tasks after the first in pairs, both of a
-    pair on one state, and merges what comes of them. `head` names one of `benchmarks.accuracy.heads.kinds.HEADS`, solved
-    after every task on frozen features: the untouched model's or, with `first_session`, those of the model that was
-    trained on the first task.
+    pair on one state, and merges what comes of them. `head` names one of `benchmarks.accuracy.heads.kinds.HEADS`,
+    solved after every task on frozen features: the untouched model's or, with `first_session`, those of the model that
+    was trained on the first task.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,38 @@ def test_an_interrupted_run_goes_on_at_the_last_finished_task_and_ends_as_one_th
     assert learned == ["toys-1", "toys-2"]
     assert done == [1, 2]
     assert same(gone_on, whole)
+
+
+def test_pairs_of_tasks_are_learned_on_one_state_and_merged(
+    tiny_backbone: Backbone, toys: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four tasks: one, two beside three, four. What has no training is the same as one after the other."""
+    tasks = replace(toys, tasks=4)
+    bench = make_bench(tasks, tiny_backbone.preprocessing, seed=0)
+    known: list[tuple[int, int]] = []
+
+    def learn_task(state: LearnerState, task: Any, **others: Any) -> Learned:
+        result = learner.learn_task(state, task, **others)
+        known.append((len(state.classes), len(result.state.classes)))
+        return result
+
+    monkeypatch.setattr("benchmarks.accuracy.runner.learn_task", learn_task)
+    config = CONFIG.model_copy(update={"strategy": "prototypes"})
+    row = Training({"strategy": "prototypes"}, branches=True)
+    done = runner(bench, tiny_backbone, tmp_path).run(row, config, 0)
+    assert known == [(0, 1), (1, 2), (1, 2), (3, 4)]
+    assert [score.visual.shape[1] for score in done.scores] == [1, 2, 3, 4]
+    usual = runner(bench, tiny_backbone, tmp_path).run(Training({"strategy": "prototypes"}), config, 0)
+    assert done.final.class_names == usual.final.class_names
+    assert torch.allclose(done.final.prototypes, usual.final.prototypes, atol=1e-5)
+
+    known.clear()
+    folder = tmp_path / runner(bench, tiny_backbone, tmp_path).name(row, config, 0)
+    for file in (*folder.glob("task-003.*"), *folder.glob("task-004.*")):
+        file.unlink()
+    again = runner(bench, tiny_backbone, tmp_path).run(row, config, 0)
+    assert known == [(1, 2), (3, 4)]
+    assert same(again, done)
 
 
 def test_a_finished_run_is_read_and_says_the_same(
