@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
+from segp_cl import contributions
 from segp_cl.config import LearnerConfig
 from tests.docs.markdown import DOCS, ROOT, read, rows, section
 
@@ -52,6 +53,31 @@ def equations_in(text: str) -> set[int]:
 def names_of_tests_in(path: str) -> set[str]:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+CONTRIBUTIONS = {
+    cells[0]: cells
+    for cells in rows(section(PAGE, "## Cross-modal contributions"))
+    if "segp_cl.contributions." in cells[2]
+}
+
+
+@pytest.mark.parametrize("formula", CONTRIBUTIONS)
+def test_formulas_of_contributions_have_functions_and_tests_that_run_them(formula: str) -> None:
+    called = ""
+    for test in names(CONTRIBUTIONS[formula][3]):
+        path, _, name = test.partition("::")
+        assert name in names_of_tests_in(path), test
+        called += (ROOT / path).read_text(encoding="utf-8")
+    for path in names(CONTRIBUTIONS[formula][2]):
+        assert inspect.getdoc(function(path)), path
+        assert f"{path.rpartition('.')[2]}(" in called, path
+
+
+def test_every_formula_of_contributions_has_a_row() -> None:
+    functions = inspect.getmembers(contributions, inspect.isfunction)
+    public = {name for name, found in functions if found.__module__ == contributions.__name__ and name[0] != "_"}
+    assert public == {path.rpartition(".")[2] for cells in CONTRIBUTIONS.values() for path in names(cells[2])}
 
 
 def test_every_equation_has_a_row() -> None:

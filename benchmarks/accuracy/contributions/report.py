@@ -113,8 +113,8 @@ def section_of_features(record: FeaturesRecord) -> str:
                     str(found.tasks),
                     *_both(found.scores, "of_all"),
                     *_both(found.scores, "least"),
-                    f"{np.mean(found.scores.exact['image_to_image']):.3f}",
-                    f"{found.scores.distance['image_to_image'].mean:.3f}",
+                    _mean(found.scores.exact["image_to_image"]),
+                    f"{found.scores.distance['image_to_image'].mean:.4f}",
                 ]
                 for name, found in record.sets.items()
             ],
@@ -307,6 +307,6 @@ def _over_orders(trained: Trained) -> str:
     if found is None:
         return ""
     return (
-        f" Summed score and Forgetting over the {len(trained.runs)} orders: r {found.pearson:.2f} (p {found.p:.2f}), 95 % "
-        f"interval {found.low:.2f} to {found.high:.2f}."
+        f" Summed score and Forgetting over the {len(trained.runs)} orders: r {found.pearson:.2f} (p {found.p:.2f}), "
+        f"95 % interval {found.low:.2f} to {found.high:.2f}."
     )
