@@ -17,12 +17,16 @@ import typer
 from benchmarks.accuracy import group
 from benchmarks.accuracy.benchmark import Listener, Options, run_benchmark
 from benchmarks.accuracy.console import Bar
+from benchmarks.accuracy.contributions.report import write_feature_contributions, write_set
+from benchmarks.accuracy.contributions.run import matrices_of, run_set
+from benchmarks.accuracy.contributions.run import run_features as compare_features
 from benchmarks.accuracy.datasets import DATASETS, load_dataset
 from benchmarks.accuracy.features.file import read_features
 from benchmarks.accuracy.features.report import overview, write_features
 from benchmarks.accuracy.features.run import FeatureRecord, choose_heads, run_features
 from benchmarks.accuracy.length import Length
 from benchmarks.accuracy.orders import LENGTH_ROWS, ROWS, measure_apart, run_orders, write_orders
+from benchmarks.accuracy.record import BenchmarkRecord
 from benchmarks.accuracy.report import markdown_table, write_report
 from benchmarks.accuracy.rows import choose_rows
 from benchmarks.accuracy.sweep import sweep, write_sweep
@@ -220,6 +224,64 @@ def features(
     )
     write_features(record, out)
     sys.stdout.write(f"{overview(record)}\n\nWritten to {out}/\n")
+
+
+@app.command("contributions")
+def contributions_command(
+    dataset: Annotated[
+        str,
+        typer.Argument(help=f"{', '.join(DATASETS)}, a folder with a folder per class, or an npz file of features."),
+    ],
+    data: Data = Path("data"),
+    row: Annotated[
+        str | None, typer.Option(help="A row to learn in the suggested order, the usual one and random ones.")
+    ] = None,
+    orders: Annotated[int, typer.Option(min=1, help="How many random orders are learned.")] = 2,
+    model: Model = "compact",
+    pretrained: Pretrained = None,
+    seeds: Seeds = 1,
+    tasks: Tasks = None,
+    train_per_class: Train = 20,
+    test_per_class: Test = None,
+    template: Template = DEFAULT_TEMPLATE,
+    settings: Sets = None,
+    work: Work = Path("var/bench"),
+    results: Annotated[
+        Path, typer.Option(help="Where results are and go, in a folder named after the data set, or `features`.")
+    ] = Path("docs/results"),
+    device: Device = "auto",
+    threads: Threads = min(2, os.cpu_count() or 1),
+) -> None:
+    """Score what all ordered pairs of tasks have in common, and hold the scores against what was forgotten."""
+    place = _prepare(device, threads)
+    if dataset.endswith(".npz"):
+        _feature_contributions(Path(dataset), results / "features")
+        return
+    chosen = next(iter(choose_rows([row]).items())) if row else None
+    loaded = load_dataset(dataset, data, tasks=tasks)
+    options = _options(place, seeds, train_per_class, test_per_class, "test", template, settings)
+    folder = results / loaded.name
+    stored = folder / "record.json"
+    measured = BenchmarkRecord.model_validate_json(stored.read_text()) if stored.exists() else None
+    backbone = load_backbone(ModelSpec(model, pretrained), device=place)
+    with _listener() as listener:
+        record = run_set(
+            loaded, backbone, work, options, measured=measured, row=chosen, others=orders, listener=listener
+        )
+    section = write_set(record, matrices_of(measured) if measured else {}, folder)
+    sys.stdout.write(f"{section}\n\nWritten to {folder}/\n")
+
+
+def _feature_contributions(file: Path, folder: Path) -> None:
+    stored = folder / "record.json"
+    record = compare_features(
+        read_features(file),
+        file=file.name,
+        digest=sha256(file.read_bytes()).hexdigest(),
+        measured=FeatureRecord.model_validate_json(stored.read_text()) if stored.exists() else None,
+        versions=library_versions(torch.device("cpu")),
+    )
+    sys.stdout.write(f"{write_feature_contributions(record, folder)}\n\nWritten to {folder}/\n")
 
 
 def _options(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.accuracy.contributions.report import with_set
 from benchmarks.accuracy.orders import with_orders
 from benchmarks.accuracy.plots import accuracy_plot, drift_plot, ladder_plot, matrix_plot
 from benchmarks.accuracy.portable import without_paths
@@ -29,7 +30,7 @@ _CAPTIONS = {
 def write_report(record: BenchmarkRecord, folder: Path) -> None:
     """Write the record, its summary, its plots and the page into `folder`; `drift.png` only where a row has drift.
 
-    The page keeps the section of the task orders that were measured.
+    The page keeps its sections of task orders and of cross-modal contributions.
 
     Everything is rendered before the first file is replaced, and each is replaced in one step: a report that fails
     leaves the older one. Absolute paths in the record are cut down to their last component.
@@ -46,13 +47,13 @@ def write_report(record: BenchmarkRecord, folder: Path) -> None:
         "matrix.png": matrix_plot(record),
         "drift.png": drift_plot(record),
     }
-    contents = {
+    contents: dict[str, bytes | None] = {
         "record.json": _json(record.model_dump(mode="json")).encode(),
         "summary.json": (json.dumps(summary(record), indent=2, allow_nan=False) + "\n").encode(),
         **plots,
     }
     text = page(record, plots=[name for name, plot in plots.items() if plot is not None])
-    contents["README.md"] = with_orders(text, folder).encode()
+    contents["README.md"] = with_set(with_orders(text, folder), folder).encode()
     save_files(folder, contents)
 
 

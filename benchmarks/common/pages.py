@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -34,6 +35,14 @@ def table(
         return f"| {' | '.join(filled)} |"
 
     return "\n".join([line(header), line(rule, "-"), *map(line, rows)])
+
+
+def with_section(page: str, title: str, body: str) -> str:
+    """Return a page with a section of this title and no other: before `## Versions`, or else at its end."""
+    parts = [part.strip("\n") for part in re.split(r"^(?=## )", page, flags=re.MULTILINE)]
+    kept = [part for part in parts if part.partition("\n")[0] != f"## {title}"]
+    place = next((at for at, part in enumerate(kept) if part.startswith("## Versions\n")), len(kept))
+    return "\n\n".join([*kept[:place], f"## {title}\n\n{body}", *kept[place:]]) + "\n"
 
 
 def measured_on(machine: Mapping[str, Any], *, quick: bool) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from segp_cl import merging
+from segp_cl import contributions, merging
 from segp_cl.config import LearnerConfig
 from tests.docs.markdown import DOCS, ROOT, read, rows, section
 
@@ -55,17 +55,23 @@ def names_of_tests_in(path: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-MERGING = {cells[0]: cells for cells in rows(section(PAGE, "## Aligned merging")) if "segp_cl.merging." in cells[2]}
+def formulas(heading: str, module: str) -> dict[str, list[str]]:
+    """The rows of a section whose functions are of `module`, by formula."""
+    return {cells[0]: cells for cells in rows(section(PAGE, heading)) if f"{module}." in cells[2]}
 
 
-@pytest.mark.parametrize("formula", MERGING)
-def test_formulas_of_merging_have_functions_and_tests_that_run_them(formula: str) -> None:
+MERGING = formulas("## Aligned merging", "segp_cl.merging")
+CONTRIBUTIONS = formulas("## Cross-modal contributions", "segp_cl.contributions")
+
+
+@pytest.mark.parametrize("cells", [*MERGING.values(), *CONTRIBUTIONS.values()], ids=lambda cells: cells[0])
+def test_formulas_of_the_other_papers_have_functions_and_tests_that_run_them(cells: list[str]) -> None:
     called = ""
-    for test in names(MERGING[formula][3]):
+    for test in names(cells[3]):
         path, _, name = test.partition("::")
         assert name in names_of_tests_in(path), test
         called += (ROOT / path).read_text(encoding="utf-8")
-    for path in names(MERGING[formula][2]):
+    for path in names(cells[2]):
         assert inspect.getdoc(function(path)), path
         assert f"{path.rpartition('.')[2]}(" in called, path
 
@@ -81,6 +87,18 @@ def test_open_choices_of_merging_name_settings_that_exist() -> None:
     settings = {name for name in named if not name.startswith("segp_cl.")}
     assert settings <= set(LearnerConfig.model_fields)
     assert settings >= {name for name in LearnerConfig.model_fields if name.startswith("merge_")}
+
+
+def test_every_formula_of_contributions_has_a_row() -> None:
+    functions = inspect.getmembers(contributions, inspect.isfunction)
+    public = {name for name, found in functions if found.__module__ == contributions.__name__ and name[0] != "_"}
+    assert public == {path.rpartition(".")[2] for cells in CONTRIBUTIONS.values() for path in names(cells[2])}
+
+
+@pytest.mark.parametrize(("dataset", "told"), contributions.MEASURED_CORRELATION.items())
+def test_the_correlation_that_a_forecast_tells_is_the_one_that_was_measured(dataset: str, told: float) -> None:
+    measured = json.loads(read(DOCS / "results" / dataset / "contributions.json"))["correlation_exemplar_free"]["segp"]
+    assert told == round(measured["image_to_text"]["pearson"], 2)
 
 
 def test_every_equation_has_a_row() -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmarks.accuracy.contributions.report import with_features
 from benchmarks.accuracy.features.run import FeatureRecord, FeatureResult, FeatureRow, choose_heads
 from benchmarks.common.pages import NOTHING, table
 from benchmarks.common.record import save_files
 
 
 def write_features(record: FeatureRecord, folder: Path) -> None:
-    """Write `record.json` and `README.md` into `folder`, each whole or not at all."""
+    """Write `record.json` and `README.md` into `folder`, each whole or not at all.
+
+    The page keeps its section of cross-modal contributions.
+    """
     written = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
-    save_files(folder, {"record.json": written.encode(), "README.md": page(record).encode()})
+    save_files(folder, {"record.json": written.encode(), "README.md": with_features(page(record), folder).encode()})
 
 
 def overview(record: FeatureRecord) -> str:
