@@ -18,7 +18,7 @@ MAX_WEIGHT = 1000.0
 MIN_TAU, MAX_TAU = 1e-4, 1000.0
 
 StrategyName = Literal["segp", "merge", "segp+merge", "naive", "prototypes"]
-PresetName = Literal["paper"]
+PresetName = Literal["paper", "moving"]
 
 PRESETS: Mapping[PresetName, Mapping[str, object]] = {
     "paper": {
@@ -41,9 +41,11 @@ PRESETS: Mapping[PresetName, Mapping[str, object]] = {
         "drift_ridge": None,
         "whiten": False,
         "fusion_weight": 0.5,
-    }
+    },
+    "moving": {"image_rate": 0.1, "lora_image_fraction": 0.5},
 }
-"""Sets of hyper-parameters by name. `paper`: every value that the paper states, and nothing of what is ours."""
+"""Sets of hyper-parameters by name. `paper`: every value that the paper states, and nothing of what is ours. `moving`:
+half of the image tower is trained too, for images that it tells apart badly as it is."""
 
 
 class ModelSettings(NamedTuple):
@@ -67,7 +69,9 @@ class LearnerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     preset: PresetName | None = Field(
-        None, description="Values that are laid below those that are set besides. `paper`: all of the paper's."
+        None,
+        description="Values that are laid below those that are set besides. `paper`: all of the paper's. "
+        "`moving`: the image tower is trained too.",
     )
     strategy: StrategyName = Field("segp", description="Update strategy, by name.")
 
@@ -226,7 +230,8 @@ class LearnerConfig(BaseModel):
     @classmethod
     def _above_its_preset(cls, given: Any) -> Any:
         name = given.get("preset") if isinstance(given, Mapping) else None
-        return {**PRESETS["paper"], **given} if name == "paper" else given
+        values = next((values for known, values in PRESETS.items() if known == name), None)
+        return given if values is None else {**values, **given}
 
     def resolve(self, logit_scale: float, own: ModelSettings = NO_SETTINGS) -> ResolvedConfig:
         """Fill in what is None from the model's logit scale and its `own` settings (see docs/adr/0003).

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
-from segp_cl.config import LearnerConfig, StrategyName
+from segp_cl.config import PRESETS, LearnerConfig, StrategyName
 from segp_cl.errors import KeepsightError
 
 Path = Literal["text", "visual", "fused"]
@@ -54,9 +54,6 @@ NAIVE_GRID = {"learning_rate_factor": (0.3, 1.0, 3.0), "epochs": (2, 5, 10)}
 PAPER = {"whiten": False, "align_steps": 0, "fusion_weight": 0.5, "drift_ridge": None}
 """What the paper does not have, switched off, and its beta: for the steps of its ablation, at our rates and sizes."""
 
-MOVING = {"image_rate": 0.1, "lora_image_fraction": 0.5}
-"""An image tower that is trained, for the ladder where `compact` leaves its own as it is."""
-
 _TRAININGS: Mapping[str, Training] = {
     "frozen": Training(frozen=True),
     "prototypes": Training({"strategy": "prototypes", "whiten": False}),
@@ -82,7 +79,7 @@ _TRAININGS: Mapping[str, Training] = {
 TRAININGS: Mapping[str, Training] = {
     **_TRAININGS,
     **{
-        f"{name}-moving": replace(_TRAININGS[name], settings={**_TRAININGS[name].settings, **MOVING})
+        f"{name}-moving": replace(_TRAININGS[name], settings={**_TRAININGS[name].settings, **PRESETS["moving"]})
         for name in ("naive", "acgd", "acgd+tsgr", "ladder", "segp", "joint")
     },
 }

@@ -92,6 +92,14 @@ def test_a_preset_lies_below_what_is_set_besides() -> None:
     assert LearnerConfig().preset is None
 
 
+def test_a_preset_trains_the_image_tower_too() -> None:
+    own = ModelSettings(learning_rate=6e-3, image_rate=0.0)
+    moving = LearnerConfig.model_validate({"preset": "moving", "epochs": 3}).resolve(20.0, own)
+    assert (moving.preset, moving.strategy, moving.epochs) == ("moving", "segp", 3)
+    assert (moving.image_rate, moving.lora_image_fraction) == (0.1, 0.5)
+    assert moving.learning_rate == 6e-3
+
+
 @pytest.mark.parametrize("preset", ["papers", ["paper"], {"paper": 1}, 5])
 def test_a_preset_that_does_not_exist_is_refused(preset: object) -> None:
     with pytest.raises(ValidationError, match="preset"):

@@ -8,7 +8,6 @@ import pytest
 
 from benchmarks.accuracy import rows
 from benchmarks.accuracy.rows import (
-    MOVING,
     ROWS,
     TRAININGS,
     InvalidSettingError,
@@ -19,6 +18,7 @@ from benchmarks.accuracy.rows import (
     settings_of,
     training_of,
 )
+from segp_cl.config import PRESETS
 
 
 def test_every_row_reads_a_training_that_exists_and_can_be_configured() -> None:
@@ -34,7 +34,7 @@ def test_the_moving_ladder_trains_the_image_tower_and_is_the_ladder_otherwise() 
         given, usual = (settings_of(TRAININGS[n], {}, {}) for n in (name, name.removesuffix("-moving")))
         assert given.image_rate is not None
         assert given.image_rate > 0
-        assert given == usual.model_copy(update=MOVING)
+        assert given == usual.model_copy(update=PRESETS["moving"])
 
 
 def test_every_other_registered_strategy_is_a_row_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
