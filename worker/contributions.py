@@ -61,7 +61,8 @@ def contributions_of(
     if not new or not state.classes:
         return None
     frozen = base.with_lora(state.lora) if state.moves_image_tower else base
-    chosen = evenly(index.labels, [at for at in split.train if index.labels[at] in new], MOST_TAUGHT)
+    taught = [at for at in split.train if index.labels[at] in new]
+    chosen = evenly(index.labels, taught, max(MOST_TAUGHT, len(new)))  # one of each class at least
     raw = frozen.raw_features(as_unit_pixels(images.pixels(chosen)).to(frozen.device))
     seen = frozen.project(raw).float().cpu()
     norm = raw.norm(dim=1).mean()

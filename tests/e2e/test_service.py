@@ -61,7 +61,7 @@ def test_teach_classify_roll_back_and_stop(keepsight: Any, colours: Path, finish
     assert (listing["current"], listing["serving"]) == (three, three)
     assert after_first["model_version"] == two
     assert three in keepsight("versions", url=url).out
-    assert keepsight("versions", one, url=url).json["classes"] == []
+    assert keepsight("versions", "show", one, "--json", url=url).json["classes"] == []
     jobs = keepsight("jobs", "--json", url=url).json["jobs"]
     assert sorted(job["name"] for job in jobs) == ["second", "warm"]
 

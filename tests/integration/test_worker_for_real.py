@@ -275,7 +275,8 @@ def test_a_broker_that_is_gone_for_a_while_does_not_stop_a_job(site: Site, worke
     assert record.state == JobState.SUCCEEDED
     assert record.attempts == 1
     # and the worker still listens
-    assert site.finished(site.teach("imp", **QUICK)).state == JobState.SUCCEEDED
+    after = site.finished(site.teach("imp", **QUICK))
+    assert (after.state, after.error) == (JobState.SUCCEEDED, None)
 
 
 def test_a_stopped_workers_and_then_a_killed_workers_job_is_finished_by_the_next(

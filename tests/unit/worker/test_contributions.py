@@ -13,6 +13,7 @@ from segp_cl.models.backbone import Backbone
 from segp_cl.types import Progress, TaskClass
 from tests.unit.worker.test_pipeline import BIRDS, PETS, first, settings, spooled, store, update
 from worker.contributions import contributions_of
+from worker.evidence import MOST_TAUGHT
 from worker.pipeline import run_update
 from worker.settings import WorkerSettings
 from worker.task_data import TaskData
@@ -94,6 +95,19 @@ def test_the_scores_are_those_of_prototypes_and_images_in_the_base_models_space(
     assert {pair.old for pair in report.nearest["image_to_image"]} == {"cat", "dog"}
     assert all(risk.margin < 0 for risk in report.at_risk)
     assert report.at_risk_count == len(report.at_risk)
+
+
+def test_every_class_of_a_large_task_has_an_image(
+    settings: WorkerSettings, store: Store, pets: VersionId, tiny_backbone: Backbone
+) -> None:
+    many = {f"class {number}": (3 * number, 255 - 3 * number, number) for number in range(MOST_TAUGHT + 6)}
+    data = TaskData.read(spooled(settings, many, images=1), settings)
+    classes = [TaskClass(c.name, c.prompt) for c in data.job.classes]
+    images = data.images(settings, tiny_backbone)
+    report = contributions_of(store.open(pets), tiny_backbone, classes, images, data.index, data.split)
+    assert report is not None
+    assert report.images == len(many)
+    assert all(-1 <= pair.cosine <= 1 for pairs in report.nearest.values() for pair in pairs)
 
 
 def test_a_forecast_needs_two_earlier_tasks_and_images_that_differ(
