@@ -22,6 +22,8 @@ from segp_cl.learn.branches import merge_branches
 from segp_cl.learn.distributed import Ranks
 from segp_cl.learn.learner import initial_state, learn_task
 from segp_cl.models.backbone import Backbone
+from segp_cl.runtime.classifier import Classifier
+from segp_cl.runtime.golden import record
 from segp_cl.types import ImageSource, Learned, LearnerState, OnProgress, Task
 
 DECODED_AT_ONCE = 256
@@ -147,6 +149,8 @@ class Runner:
     def _merged(
         self, fork: LearnerState, ours: LearnerState, theirs: LearnerState, config: LearnerConfig, seed: int
     ) -> Learned:
+        # as the worker does: no image of any task is there
+        golden = record(Classifier(self.backbone, ours), self.backbone.preprocessing.size)
         return merge_branches(
             fork,
             ours,
@@ -154,7 +158,7 @@ class Runner:
             backbone=self.backbone,
             config=config,
             generator=torch.Generator().manual_seed(seed),
-            norm=torch.tensor(1.0),
+            norm=golden.raw.norm(dim=-1).mean(),
         )
 
     def _tasks(self, training: Training) -> tuple[Task, ...]:
