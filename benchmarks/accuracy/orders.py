@@ -20,7 +20,7 @@ from benchmarks.accuracy.plots import WIDTH_INCHES, styles
 from benchmarks.accuracy.record import BenchmarkRecord, RowRecord
 from benchmarks.accuracy.rows import Row
 from benchmarks.accuracy.spread import Spread, percent, with_std
-from benchmarks.common.pages import number, table
+from benchmarks.common.pages import number, table, with_section
 from benchmarks.common.plots import png
 from benchmarks.common.process import answer_of
 from benchmarks.common.record import last_components, save_files
@@ -39,7 +39,7 @@ METRICS: Mapping[str, Callable[[Summary], float | None]] = {
     "average_accuracy": lambda summary: summary.average,
     "backward_transfer": lambda summary: summary.backward_transfer,
 }
-HEADING = "## Task orders"
+TITLE = "Task orders"
 
 
 class _Frozen(BaseModel):
@@ -216,14 +216,7 @@ def write_orders(record: OrdersRecord, folder: Path) -> str:
 def with_orders(page: str, folder: Path) -> str:
     """A page with the section of all studies of orders that are in `folder`, in place of the one it has."""
     studies = [_read(file) for file in sorted(folder.glob("orders*.json"))]
-    before, _, after = page.partition(f"\n{HEADING}\n")
-    _, found, rest = after.partition("\n## ")
-    if not after and "\n## Versions" in before:
-        before, found, rest = before.partition("\n## Versions")
-        rest = f"Versions{rest}"
-    parts = [HEADING, *(part for study in studies for part in _section(study))] if studies else []
-    middle = "\n" + "\n\n".join(parts) + "\n" if parts else ""
-    return before.rstrip("\n") + "\n" + middle + (f"\n## {rest}" if found else "")
+    return with_section(page, TITLE, "\n\n".join(part for study in studies for part in _section(study)))
 
 
 def _read(file: Path) -> OrdersRecord:

@@ -38,11 +38,15 @@ def table(
 
 
 def with_section(page: str, title: str, body: str) -> str:
-    """Return a page with a section of this title and no other: before `## Versions`, or else at its end."""
+    """Return a page with this section in place of one of its title: before `## Versions`, or else at its end.
+
+    Without a body the page has no such section.
+    """
     parts = [part.strip("\n") for part in re.split(r"^(?=## )", page, flags=re.MULTILINE)]
     kept = [part for part in parts if part.partition("\n")[0] != f"## {title}"]
     place = next((at for at, part in enumerate(kept) if part.startswith("## Versions\n")), len(kept))
-    return "\n\n".join([*kept[:place], f"## {title}\n\n{body}", *kept[place:]]) + "\n"
+    section = [f"## {title}\n\n{body}"] if body else []
+    return "\n\n".join([*kept[:place], *section, *kept[place:]]) + "\n"
 
 
 def measured_on(machine: Mapping[str, Any], *, quick: bool) -> str:

@@ -66,7 +66,7 @@ def merge_branches(
     if not resolved.whiten:
         sums = replace(sums, scatter=None)
     lora = averaged(ours.lora, theirs.lora, shares(base, ours, theirs))
-    model = backbone.shared_copy()
+    model, steps = backbone.shared_copy(), 0
     if lora is not None:
         # the alignment below trains the head alone, whatever the towers' rates
         adapters = model.adapt(config.model_copy(update={"image_rate": 0.0}), lora, generator=generator)
@@ -76,6 +76,7 @@ def merge_branches(
         adapted = any(target.startswith(f"{HEAD}.") for target in lora.factors)
         head, covariance = adapters.trainable_of(HEAD), sums.covariance
         if resolved.align_steps and adapted and covariance is not None:
+            steps = resolved.align_steps
             align_head(
                 model.project,
                 head,
@@ -121,7 +122,7 @@ def merge_branches(
         settings={**resolved.model_dump(), "fusion_weight": weight},
         adapted=tuple(lora.factors) if lora is not None else (),
         anchors=0,
-        steps=resolved.align_steps,
+        steps=steps,
     )
     return Learned(state=state, report=report)
 

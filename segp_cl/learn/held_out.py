@@ -104,26 +104,24 @@ def of_both(
         return known.calibration, other if mine is None else mine
     common = 0 if base.held_out is None else base.held_out.classes
     weights = (mine.classes, max(1, other.classes - common))
+    images = max(1, mine.images + other.images - (0 if base.held_out is None else base.held_out.images))
     multipliers, odds = {}, {}
     for path in mine.odds:
         odds[path] = pooled(mine.odds[path], other.odds[path], weights=weights)
         own = [state.calibration for state in (ours, theirs) if state.calibration is not None]
         expected = math.prod(float(getattr(each, path)) for each in own) ** (1 / len(own)) if own else logit_scale
-        images = float(mine.images + other.images)
         multipliers[path] = fit_scale(
             torch.empty(0, 1),
             torch.empty(0, dtype=torch.int64),
             expected=expected,
-            gone=partial(_surprise_at, odds[path], logit_scale, images),
+            gone=partial(_surprise_at, odds[path], logit_scale, float(images)),
         )
     strangeness = None
     if mine.strangeness is not None and other.strangeness is not None:
         strangeness = pooled(mine.strangeness[None], other.strangeness[None], weights=weights)[0]
-    before = 0 if base.held_out is None else base.held_out.images
-    images_of_both = max(1, mine.images + other.images - before)
     return (
-        Calibration(**multipliers, images=images_of_both),
-        HeldOutSummary(odds, strangeness, images=images_of_both, classes=sum(weights)),
+        Calibration(**multipliers, images=images),
+        HeldOutSummary(odds, strangeness, images=images, classes=sum(weights)),
     )
 
 

@@ -75,16 +75,20 @@ def teach(
         )
         if not as_json:
             console.print_notes(intake_lines(accepted["validation"]))
-        if not wait:
-            queued(accepted, as_json=as_json)
-            return
-        job = follow(client, accepted["job_id"], label=name or source.name)
-        report(job, "Learned", as_json=as_json)
+        conclude(client, accepted, label=name or source.name, done="Learned", wait=wait, as_json=as_json)
 
 
-def queued(accepted: Accepted | MergeAccepted, *, as_json: bool) -> None:
-    """Print where a job is that nobody waits for."""
-    if as_json:
+def conclude(
+    client: Client, accepted: Accepted | MergeAccepted, *, label: str, done: str, wait: bool, as_json: bool
+) -> None:
+    """Follow an accepted job to its end and print what became of it; without `wait`, print where it is.
+
+    Raises:
+        CommandError: it made no version.
+    """
+    if wait:
+        report(follow(client, accepted["job_id"], label=label), done, as_json=as_json)
+    elif as_json:
         console.print_json(accepted)
     else:
         console.out().print(f"Job {accepted['job_id']} is queued: keepsight jobs show {accepted['job_id']}")

@@ -93,16 +93,12 @@ def merge(
     as_json: options.Json = False,
 ) -> None:
     """Merge two versions that were taught different tasks from one, without training."""
-    from keepsight.cli.commands.teaching import follow, parse_overrides, queued
-    from keepsight.cli.commands.teaching import report as report_job
+    from keepsight.cli.commands.teaching import conclude, parse_overrides
 
     config = parse_overrides(overrides or [], example="align_steps=400")
     with options.connect(url, api_key) as client:
         accepted = client.merge(ours, theirs, reason=reason, config=config)
-        if not wait:
-            queued(accepted, as_json=as_json)
-            return
-        report_job(follow(client, accepted["job_id"], label="merge"), "Merged", as_json=as_json)
+        conclude(client, accepted, label="merge", done="Merged", wait=wait, as_json=as_json)
 
 
 def rollback(

@@ -47,3 +47,8 @@ def test_a_section_comes_before_the_versions_and_once() -> None:
 
 def test_a_page_without_versions_gets_its_section_at_the_end() -> None:
     assert with_section("# Toys\n", "New", "One.") == "# Toys\n\n## New\n\nOne.\n"
+
+
+def test_a_section_without_a_body_is_taken_out() -> None:
+    page = with_section("# Page\n\ntext\n", "Figures", "one")
+    assert with_section(page, "Figures", "") == "# Page\n\ntext\n"
