@@ -18,7 +18,8 @@ TAGS = [
     {"name": "open inference", "description": "The Open Inference Protocol (v2), for its clients."},
     {"name": "tasks", "description": "Teach new classes from labelled images."},
     {"name": "jobs", "description": "Follow and cancel the learning of a task."},
-    {"name": "versions", "description": "List versions and classes."},
+    {"name": "classes", "description": "List, rename, merge, replace and delete classes."},
+    {"name": "versions", "description": "List and merge versions."},
     {"name": "admin", "description": "Promote and roll back versions."},
     {"name": "health", "description": "Health checks and metrics. No key is needed."},
 ]

@@ -62,6 +62,7 @@ from model_store.types import (
 )
 from segp_cl.errors import (
     ClassExistsError,
+    ClassNotFoundError,
     ImageDecodeError,
     IncompatibleStateError,
     InvalidTaskError,
@@ -130,6 +131,7 @@ TABLE: Mapping[type[Exception], Answer] = {
     SpoolFullError: Answer(507, "spool-full", "There is no room for the upload", 60),
     SpoolUnusableError: Answer(503, "spool-unusable", "The upload cannot be kept", 60),
     InvalidTaskError: Answer(422, "invalid-task", "The task cannot be learned"),
+    ClassNotFoundError: Answer(404, "class-not-found", "No such class"),
     ClassExistsError: Answer(409, "class-exists", "A class is already known"),
     IdempotencyMismatchError: Answer(422, "idempotency-mismatch", "The Idempotency-Key was used for something else"),
     IdempotencyInProgressError: Answer(

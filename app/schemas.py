@@ -23,6 +23,7 @@ from exchange.contracts import ContributionReport, InstantOutcome, JobRecord, Up
 from exchange.roster import SeenServer
 from model_store.gate import GatePolicy
 from model_store.types import ClassRecord, Made, Manifest
+from segp_cl.class_edits import ClassEdit
 from segp_cl.config import LearnerConfig
 
 DEFAULT_TOP_K = 5
@@ -259,10 +260,11 @@ class JobView(BaseModel):
         None, description="The version that it learns on, beside the current one; null: the current one."
     )
     merges: list[str] | None = Field(None, description="The two versions that it merges; null: it learns a task.")
+    edit: ClassEdit | None = Field(None, description="What it does to the classes; null: it learns a task.")
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     cancel_requested: bool
     progress: JobProgressView | None
-    serving: Literal["served_instantly", "trained", "merged"] | None = Field(
+    serving: Literal["served_instantly", "trained", "merged", "edited"] | None = Field(
         description="What of the task was put into service so far: its instant version, or the trained one."
     )
     instant: InstantOutcome | None = Field(description="What became of the version without training; null: none yet.")
@@ -293,6 +295,7 @@ class JobView(BaseModel):
             name=record.job.task_name,
             parent=record.job.parent,
             merges=None if record.job.merges is None else list(record.job.merges),
+            edit=record.job.edit,
             state=record.state.value,
             cancel_requested=record.cancel_requested,
             progress=progress,
@@ -310,10 +313,11 @@ class JobView(BaseModel):
         )
 
 
-def _serving(record: JobRecord) -> Literal["served_instantly", "trained", "merged"] | None:
+def _serving(record: JobRecord) -> Literal["served_instantly", "trained", "merged", "edited"] | None:
     instant, outcome = record.instant, record.outcome
-    if record.job.merges is not None:
-        return "merged" if outcome is not None and outcome.promoted else None
+    if record.job.merges is not None or record.job.edit is not None:
+        done = outcome is not None and outcome.promoted
+        return None if not done else "edited" if record.job.merges is None else "merged"
     if outcome is not None and outcome.promoted and (instant is None or instant.version_id != outcome.version_id):
         return "trained"
     return "served_instantly" if instant is not None and instant.promoted else None
@@ -336,7 +340,10 @@ class VersionSummary(BaseModel):
     created_at: datetime
     classes: int
     tasks: int
-    made: Made | None = Field(description="`instant`: in closed form; `trained`; `merged` of two; null: unknown.")
+    made: Made | None = Field(
+        description="`instant`: in closed form; `trained`; `merged` of two; `edited`: its classes; null: unknown."
+    )
+    edited: str | None = Field(None, description="What was done to the classes of an edited version, in words.")
     strategy: str | None
     dataset: str | None
     evaluation: dict[str, JsonValue] | None = Field(
@@ -361,6 +368,7 @@ class VersionSummary(BaseModel):
             classes=len(manifest.classes),
             tasks=manifest.tasks,
             made=manifest.made,
+            edited=None if manifest.edit is None else manifest.edit.words,
             strategy=manifest.strategy,
             dataset=manifest.dataset.name if manifest.dataset else None,
             evaluation=overall if isinstance(overall, dict) else None,

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from segp_cl.class_edits import ClassEdit
 from segp_cl.config import LearnerConfig
 
 UPDATES_QUEUE = "updates"
@@ -137,10 +138,11 @@ class ValidationReport(_Contract):
 
 
 class UpdateJob(_Contract):
-    """One task to be learned, or two versions to be merged.
+    """One task to be learned, two versions to be merged, or an edit of the classes.
 
     A task's images lie in the spool's folder `<job_id>/`, whose index labels each with a class. With `parent` it is
-    learned on that version, beside CURRENT, which does not move. With `merges` there are no classes and no images.
+    learned on that version, beside CURRENT, which does not move. With `merges` there are no classes and no images,
+    and with an `edit` only if it is one that replaces a class.
 
     `config` holds overrides of `LearnerConfig`; an unknown name or a value out of range is a validation error.
     `submitted_on` was CURRENT when the upload was accepted (None: not known), so the store is not to be begun anew.
@@ -155,6 +157,7 @@ class UpdateJob(_Contract):
     dataset_digest: str = ""
     parent: str | None = None
     merges: tuple[str, str] | None = None
+    edit: ClassEdit | None = None
     seed: int = Field(0, ge=0, lt=2**63)
     submitted_at: AwareDatetime
     submitted_by: str = "anonymous"
@@ -163,9 +166,16 @@ class UpdateJob(_Contract):
 
     @model_validator(mode="after")
     def _has_work(self) -> Self:
-        if bool(self.classes) == (self.merges is not None):
-            raise ValueError("expected classes to learn, or two versions to merge")
-        if self.instant and (self.parent or self.merges):
+        imageless = self.merges is not None or (self.edit is not None and self.edit.kind != "replace")
+        if bool(self.classes) == imageless or (self.merges is not None and self.edit is not None):
+            raise ValueError("expected classes to learn, two versions to merge, or an edit of the classes")
+        if (
+            self.edit is not None
+            and self.edit.kind == "replace"
+            and self.edit.classes != tuple(known.name for known in self.classes)
+        ):
+            raise ValueError("expected images of the class that is replaced, and of no other")
+        if self.instant and (self.parent or self.merges or self.edit):
             raise ValueError("an instant version is put on top of CURRENT alone")
         return self
 

@@ -147,8 +147,18 @@ class Jobs(RedisClient):
             self._celery.send_task(UPDATE_TASK, args=[job_id], queue=UPDATES_QUEUE, ignore_result=True)
 
     def send(self, record: JobRecord) -> None:
-        """Have a queued job's work begin: with its instant version, if it is to have one and has none yet."""
-        if record.job.instant and record.instant is None:
+        """Have a queued job's work begin: with its instant version, if it is to have one and has none yet.
+
+        An edit waits for instant versions and other edits alone: it is made where they are.
+        """
+        if record.job.edit is not None or (record.job.instant and record.instant is None):
+            self.ask_instantly(record.job_id)
+        else:
+            self.send_update(record.job_id)
+
+    def send_again(self, record: JobRecord) -> None:
+        """Wake a worker up for a job that was begun, or whose message was lost: without an instant version."""
+        if record.job.edit is not None:
             self.ask_instantly(record.job_id)
         else:
             self.send_update(record.job_id)

@@ -49,6 +49,7 @@ TEXT_FEATURES = "text_features"
 CHECKS = "checks."
 HELD_OUT = "held_out."
 STRANGENESS = f"{HELD_OUT}strangeness"
+CLASS_SCATTER = "class_scatter."
 
 _ZEROS = "0" * 64
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -76,9 +77,9 @@ _NOT_LEARNED = frozenset(
 def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Encode a state and its golden answers as named tensors and the manifest's fields about them.
 
-    The tensors are on the CPU, contiguous, and share no memory. They are float32, but for `sums`, the upper triangle of
-    their `scatter` and the quantiles of `held_out`, float64. Where sums are, there is no `covariance`: it follows from
-    them.
+    The tensors are on the CPU, contiguous, and share no memory. They are float32; `sums`, the upper triangle of
+    their `scatter`, its part of each class where that was kept, and the quantiles of `held_out` are float64. Where sums
+    are, there is no `covariance`: it follows from them.
 
     The fields are `model`, `weights_digest`, `classes`, `tasks`, `fusion_weight`, `lora`, `calibration`, `familiarity`
     and `held_out`.
@@ -92,6 +93,8 @@ def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tu
         tensors[SUMS] = state.sums.sums
         if state.sums.scatter is not None:
             tensors[SCATTER] = _triangle(state.sums.scatter)
+        own = enumerate(state.sums.own or ())
+        tensors |= {f"{CLASS_SCATTER}{row}": factor for row, factor in own if factor is not None}
     elif state.covariance is not None:
         tensors[COVARIANCE] = state.covariance
     if state.held_out is not None:
@@ -140,7 +143,9 @@ def decode_state(tensors: Mapping[str, Tensor], manifest: Manifest) -> LearnerSt
     expected = {PROTOTYPES, TEXT_FEATURES, *(f"lora.{target}.{factor}" for target in adapted for factor in "ab")}
     if manifest.held_out is not None:
         expected |= {f"{HELD_OUT}{path}" for path in _PATHS}
-    found = tensors.keys() - {COVARIANCE, SUMS, SCATTER, STRANGENESS, *(f"{CHECKS}{name}" for name in _CHECKED)}
+    optional = {COVARIANCE, SUMS, SCATTER, STRANGENESS, *(f"{CHECKS}{name}" for name in _CHECKED)}
+    optional |= {f"{CLASS_SCATTER}{row}" for row in range(len(manifest.classes))}
+    found = tensors.keys() - optional
     problem = (
         f"holds other tensors than the manifest says: {sorted(expected ^ found)[:4]}"
         if expected != found
@@ -173,7 +178,8 @@ def _decode_sums(tensors: Mapping[str, Tensor], manifest: Manifest) -> ClassSums
         return None
     counts = torch.tensor([known.images for known in manifest.classes], dtype=torch.int64)
     scatter = _symmetric(tensors[SCATTER], tensors[SUMS].shape[1]) if SCATTER in tensors else None
-    return ClassSums(counts, tensors[SUMS], scatter)
+    own = tuple(tensors.get(f"{CLASS_SCATTER}{row}") for row in range(len(manifest.classes)))
+    return ClassSums(counts, tensors[SUMS], scatter, own if any(factor is not None for factor in own) else None)
 
 
 def _decode_held_out(tensors: Mapping[str, Tensor], manifest: Manifest) -> HeldOutSummary | None:
@@ -199,7 +205,8 @@ def _symmetric(triangle: Tensor, size: int) -> Tensor:
 
 
 def _dtype_of(name: str) -> torch.dtype:
-    return torch.float64 if name in (SUMS, SCATTER) or name.startswith(HELD_OUT) else torch.float32
+    doubled = name in (SUMS, SCATTER) or name.startswith((HELD_OUT, CLASS_SCATTER))
+    return torch.float64 if doubled else torch.float32
 
 
 def decode_golden(tensors: Mapping[str, Tensor]) -> GoldenAnswers | None:
@@ -268,7 +275,7 @@ def content_digest(tensors: Mapping[str, Tensor], manifest: Manifest) -> str:
     shape and bytes (little-endian), sorted by name.
     """
     learned = {key: value for key, value in manifest.model_dump(mode="json").items() if key not in _NOT_LEARNED}
-    for later in ("calibration", "familiarity", "held_out", "made", "other_parent_content_digest"):
+    for later in ("calibration", "familiarity", "held_out", "made", "other_parent_content_digest", "edit"):
         if learned[later] is None:
             del learned[later]  # manifests that were made before lack the field, and keep their digests
     if manifest.dataset is not None:
@@ -339,6 +346,9 @@ def _disagreement(tensors: Mapping[str, Tensor], *, classes: int, rank: int) -> 
             raw = tensors[PROTOTYPES].shape[1]
             if tensor.shape != (1, raw * (raw + 1) // 2):
                 return f"{name} has shape {tuple(tensor.shape)}, expected the upper triangle of {raw} squared"
+        elif name.startswith(CLASS_SCATTER):
+            if tensor.shape[1] != tensors[PROTOTYPES].shape[1]:
+                return f"{name} has shape {tuple(tensor.shape)}, expected {tensors[PROTOTYPES].shape[1]} columns"
         elif name.startswith(HELD_OUT):
             expected_shape = (1, SHARES) if name == STRANGENESS else (MULTIPLIERS, SHARES)
             if tuple(tensor.shape) != expected_shape:

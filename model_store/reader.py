@@ -17,6 +17,7 @@ from model_store.types import (
     DamagedPointerError,
     HeldError,
     JournalEntry,
+    Made,
     Manifest,
     NothingToRollBackToError,
     StoreError,
@@ -294,9 +295,9 @@ class StoreReader:
         found = (manifest for manifest in self.list() if manifest.job_id == job_id and manifest.made != "instant")
         return next((manifest.version_id for manifest in found), None)
 
-    def instants_of_job(self, job_id: str) -> Manifests:
-        """Return the instant versions of a job, the oldest first: one for each version that it was put on."""
-        return [manifest for manifest in self.list() if manifest.job_id == job_id and manifest.made == "instant"]
+    def made_of_job(self, job_id: str, made: Made) -> Manifests:
+        """Return what a job has made in one way, such as its instant versions: one a parent, the oldest first."""
+        return [manifest for manifest in self.list() if manifest.job_id == job_id and manifest.made == made]
 
     def _ids(self) -> tuple[VersionId, ...]:
         """Return the ids of all versions, oldest first."""

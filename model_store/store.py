@@ -22,7 +22,15 @@ from model_store.disk import writing
 from model_store.gate import GATE_FILE, GatePolicy, differences, reasons_of, write_policy
 from model_store.libraries import installed_libraries
 from model_store.reader import VersionIds, parents_of
-from model_store.types import DamagedPointerError, Manifest, MovedMeanwhileError, Provenance, StoreError, VersionId
+from model_store.types import (
+    PUT_AGAIN,
+    DamagedPointerError,
+    Manifest,
+    MovedMeanwhileError,
+    Provenance,
+    StoreError,
+    VersionId,
+)
 from model_store.writer import LOCK_TIMEOUT_S, StoreWriter
 from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.types import LearnerState
@@ -264,10 +272,10 @@ class Store(StoreWriter):
     def _published(self, provenance: Provenance, parent: VersionId | None) -> VersionId | None:
         if provenance.job_id is None:
             return None
-        if provenance.made != "instant":
+        if provenance.made not in PUT_AGAIN:
             return self.version_of_job(provenance.job_id)
-        same = (instant for instant in self.instants_of_job(provenance.job_id) if instant.parent == parent)
-        return next((instant.version_id for instant in same), None)
+        made = self.made_of_job(provenance.job_id, provenance.made)
+        return next((manifest.version_id for manifest in made if manifest.parent == parent), None)
 
     def _check_not_moved(self, after_moves: int | None, actual: VersionId | None) -> None:
         if after_moves is not None and self.moves() != after_moves:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+from segp_cl.class_edits import ClassEdit
 from segp_cl.errors import KeepsightError
 
 Format = Literal["keepsight-version/1", "keepsight-version/2", "keepsight-version/3"]
@@ -23,8 +24,11 @@ TENSORS_FILE = "tensors.safetensors"
 VersionId = str
 """`000007-0123456789ab`: the number of the version, and the first 12 hex digits of its content digest."""
 
-Made = Literal["instant", "trained", "merged"]
-"""How a version was made: of its parent and a task in closed form, or by training; or of two versions, its parents."""
+Made = Literal["instant", "trained", "merged", "edited"]
+"""How a version was made: of its parent and a task in closed form, or by training; of two versions, its parents; or of
+its parent by an edit of its classes."""
+PUT_AGAIN: Final[tuple[Made, ...]] = ("instant", "edited")
+"""What is put on top of CURRENT, and again on top of a version that was trained meanwhile: one for each parent."""
 
 Action = Literal["publish", "hold", "promote", "rollback", "prune", "pin", "unpin", "recover", "gate"]
 """What a journal line records. `recover` explains what an interrupted process left; see `JournalEntry`."""
@@ -217,6 +221,7 @@ class Provenance(_Record):
     seed: int | None = None
     job_id: str | None = None
     other_parent: VersionId | None = None
+    edit: ClassEdit | None = None
     dataset: DatasetRecord | None = None
     evaluation: JsonObject | None = None
     report: JsonObject | None = None
@@ -255,6 +260,7 @@ class Manifest(_Record):
     familiarity: FamiliarityRecord | None = None
     made: Made | None = Field(None, description="How a task was taught; null: no task, or a release before this field.")
     held_out: HeldOutRecord | None = None
+    edit: ClassEdit | None = Field(None, description="Of an edited version: what was done to its parent's classes.")
     strategy: str | None
     settings: JsonObject
     seed: int | None

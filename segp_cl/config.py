@@ -205,6 +205,11 @@ class LearnerConfig(BaseModel):
     whiten: bool = Field(
         True, description="Compare visual features whitened by their within-class covariance. Not in the paper."
     )
+    keep_class_scatter: bool = Field(
+        False,
+        description="Keep how each class spreads, so that it can be taken away exactly later. That takes 8 bytes times "
+        "the width of raw features for each image, up to that width. Not in the paper.",
+    )
     fusion_weight: float | None = Field(
         None,
         ge=0,

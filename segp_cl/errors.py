@@ -21,6 +21,10 @@ class ClassExistsError(InvalidTaskError):
     """A class of the task is already known, and the task does not extend known classes."""
 
 
+class ClassNotFoundError(KeepsightError):
+    """No class has this name."""
+
+
 class ImageDecodeError(KeepsightError):
     """Bytes that Keepsight does not accept as an image. The message says why."""
 

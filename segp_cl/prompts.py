@@ -16,3 +16,8 @@ def as_prompt(template: str, name: str) -> str:
     if not template.strip() or "{}" not in template:
         raise InvalidTaskError(f"a prompt template needs {{}} in place of the class name, got {template!r}")
     return template.replace("{}", name.replace("_", " "))
+
+
+def prompt_for(name: str, *, was: str, prompt: str) -> str:
+    """Return the prompt of a class under another name: its prompt, with the new name wherever the old one was in it."""
+    return prompt.replace(was.replace("_", " "), name.replace("_", " "))

@@ -29,11 +29,14 @@ class ClassSums:
         sums: s_c = Σ z, the sum of its unit-norm features.
         scatter: W = Σ z zᵀ - Σ_c s_c s_cᵀ / n_c, how features spread around the means of their classes; None: it was
             not kept, and the visual branch compares plain features.
+        own: for each class a triangular factor R_c with R_cᵀ R_c = Σ z zᵀ - s_c s_cᵀ / n_c, its own part of the
+            scatter, with which the class can be taken away exactly; None where that was not kept.
     """
 
     counts: Int64[Tensor, " classes"]
     sums: Float64[Tensor, "classes raw"]
     scatter: Float64[Tensor, "raw raw"] | None
+    own: tuple[Float64[Tensor, "rows raw"] | None, ...] | None = None
 
     @classmethod
     def estimate(
@@ -79,7 +82,8 @@ class ClassSums:
             between = sums[place] / mine.clamp(min=1)[:, None] - other.sums / theirs.clamp(min=1)[:, None]
             weight = mine * theirs / (mine + theirs).clamp(min=1)
             scatter = scatter + between.T @ (weight[:, None] * between)
-        return ClassSums(counts.index_add(0, place, other.counts), sums.index_add(0, place, other.sums), scatter)
+        own = self._own_of_both(other, rows, extended)
+        return ClassSums(counts.index_add(0, place, other.counts), sums.index_add(0, place, other.sums), scatter, own)
 
     def minus(self, other: ClassSums, rows: Sequence[int]) -> ClassSums:
         """Take `other` away again, whose class i is class `rows[i]` here: `other.plus(rest, ...)` gives this back.
@@ -104,6 +108,38 @@ class ClassSums:
         weight = left[place] * theirs / (left[place] + theirs).clamp(min=1)
         return ClassSums(counts, sums, self.scatter - other.scatter - between.T @ (weight * between))
 
+    def forgotten(self, row: int) -> ClassSums:
+        """Take a whole class away; the classes after it move up. Exact where the class's own scatter was kept.
+
+        Elsewhere the scatter is scaled to the images that are left, as if all classes spread alike.
+        """
+        left = [here for here in range(len(self.counts)) if here != row]
+        scatter, factor = self.scatter, None if self.own is None else self.own[row]
+        if scatter is not None and int(self.counts[row]):
+            if factor is not None:
+                scatter = scatter - factor.T @ factor
+            else:
+                scatter = scatter * (self.counts[left].sum() / self.counts.sum())
+        own = None if self.own is None else tuple(self.own[here] for here in left)
+        return ClassSums(self.counts[left], self.sums[left], scatter, own)
+
+    def joined(self, row: int, other: int) -> ClassSums:
+        """Make two classes one, in the place of `row`, as if it had been taught with the images of both."""
+        place = sorted({*range(len(self.counts))} - {other})
+        alone = ClassSums(
+            self.counts[[other]],
+            self.sums[[other]],
+            None if self.scatter is None else torch.zeros_like(self.scatter),  # it stays in the sum of both
+            None if self.own is None else (self.own[other],),
+        )
+        rest = ClassSums(
+            self.counts[place],
+            self.sums[place],
+            self.scatter,
+            None if self.own is None else tuple(self.own[here] for here in place),
+        )
+        return rest.plus(alone, [place.index(row)])
+
     def without(self, unit: Float64[Tensor, " raw"], row: int) -> ClassSums:
         """Return the sums without one of the images that are in them, of class `row`, which has another one."""
         counts, sums = self.counts.clone(), self.sums.clone()
@@ -116,7 +152,7 @@ class ClassSums:
 
     def towards(self, means: Float[Tensor, "classes raw"]) -> ClassSums:
         """Return the sums of the same images after the tower moved: new directions, the same lengths and scatter."""
-        return replace(self, sums=self.sums.norm(dim=-1, keepdim=True) * means.double())
+        return replace(self, sums=self.sums.norm(dim=-1, keepdim=True) * means.double(), own=None)
 
     def mapped(self, matrix: Float64[Tensor, "raw raw"], noise: Float64[Tensor, "raw raw"]) -> ClassSums:
         """Return the sums of the same images with each feature z moved to z M + e, e of covariance `noise`."""
@@ -125,12 +161,40 @@ class ClassSums:
             scatter = matrix.T @ scatter @ matrix + self.counts.sum() * noise
         return ClassSums(self.counts, self.sums @ matrix, scatter)
 
+    def _own_of_both(
+        self, other: ClassSums, rows: Sequence[int], classes: int
+    ) -> tuple[Float64[Tensor, "rows raw"] | None, ...] | None:
+        if self.own is None and other.own is None:
+            return None
+        kept = [*(self.own or [None] * len(self.counts)), *[None] * (classes - len(self.counts))]
+        for label, row in enumerate(rows):
+            known = int(self.counts[row]) if row < len(self.counts) else 0
+            more, factor = int(other.counts[label]), None if other.own is None else other.own[label]
+            mine = kept[row]
+            if not known:
+                kept[row] = factor
+            elif more and (mine is None or factor is None):
+                kept[row] = None
+            elif more:
+                assert mine is not None
+                assert factor is not None
+                apart = self.sums[row] / known - other.sums[label] / more
+                between = (known * more / (known + more)) ** 0.5 * apart[None]
+                kept[row] = _triangular(torch.cat([mine, factor, between]))
+        return tuple(kept)
+
     def _spread_of_both(self, other: ClassSums) -> Float64[Tensor, "raw raw"] | None:
         mine, theirs = int(self.counts.sum()), int(other.counts.sum())
         if self.scatter is None or other.scatter is None:
             known, images = (self.scatter, mine) if other.scatter is None else (other.scatter, theirs)
             return None if known is None or not images else known * ((mine + theirs) / images)
         return self.scatter + other.scatter
+
+
+def _triangular(factor: Float64[Tensor, "rows raw"]) -> Float64[Tensor, "least raw"]:
+    """Return R with RᵀR = FᵀF and no more rows than columns: all that it says of the rows of F is that product."""
+    triangular: Tensor = torch.linalg.qr(factor, mode="r").R
+    return triangular
 
 
 def _apart(sums: ClassSums, unit: Float64[Tensor, " raw"], row: int) -> tuple[Float64[Tensor, " raw"], float]:
@@ -147,10 +211,11 @@ class MomentSums:
     class has no other, its prototype is zero and its visual score 0 for every image.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, *, keep_own: bool = False) -> None:
         self._counts = torch.zeros(classes, dtype=torch.int64)
         self._sums = torch.empty(0)
         self._products = torch.empty(0)
+        self._own: list[Tensor] | None = [torch.empty(0)] * classes if keep_own else None
 
     def add(self, raw: Float[Tensor, "batch raw"], labels: Int64[Tensor, " batch"]) -> None:
         """Add a batch: raw features of any norm, and each image's class in [0, classes)."""
@@ -159,9 +224,24 @@ class MomentSums:
             self._products = torch.zeros(raw.shape[-1], raw.shape[-1], dtype=torch.float64)
         labels = labels.cpu()
         unit = F.normalize(raw.detach().cpu().double(), dim=-1)
+        if self._own is not None:
+            for label in sorted(set(labels.tolist())):
+                self._own[label] = self._spread(label, unit[labels == label])
         self._sums.index_add_(0, labels, unit)
         self._products += unit.T @ unit
         self._counts += torch.bincount(labels, minlength=len(self._counts))
+
+    def _spread(self, label: int, unit: Float64[Tensor, "batch raw"]) -> Float64[Tensor, "rows raw"]:
+        """Return a factor of a class's own scatter with more images, which are not in its count and sum yet."""
+        assert self._own is not None
+        known, more = int(self._counts[label]), len(unit)
+        mean = unit.mean(dim=0)
+        rows = [unit - mean]
+        if known:
+            apart = self._sums[label] / known - mean
+            rows += [self._own[label], (known * more / (known + more)) ** 0.5 * apart[None]]
+        factor = torch.cat(rows)
+        return _triangular(factor) if len(factor) > factor.shape[1] else factor
 
     def total(self) -> ClassSums:
         """Return what was added so far.
@@ -173,7 +253,8 @@ class MomentSums:
             missing = (self._counts == 0).nonzero().flatten().tolist()
             raise InvalidTaskError(f"every class needs an image for its prototype; got none for classes {missing}")
         between = self._sums.T @ (self._sums / self._counts[:, None])
-        return ClassSums(self._counts.clone(), self._sums.clone(), self._products - between)
+        own = None if self._own is None else tuple(_triangular(factor) for factor in self._own)
+        return ClassSums(self._counts.clone(), self._sums.clone(), self._products - between, own)
 
 
 class FeatureSampler:

@@ -56,7 +56,8 @@ def create_celery(settings: WorkerSettings) -> Celery:
     jobs = Jobs(settings.redis_url)
     spool = Spool(settings.spool)
     processes = Processes(settings)
-    register(celery, Supervisor(settings, jobs, spool, stop=stop, processes=processes))
+    supervisor = Supervisor(settings, jobs, spool, stop=stop, processes=processes)
+    register(celery, supervisor)
 
     def log_as_configured(**_: object) -> None:
         configure_logging(settings.log_level)
@@ -68,7 +69,7 @@ def create_celery(settings: WorkerSettings) -> Celery:
         logger.info("ready for updates; store %s, spool %s", settings.store.resolve(), settings.spool.resolve())
         Sweeper(settings, jobs, spool, stop=stop).start()
         processes.prepare()
-        InstantLane(settings, Ledger(jobs, spool, stop=stop), processes, stop=stop).start()
+        InstantLane(settings, Ledger(jobs, spool, stop=stop), processes, run=supervisor.run, stop=stop).start()
 
     def stop_the_job(**_: object) -> None:
         stop.set()

@@ -196,7 +196,8 @@ def carry_out(order: Order, channel: Channel) -> Done | DoneInstantly | Failed:
     try:
         if order.instant:
             return DoneInstantly(outcome=run_instant(job, settings, on_progress=channel.step, before_publish=leave))
-        yield_to_others()  # answers and instant versions go first
+        if job.edit is None:
+            yield_to_others()  # answers, instant versions and edits go first
         return Done(
             outcome=run_update(
                 job,

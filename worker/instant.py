@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 
@@ -12,13 +13,14 @@ from exchange.contracts import Evaluation, GateResult, InstantOutcome, UpdateJob
 from model_store.gate import REPORT_KEY, reasons_of
 from model_store.reader import StoreReader
 from model_store.store import Store
-from model_store.types import DamagedPointerError, Manifest, VersionId
+from model_store.types import DamagedPointerError, Made, Manifest, VersionId
 from segp_cl.data.row_file import RowFile
 from segp_cl.learn.learner import learn_task
+from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier
 from segp_cl.runtime.hardware import choose_device, choose_dtype
 from segp_cl.runtime.passes import PassSettings
-from segp_cl.types import OnProgress, Progress
+from segp_cl.types import LearnerState, OnProgress, Progress
 from worker.base_model import base_model
 from worker.judging import Judge
 from worker.promotion import promote
@@ -81,14 +83,20 @@ def put_on(
     *,
     on_progress: OnProgress,
     before_publish: Callable[[], None] = lambda: None,
+    first: Callable[[LearnerState, Backbone], LearnerState] | None = None,
+    report: Mapping[str, object] = MappingProxyType({}),
 ) -> Manifest:
     """Publish the instant version of a task on a parent, without promoting it.
 
     New classes get their sums, prototypes, texts and calibration by the parent's towers, which stay as they are.
+    `first` is what is done to the parent's state before: the class that the task replaces is taken away. `report` adds
+    to the learner's.
     """
     job, device = data.job, choose_device(settings.device)
     state = store.open(parent)
     base = base_model(state.model, device)
+    if first is not None:
+        state = first(state, base)
     config = job.learner_config.model_copy(update={"strategy": "prototypes"})
     passes = PassSettings.of(base.device, max_batch_size=config.feature_batch_size, threads=settings.threads)
     before = Classifier(base, state, passes=passes)
@@ -117,5 +125,6 @@ def put_on(
     )
     judgement = judge.judge(state, learned.state, parent=before)
     before_publish()
-    provenance = data.provenance("instant", learned, base, judgement, {"device": device})
+    made: Made = "edited" if job.edit else "instant"
+    provenance = data.provenance(made, learned, base, judgement, {"device": device, **report})
     return store.publish(learned.state, parent=parent, provenance=provenance, golden=judgement.golden)

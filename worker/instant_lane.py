@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from redis import ResponseError
@@ -29,7 +30,7 @@ _OUTAGE_PAUSE_S: Final = 1.0
 
 
 class InstantLane:
-    """Takes jobs from the list of those that wait for their instant version, one at a time.
+    """Takes jobs from the list of those that wait for their instant version, one at a time, and edits of the classes.
 
     An instant version is an extra: whatever becomes of it, the job then goes to the queue of updates. A job that is
     lost here waits in the queue without a message, which the sweeper notices.
@@ -38,16 +39,24 @@ class InstantLane:
         settings: the worker's settings.
         ledger: makes the writes that must reach Redis.
         processes: starts what does the work.
+        run: handles a whole job, as it would one from the queue of updates; that of edits.
         stop: set when the worker is to stop.
     """
 
     def __init__(
-        self, settings: WorkerSettings, ledger: Ledger, processes: Processes, *, stop: threading.Event
+        self,
+        settings: WorkerSettings,
+        ledger: Ledger,
+        processes: Processes,
+        *,
+        run: Callable[[str], None],
+        stop: threading.Event,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._jobs = ledger.jobs
         self._processes = processes
+        self._run = run
         self._stop = stop
 
     def start(self) -> threading.Thread:
@@ -83,6 +92,9 @@ class InstantLane:
                 return
             if record.state is not JobState.QUEUED:
                 logger.info("no instant version: the job is %s", record.state)
+                return
+            if record.job.edit is not None:
+                self._run(job_id)
                 return
             if record.instant is None and not record.cancel_requested:
                 outcome = self._make(record)

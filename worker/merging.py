@@ -7,25 +7,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from exchange.contracts import GateResult, UpdateJob
+from exchange.contracts import UpdateJob
 from model_store import policy
-from model_store.gate import REPORT_KEY, GatePolicy
+from model_store.gate import REPORT_KEY
 from model_store.store import Store
 from model_store.types import Manifest, PreprocessingRecord, Provenance
 from segp_cl.branches import adds_exactly
 from segp_cl.learn.branches import merge_branches
-from segp_cl.models.backbone import Backbone
-from segp_cl.runtime.classifier import Classifier
-from segp_cl.runtime.golden import GoldenAnswers, record
 from segp_cl.runtime.hardware import choose_device
 from segp_cl.runtime.process import peak_rss_bytes
-from segp_cl.types import LearnerState, OnProgress, Progress
+from segp_cl.types import OnProgress, Progress
 from worker.base_model import base_model
-from worker.evidence import SampledClasses, not_finite
-from worker.gate import NONE, Evidence, judge
+from worker.imageless import Before, judge_without_images, usual_norm
 from worker.promotion import promote
 from worker.settings import WorkerSettings
 from worker.task_data import reason_of
@@ -65,7 +59,7 @@ def merge_versions(
     first, second = store.read(ours), store.read(theirs)
     base, states = store.open(ancestor), (first.state, second.state)
     backbone = base_model(base.model, choose_device(settings.device))
-    norm = _usual_norm(first.golden, second.golden)
+    norm = usual_norm(first.golden, second.golden)
     on_progress(Progress("merging", 0, 0))
     learned = merge_branches(
         base,
@@ -77,7 +71,9 @@ def merge_versions(
         on_progress=on_progress,
     )
     on_progress(Progress("evaluating", 0, 0))
-    golden, gate = _judged(store.gate().policy, backbone, states, learned.state, norm)
+    found = judge_without_images(
+        store.gate().policy, backbone, [Before(state) for state in states], learned.state, norm
+    )
     before_publish()
     on_progress(Progress("publishing", 0, 0))
     report: dict[str, object] = {
@@ -96,9 +92,9 @@ def merge_versions(
         seed=job.seed,
         job_id=job.job_id,
         other_parent=theirs,
-        report={**asdict(learned.report), **report, REPORT_KEY: gate.model_dump(mode="json")},
+        report={**asdict(learned.report), **report, REPORT_KEY: found.gate.model_dump(mode="json")},
     )
-    manifest = store.publish(learned.state, parent=ours, provenance=provenance, golden=golden)
+    manifest = store.publish(learned.state, parent=ours, provenance=provenance, golden=found.golden)
     logger.info("published %s of %s and %s", manifest.version_id, ours, theirs)
     return manifest
 
@@ -111,32 +107,3 @@ def put_merged(store: Store, job: UpdateJob, manifest: Manifest, settings: Worke
         if current not in policy.learned_in(manifest.version_id, parents):
             return f"CURRENT is {current}, which is not part of it; the version is kept and can be promoted by hand"
         return promote(store, job, manifest.version_id, current, settings)
-
-
-def _judged(
-    gate: GatePolicy,
-    backbone: Backbone,
-    states: tuple[LearnerState, LearnerState],
-    merged: LearnerState,
-    norm: Float[Tensor, ""],
-) -> tuple[GoldenAnswers | None, GateResult]:
-    """Return golden answers, if they are finite, and what the gate finds: every class is an old one here."""
-    classifier = Classifier(backbone, merged)
-    golden = record(classifier, backbone.preprocessing.size)
-    unusable = not_finite(golden)
-    kept = before = NONE
-    known: set[str] = set()
-    if gate.enabled and gate.check_old_classes:
-        for state in states:
-            if set(state.class_names) - known:
-                sampled = SampledClasses(Classifier(backbone, state), norm, but=known)
-                kept, before = kept.plus(sampled.after(classifier)), before.plus(sampled.answers_before)
-            known |= set(state.class_names)
-    evidence = Evidence(seen_classes=len(merged.classes), kept=kept, kept_before=before, golden_not_finite=unusable)
-    return None if unusable else golden, judge(gate, evidence)
-
-
-def _usual_norm(*golden: GoldenAnswers | None) -> Float[Tensor, ""]:
-    """Return the mean norm of the raw features that versions recorded; 1 where none did."""
-    known = [answers.raw.norm(dim=-1).mean() for answers in golden if answers is not None]
-    return torch.stack(known).mean() if known else torch.tensor(1.0)

@@ -27,6 +27,7 @@ from segp_cl.runtime.process import peak_rss_bytes
 from segp_cl.types import Learned, LearnerState, OnProgress, Progress
 from worker.base_model import base_model
 from worker.contributions import contributions_of
+from worker.editing import run_edit
 from worker.judging import Judge, Judgement
 from worker.merging import merge_versions, put_merged
 from worker.placing import base_of, put_in_place, twin_of, waits_in
@@ -59,6 +60,7 @@ def run_update(
 
     A task that names its parent is learned on that version, at the same time as others are, and CURRENT does not move.
     Two versions that are to be merged are put together without training, and so is what comes of them put in place.
+    An edit of the classes is made on top of CURRENT, and waits for no training.
 
     If an earlier attempt has published, the job is not learned again; its version is promoted if it never was and is
     not held. A task that is not to be trained is done with its instant version, if that is where it belongs.
@@ -80,6 +82,13 @@ def run_update(
     store = Store(settings.store)
     if store.current() is None:
         _begin(store, settings, on_progress)
+    if job.edit is not None:
+        edited = run_edit(
+            store, job, settings, on_progress=on_progress, before_publish=before_publish, resume_only=resume_only
+        )
+        if edited is None:
+            raise NotPublishedError("no earlier attempt of this job has published a version")
+        return told_of(*edited)
     beside = job.parent is not None  # CURRENT does not move, so nothing that moves it has to wait
     with nullcontext() if beside else _lineage(store, on_progress):
         published = store.version_of_job(job.job_id)
@@ -110,15 +119,11 @@ def outcome_of(
     The gate decided before the version was published, and its manifest holds the result. So an attempt that was killed
     at any moment since finds the same decision, even if the policy has changed.
     """
-    version, report = manifest.version_id, dict(manifest.report or {})
-    gate = report.pop(REPORT_KEY, None)
-    report.pop(CONTRIBUTIONS_KEY, None)
+    version = manifest.version_id
     refused: str | None = None
-    reasons: tuple[str, ...] = ()
     # a promoted version may have been rolled back since on purpose: that is not undone
     if not was_current(store, version):
-        reasons = reasons_of(manifest)
-        if reasons:
+        if reasons := reasons_of(manifest):
             refused = f"held: {'; '.join(reasons)}"
             logger.warning("published %s and %s", version, refused)
         elif job.parent is not None:
@@ -127,11 +132,19 @@ def outcome_of(
             refused = put_merged(store, job, manifest, settings)
         else:
             refused = put_in_place(store, job, manifest, settings, on_progress)
+    return told_of(manifest, refused)
+
+
+def told_of(manifest: Manifest, refused: str | None) -> UpdateOutcome:
+    """Return the outcome of a job that published a version; `refused` says why CURRENT did not move to it, if so."""
+    report = dict(manifest.report or {})
+    gate = report.pop(REPORT_KEY, None)
+    report.pop(CONTRIBUTIONS_KEY, None)
     return UpdateOutcome(
-        version_id=version,
+        version_id=manifest.version_id,
         promoted=refused is None,
         not_promoted_because=refused,
-        held_because=reasons,
+        held_because=() if refused is None else reasons_of(manifest),
         gate=None if gate is None else GateResult.model_validate(gate),
         evaluation=Evaluation.model_validate(manifest.evaluation) if manifest.evaluation else None,
         report=report,

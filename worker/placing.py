@@ -1,8 +1,8 @@
-"""Where a task's version belongs: what it is trained on, and which tasks' instant versions are put on top of it again.
+"""Where a task's version belongs: what it is trained on, and what is put on top of it again.
 
-Versions on top of CURRENT's line may be instant versions of tasks that wait for their training. A task is trained
-below all of these. When it is ready, those of the others are made anew on top of it, so that what came meanwhile is
-not lost, and CURRENT moves once.
+Versions on top of CURRENT's line may be instant versions of tasks that wait for their training, and edits of the
+classes. A task is trained below all of these instant versions. When it is ready, those of the others and the edits are
+made anew on top of it, so that what came meanwhile is not lost, and CURRENT moves once.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from exchange.notes import read_note
 from exchange.spool import Spool, SpoolError
 from model_store.gate import reasons_of
 from model_store.store import Store
-from model_store.types import Manifest, VersionId, VersionNotFoundError
+from model_store.types import PUT_AGAIN, Manifest, VersionId, VersionNotFoundError
 from segp_cl.errors import KeepsightError
 from segp_cl.types import OnProgress
+from worker.editing import edit_again
 from worker.instant import put_on
 from worker.promotion import promote
 from worker.settings import WorkerSettings
@@ -52,8 +53,8 @@ def base_of(lineage: Sequence[Manifest], waits: Waits) -> VersionId:
     Raises:
         VersionNotFoundError: that version was removed by hand.
     """
-    instants = list(takewhile(lambda manifest: manifest.made == "instant", lineage))
-    lowest = max((at for at, manifest in enumerate(instants) if waits(manifest.job_id or "")), default=-1)
+    above = enumerate(takewhile(lambda manifest: manifest.made in PUT_AGAIN, lineage))
+    lowest = max((at for at, here in above if here.made == "instant" and waits(here.job_id or "")), default=-1)
     if lowest + 1 == len(lineage):
         raise VersionNotFoundError(lineage[lowest].parent or "")
     return lineage[lowest + 1].version_id
@@ -61,7 +62,7 @@ def base_of(lineage: Sequence[Manifest], waits: Waits) -> VersionId:
 
 def twin_of(store: Store, job_id: str, parent: VersionId) -> Manifest | None:
     """Return the job's instant version on a parent, if it was made."""
-    return next((twin for twin in store.instants_of_job(job_id) if twin.parent == parent), None)
+    return next((twin for twin in store.made_of_job(job_id, "instant") if twin.parent == parent), None)
 
 
 def put_in_place(
@@ -83,7 +84,7 @@ def put_in_place(
             return None  # an earlier attempt has put it there
         current = lineage[0].version_id
         above = list(takewhile(lambda here: here.version_id != manifest.parent, lineage))
-        if len(above) == len(lineage) or any(here.made != "instant" for here in above):
+        if len(above) == len(lineage) or any(here.made not in PUT_AGAIN for here in above):
             return (
                 f"CURRENT was moved to {current} while this was learned on {manifest.parent}; "
                 "the version is kept and can be promoted by hand"
@@ -92,7 +93,7 @@ def put_in_place(
             return "its instant version was rolled back meanwhile; this version is kept and can be promoted by hand"
         top = manifest.version_id
         for meanwhile in reversed(above):
-            if meanwhile.job_id != job.job_id and waits(meanwhile.job_id or ""):
+            if meanwhile.made == "edited" or (meanwhile.job_id != job.job_id and waits(meanwhile.job_id or "")):
                 top = _again(store, meanwhile, top, settings, on_progress)
         return promote(store, job, top, current, settings)
 
@@ -118,16 +119,17 @@ def was_taken_back(store: Store, job_id: str) -> bool:
 def _again(
     store: Store, before: Manifest, top: VersionId, settings: WorkerSettings, on_progress: OnProgress
 ) -> VersionId:
-    """Make a waiting task's instant version anew, and return what is on top now: without it, if that cannot be done."""
-    spool = Spool(settings.spool)
+    """Make an instant version or an edit anew, and return what is on top now: without it, if that cannot be done."""
     try:
-        note = read_note(spool, before.job_id or "")
-        if note is None:
-            return top
-        data = TaskData.read(note.record.job, settings)
-        again = put_on(store, data, top, settings, on_progress=on_progress)
+        if before.made == "edited":
+            again = edit_again(store, before, top, settings, on_progress=on_progress)
+        else:
+            note = read_note(Spool(settings.spool), before.job_id or "")
+            if note is None:
+                return top
+            again = put_on(store, TaskData.read(note.record.job, settings), top, settings, on_progress=on_progress)
     except (KeepsightError, OSError) as error:  # such as a cancelled job, whose images are gone
-        logger.warning("the instant version of job %s cannot be put on %s: %s", before.job_id, top, error)
+        logger.warning("%s of job %s cannot be put on %s: %s", before.version_id, before.job_id, top, error)
         return top
     if reasons := reasons_of(again):
         logger.warning("%s is held, so it is not put on %s: %s", again.version_id, top, "; ".join(reasons))

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Runs jobs, one at a time on the calling thread.
+    """Runs jobs, each on the calling thread. Two threads may run two jobs.
 
     Args:
         settings: the worker's settings.

@@ -98,6 +98,7 @@ class TaskData:
             settings=dict(learned.report.settings),
             seed=self.job.seed,
             job_id=self.job.job_id,
+            edit=self.job.edit,
             dataset=DatasetRecord(
                 name=self.job.task_name,
                 digest=self.index.digest,
@@ -113,4 +114,7 @@ def reason_of(job: UpdateJob) -> str:
     """Return the reason that the journal gives for this job's actions."""
     if job.merges is not None:
         return f"job {job.job_id} merged {' and '.join(job.merges)}: {job.task_name}"
+    if job.edit is not None:
+        why = "" if job.task_name == job.edit.words else f": {job.task_name}"
+        return f"job {job.job_id}: {job.edit.words}{why}"
     return f"job {job.job_id} learned {job.task_name!r}"

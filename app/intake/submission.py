@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, Json, JsonValue, field_validator
 
-from app.errors import IdempotencyInProgressError, IdempotencyMismatchError
+from app.errors import IdempotencyInProgressError, IdempotencyMismatchError, TaskRefusedError
 from app.intake.entry_names import encoding_named
 from app.intake.keeping import keeping
 from app.intake.limits import IntakeLimits, always_wanted
@@ -25,7 +25,9 @@ from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool
 from model_store.store import Store
 from model_store.types import DamagedPointerError, VersionId
+from segp_cl.class_edits import ClassEdit
 from segp_cl.config import LearnerConfig
+from segp_cl.errors import ClassNotFoundError
 from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
 
 logger = logging.getLogger(__name__)
@@ -98,15 +100,18 @@ class Submissions:
         submitted_by: str,
         idempotency_key: str | None,
         check: Callable[[], None] = always_wanted,
+        replaces: str | None = None,
     ) -> Submitted:
         """Take an upload in and queue its job. If this fails, nothing of the upload is left in the spool.
 
         `check` raises when the upload is no longer wanted. It is called until the job is queued, and not afterwards.
+        With `replaces` the images take the place of those of one known class, and the archive has no other.
 
         Raises:
             ArchiveError, TaskRefusedError: the upload is refused.
             InvalidTaskError: the template is invalid.
             ClassExistsError: a class is known and `extend` is false.
+            ClassNotFoundError: the class that is to be replaced is not known.
             VersionNotFoundError: there is no version `parent`.
             IdempotencyMismatchError: the key was used for a different request.
             IdempotencyInProgressError: the first request with the key did not finish.
@@ -118,6 +123,7 @@ class Submissions:
         as_prompt(form.template, "class")
         if form.parent is not None:
             self._store.manifest(form.parent)  # before minutes of decoding
+        prompts = {} if replaces is None else {replaces: self._prompt_of(replaces)}
         LearnerConfig.model_validate(form.config)
         fingerprint = _fingerprint(form, upload, check) if idempotency_key else ""
         if idempotency_key:
@@ -132,11 +138,11 @@ class Submissions:
                     upload.size,
                     writer,
                     limits=self._limits,
-                    check_names=lambda names: self._check_known(names, form),
+                    check_names=lambda names: self._check_known(names, form, replaces),
                     encoding=form.encoding,
                     check=check,
                 )
-            record = _record(job_id, form, taken, submitted_by, submitted_on=self._current())
+            record = _record(job_id, form, taken, submitted_by, submitted_on=self._current(), replaced=prompts)
             check()  # from here on there is a job, and it is kept
             if idempotency_key:
                 entry = self._jobs.remember(idempotency_key, job_id, fingerprint=fingerprint)
@@ -168,7 +174,16 @@ class Submissions:
                     self._jobs.forget(note.key)
             raise
 
-    def _check_known(self, names: Sequence[str], form: TaskForm) -> None:
+    def _prompt_of(self, name: str) -> str:
+        known = {record.name: record for record in self._store.manifest(self._current()).classes}
+        if name not in known:
+            raise ClassNotFoundError(f"the class {name!r} is not known")
+        return known[name].prompt
+
+    def _check_known(self, names: Sequence[str], form: TaskForm, replaces: str | None) -> None:
+        if replaces is not None and list(names) != [replaces]:
+            found = ", ".join(map(repr, names[:5])) + (" and more" if len(names) > 5 else "")
+            raise TaskRefusedError(f"expected images of the class {replaces!r} alone, got {found}")
         known = [c.name for c in self._store.manifest(form.parent or self._current()).classes]
         check_against_known(names, known, extend=form.extend)
 
@@ -205,10 +220,19 @@ class Submissions:
         return Submitted(earlier, replayed=True)
 
 
-def _record(job_id: str, form: TaskForm, taken: Taken, submitted_by: str, *, submitted_on: VersionId) -> JobRecord:
+def _record(
+    job_id: str,
+    form: TaskForm,
+    taken: Taken,
+    submitted_by: str,
+    *,
+    submitted_on: VersionId,
+    replaced: Mapping[str, str],
+) -> JobRecord:
     now = utc_now()
     classes = tuple(
-        JobClass(name=name, prompt=as_prompt(form.template, name), images=images) for name, images in taken.classes
+        JobClass(name=name, prompt=replaced.get(name) or as_prompt(form.template, name), images=images)
+        for name, images in taken.classes
     )
     job = UpdateJob(
         job_id=job_id,
@@ -222,7 +246,8 @@ def _record(job_id: str, form: TaskForm, taken: Taken, submitted_by: str, *, sub
         submitted_by=submitted_by,
         submitted_on=submitted_on,
         parent=form.parent,
-        instant=form.instant and form.parent is None,
+        instant=form.instant and form.parent is None and not replaced,
+        edit=ClassEdit(kind="replace", classes=tuple(replaced)) if replaced else None,
     )
     return JobRecord(job=job, validation=taken.report, created_at=now)
 

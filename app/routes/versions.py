@@ -1,4 +1,4 @@
-"""Routes for versions and their classes. Their answers may be long, so they are written in the routes' threads."""
+"""Routes for versions. Their answers may be long, so they are written in the routes' threads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from app.media_types import media_type
 from app.merges import queue_merge
 from app.offload import as_json
 from app.openapi import json_body, problems
-from app.schemas import ClassList, DamagedVersion, MergeAccepted, MergeBody, VersionList, VersionSummary
+from app.schemas import DamagedVersion, MergeAccepted, MergeBody, VersionList, VersionSummary
 from app.wire.root import outside_path
 from exchange.contracts import CONTRIBUTIONS_KEY, ContributionReport
-from model_store.types import ClassRecord, Manifest
+from model_store.types import Manifest
 
 router = APIRouter(prefix="/v1", tags=["versions"])
 MAX_BODY_BYTES = 64 * 1024
@@ -110,15 +110,3 @@ async def merge_versions(
     location = outside_path(request.scope, f"/v1/jobs/{job_id}")
     response.headers["Location"] = location
     return MergeAccepted(job_id=job_id, location=location)
-
-
-@router.get("/classes", summary="The classes that are served", responses=problems(503), response_model=ClassList)
-async def list_classes(services: ServicesDep, caller: AnyCaller) -> Response:
-    """List the classes of the version that this server serves, in the order of its scores."""
-    served = await services.watcher.served()
-    return as_json(
-        ClassList(
-            model_version=served.version_id,
-            classes=[ClassRecord.model_validate(known) for known in served.classes],
-        )
-    )

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from keepsight.cli.commands import answers, bench, gate, jobs, keys, service, teaching, versions
+from keepsight.cli.commands import answers, bench, classes, gate, jobs, keys, service, teaching, versions
 from keepsight.cli.errors import EXPECTED, sentence_of
 
 DEBUG_VARIABLE = "KEEPSIGHT_DEBUG"
@@ -33,6 +33,7 @@ app.command()(answers.classify)
 app.command()(teaching.teach)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(versions.app, name="versions")
+app.add_typer(classes.app, name="classes")
 app.command()(versions.merge)
 app.command()(versions.rollback)
 app.command()(versions.promote)

@@ -12,6 +12,7 @@ from keepsight.cli.console import moment, percent, seconds, table
 from keepsight.cli.follow import eta_text, phase_text
 from keepsight.cli.intake import MOST_LISTED, intake_lines
 from keepsight.client.api import (
+    Classes,
     Contributions,
     Gate,
     GateResult,
@@ -159,6 +160,21 @@ def problem_sentence(problem: Mapping[str, object]) -> str:
     return str(problem.get("detail") or problem.get("title") or "no reason was given")
 
 
+def remains_lines(job: Job) -> list[str]:
+    """Return what an edit that took a class away could not take away, as lines for people."""
+    told = job["result"]["report"].get("edit") if job["result"] else None
+    remains = told.get("remains") if isinstance(told, Mapping) else None
+    return [f"remains: {what}" for what in remains] if isinstance(remains, list) else []
+
+
+def classes_table(found: Classes) -> Table:
+    """Return a table of the classes that are served."""
+    made = table("class", ">images", ">task", "prompt")
+    for known in found["classes"]:
+        made.add_row(escape(known["name"]), str(known["images"]), str(known["task"]), escape(known["prompt"]))
+    return made
+
+
 def versions_table(versions: Versions) -> Table:
     """Return a table of versions, newest first; `●` is current, `○` is what this server serves if that differs."""
     made = table("", "version", "parent", "created", ">tasks", ">classes", "strategy", "dataset", ">accuracy", "")
@@ -173,7 +189,7 @@ def versions_table(versions: Versions) -> Table:
             str(version["tasks"]),
             str(version["classes"]),
             "instant" if version.get("made") == "instant" else version["strategy"] or "–",
-            escape(version["dataset"] or "–"),
+            escape(version.get("edited") or version["dataset"] or "–"),
             percent(headline_accuracy(version["evaluation"])),
             ", ".join(
                 word for word, is_so in (("pinned", version["pinned"]), ("held", version.get("held_because"))) if is_so
@@ -191,6 +207,8 @@ def lineage_tree(versions: Versions) -> Tree:
         line = f"[green]●[/] [bold]{name}[/]" if name == versions["current"] else name
         what = version.get("made") or version["strategy"] or "first"
         said = [what, escape(version["dataset"] or ""), f"{version['classes']} classes"]
+        if edited := version.get("edited"):
+            said[1] = escape(edited)
         if other := version.get("other_parent"):
             said[1] = f"with {other}"
         if version.get("held_because"):

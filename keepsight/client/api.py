@@ -154,6 +154,23 @@ class Accepted(TypedDict):
     validation: Validation
 
 
+class ClassEdit(TypedDict):
+    """What an edit does to the classes: `rename`, `swap`, `merge`, `delete` or `replace`."""
+
+    kind: Literal["rename", "swap", "merge", "delete", "replace"]
+    classes: list[str]
+    name: str | None
+    prompt: str | None
+
+
+class EditAccepted(TypedDict):
+    """The answer to an edit of the classes: where the job is."""
+
+    job_id: str
+    location: str
+    edit: ClassEdit
+
+
 class MergeAccepted(TypedDict):
     """`POST /v1/versions/merge`: where the job is."""
 
@@ -270,7 +287,8 @@ class Instant(TypedDict):
 class Job(TypedDict):
     """`GET /v1/jobs/{id}`. `serving` says what of the task was put into service so far.
 
-    `parent` is the version that it learns on beside the current one, `merges` names the two that it merges. A service
+    `parent` is the version that it learns on beside the current one, `merges` names the two that it merges,
+    `edit` says what it does to the classes. A service
     older than this client sends none of these, and no `instant`.
     """
 
@@ -278,10 +296,11 @@ class Job(TypedDict):
     name: str
     parent: NotRequired[str | None]
     merges: NotRequired[list[str] | None]
+    edit: NotRequired[ClassEdit | None]
     state: JobState
     cancel_requested: bool
     progress: JobProgress | None
-    serving: NotRequired[Literal["served_instantly", "trained", "merged"] | None]
+    serving: NotRequired[Literal["served_instantly", "trained", "merged", "edited"] | None]
     instant: NotRequired[Instant | None]
     contributions: NotRequired[Contributions | None]
     result: JobResult | None
@@ -297,7 +316,7 @@ class Job(TypedDict):
 class VersionSummary(TypedDict):
     """One line of the lineage. `held_because` has the gate's reasons if it holds the version.
 
-    A merged version has an `other_parent`.
+    A merged version has an `other_parent`, an edited one says in words what was `edited`.
     """
 
     version_id: str
@@ -307,7 +326,8 @@ class VersionSummary(TypedDict):
     created_at: str
     classes: int
     tasks: int
-    made: NotRequired[Literal["instant", "trained", "merged"] | None]
+    made: NotRequired[Literal["instant", "trained", "merged", "edited"] | None]
+    edited: NotRequired[str | None]
     strategy: str | None
     dataset: str | None
     evaluation: dict[str, object] | None
@@ -401,8 +421,9 @@ class Manifest(TypedDict):
     lora: dict[str, object] | None
     calibration: Calibration | None
     familiarity: Familiarity | None
-    made: NotRequired[Literal["instant", "trained", "merged"] | None]
+    made: NotRequired[Literal["instant", "trained", "merged", "edited"] | None]
     held_out: NotRequired[HeldOut | None]
+    edit: NotRequired[ClassEdit | None]
     strategy: str | None
     settings: dict[str, object]
     seed: int | None

@@ -19,6 +19,7 @@ from keepsight.client.api import (
     Classes,
     Classification,
     Contributions,
+    EditAccepted,
     Embeddings,
     Gate,
     Job,
@@ -206,6 +207,42 @@ class AsyncClient:
     async def classes(self) -> Classes:
         """Return the classes that are served."""
         return await self._send(calls.classes())
+
+    async def rename_class(
+        self,
+        name: str,
+        new_name: str | None = None,
+        *,
+        prompt: str | None = None,
+        swap: bool = False,
+        reason: str = "",
+    ) -> EditAccepted:
+        """Queue another name or prompt for a class, or with `swap` an exchange with the class that has the name."""
+        return await self._send(calls.rename_class(name, new_name, prompt=prompt, swap=swap, reason=reason))
+
+    async def merge_classes(
+        self, names: Sequence[str], into: str, *, prompt: str | None = None, reason: str = ""
+    ) -> EditAccepted:
+        """Queue an edit that makes several classes one; `follow` its job."""
+        return await self._send(calls.merge_classes(names, into, prompt=prompt, reason=reason))
+
+    async def delete_class(self, name: str, *, reason: str = "") -> EditAccepted:
+        """Queue an edit that takes a class away; `follow` its job, whose result says what remains of it."""
+        return await self._send(calls.delete_class(name, reason=reason))
+
+    async def replace_class(
+        self,
+        name: str,
+        archive: Path | Archive,
+        filename: str = "archive",
+        *,
+        reason: str = "",
+        encoding: str | None = None,
+    ) -> Accepted:
+        """Upload other images of a class, in place of all that it was taught with. The archive has that class alone."""
+        with await anyio.to_thread.run_sync(open_archive, archive) as file:
+            call = calls.replace_class(name, file, filename, reason=reason, encoding=encoding)
+            return await self._send(call)
 
     async def rollout(self) -> Rollout:
         """Return what every server serves and prepares."""

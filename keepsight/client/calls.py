@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -19,6 +19,7 @@ from keepsight.client.api import (
     Classes,
     Classification,
     Contributions,
+    EditAccepted,
     Embeddings,
     Gate,
     Job,
@@ -171,8 +172,6 @@ def teach(
     Raises:
         ValueError: the archive cannot be read again from its start, which a second attempt needs.
     """
-    if not archive.seekable():
-        raise ValueError(f"the archive {filename!r} cannot be read again from its start; give a file that can")
     form: dict[str, Any] = {"name": name, "extend": "true" if extend else "false"}
     if template is not None:
         form["template"] = template
@@ -186,15 +185,7 @@ def teach(
         form["instant"] = "false"
     if parent is not None:
         form["parent"] = parent
-    return Call(
-        "POST",
-        "/v1/tasks",
-        body={"data": form, "files": {"archive": (filename, archive, "application/octet-stream")}},
-        headers={"Idempotency-Key": uuid.uuid4().hex},  # so that a second attempt cannot start a second job
-        timeout_s=INTAKE_TIMEOUT_S,
-        reads_file=True,
-        read=lambda document: with_skipped(document, archive),
-    )
+    return _upload("/v1/tasks", archive, filename, form)
 
 
 def jobs() -> Call[list[Job]]:
@@ -237,6 +228,33 @@ def classes() -> Call[Classes]:
     return Call("GET", "/v1/classes")
 
 
+def rename_class(name: str, new_name: str | None, *, prompt: str | None, swap: bool, reason: str) -> Call[EditAccepted]:
+    given = {"name": new_name, "prompt": prompt, "swap": swap or None, "reason": reason or None}
+    body = {key: value for key, value in given.items() if value is not None}
+    return Call("PATCH", f"/v1/classes/{_segment(name)}", body={"json": body})
+
+
+def merge_classes(names: Sequence[str], into: str, *, prompt: str | None, reason: str) -> Call[EditAccepted]:
+    given = {"classes": list(names), "name": into, "prompt": prompt, "reason": reason or None}
+    body = {key: value for key, value in given.items() if value is not None}
+    return Call("POST", "/v1/classes/merge", body={"json": body})
+
+
+def delete_class(name: str, *, reason: str) -> Call[EditAccepted]:
+    query = f"?{urlencode({'reason': reason})}" if reason else ""
+    return Call("DELETE", f"/v1/classes/{_segment(name)}{query}")
+
+
+def replace_class(name: str, archive: Archive, filename: str, *, reason: str, encoding: str | None) -> Call[Accepted]:
+    """Describe an upload that replaces a class's images.
+
+    Raises:
+        ValueError: the archive cannot be read again from its start, which a second attempt needs.
+    """
+    form = {key: value for key, value in {"reason": reason, "encoding": encoding}.items() if value}
+    return _upload(f"/v1/classes/{_segment(name)}/replace", archive, filename, form)
+
+
 def rollout() -> Call[Rollout]:
     return Call("GET", "/v1/admin/rollout")
 
@@ -255,6 +273,20 @@ def gate() -> Call[Gate]:
 
 def change_gate(changes: Mapping[str, object], *, reason: str) -> Call[Gate]:
     return Call("PATCH", "/v1/admin/gate", body={"json": {**changes, **({"reason": reason} if reason else {})}})
+
+
+def _upload(route: str, archive: Archive, filename: str, form: Mapping[str, str]) -> Call[Accepted]:
+    if not archive.seekable():
+        raise ValueError(f"the archive {filename!r} cannot be read again from its start; give a file that can")
+    return Call(
+        "POST",
+        route,
+        body={"data": dict(form), "files": {"archive": (filename, archive, "application/octet-stream")}},
+        headers={"Idempotency-Key": uuid.uuid4().hex},  # so that a second attempt cannot start a second job
+        timeout_s=INTAKE_TIMEOUT_S,
+        reads_file=True,
+        read=lambda document: with_skipped(document, archive),
+    )
 
 
 def _move(

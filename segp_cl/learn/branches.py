@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segp_cl.alignment import align_head
 from segp_cl.branches import (
     MergeError,
     averaged,
@@ -21,9 +20,9 @@ from segp_cl.branches import (
 )
 from segp_cl.config import LearnerConfig
 from segp_cl.learn.held_out import of_both
+from segp_cl.learn.towers import Towers
 from segp_cl.models.backbone import Backbone
-from segp_cl.statistics import FeatureSampler
-from segp_cl.types import HEAD, Learned, LearnerState, LearnReport, LoraState, OnProgress
+from segp_cl.types import Learned, LearnerState, LearnReport, OnProgress
 
 
 def merge_branches(
@@ -64,33 +63,12 @@ def merge_branches(
     resolved = backbone.resolve(config)
     sums = sums_of_both(base, ours, theirs)
     if not resolved.whiten:
-        sums = replace(sums, scatter=None)
+        sums = replace(sums, scatter=None, own=None)
     lora = averaged(ours.lora, theirs.lora, shares(base, ours, theirs))
-    model, steps = backbone.shared_copy(), 0
-    if lora is not None:
-        # the alignment below trains the head alone, whatever the towers' rates
-        adapters = model.adapt(config.model_copy(update={"image_rate": 0.0}), lora, generator=generator)
-    with torch.no_grad():
-        texts = model.text_features([known.prompt for known in classes]).float()
-    if lora is not None:
-        adapted = any(target.startswith(f"{HEAD}.") for target in lora.factors)
-        head, covariance = adapters.trainable_of(HEAD), sums.covariance
-        if resolved.align_steps and adapted and covariance is not None:
-            steps = resolved.align_steps
-            align_head(
-                model.project,
-                head,
-                FeatureSampler(sums.means.to(texts), covariance.to(texts)),
-                texts,
-                norm=norm.to(texts),
-                logit_scale=model.logit_scale,
-                steps=resolved.align_steps,
-                batch_size=resolved.align_batch_size,
-                learning_rate=resolved.learning_rate,
-                generator=generator,
-                on_progress=on_progress,
-            )
-        lora = _only(adapters.state(), lora)
+    towers = Towers(backbone, lora, config, generator)
+    texts = towers.text_features([known.prompt for known in classes])
+    steps = towers.align(sums, texts, norm=norm, on_progress=on_progress)
+    lora = towers.lora()
     calibration, held_out = of_both(base, ours, theirs, seen=len(classes), logit_scale=backbone.logit_scale)
     weight = config.fusion_weight
     if weight is None:
@@ -106,7 +84,7 @@ def merge_branches(
         weights_digest=ours.weights_digest,
         classes=classes,
         prototypes=sums.means,
-        text_features=texts.cpu(),
+        text_features=texts,
         lora=lora,
         fusion_weight=weight,
         tasks=ours.tasks + theirs.tasks - base.tasks,
@@ -125,8 +103,3 @@ def merge_branches(
         steps=steps,
     )
     return Learned(state=state, report=report)
-
-
-def _only(trained: LoraState, wanted: LoraState) -> LoraState:
-    """Return the adapters of `wanted` alone, with what was trained."""
-    return replace(trained, factors={key: trained.factors[key] for key in wanted.factors})

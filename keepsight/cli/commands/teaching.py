@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,8 @@ from keepsight.cli.intake import encoding_lines, intake_lines
 
 if TYPE_CHECKING:
     from keepsight.client import Client
-    from keepsight.client.api import Accepted, Job, MergeAccepted
+    from keepsight.client.api import Accepted, EditAccepted, Job, MergeAccepted
+    from keepsight.client.uploads import Upload
 
 INTERRUPTED = 130
 
@@ -79,7 +81,13 @@ def teach(
 
 
 def conclude(
-    client: Client, accepted: Accepted | MergeAccepted, *, label: str, done: str, wait: bool, as_json: bool
+    client: Client,
+    accepted: Accepted | EditAccepted | MergeAccepted,
+    *,
+    label: str,
+    done: str,
+    wait: bool,
+    as_json: bool,
 ) -> None:
     """Follow an accepted job to its end and print what became of it; without `wait`, print where it is.
 
@@ -100,7 +108,7 @@ def report(job: Job, done: str, *, as_json: bool) -> None:
     Raises:
         CommandError: it made no version.
     """
-    from keepsight.cli.views import accuracy_line, outcome_sentence
+    from keepsight.cli.views import accuracy_line, outcome_sentence, remains_lines
 
     if as_json:
         console.print_json(job)
@@ -108,6 +116,8 @@ def report(job: Job, done: str, *, as_json: bool) -> None:
         console.out().print(f"{done}: {outcome_sentence(job)}.", markup=False)
         if job["result"] and job["result"]["evaluation"]:
             console.out().print(accuracy_line(job["result"]["evaluation"]), markup=False)
+        for line in remains_lines(job):
+            console.out().print(line, markup=False)
     if job["state"] != "succeeded":
         raise CommandError(f"job {job['job_id']} ended without a new version ({outcome_sentence(job).rstrip('.')})")
 
@@ -147,9 +157,31 @@ def upload(
     parent: str | None = None,
 ) -> Accepted:
     """Send a folder or an archive, with a progress bar. If it is refused, print what the service found in it."""
+    from keepsight.client.images import sendable
+
+    with sending(source) as (body, filename):
+        return client.teach(
+            body,
+            filename,
+            name=name or sendable(source.resolve().name.split(".")[0]) or "task",
+            template=template,
+            extend=extend,
+            config=config,
+            seed=seed,
+            encoding=encoding,
+            instant=instant,
+            parent=parent,
+        )
+
+
+@contextmanager
+def sending(source: Path) -> Iterator[tuple[Upload, str]]:
+    """Open a folder or an archive to be sent, with its name, and show a progress bar meanwhile.
+
+    If it is refused, what the service found in it is printed.
+    """
     from keepsight.cli.follow import upload_bar
     from keepsight.client.errors import ApiError
-    from keepsight.client.images import sendable
     from keepsight.client.uploads import open_task, with_skipped
 
     body, filename = open_task(source)
@@ -162,18 +194,7 @@ def upload(
 
         body.on_read = show
         try:
-            return client.teach(
-                body,
-                filename,
-                name=name or sendable(source.resolve().name.split(".")[0]) or "task",
-                template=template,
-                extend=extend,
-                config=config,
-                seed=seed,
-                encoding=encoding,
-                instant=instant,
-                parent=parent,
-            )
+            yield body, filename
         except ApiError as error:
             report_refusal(with_skipped(error.problem, body))
             raise

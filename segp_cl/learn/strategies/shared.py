@@ -57,7 +57,8 @@ def gather(session: Session, inputs: Inputs, old: ClassSums) -> Gathered:
     labels = torch.tensor(session.task.images.labels)
     trained_on, held_out = (_batches(session, part) for part in (session.trained_on, session.held_out))
     features = _features(session, inputs, [*trained_on, *held_out])
-    sums, norms = MomentSums(len(session.task.classes)), []
+    sums = MomentSums(len(session.task.classes), keep_own=session.config.keep_class_scatter)
+    norms = []
     for indices in trained_on:
         raw = next(features)
         norms.append(raw.norm(dim=1).mean())
@@ -74,7 +75,7 @@ def gather(session: Session, inputs: Inputs, old: ClassSums) -> Gathered:
 def with_old_classes(session: Session, task: MomentSums, old: ClassSums) -> ClassSums:
     """Add the task's sums to those of the old classes. A known class that received more data keeps its row."""
     both = old.plus(task.total(), session.task_rows)
-    return both if session.config.whiten else replace(both, scatter=None)
+    return both if session.config.whiten else replace(both, scatter=None, own=None)
 
 
 def align(session: Session, adapters: Adapters, gathered: Gathered) -> None:

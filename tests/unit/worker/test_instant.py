@@ -259,7 +259,7 @@ def test_an_update_that_was_killed_is_put_in_place_once_by_its_next_attempt(
     assert (again.version_id, again.promoted) == (outcome.version_id, True)
     trained = [manifest for manifest in store.list() if manifest.job_id == pets.job_id and manifest.made == "trained"]
     assert len(trained) == 1
-    assert len(store.instants_of_job(birds.job_id)) == 2
+    assert len(store.made_of_job(birds.job_id, "instant")) == 2
 
 
 def test_the_base_is_below_all_that_wait(settings: WorkerSettings, store: Store, first: VersionId) -> None:

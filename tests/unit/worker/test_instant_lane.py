@@ -16,6 +16,7 @@ from tests.waiting import wait_until
 from worker.instant_lane import InstantLane
 from worker.ledger import Ledger
 from worker.settings import WorkerSettings
+from worker.supervisor import Supervisor
 from worker.warm import Processes
 
 ProcessThat = Callable[[str], Sequence[str]]
@@ -45,7 +46,9 @@ def lane(
     def make(body: str) -> Lane:
         processes = Processes(settings, command=process_that(body))
         ledger = Ledger(jobs, spool, stop=stop)
-        return Lane(InstantLane(settings, ledger, processes, stop=stop), processes, jobs, stop)
+        supervisor = Supervisor(settings, jobs, spool, stop=stop, processes=processes)
+        made = InstantLane(settings, ledger, processes, run=supervisor.run, stop=stop)
+        return Lane(made, processes, jobs, stop)
 
     return make
 
@@ -104,7 +107,7 @@ def test_a_process_that_is_stuck_is_given_up(
 ) -> None:
     hasty = settings.model_copy(update={"max_silence_s": 0.3})
     processes = Processes(hasty, command=process_that("time.sleep(60)"))
-    InstantLane(hasty, Ledger(jobs, spool, stop=stop), processes, stop=stop).next(0.1)
+    InstantLane(hasty, Ledger(jobs, spool, stop=stop), processes, run=lambda job_id: None, stop=stop).next(0.1)
     instant = jobs.get(accepted.job_id).instant
     assert instant is not None
     assert instant.error is not None
