@@ -78,9 +78,9 @@ class ClassEdit(BaseModel):
         named = ", ".join(repr(name) for name in self.classes[:5]) + (" and more" if len(self.classes) > 5 else "")
         match self.kind:
             case "rename":
-                said = [] if self.name is None else [f"rename {named} to {self.name!r}"]
-                said += [] if self.prompt is None else [f"prompt of {named}: {self.prompt!r}"]
-                return "; ".join(said)
+                return (
+                    f"prompt of {named}: {self.prompt!r}" if self.name is None else f"rename {named} to {self.name!r}"
+                )
             case "swap":
                 return f"swap the names {self.classes[0]!r} and {self.classes[1]!r}"
             case "merge":

@@ -86,13 +86,24 @@ class Attempt:
         order = Order(job=self._record.job, settings=self._settings, resume_only=self._resume_only)
         verdict: Verdict
         try:
-            with self._processes.take(order) as process:
-                self._processes.prepare()
-                logger.info("attempt %d runs as process %d", self._record.attempts, process.pid)
-                verdict = self._follow(process)
+            verdict = self._carried_out(order)
         except NotStartedError as error:
             verdict = Lost(str(error))
         self._settle(verdict)
+
+    def _carried_out(self, order: Order) -> Verdict:
+        process, verdict = self._processes.take(order), None
+        try:
+            if not order.returns:
+                self._processes.prepare()
+            logger.info("attempt %d runs as process %d", self._record.attempts, process.pid)
+            verdict = self._follow(process)
+        finally:
+            if order.returns and isinstance(verdict, Done | Failed):
+                self._processes.give_back(process)
+            else:
+                process.close()
+        return verdict
 
     def _follow(self, process: JobProcess) -> Verdict:
         publishing = False

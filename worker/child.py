@@ -2,7 +2,7 @@
 
 Every update has a new interpreter, so that its memory goes back to the operating system, allocator settings can differ
 from the worker's, and a crash harms nothing else. The interpreter may have been started before there was a job, and may
-have made instant versions, which need little memory. The process ends itself when the worker dies.
+have made instant versions and edits, which need little memory. The process ends itself when the worker dies.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def main() -> None:
             alive = True
         with channel.at_work(), job_logging(order.job.job_id):
             channel.send(carry_out(order, channel))
-        if not order.instant:
+        if not order.returns:
             break
         give_memory_back()
     logging.shutdown()

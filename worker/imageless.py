@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier
 from segp_cl.runtime.golden import GoldenAnswers, record
 from segp_cl.types import LearnerState
-from worker.evidence import NOT_RENAMED, SampledClasses, not_finite
+from worker.evidence import SampledClasses, not_finite
 from worker.gate import NONE, Evidence, judge
 from worker.judging import Judgement
 
@@ -29,7 +29,7 @@ class Before:
     """
 
     state: LearnerState
-    new_names: Mapping[str, str | None] = NOT_RENAMED
+    new_names: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def judge_without_images(

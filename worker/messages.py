@@ -48,6 +48,11 @@ class Order(_Message):
     instant: bool = False
     resume_only: bool = False
 
+    @property
+    def returns(self) -> bool:
+        """Whether the process then waits for another order: what trains needs memory, which ends with it."""
+        return self.instant or self.job.edit is not None
+
 
 ORDERS: TypeAdapter[WarmUp | Order] = TypeAdapter(Annotated[WarmUp | Order, Field(discriminator="kind")])
 

@@ -162,7 +162,8 @@ def problem_sentence(problem: Mapping[str, object]) -> str:
 
 def remains_lines(job: Job) -> list[str]:
     """Return what an edit that took a class away could not take away, as lines for people."""
-    told = job["result"]["report"].get("edit") if job["result"] else None
+    report = job["result"]["report"] if job["result"] else None
+    told = (report or {}).get("edit")
     remains = told.get("remains") if isinstance(told, Mapping) else None
     return [f"remains: {what}" for what in remains] if isinstance(remains, list) else []
 
