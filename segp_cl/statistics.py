@@ -36,7 +36,7 @@ class ClassSums:
     counts: Int64[Tensor, " classes"]
     sums: Float64[Tensor, "classes raw"]
     scatter: Float64[Tensor, "raw raw"] | None
-    own: tuple[Float64[Tensor, "rows raw"] | None, ...] | None = None
+    own: tuple[Float64[Tensor, "_ raw"] | None, ...] | None = None
 
     @classmethod
     def estimate(
@@ -163,7 +163,7 @@ class ClassSums:
 
     def _own_of_both(
         self, other: ClassSums, rows: Sequence[int], classes: int
-    ) -> tuple[Float64[Tensor, "rows raw"] | None, ...] | None:
+    ) -> tuple[Float64[Tensor, "_ raw"] | None, ...] | None:
         if self.own is None and other.own is None:
             return None
         kept = [*(self.own or [None] * len(self.counts)), *[None] * (classes - len(self.counts))]
@@ -191,7 +191,7 @@ class ClassSums:
         return self.scatter + other.scatter
 
 
-def _triangular(factor: Float64[Tensor, "rows raw"]) -> Float64[Tensor, "least raw"]:
+def _triangular(factor: Float64[Tensor, "_ raw"]) -> Float64[Tensor, "_ raw"]:
     """Return R with RᵀR = FᵀF and no more rows than columns: all that it says of the rows of F is that product."""
     triangular: Tensor = torch.linalg.qr(factor, mode="r").R
     return triangular
@@ -231,7 +231,7 @@ class MomentSums:
         self._products += unit.T @ unit
         self._counts += torch.bincount(labels, minlength=len(self._counts))
 
-    def _spread(self, label: int, unit: Float64[Tensor, "batch raw"]) -> Float64[Tensor, "rows raw"]:
+    def _spread(self, label: int, unit: Float64[Tensor, "batch raw"]) -> Float64[Tensor, "_ raw"]:
         """Return a factor of a class's own scatter with more images, which are not in its count and sum yet."""
         assert self._own is not None
         known, more = int(self._counts[label]), len(unit)

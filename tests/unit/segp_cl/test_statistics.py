@@ -280,3 +280,84 @@ def test_sums_without_an_image_are_the_sums_of_the_others() -> None:
     found = sums_of(raw, labels, 3).without(F.normalize(raw[4].double(), dim=-1), 1)
     expected = sums_of(raw[torch.arange(12) != 4], labels[torch.arange(12) != 4], 3)
     assert_same(found, expected)
+
+
+def kept_apart(features: Tensor, labels: Tensor, classes: int, *, batch: int = 7) -> ClassSums:
+    """Sums that know each class's own part of the scatter."""
+    sums = MomentSums(classes, keep_own=True)
+    for start in range(0, len(features), batch):
+        sums.add(features[start : start + batch], labels[start : start + batch])
+    return sums.total()
+
+
+def products(sums: ClassSums) -> list[Tensor]:
+    assert sums.own is not None
+    return [factor.T @ factor for factor in sums.own if factor is not None]
+
+
+def test_each_class_s_own_scatter_adds_up_to_the_whole() -> None:
+    features, labels = unit(60, 5, seed=1), torch.arange(60) % 3
+    sums = kept_apart(features, labels, 3)
+    assert sums.scatter is not None
+    assert torch.allclose(torch.stack(products(sums)).sum(dim=0), sums.scatter, atol=1e-12)
+    assert sums.own is not None
+    assert all(factor is not None and factor.shape == (5, 5) for factor in sums.own)
+    assert all(torch.equal(factor, factor.triu()) for factor in sums.own if factor is not None)
+    for other in (kept_apart(features, labels, 3, batch=60), kept_apart(features, labels, 3, batch=1)):
+        for mine, theirs in zip(products(sums), products(other), strict=True):
+            assert torch.allclose(mine, theirs, atol=1e-12)
+
+
+def test_a_class_is_taken_away_as_if_it_had_never_been_there() -> None:
+    features, labels = unit(60, 5, seed=2), torch.arange(60) % 3
+    sums = kept_apart(features, labels, 3).forgotten(1)
+    others = labels != 1
+    never = kept_apart(features[others], labels[others] // 2, 2)
+    assert_same(sums, never)
+    for mine, theirs in zip(products(sums), products(never), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-12)
+
+
+def test_without_its_own_part_the_scatter_is_scaled() -> None:
+    features, labels = unit(60, 5, seed=3), torch.arange(60) % 3
+    sums = sums_of(features, labels, 3)
+    left = sums.forgotten(0)
+    assert sums.scatter is not None
+    assert left.scatter is not None
+    assert torch.allclose(left.scatter, sums.scatter * 2 / 3)
+    assert (left.counts.tolist(), left.own) == ([20, 20], None)
+    plain = ClassSums(sums.counts, sums.sums, None).forgotten(2)
+    assert (plain.counts.tolist(), plain.scatter) == ([20, 20], None)
+
+
+def test_two_classes_become_one_as_if_they_had_been_taught_so() -> None:
+    features, labels = unit(60, 5, seed=4), torch.arange(60) % 3
+    joined = kept_apart(features, labels, 3).joined(0, 2)
+    one = kept_apart(features, torch.where(labels == 2, 0, labels), 2)
+    assert_same(joined, one)
+    for mine, theirs in zip(products(joined), products(one), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-12)
+    other_way = kept_apart(features, labels, 3).joined(2, 0)  # in the place of the later one
+    assert other_way.counts.tolist() == [20, 40]
+    assert sums_of(features, labels, 3).joined(0, 2).own is None
+
+
+def test_what_is_added_without_its_own_part_has_none_from_then_on() -> None:
+    features, labels = unit(40, 5, seed=5), torch.arange(40) % 2
+    apart = kept_apart(features[:20], labels[:20], 2)
+    both = apart.plus(sums_of(features[20:], labels[20:] * 0, 1), [1])
+    assert both.own is not None
+    assert [factor is None for factor in both.own] == [False, True]
+    more = apart.plus(kept_apart(features[20:], labels[20:], 2), [0, 1])
+    for mine, theirs in zip(products(more), products(kept_apart(features, labels, 2)), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-12)
+    new = apart.plus(sums_of(features[20:], labels[20:] * 0, 1), [2])
+    assert new.own is not None
+    assert [factor is None for factor in new.own] == [False, False, True]
+
+
+def test_a_tower_that_moved_leaves_no_exact_part() -> None:
+    sums = kept_apart(unit(20, 4, seed=6), torch.arange(20) % 2, 2)
+    eye = torch.eye(4, dtype=torch.float64)
+    assert sums.towards(sums.means).own is None
+    assert sums.mapped(eye, 0 * eye).own is None
