@@ -6,8 +6,10 @@ import contextlib
 import logging
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from app.errors import InvalidRequestError
+from app.intake.entry_names import encoding_named
 from app.intake.names import check_against_known, clean_name
 from exchange.contracts import JobRecord, UpdateJob, new_job_id, utc_now
 from exchange.jobs import Jobs
@@ -73,6 +75,18 @@ class ReplaceForm(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the split into images that count and held-out ones.")
     encoding: str | None = Field(None, description="Encoding of the names in an archive that does not say it itself.")
 
+    @field_validator("reason")
+    @classmethod
+    def _visible(cls, reason: str) -> str:
+        if not reason.isprintable():
+            raise ValueError("expected visible text")
+        return reason.strip()
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str | None) -> str | None:
+        return None if encoding is None else encoding_named(encoding)
+
 
 class EditAccepted(BaseModel):
     """The job that will edit the classes, which takes seconds."""
@@ -88,6 +102,7 @@ def renaming(store: Store, name: str, patch: ClassPatch) -> ClassEdit:
     Raises:
         ClassNotFoundError: there is no such class, or with `swap` no other.
         ClassExistsError: there is a class with the new name, or one that looks like it.
+        InvalidRequestError: a class is to be swapped with itself.
         TaskRefusedError: the new name cannot be a class's.
         StoreError: CURRENT cannot be read.
     """
@@ -96,6 +111,8 @@ def renaming(store: Store, name: str, patch: ClassPatch) -> ClassEdit:
     record = known_class(known, name)
     new_name = None if patch.name is None else clean_name(patch.name)
     if patch.swap and new_name is not None:
+        if new_name == name:
+            raise InvalidRequestError(f"{name!r} cannot be swapped with itself")
         return ClassEdit(kind="swap", classes=(name, new_name))
     if new_name == name:
         new_name = None
@@ -113,11 +130,14 @@ def merging(store: Store, body: ClassMergeBody) -> ClassEdit:
     Raises:
         ClassNotFoundError: there is no such class.
         ClassExistsError: another class has the new name, or one that looks like it.
+        InvalidRequestError: a class is named twice.
         TaskRefusedError: the new name cannot be a class's.
         StoreError: CURRENT cannot be read.
     """
     known, _ = known_classes(store)
     names, new_name = [clean_name(name) for name in body.classes], clean_name(body.name)
+    if len(set(names)) < len(names):
+        raise InvalidRequestError("a class is named twice")
     first = known_class(known, names[0])
     if new_name not in known:
         check_against_known([new_name], [other for other in known if other not in names], extend=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -58,19 +58,6 @@ class ClassEdit(BaseModel):
                 raise ClassNotFoundError(f"the class {name!r} is not known")
         if self.name is not None and self.name in known and self.name not in self.classes:
             raise ClassExistsError(f"there is a class {self.name!r}; merge the two, or swap their names")
-
-    @property
-    def new_names(self) -> Mapping[str, str | None]:
-        """What became of each class that is edited: the name that stands for it now, or None if it is gone."""
-        match self.kind:
-            case "swap":
-                return {self.classes[0]: self.classes[1], self.classes[1]: self.classes[0]}
-            case "rename":
-                return {self.classes[0]: self.name or self.classes[0]}
-            case "merge":
-                return dict.fromkeys(self.classes, self.name)
-            case _:
-                return dict.fromkeys(self.classes)
 
     @property
     def words(self) -> str:

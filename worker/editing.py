@@ -133,7 +133,7 @@ def _edited(
     if source is not None:
         new = restored(new, source.classes[source.class_names.index(edit.classes[0])], source)
     on_progress(Progress("evaluating", 0, 0))
-    judgement = judge_without_images(store.gate().policy, base, [Before(state, edit.new_names)], new, norm)
+    judgement = judge_without_images(store.gate().policy, base, [Before(state, frozenset(edit.classes))], new, norm)
     ready()
     on_progress(Progress("publishing", 0, 0))
     report = {
@@ -142,13 +142,14 @@ def _edited(
         "device": str(base.device),
         REPORT_KEY: judgement.gate.model_dump(mode="json"),
     }
-    made = provenance.model_copy(
-        update={
+    made = Provenance.model_validate(
+        provenance.model_dump()
+        | {
             "made": "edited",
             "edit": edit,
             "preprocessing": PreprocessingRecord.model_validate(base.preprocessing),
             "strategy": provenance.strategy or "edit",
-            "settings": provenance.settings or dict(learned.report.settings),
+            "settings": provenance.settings or learned.report.settings,
             "report": report,
         }
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import torch
@@ -22,7 +21,6 @@ MOST_TAUGHT: Final = 64
 MOST_SAMPLES: Final = 4096
 """Most sampled features, unless there are more old classes than this."""
 SAMPLES_PER_CLASS: Final = 16
-NOT_RENAMED: Final[Mapping[str, str | None]] = MappingProxyType({})
 _BATCH: Final = 1024
 _SEED: Final = 0
 
@@ -135,34 +133,17 @@ class SampledClasses:
         )
         self.answers_before = self._answers(parent, self._sampled)
 
-    def after(
-        self,
-        classifier: Classifier,
-        drift: Float[Tensor, "images raw"] | None = None,
-        *,
-        renamed: Mapping[str, str | None] = NOT_RENAMED,
-    ) -> Answers:
-        """Return the answers of a version that knows all of these classes.
+    def after(self, classifier: Classifier, drift: Float[Tensor, "images raw"] | None = None) -> Answers:
+        """Return the answers of a version that knows all of these classes; `drift` is how its tower moved features."""
+        if drift is None:
+            return self._answers(classifier, self._sampled)
+        return self._answers(classifier, self._sampled + drift[torch.arange(len(self._sampled)) % len(drift)])
 
-        Args:
-            classifier: the version's.
-            drift: how its tower moved features; None: not at all.
-            renamed: other names that classes have there; None: a class that was left out is gone.
-        """
-        sampled = self._sampled
-        if drift is not None:
-            sampled = sampled + drift[torch.arange(len(sampled)) % len(drift)]
-        return self._answers(classifier, sampled, renamed)
-
-    def _answers(
-        self, classifier: Classifier, raw: Float[Tensor, "sampled raw"], renamed: Mapping[str, str | None] = NOT_RENAMED
-    ) -> Answers:
+    def _answers(self, classifier: Classifier, raw: Float[Tensor, "sampled raw"]) -> Answers:
         place = {name: row for row, name in enumerate(classifier.state.class_names)}
-        names = {name: renamed.get(name, name) for name in self._old}
-        truth = torch.tensor([place[names[name] or name] for name in self._names])
+        truth = torch.tensor([place[name] for name in self._names])
         # new names may be nearer to an old class than its own: that is no ruin, so texts of old classes are compared
-        among = sorted({place[name] for name in names.values() if name is not None})
-        tally = Tally(classifier, text_among=among)
+        tally = Tally(classifier, text_among=[place[name] for name in self._old if name in place])
         for some, of_batch in zip(torch.split(raw, _BATCH), torch.split(truth, _BATCH), strict=True):
             tally.add(classifier.scores_of(classifier.features_of(some)), of_batch)
         return tally.answers()

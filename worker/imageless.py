@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -25,11 +25,11 @@ class Before:
 
     Attributes:
         state: the parent.
-        new_names: what its classes are called now, where that has changed; None: the class is gone.
+        but: classes that are not asked about: gone, or called otherwise, so that other answers are right.
     """
 
     state: LearnerState
-    new_names: Mapping[str, str | None] = field(default_factory=dict)
+    but: frozenset[str] = frozenset()
 
 
 def judge_without_images(
@@ -55,10 +55,10 @@ def judge_without_images(
     known: set[str] = set()
     if policy.enabled and policy.check_old_classes:
         for parent in parents:
-            left_out = known | {name for name, now in parent.new_names.items() if now is None}
+            left_out = known | parent.but
             if set(parent.state.class_names) - left_out:
                 sampled = SampledClasses(Classifier(backbone, parent.state), norm, but=left_out)
-                kept = kept.plus(sampled.after(classifier, renamed=parent.new_names))
+                kept = kept.plus(sampled.after(classifier))
                 before = before.plus(sampled.answers_before)
             known |= set(parent.state.class_names)
     evidence = Evidence(seen_classes=len(new.classes), kept=kept, kept_before=before, golden_not_finite=unusable)

@@ -93,7 +93,7 @@ async def replace_class(
         fields, upload = parse(form, ReplaceForm)
         known = clean_name(name)
         task = TaskForm(
-            name=fields.reason.strip() or f"replace {known!a}"[:200],
+            name=fields.reason or f"replace {known!a}"[:200],
             extend=True,
             instant=False,
             seed=fields.seed,

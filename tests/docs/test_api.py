@@ -11,12 +11,12 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from app import deps, schemas
+from app import deps, edits, schemas
 from app.intake.submission import TaskForm
 from app.main import create_app
 from app.problems import TABLE
 from app.protocols.open_inference import OUTPUTS, InferAnswer
-from app.routes import admin, classify, embeddings, health, jobs, open_inference, tasks, versions
+from app.routes import admin, classes, classify, embeddings, health, jobs, open_inference, tasks, versions
 from app.schemas import ClassifyOptions
 from app.settings import Settings
 from exchange.contracts import JobState, UpdateOutcome
@@ -28,6 +28,7 @@ from tests.docs.markdown import DOCS, PAGES, Block, blocks, code, command_lines,
 PAGE = DOCS / "api.md"
 ROUTERS = (
     admin.router,
+    classes.router,
     classify.router,
     embeddings.router,
     open_inference.router,
@@ -38,7 +39,10 @@ ROUTERS = (
 )
 MODELS: dict[str, type[BaseModel]] = {
     **{
-        name: value for name, value in vars(schemas).items() if isinstance(value, type) and issubclass(value, BaseModel)
+        name: value
+        for module in (schemas, edits)
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, BaseModel)
     },
     "InferAnswer": InferAnswer,
     "Manifest": Manifest,
@@ -82,7 +86,7 @@ def asked_scopes() -> dict[str, str]:
             assert isinstance(route, APIRoute)
             scopes = [guards[d.call] for d in route.dependant.dependencies if d.call in guards]
             for method in route.methods or ():
-                found[f"{method} {route.path}"] = scopes[0] if scopes else "none"
+                found[f"{method} {route.path_format}"] = scopes[0] if scopes else "none"
     return found
 
 
@@ -157,7 +161,10 @@ def test_the_page_has_an_example_of_every_answer_that_is_not_trivial() -> None:
     expected |= {
         "Gate",
         "GateChange",
+        "ClassMergeBody",
+        "ClassPatch",
         "ContributionReport",
+        "EditAccepted",
         "MergeAccepted",
         "MergeBody",
         "Moved",

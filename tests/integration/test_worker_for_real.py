@@ -26,6 +26,7 @@ from exchange.jobs import Jobs
 from exchange.notes import Note, accept
 from exchange.spool import Spool
 from model_store.store import Store, bootstrap
+from segp_cl.class_edits import ClassEdit
 from segp_cl.learn.learner import initial_state
 from segp_cl.models.backbone import Backbone
 from segp_cl.types import ModelSpec
@@ -98,6 +99,13 @@ class Site:
     def merge(self, ours: str, theirs: str) -> str:
         """Queue the merge of two versions."""
         job = UpdateJob(job_id=new_job_id(), task_name="both", merges=(ours, theirs), submitted_at=utc_now())
+        self.spool.reserve(job.job_id)
+        accept(self.jobs, self.spool, Note(record=JobRecord(job=job, created_at=utc_now())))
+        return job.job_id
+
+    def edit(self, edit: ClassEdit) -> str:
+        """Queue an edit of the classes."""
+        job = UpdateJob(job_id=new_job_id(), task_name="asked for", edit=edit, submitted_at=utc_now())
         self.spool.reserve(job.job_id)
         accept(self.jobs, self.spool, Note(record=JobRecord(job=job, created_at=utc_now())))
         return job.job_id
@@ -384,6 +392,52 @@ def test_a_merge_whose_process_is_killed_is_done_again_and_publishes_once(
     assert done.outcome is not None
     assert site.versions_of(job) == [done.outcome.version_id]
     assert site.store.current() == done.outcome.version_id
+
+
+def test_classes_are_edited_while_a_task_trains(site: Site, worker: subprocess.Popen[bytes]) -> None:
+    training = site.teach("wren", "tern", instant=True, **SHORT)
+    site.wait(training, lambda record: record.progress is not None and record.progress.phase == "train")
+    job = site.edit(ClassEdit(kind="rename", classes=("wren",), name="jenny", prompt="a photo of a jenny."))
+    edited = site.finished(job)
+    assert site.jobs.get(training).state == JobState.RUNNING
+    assert edited.outcome is not None
+    assert edited.outcome.promoted
+    site.finished(training)
+    lineage = site.store.lineage()
+    assert [manifest.made for manifest in lineage[:2]] == ["edited", "trained"]
+    assert [known.name for known in lineage[0].classes[-2:]] == ["jenny", "tern"]
+    wait_until(lambda: not site.spool.folders())
+
+
+def test_an_edit_whose_process_is_killed_is_made_again_and_published_once(
+    site: Site, worker: subprocess.Popen[bytes]
+) -> None:
+    base = site.store.current()
+    known = site.store.manifest(base or "").classes[-1].name
+    job = site.edit(ClassEdit(kind="delete", classes=(known,)))
+    site.wait(job, lambda record: record.state == JobState.RUNNING)
+    wait_until(lambda: f"job_id={job} attempt 1 runs as process" in site.log.read_text())
+    os.kill(site.process_of(job), signal.SIGKILL)
+    done = site.finished(job)
+    assert done.outcome is not None
+    made = [manifest.version_id for manifest in site.store.list() if manifest.job_id == job]
+    assert made == [done.outcome.version_id]
+    assert site.store.current() == made[0]
+    wait_until(lambda: not site.spool.folders())
+
+
+def test_an_edit_outlives_its_worker(site: Site, worker: subprocess.Popen[bytes]) -> None:
+    """The edit was taken by a worker that is gone; the next one's sweeper notices."""
+    for each in site.workers:
+        each.kill()
+        each.wait()
+    known = site.store.lineage()[0].classes[-1].name
+    job = site.edit(ClassEdit(kind="rename", classes=(known,), name=f"{known} too"))
+    assert site.jobs.next_instant(1) == job
+    site.start_worker()
+    done = site.finished(job)
+    assert done.outcome is not None
+    assert site.store.lineage()[0].classes[-1].name == f"{known} too"
 
 
 def test_a_worker_that_dies_over_an_instant_version_costs_nothing_but_that(site: Site) -> None:

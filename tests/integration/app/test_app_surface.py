@@ -34,6 +34,10 @@ PROTECTED = [
     ("POST", "/v2/models/m/versions/x/infer", "classify"),
     ("POST", "/v1/tasks", "train"),
     ("POST", "/v1/versions/merge", "train"),
+    ("POST", "/v1/classes/merge", "train"),
+    ("POST", "/v1/classes/x/replace", "train"),
+    ("PATCH", "/v1/classes/x", "train"),
+    ("DELETE", "/v1/classes/x", "train"),
     ("GET", "/v1/jobs", "train"),
     ("GET", "/v1/jobs/x", "train"),
     ("GET", "/v1/jobs/x/events", "train"),
@@ -70,7 +74,8 @@ def test_every_route_is_either_protected_or_known_to_be_open(client: TestClient)
 
 
 def templated(path: str) -> str:
-    path = re.sub("/x(?=/|$)", "/{job_id}" if "/jobs/" in path else "/{version_id}", path)
+    what = "job_id" if "/jobs/" in path else "name" if "/classes/" in path else "version_id"
+    path = re.sub("/x(?=/|$)", f"/{{{what}}}", path)
     return path.replace("/models/m", "/models/{name}")
 
 

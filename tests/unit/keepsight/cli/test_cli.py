@@ -33,6 +33,7 @@ ACCEPTED = {
 }
 COMMANDS = (
     "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "versions show", "merge",
+    "classes", "classes rename", "classes swap", "classes merge", "classes delete", "classes replace",
     "rollback", "promote", "rollout", "gate", "gate show", "gate set", "keys", "keys create", "keys list",
     "keys revoke", "keys forget",
 )  # fmt: skip
@@ -691,3 +692,70 @@ def test_the_reader_of_our_output_may_leave(tmp_path: Path) -> None:
         os.close(write)
     assert ran.stderr == ""
     assert ran.returncode == 1
+
+
+def edit_job(make_finished_job: MakeJob, **report: object) -> dict[str, Any]:
+    job = make_finished_job()
+    job["result"] |= {"evaluation": None, "version_id": "v3", "report": report}
+    return job
+
+
+@pytest.mark.parametrize(
+    ("arguments", "route", "sent", "done"),
+    [
+        (
+            ("rename", "cat", "puss", "--reason", "r"),
+            "PATCH /v1/classes/cat",
+            {"name": "puss", "reason": "r"},
+            "Renamed",
+        ),
+        (("rename", "a/b", "--prompt", "a b"), "PATCH /v1/classes/a/b", {"prompt": "a b"}, "Renamed"),
+        (("swap", "cat", "dog"), "PATCH /v1/classes/cat", {"name": "dog", "swap": True}, "Swapped"),
+        (
+            ("merge", "cat", "dog", "--into", "pet", "--prompt", "p"),
+            "POST /v1/classes/merge",
+            {"classes": ["cat", "dog"], "name": "pet", "prompt": "p"},
+            "Merged",
+        ),
+        (("delete", "cat"), "DELETE /v1/classes/cat", None, "Deleted"),
+    ],
+)
+def test_classes_are_edited(
+    run_cli: RunCli,
+    service: Any,
+    make_finished_job: MakeJob,
+    arguments: tuple[str, ...],
+    route: str,
+    sent: object,
+    done: str,
+) -> None:
+    edit = {"kind": "delete", "classes": ["cat"], "name": None, "prompt": None}
+    service.script |= {
+        route: {"job_id": "j1", "location": "/v1/jobs/j1", "edit": edit},
+        "GET /v1/jobs/j1": edit_job(make_finished_job, edit={"remains": ["a trace"]}),
+    }
+    told = run_cli("classes", *arguments)
+    assert told.out == f"{done}: version v3 is published and current.\nremains: a trace\n"
+    body = service.requests[0].content
+    assert (json.loads(body) if body else None) == sent
+    assert run_cli("classes", *arguments, "--no-wait").out == "Job j1 is queued: keepsight jobs show j1\n"
+    assert run_cli("classes", *arguments, "--no-wait", "--json").json["edit"] == edit
+
+
+def test_a_class_is_replaced_from_a_folder(
+    run_cli: RunCli, service: Any, make_finished_job: MakeJob, folder: Path
+) -> None:
+    service.script |= {
+        "POST /v1/classes/cat/replace": ACCEPTED,
+        "GET /v1/jobs/j1": edit_job(make_finished_job),
+    }
+    told = run_cli("classes", "replace", "cat", str(folder), "--reason", "sharper")
+    assert told.out == "Replaced: version v3 is published and current.\n"
+    assert b'name="reason"\r\n\r\nsharper\r\n' in service.requests[0].content
+
+
+def test_the_classes_are_listed(run_cli: RunCli, service: Any) -> None:
+    known = {"name": "cat", "prompt": "a photo of a cat.", "task": 1, "images": 23}
+    service.script["GET /v1/classes"] = {"model_version": "v1", "classes": [known]}
+    assert "a photo of a cat." in run_cli("classes").out
+    assert run_cli("classes", "--json").json["classes"] == [known]
