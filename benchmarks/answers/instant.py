@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -91,10 +91,13 @@ class Service:
         )
         urllib.request.urlopen(request, timeout=60).close()  # noqa: S310
 
-    def upload(self, archive: bytes, name: str) -> tuple[str, float]:
+    def upload(self, archive: bytes, name: str, config: Mapping[str, object] | None = None) -> tuple[str, float]:
         """Send a task. Returns its job, and when the last byte was sent."""
-        boundary = uuid.uuid4().hex
-        field = f'--{boundary}\r\nContent-Disposition: form-data; name="name"\r\n\r\n{name}\r\n'
+        boundary, fields = uuid.uuid4().hex, {"name": name, "config": json.dumps(dict(config or {}))}
+        field = "".join(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'
+            for key, value in fields.items()
+        )
         file = f'--{boundary}\r\nContent-Disposition: form-data; name="archive"; filename="a.tar"\r\n\r\n'
         body = (field + file).encode() + archive + f"\r\n--{boundary}--\r\n".encode()
         connection = HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE_S)
