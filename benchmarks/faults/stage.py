@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 import redis
 
@@ -66,6 +67,16 @@ class Stage:
             return answer, None
         job_id = str(answer.json["job_id"])
         self.jobs[job_id] = Taught(classes)
+        return answer, job_id
+
+    def rename(self) -> tuple[Answer, str | None]:
+        """Ask for another name of a served class: the answer, and the job's id if it was accepted."""
+        new_name = f"kind {next(self._numbers)} renamed"
+        answer = self.service.ask("PATCH", f"/v1/classes/{quote(self.classes()[0])}", {"name": new_name}, timeout_s=60)
+        if answer.status != 202:
+            return answer, None
+        job_id = str(answer.json["job_id"])
+        self.jobs[job_id] = Taught((new_name,))
         return answer, job_id
 
     def look(self, job_id: str) -> Taught:
