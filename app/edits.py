@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from app.errors import InvalidRequestError
+from app.errors import InvalidRequestError, TaskRefusedError
 from app.intake.entry_names import encoding_named
 from app.intake.names import check_against_known, clean_name
 from exchange.contracts import JobRecord, UpdateJob, new_job_id, utc_now
@@ -107,7 +107,7 @@ def renaming(store: Store, name: str, patch: ClassPatch) -> ClassEdit:
         StoreError: CURRENT cannot be read.
     """
     known, _ = known_classes(store)
-    name = clean_name(name)
+    name = named(name)
     record = known_class(known, name)
     new_name = None if patch.name is None else clean_name(patch.name)
     if patch.swap and new_name is not None:
@@ -135,7 +135,7 @@ def merging(store: Store, body: ClassMergeBody) -> ClassEdit:
         StoreError: CURRENT cannot be read.
     """
     known, _ = known_classes(store)
-    names, new_name = [clean_name(name) for name in body.classes], clean_name(body.name)
+    names, new_name = [named(name) for name in body.classes], clean_name(body.name)
     if len(set(names)) < len(names):
         raise InvalidRequestError("a class is named twice")
     first = known_class(known, names[0])
@@ -155,6 +155,18 @@ def known_classes(store: Store) -> tuple[dict[str, ClassRecord], VersionId]:
     if current is None:  # there is one from the start
         raise DamagedPointerError(f"{store.root} has no CURRENT, so there are no classes to edit")
     return {known.name: known for known in store.manifest(current).classes}, current
+
+
+def named(name: str) -> str:
+    """Return the name of a class as a client's path or list has it, as classes are called.
+
+    Raises:
+        ClassNotFoundError: no class can have this name.
+    """
+    try:
+        return clean_name(name)
+    except TaskRefusedError as error:
+        raise ClassNotFoundError(f"no class is known by this name: {error}") from error
 
 
 def known_class(known: dict[str, ClassRecord], name: str) -> ClassRecord:

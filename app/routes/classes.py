@@ -9,10 +9,9 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from app.deps import AnyCaller, ServicesDep, TrainCaller
-from app.edits import ClassMergeBody, ClassPatch, EditAccepted, ReplaceForm, merging, queue_edit, renaming
+from app.edits import ClassMergeBody, ClassPatch, EditAccepted, ReplaceForm, merging, named, queue_edit, renaming
 from app.intake.keeping import keeping
 from app.intake.limits import IntakeLimits
-from app.intake.names import clean_name
 from app.intake.places import Check
 from app.intake.submission import Submissions, Submitted, TaskForm
 from app.json_body import read_json
@@ -91,7 +90,7 @@ async def replace_class(
     form = await receive(request, services)
     try:
         fields, upload = parse(form, ReplaceForm)
-        known = clean_name(name)
+        known = named(name)
         task = TaskForm(
             name=fields.reason or f"replace {known!a}"[:200],
             extend=True,
@@ -156,7 +155,7 @@ async def delete_class(
     What was trained for it cannot be taken out of the adapters, and its part of the scatter that all classes share only
     where `keep_class_scatter` was set when it was taught. The job's result says what was removed and what remains.
     """
-    edit = ClassEdit(kind="delete", classes=(clean_name(name),))
+    edit = ClassEdit(kind="delete", classes=(named(name),))
     return await _queued(request, response, services, caller.name, reason, lambda store: edit)
 
 

@@ -132,6 +132,7 @@ def test_what_cannot_be_edited_is_refused_at_once(client: TestClient, taught: Ve
 
     assert slug(client.delete("/v1/classes/emu")) == (404, "class-not-found")
     assert slug(client.patch("/v1/classes/emu", json={"name": "x"})) == (404, "class-not-found")
+    assert slug(client.delete("/v1/classes/%C2%8A")) == (404, "class-not-found")  # none can be called so
     assert slug(client.patch("/v1/classes/cat", json={"name": "dog"})) == (409, "class-exists")
     assert slug(client.patch("/v1/classes/cat", json={"name": "DOG"})) == (409, "class-exists")
     assert slug(client.patch("/v1/classes/cat", json={"name": "emu", "swap": True})) == (404, "class-not-found")

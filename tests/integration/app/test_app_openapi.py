@@ -29,6 +29,9 @@ NOT_ALL_IN_A_SCHEMA = {
     "/v1/embeddings": "which versions there are",
     "/v1/tasks": "which bytes are an archive",
     "/v1/versions/merge": "which hyper-parameters there are",
+    "/v1/classes/merge": "which names can be shown",
+    "/v1/classes/{name}": "which fields go together",
+    "/v1/classes/{name}/replace": "which bytes are an archive",
 }
 """What is refused though it is valid by the schema; all other checks are made there too."""
 UNAVAILABLE = {503, 504}
