@@ -213,9 +213,10 @@ class Store(StoreWriter):
             lineage = self.lineage()
             manifests = self._manifests()
             unreadable = {version for version, manifest in manifests.items() if manifest is None}
-            # what instant versions stand on: their tasks may still be trained on it
-            instants = list(itertools.takewhile(lambda manifest: manifest.made == "instant", lineage))
-            stood_on = {manifest.version_id for manifest in lineage[: len(instants) + 1]}
+            # what instant versions stand on, below edits or not: their tasks may still be trained on it
+            above = enumerate(itertools.takewhile(lambda manifest: manifest.made in PUT_AGAIN, lineage))
+            lowest = max((at for at, manifest in above if manifest.made == "instant"), default=-1)
+            stood_on = {manifest.version_id for manifest in lineage[: lowest + 2]} if lowest >= 0 else set()
             pinned = policy.pinned_versions(journal.entries) | unreadable | stood_on
             for version_id in policy.to_prune(parents_of(manifests), current=self.current(), pinned=pinned, keep=keep):
                 with writing(f"removing version {version_id}"):

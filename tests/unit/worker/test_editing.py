@@ -204,6 +204,23 @@ def test_edits_are_made_again_on_what_was_trained_meanwhile(
     assert any("rename 'cat' to 'puss', as in " in entry.reason for entry in store.journal())
 
 
+def test_pruning_keeps_what_waiting_tasks_are_trained_on_below_edits(
+    settings: WorkerSettings, store: Store, first: VersionId
+) -> None:
+    pets = task(settings, PETS)
+    run_instant(pets, settings)
+    for name in ("puss", "kit", "cat"):
+        old = names(current(store))[0]
+        update(edit_job(ClassEdit(kind="rename", classes=(old,), name=name)), settings)
+    assert store.prune(1) == []
+    assert update(pets, settings).promoted
+    end(settings, pets)
+    assert [made for made, _ in line(store)][:4] == ["edited", "edited", "edited", "trained"]
+    store.prune(1)
+    assert [made for made, _ in line(store)][:2] == ["edited", "edited"]
+    assert len(store.list()) == 2  # edits alone keep nothing below them
+
+
 def test_so_is_a_class_that_was_replaced_without_its_images(
     settings: WorkerSettings, store: Store, first: VersionId
 ) -> None:
