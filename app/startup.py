@@ -25,6 +25,7 @@ from app.serving.member import Member, new_server_id
 from app.serving.watcher import Watcher
 from app.settings import Settings
 from app.tidy import tidy_when_idle
+from app.upkeep import Verifier
 from exchange.announcements import Announcements
 from exchange.contracts import CURRENT_CHANNEL
 from exchange.jobs import Jobs
@@ -114,6 +115,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         member=member,
         roster=roster,
         space_of=functools.lru_cache(1024)(lambda version_id: embedding_space(store.open(version_id))),
+        verify=Verifier(store, base),
         intake=Intake(threads=settings.intake_threads, timeout_s=settings.upload_timeout_s),
         pools=pools,
         feeds=feeds,

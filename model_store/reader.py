@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,6 +43,14 @@ class Survey:
 
     readable: list[Manifest]
     damaged: dict[VersionId, str]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What `prune` removed, or would remove, with bytes, oldest first; and why each other version stays."""
+
+    removed: dict[VersionId, int]
+    kept: dict[VersionId, str]
 
 
 def parents_of(manifests: Mapping[VersionId, Manifest | None]) -> dict[VersionId, VersionId | None]:
@@ -246,6 +255,14 @@ class StoreReader:
             CorruptVersionError: a byte of either file is not what was published; names the file.
         """
         self.open(version_id)
+
+    def size(self, version_id: VersionId) -> int:
+        """Return the bytes of a version's files; 0 where there is none."""
+        total = 0
+        for file in (MANIFEST_FILE, TENSORS_FILE):
+            with contextlib.suppress(OSError):
+                total += (self._versions / policy.check_version_id(version_id) / file).stat().st_size
+        return total
 
     def journal(self) -> Entries:
         """Return all actions, oldest first. An unreadable line, or a whole unreadable file, is logged and left out."""

@@ -25,7 +25,10 @@ from keepsight.client.api import (
     MergeAccepted,
     Moved,
     PathName,
+    Pinned,
+    Pruned,
     Rollout,
+    Verified,
     Versions,
     ZeroShot,
 )
@@ -259,6 +262,25 @@ class Client:
         A version that the gate holds is refused (`ApiError`, 409, `held`), unless `anyway` is set and a reason given.
         """
         return self._send(calls.promote(version_id, reason=reason, expected=expected, anyway=anyway))
+
+    def prune(self, keep: int, *, dry_run: bool = False, reason: str = "") -> Pruned:
+        """Remove versions that are neither needed nor pinned, so that `keep` steps back stay possible.
+
+        With `dry_run` nothing is removed.
+        """
+        return self._send(calls.prune(keep, dry_run=dry_run, reason=reason))
+
+    def pin(self, version_id: str, *, reason: str = "") -> Pinned:
+        """Keep a version from being pruned."""
+        return self._send(calls.pin(version_id, reason=reason))
+
+    def unpin(self, version_id: str, *, reason: str = "") -> Pinned:
+        """Let a version be pruned again."""
+        return self._send(calls.unpin(version_id, reason=reason))
+
+    def verify(self, version_id: str) -> Verified:
+        """Have every byte of a version checked, and its golden answers. Damage is in the answer, and no error."""
+        return self._send(calls.verify(version_id))
 
     def gate(self) -> Gate:
         """Return the policy by which a published version is promoted or held."""

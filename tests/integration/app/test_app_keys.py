@@ -150,6 +150,8 @@ BODIES = [
     ("/v2/models/keepsight/versions/x/infer", "classify"),
     ("/v1/tasks", "train"),
     ("/v1/versions/merge", "train"),
+    ("/v1/versions/x/pin", "admin"),
+    ("/v1/admin/prune", "admin"),
     ("/v1/admin/promote", "admin"),
     ("/v1/admin/rollback", "admin"),
 ]

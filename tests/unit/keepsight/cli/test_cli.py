@@ -33,7 +33,8 @@ ACCEPTED = {
 }
 COMMANDS = (
     "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "versions show", "merge",
-    "rollback", "promote", "rollout", "gate", "gate show", "gate set", "keys", "keys create", "keys list",
+    "rollback", "promote", "rollout", "prune", "pin", "unpin", "verify", "gate", "gate show", "gate set", "keys",
+    "keys create", "keys list",
     "keys revoke", "keys forget",
 )  # fmt: skip
 
@@ -523,6 +524,64 @@ def test_a_merge_is_followed_or_left(run_cli: RunCli, service: Any, make_finishe
     left = run_cli("merge", "v1", "v2", "--no-wait")
     assert left.out == "Job j1 is queued: keepsight jobs show j1\n"
     assert run_cli("merge", "v1", "v2", "--json").json["job_id"] == job["job_id"]
+
+
+def test_pruning_says_what_goes_and_what_stays(run_cli: RunCli, service: Any) -> None:
+    pruned = {
+        "dry_run": True,
+        "removed": [{"version_id": "v1", "bytes": 11_300_000}],
+        "bytes": 11_300_000,
+        "kept": [{"version_id": "v2", "because": "pinned"}, {"version_id": "v3", "because": "CURRENT"}],
+    }
+    service.script["POST /v1/admin/prune"] = pruned
+    shown = run_cli("prune", "--keep", "3", "--dry-run", "--reason", "monthly")
+    assert json.loads(service.requests[0].content) == {"keep": 3, "dry_run": True, "reason": "monthly"}
+    lines = [" ".join(line.split()) for line in shown.out.splitlines()]
+    assert lines[1:] == [
+        "v1 would be removed 11.3 MB",
+        "v2 kept: pinned",
+        "v3 kept: CURRENT",
+        "1 version would be removed, 11.3 MB.",
+    ]
+    assert run_cli("prune", "--keep", "3", "--json").json == pruned
+    assert run_cli("prune", "--keep", "0").code == 2
+    assert run_cli("prune").code == 2
+
+
+def test_a_version_is_pinned_and_unpinned_with_a_reason(run_cli: RunCli, service: Any) -> None:
+    service.script["POST /v1/versions/v1/pin"] = {"version_id": "v1", "pinned": True}
+    service.script["DELETE /v1/versions/v1/pin"] = {"version_id": "v1", "pinned": False}
+    assert run_cli("pin", "v1", "-r", "the paper's").out == "Pinned v1.\n"
+    assert json.loads(service.requests[0].content) == {"reason": "the paper's"}
+    assert run_cli("unpin", "v1", "-r", "done with it").out == "Unpinned v1.\n"
+    assert service.requests[1].url.params["reason"] == "done with it"
+    assert run_cli("unpin", "v1", "--json").json == {"version_id": "v1", "pinned": False}
+
+
+def test_verifying_exits_with_1_if_anything_is_wrong(run_cli: RunCli, service: Any) -> None:
+    good = {"version_id": "v1", "ok": True, "files": "intact", "answers": "same", "problem": None}
+    bad = {"version_id": "v2", "ok": False, "files": "damaged", "answers": "unknown", "problem": "v2 is corrupt"}
+    service.script |= {
+        "GET /v1/versions": {
+            "current": "v1",
+            "serving": "v1",
+            "versions": [{"version_id": "v1"}],
+            "damaged": [{"version_id": "v2", "reason": "r"}],
+        },
+        "POST /v1/versions/v1/verify": good,
+        "POST /v1/versions/v2/verify": bad,
+    }
+    current = run_cli("verify", "--json")
+    assert (current.code, current.json) == (0, {"ok": True, "versions": [good]})
+    every = run_cli("verify", "--all")
+    assert every.code == 1
+    assert [" ".join(line.split()) for line in every.out.splitlines()[1:]] == [
+        "v1 intact same ok",
+        "v2 damaged unknown not ok",
+    ]
+    assert every.err.endswith("v2: v2 is corrupt\n")
+    assert run_cli("verify", "v2", "--json").code == 1
+    assert run_cli("verify", "v2", "--all").code == 1
 
 
 def test_the_lineage_is_a_tree_with_branches_and_merges(run_cli: RunCli, service: Any) -> None:

@@ -1,0 +1,123 @@
+"""`keepsight prune`, `pin`, `unpin` and `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from keepsight.cli import console, options
+from keepsight.cli.commands.versions import Version
+from keepsight.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from keepsight.client.api import Pruned, Verified
+
+
+def prune(
+    keep: Annotated[int, typer.Option("--keep", min=1, help="How many steps back stay possible.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; say what would be removed.")] = False,
+    reason: options.Reason = "",
+    url: options.Url = options.URL,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Remove old versions: not the current one, nor pinned ones, nor what a server or a job needs."""
+    with options.connect(url, api_key) as client:
+        pruned = client.prune(keep, dry_run=dry_run, reason=reason)
+    if as_json:
+        console.print_json(pruned)
+    else:
+        report_pruned(pruned)
+
+
+def pin(
+    version: Version,
+    reason: options.Reason = "",
+    url: options.Url = options.URL,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Keep a version from being pruned."""
+    with options.connect(url, api_key) as client:
+        pinned = client.pin(version, reason=reason)
+    if as_json:
+        console.print_json(pinned)
+    else:
+        console.out().print(f"Pinned {pinned['version_id']}.")
+
+
+def unpin(
+    version: Version,
+    reason: options.Reason = "",
+    url: options.Url = options.URL,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Let a version be pruned again."""
+    with options.connect(url, api_key) as client:
+        pinned = client.unpin(version, reason=reason)
+    if as_json:
+        console.print_json(pinned)
+    else:
+        console.out().print(f"Unpinned {pinned['version_id']}.")
+
+
+def verify(
+    version: Annotated[
+        str | None, typer.Argument(metavar="[VERSION]", help="The version to verify [default: the current one]")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Verify every version.")] = False,
+    url: options.Url = options.URL,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Verify a version: every byte, and its golden answers. Exits with 1 if anything is wrong."""
+    from rich.progress import track
+
+    if every and version is not None:
+        raise CommandError(f"either name a version or give --all; got {version} and --all")
+    with options.connect(url, api_key) as client:
+        if every:
+            listing = client.versions()
+            # a version without a manifest is listed as damaged only
+            wanted = sorted(
+                {v["version_id"] for v in listing["versions"]} | {v["version_id"] for v in listing["damaged"]}
+            )
+        else:
+            current = version or client.versions()["current"]
+            if current is None:
+                raise CommandError("CURRENT cannot be read, so name a version, or give --all")
+            wanted = [current]
+        bar = track(wanted, description="verify", console=console.err(), transient=True, disable=len(wanted) == 1)
+        found = [client.verify(each) for each in bar]
+    if as_json:
+        console.print_json({"ok": all(each["ok"] for each in found), "versions": found})
+    else:
+        report_verified(found)
+    if not all(each["ok"] for each in found):
+        raise typer.Exit(1)
+
+
+def report_pruned(pruned: Pruned) -> None:
+    """Print what became of every version, and what that saved."""
+    verb = "would be removed" if pruned["dry_run"] else "removed"
+    made = console.table("version", "what", ">size")
+    for gone in pruned["removed"]:
+        made.add_row(gone["version_id"], verb, console.size(gone["bytes"]))
+    for kept in pruned["kept"]:
+        made.add_row(kept["version_id"], f"kept: {escape(kept['because'])}", "")
+    console.print_table(made)
+    count = len(pruned["removed"])
+    console.out().print(f"{count} version{'s' * (count != 1)} {verb}, {console.size(pruned['bytes'])}.")
+
+
+def report_verified(found: Sequence[Verified]) -> None:
+    """Print what was found of every version."""
+    made = console.table("version", "files", "answers", "")
+    for each in found:
+        made.add_row(each["version_id"], each["files"], each["answers"], "ok" if each["ok"] else "[red]not ok")
+    console.print_table(made)
+    console.print_notes(f"{each['version_id']}: {each['problem']}" for each in found if each["problem"])
