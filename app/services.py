@@ -50,5 +50,6 @@ class Services:
     space_of: Callable[[VersionId], str]
     verify: Callable[[VersionId], Verified]
     intake: Intake
+    exports: Intake
     pools: Pools
     feeds: JobFeeds

@@ -256,6 +256,18 @@ class StoreReader:
         """
         self.open(version_id)
 
+    def in_one_file(self, version_id: VersionId) -> bytes:
+        """Return a version as one safetensors file: its tensors, and its manifest as the metadata `manifest`.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            CorruptVersionError: a byte of either file is not what was published; names the file.
+        """
+        self.verify(version_id)
+        manifest = self._read(version_id, MANIFEST_FILE)
+        tensors = codec.unpack(self._read(version_id, TENSORS_FILE), version_id)
+        return codec.pack(tensors, {"manifest": manifest.decode()})
+
     def size(self, version_id: VersionId) -> int:
         """Return the bytes of a version's files; 0 where there is none."""
         total = 0

@@ -6,10 +6,11 @@ import functools
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 
 from app.deps import AdminCaller, AnyCaller, ServicesDep, TrainCaller
 from app.errors import NoContributionsError
+from app.exports import Format, make_export
 from app.intake.keeping import keeping
 from app.json_body import read_json
 from app.media_types import media_type
@@ -147,6 +148,36 @@ async def unpin_version(
     """Let a version be pruned again. Nothing changes if it is not pinned."""
     await services.pools.upkeep.run(services.store.unpin, version_id, who=caller.name, reason=reason)
     return Pinned(version_id=version_id, pinned=False)
+
+
+@router.get(
+    "/versions/{version_id}/export",
+    summary="A version as a file",
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "The file.", "content": {"application/octet-stream": {}}},
+        **problems(400, 404, 409, 422, 501, 503, 504, 507),
+    },
+)
+async def export_version(
+    version_id: str,
+    request: Request,
+    services: ServicesDep,
+    caller: AdminCaller,
+    file_format: Annotated[
+        Format, Query(alias="format", description="`safetensors`: as it is; `onnx`: a model that gives its answers.")
+    ] = "safetensors",
+) -> Response:
+    """Return a version as one file for use elsewhere. One is made at a time, at low priority; others wait their turn.
+
+    An ONNX model takes 8-bit pixels and gives the calibrated probabilities of the served classes. Its answers are
+    compared with the service's before it is handed out; `Keepsight-Difference` has the largest difference.
+    """
+    export = functools.partial(
+        make_export, version_id, file_format, store=services.store, spool=services.spool, settings=services.settings
+    )
+    made = await services.exports.run(request, caller.key_id, lambda check: export(check=check))
+    return made.response()
 
 
 @router.post("/versions/{version_id}/verify", summary="Verify a version", responses=problems(404, 503))

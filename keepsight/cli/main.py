@@ -41,6 +41,7 @@ app.command()(upkeep.prune)
 app.command()(upkeep.pin)
 app.command()(upkeep.unpin)
 app.command()(upkeep.verify)
+app.command()(upkeep.export)
 app.add_typer(gate.app, name="gate")
 app.add_typer(keys.app, name="keys")
 

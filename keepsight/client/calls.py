@@ -33,6 +33,7 @@ from keepsight.client.api import (
     Versions,
     ZeroShot,
 )
+from keepsight.client.downloads import ExportFormat
 from keepsight.client.errors import ApiError, ServiceUnreachableError
 from keepsight.client.images import NamedImage
 from keepsight.client.problems import api_error
@@ -42,6 +43,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 5.0
 SWAP_TIMEOUT_S = 120.0
+EXPORT_TIMEOUT_S = 900.0  # the model is traced and compared before the first byte is sent
 UPKEEP_TIMEOUT_S = 300.0  # the store's lock is waited for, and gigabytes are read
 INTAKE_TIMEOUT_S = 900.0  # the server answers an upload after it has unpacked and checked every image
 
@@ -278,6 +280,12 @@ def unpin(version_id: str, *, reason: str) -> Call[Pinned]:
 
 def verify(version_id: str) -> Call[Verified]:
     return Call("POST", f"/v1/versions/{_segment(version_id)}/verify", timeout_s=UPKEEP_TIMEOUT_S)
+
+
+def export(version_id: str, form: ExportFormat) -> Call[None]:
+    """Describe the download of a version, which `keepsight.client.downloads` reads."""
+    route = f"/v1/versions/{_segment(version_id)}/export"
+    return Call("GET", route, body={"params": {"format": form}}, timeout_s=EXPORT_TIMEOUT_S)
 
 
 def _move(

@@ -147,13 +147,13 @@ def upload(
     parent: str | None = None,
 ) -> Accepted:
     """Send a folder or an archive, with a progress bar. If it is refused, print what the service found in it."""
-    from keepsight.cli.follow import upload_bar
+    from keepsight.cli.follow import transfer_bar
     from keepsight.client.errors import ApiError
     from keepsight.client.images import sendable
     from keepsight.client.uploads import open_task, with_skipped
 
     body, filename = open_task(source)
-    with body, upload_bar(console.err()) as bars:
+    with body, transfer_bar(console.err()) as bars:
         task = bars.add_task("sending", total=body.size)
 
         def show(sent: int) -> None:

@@ -1,8 +1,9 @@
-"""`keepsight prune`, `pin`, `unpin` and `verify`."""
+"""`keepsight prune`, `pin`, `unpin`, `verify` and `export`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -99,6 +100,40 @@ def verify(
         report_verified(found)
     if not all(each["ok"] for each in found):
         raise typer.Exit(1)
+
+
+def export(
+    version: Version,
+    path: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", help="Where to write it.")],
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="safetensors or onnx [default: by the file's ending, else safetensors]"),
+    ] = None,
+    url: options.Url = options.URL,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write a version to a file for use elsewhere: as it is, or as an ONNX model that gives the same answers."""
+    from keepsight.cli.follow import transfer_bar
+    from keepsight.client.downloads import FORMATS
+
+    wanted = form or path.suffix.removeprefix(".")
+    chosen = next((each for each in FORMATS if each == wanted), None)
+    if chosen is None and form is not None:
+        raise CommandError(f"there is no format {form!r}; expected {' or '.join(FORMATS)}")
+    with options.connect(url, api_key) as client, transfer_bar(console.err()) as bar:
+        task = bar.add_task(f"export {version}", total=None)
+
+        def show(received: int, size: int) -> None:
+            bar.update(task, completed=received, total=size or None)
+
+        made = client.export(version, path, form=chosen or "safetensors", on_bytes=show)
+    if as_json:
+        console.print_json({"path": str(made.path), "bytes": made.bytes, "difference": made.difference})
+        return
+    console.out().print(f"Wrote {made.path} ({console.size(made.bytes)}).", markup=False)
+    if made.difference is not None:
+        console.out().print(f"Its answers differ from the service's by at most {made.difference:.1e}.")
 
 
 def report_pruned(pruned: Pruned) -> None:

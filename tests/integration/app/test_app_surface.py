@@ -41,6 +41,7 @@ PROTECTED = [
     ("POST", "/v1/versions/x/pin", "admin"),
     ("DELETE", "/v1/versions/x/pin", "admin"),
     ("POST", "/v1/versions/x/verify", "admin"),
+    ("GET", "/v1/versions/x/export", "admin"),
     ("POST", "/v1/admin/prune", "admin"),
     ("POST", "/v1/admin/promote", "admin"),
     ("POST", "/v1/admin/rollback", "admin"),

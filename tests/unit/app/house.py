@@ -88,6 +88,7 @@ class House:
             member=member,
             roster=roster,
             space_of=lambda version_id: version_id,
+            exports=Intake(threads=1, timeout_s=10),
             verify=lambda version_id: Verified("intact", "same"),
             intake=Intake(threads=1, timeout_s=20.0),
             pools=pools,

@@ -33,7 +33,7 @@ ACCEPTED = {
 }
 COMMANDS = (
     "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "versions show", "merge",
-    "rollback", "promote", "rollout", "prune", "pin", "unpin", "verify", "gate", "gate show", "gate set", "keys",
+    "rollback", "promote", "rollout", "prune", "pin", "unpin", "verify", "export", "gate", "gate show", "gate set", "keys",
     "keys create", "keys list",
     "keys revoke", "keys forget",
 )  # fmt: skip
