@@ -69,7 +69,7 @@ class Store(StoreWriter):
             journal = self._reconcile()
             if (done := self._published(provenance, parent)) is not None:
                 return self.manifest(done)
-            number = policy.next_number(self._ids(), journal.entries)
+            number = policy.next_number(self.version_ids(), journal.entries)
             other = provenance.other_parent
             said = provenance.model_dump(exclude={"who", "reason", "libraries"})
             unnamed = Manifest(

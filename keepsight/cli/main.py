@@ -42,6 +42,8 @@ app.command()(upkeep.pin)
 app.command()(upkeep.unpin)
 app.command()(upkeep.verify)
 app.command()(upkeep.export)
+app.command()(upkeep.backup)
+app.command()(upkeep.restore)
 app.add_typer(gate.app, name="gate")
 app.add_typer(keys.app, name="keys")
 

@@ -1,7 +1,9 @@
-"""`keepsight prune`, `pin`, `unpin`, `verify` and `export`."""
+"""Looking after versions: `keepsight prune`, `pin`, `unpin`, `verify`, `export`, `backup` and `restore`."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +14,7 @@ from rich.markup import escape
 from keepsight.cli import console, options
 from keepsight.cli.commands.versions import Version
 from keepsight.cli.errors import CommandError
+from keepsight.local.supervisor import OUR_MODULE, our_environment
 
 if TYPE_CHECKING:
     from keepsight.client.api import Pruned, Verified
@@ -134,6 +137,34 @@ def export(
     console.out().print(f"Wrote {made.path} ({console.size(made.bytes)}).", markup=False)
     if made.difference is not None:
         console.out().print(f"Its answers differ from the service's by at most {made.difference:.1e}.")
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="FOLDER|FILE.tar", help="Where to copy the store.")],
+    store: options.StorePath = options.DEFAULT_STORE,
+    as_json: options.Json = False,
+) -> None:
+    """Copy the store on this machine, which may be in use. A folder with an earlier backup is brought up to date.
+
+    Every version of the copy is verified. Exits with 1 if a version of the store is damaged.
+    """
+    run_store("backup", store, target, as_json=as_json)
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE.tar", help="A backup.")],
+    store: options.StorePath = options.DEFAULT_STORE,
+    as_json: options.Json = False,
+) -> None:
+    """Copy a backup to where the store is to be, and verify it. There may be no store yet."""
+    run_store("restore", source, store, as_json=as_json)
+
+
+def run_store(command: str, *paths: Path, as_json: bool) -> None:
+    """Become the program that copies stores: it needs PyTorch, which commands do without."""
+    sys.stdout.flush()
+    words = [*OUR_MODULE, "model_store", command, *(["--json"] if as_json else []), "--", *map(str, paths)]
+    os.execve(sys.executable, words, our_environment())  # noqa: S606 - our own module
 
 
 def report_pruned(pruned: Pruned) -> None:

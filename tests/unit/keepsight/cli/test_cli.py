@@ -33,9 +33,8 @@ ACCEPTED = {
 }
 COMMANDS = (
     "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "versions show", "merge",
-    "rollback", "promote", "rollout", "prune", "pin", "unpin", "verify", "export", "gate", "gate show", "gate set", "keys",
-    "keys create", "keys list",
-    "keys revoke", "keys forget",
+    "rollback", "promote", "rollout", "prune", "pin", "unpin", "verify", "export", "backup", "restore",
+    "gate", "gate show", "gate set", "keys", "keys create", "keys list", "keys revoke", "keys forget",
 )  # fmt: skip
 
 
