@@ -9,6 +9,7 @@ are images of people, which somebody wants to be able to remove.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import logging
 import os
@@ -16,7 +17,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from model_store import policy
 from model_store.disk import Disk, writing
@@ -322,50 +323,54 @@ def back_up_to_tar(store: Path, target: Path, *, on_version: OnVersion = _nobody
         StoreError: another failed write.
     """
     source = FolderSource(store, locked=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        for _ in range(ATTEMPTS):
-            with writing(f"writing {target}"):
+    part = target.with_name(f"{target.name}.part")
+    with writing(f"writing {target}"), part.open("ab") as file:
+        try:
+            # a process that is killed lets it go, and the next one writes the same file
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BackupError(f"another process writes {target}") from error
+        try:
+            for _ in range(ATTEMPTS):
                 try:
-                    done = _write_tar(source, part, on_version)
+                    done = _write_tar(source, file, on_version)
                 except VersionNotFoundError as error:
                     logger.info("%s any more; a later moment is copied", error)
                     continue
                 _verify_tar(part, done)
                 part.replace(target)
-            return done
-        raise BackupError(f"versions were pruned in each of {ATTEMPTS} attempts to copy the store; try again")
-    finally:
-        with contextlib.suppress(OSError):
+                return done
+            raise BackupError(f"versions were pruned in each of {ATTEMPTS} attempts to copy the store; try again")
+        finally:
             part.unlink(missing_ok=True)
 
 
-def _write_tar(source: Source, path: Path, on_version: OnVersion) -> Copied:
+def _write_tar(source: Source, file: BinaryIO, on_version: OnVersion) -> Copied:
     snapshot, done = source.snapshot(), Copied()
-    with path.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    file.truncate(0)
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
 
-            def add(name: str, data: bytes) -> None:
-                entry = tarfile.TarInfo(name)
-                entry.size, entry.mode = len(data), 0o600
-                tar.addfile(entry, io.BytesIO(data))
+        def add(name: str, data: bytes) -> None:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o600
+            tar.addfile(entry, io.BytesIO(data))
 
-            for number, version in enumerate(snapshot.versions, start=1):
-                try:
-                    files = source.files_of(version)
-                    decode_version(version, files)
-                except CorruptVersionError as error:
-                    done.damaged[version] = f"{error.file}: {error.problem}"
-                    continue
-                add(f"{VERSIONS}/{version}/{TENSORS_FILE}", files.tensors)
-                add(f"{VERSIONS}/{version}/{MANIFEST_FILE}", files.manifest)
-                done.written.append(version)
-                done.bytes += len(files.manifest) + len(files.tensors)
-                on_version(number, len(snapshot.versions))
-            for name, data in snapshot.files.items():
-                add(name, data)
-        file.flush()
-        os.fsync(file.fileno())
+        for number, version in enumerate(snapshot.versions, start=1):
+            try:
+                files = source.files_of(version)
+                decode_version(version, files)
+            except CorruptVersionError as error:
+                done.damaged[version] = f"{error.file}: {error.problem}"
+                continue
+            add(f"{VERSIONS}/{version}/{TENSORS_FILE}", files.tensors)
+            add(f"{VERSIONS}/{version}/{MANIFEST_FILE}", files.manifest)
+            done.written.append(version)
+            done.bytes += len(files.manifest) + len(files.tensors)
+            on_version(number, len(snapshot.versions))
+        for name, data in snapshot.files.items():
+            add(name, data)
+    file.flush()
+    os.fsync(file.fileno())
     pointer = snapshot.files.get(POINTER, b"").decode(errors="replace").strip()
     done.current = pointer if policy.is_version_id(pointer) else None
     return done

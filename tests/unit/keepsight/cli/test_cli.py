@@ -583,6 +583,42 @@ def test_verifying_exits_with_1_if_anything_is_wrong(run_cli: RunCli, service: A
     assert run_cli("verify", "v2", "--all").code == 1
 
 
+def test_an_export_is_written_to_a_file_or_into_a_folder(run_cli: RunCli, service: Any, tmp_path: Path) -> None:
+    onnx = httpx.Response(200, content=b"model", headers={"Keepsight-Difference": "2.38e-07"})
+    service.script["GET /v1/versions/v1/export"] = onnx
+    done = run_cli("export", "v1", str(tmp_path / "pets.onnx"))
+    assert done.out == (
+        f"Wrote {tmp_path / 'pets.onnx'} (5 B).\nIts answers differ from the service's by at most 2.4e-07.\n"
+    )
+    assert (tmp_path / "pets.onnx").read_bytes() == b"model"
+    assert service.requests[0].url.params["format"] == "onnx"
+    service.script["GET /v1/versions/v1/export"] = httpx.Response(200, content=b"tensors")
+    said = run_cli("export", "v1", str(tmp_path), "--json").json
+    assert said == {"path": str(tmp_path / "v1.safetensors"), "bytes": 7, "difference": None}
+    assert service.requests[1].url.params["format"] == "safetensors"
+    assert run_cli("export", "v1", str(tmp_path), "--format", "pickle").code == 1
+    service.script["GET /v1/versions/v1/export"] = service.problem(409, "the version cannot be exported")
+    refused = run_cli("export", "v1", str(tmp_path / "other.onnx"))
+    assert (refused.code, refused.err) == (1, "keepsight: the version cannot be exported\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pets.onnx", "v1.safetensors"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_backups_and_restores_become_the_stores_program(
+    run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda path, words, environment: started.append(words))
+    extra = ["--json"] if as_json else []
+    assert run_cli("backup", str(tmp_path), "--store", "s", *extra).code == 0
+    assert run_cli("restore", str(tmp_path), "--store", "s", *extra).code == 0
+    assert [words[1:4] for words in started] == [["-P", "-m", "model_store"]] * 2
+    assert [words[4:] for words in started] == [
+        ["backup", *extra, "--", "s", str(tmp_path)],
+        ["restore", *extra, "--", str(tmp_path), "s"],
+    ]
+
+
 def test_the_lineage_is_a_tree_with_branches_and_merges(run_cli: RunCli, service: Any) -> None:
     def version(number: int, parent: str | None, **more: object) -> dict[str, object]:
         usual = {"created_at": "2026-03-01T12:00:00Z", "classes": 2, "tasks": 1, "strategy": "segp", "dataset": "pets"}
