@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -137,6 +138,14 @@ def check_goes_on(store: Store) -> None:
     assert policy.unexplained(store.journal(), parents, fresh) == ()
 
 
+def copying(source: Path, disk: Disk, target: Store) -> None:
+    back_up(source, target.root, disk=disk)
+
+
+def restoring(backup: Path, target: Path, disk: Disk, _: Store) -> None:
+    restore(backup, target, disk=disk)
+
+
 @pytest.mark.parametrize("power_cut", [False, True])
 def test_a_copy_that_was_killed_is_a_store_and_the_next_one_completes_it(tmp_path: Path, power_cut: bool) -> None:
     source = Store(tmp_path / "source")
@@ -151,7 +160,7 @@ def test_a_copy_that_was_killed_is_a_store_and_the_next_one_completes_it(tmp_pat
         target = tmp_path / f"copy-{last}"
         shutil.copytree(tmp_path / "early", target)
         disk = MortalDisk(last, power_cut=power_cut)
-        status = in_a_child(lambda _, target=target, disk=disk: back_up(source.root, target, disk=disk), target, Disk())
+        status = in_a_child(partial(copying, source.root, disk), target, Disk())
         copy = Store(target)
         assert copy.current() in (first, third)
         copy.verify(str(copy.current()))
@@ -178,9 +187,7 @@ def test_a_restore_that_was_killed_serves_nothing_and_the_next_one_completes_it(
     for last in count(1):
         target = tmp_path / f"store-{last}"
         disk = MortalDisk(last, power_cut=power_cut)
-        status = in_a_child(
-            lambda _, target=target, disk=disk: restore(tmp_path / "backup", target, disk=disk), source.root, Disk()
-        )
+        status = in_a_child(partial(restoring, tmp_path / "backup", target, disk), source.root, Disk())
         if status == 0:
             break
         assert status == KILLED

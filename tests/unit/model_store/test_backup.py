@@ -153,7 +153,11 @@ def test_a_version_that_is_pruned_while_it_is_copied_leads_to_a_later_moment(
 
 def test_a_store_that_changes_while_it_is_copied_gives_one_moment(store: Store, tmp_path: Path) -> None:
     before = content(store.root)
-    back_up(store.root, tmp_path / "copy", on_version=lambda done, of: grow(store, 1) and None)
+
+    def publish(done: int, of: int) -> None:
+        grow(store, 1)
+
+    back_up(store.root, tmp_path / "copy", on_version=publish)
     assert content(tmp_path / "copy") == before
     assert len(store.list()) == 6
 
