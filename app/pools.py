@@ -34,6 +34,12 @@ def _moves() -> Pool:
     )
 
 
+def _upkeep() -> Pool:
+    return Pool(
+        "upkeep", threads=1, waiting=8, full=lambda: StoreBusyError("other changes of the store wait for their turn")
+    )
+
+
 @dataclass(frozen=True)
 class Pools:
     """One pool for each thing that is waited for: what hangs fills its own pool, and nothing else waits for it.
@@ -42,13 +48,15 @@ class Pools:
         broker: calls to the broker, each of which ends within seconds.
         store: reads of the store, which may lie on a network disk.
         moves: moves of CURRENT, which wait for all servers.
+        upkeep: what looks after versions, one after the other: it may read all of the store, or wait for its lock.
     """
 
     broker: Pool = field(default_factory=_broker)
     store: Pool = field(default_factory=_store)
     moves: Pool = field(default_factory=_moves)
+    upkeep: Pool = field(default_factory=_upkeep)
 
     def close(self) -> None:
         """End all threads when their work is done."""
-        for pool in (self.broker, self.store, self.moves):
+        for pool in (self.broker, self.store, self.moves, self.upkeep):
             pool.close()

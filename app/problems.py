@@ -69,6 +69,7 @@ from segp_cl.errors import (
     KeepsightError,
 )
 from segp_cl.runtime.classifier import NoClassesError
+from segp_cl.runtime.export import ExportError, ExportUnavailableError
 from segp_cl.runtime.golden import GoldenAnswersError
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,8 @@ TABLE: Mapping[type[Exception], Answer] = {
     IncompatibleStateError: Answer(409, "version-incompatible", "The version belongs to another base model"),
     HeldError: Answer(409, "held", "The version is held by the gate"),
     ConflictError: Answer(409, "pointer-moved", "CURRENT is not what was expected"),
+    ExportUnavailableError: Answer(501, "export-unavailable", "Exports of this format are not installed"),
+    ExportError: Answer(409, "export-failed", "The version cannot be exported"),
     NoContributionsError: Answer(404, "no-contributions", "The version has no contributions"),
     NoCommonAncestorError: Answer(409, "no-common-ancestor", "The versions cannot be merged"),
     NothingToRollBackToError: Answer(409, "nothing-to-roll-back-to", "There is no earlier version"),

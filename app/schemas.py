@@ -22,6 +22,7 @@ from app.problems import problem
 from exchange.contracts import ContributionReport, InstantOutcome, JobRecord, UpdateOutcome, ValidationReport
 from exchange.roster import SeenServer
 from model_store.gate import GatePolicy
+from model_store.reader import Pruning
 from model_store.types import ClassRecord, Made, Manifest
 from segp_cl.class_edits import ClassEdit
 from segp_cl.config import LearnerConfig
@@ -433,6 +434,77 @@ class RollbackBody(BaseModel):
     version_id: str | None = Field(None, description="The version to go back to; default: the parent of CURRENT.")
     reason: str = Field("", max_length=1000, description="Kept in the journal.")
     expected: str | None = Field(None, description="What CURRENT must name; default: what it names now.")
+
+
+class PruneBody(BaseModel):
+    """Remove old versions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    keep: int = Field(ge=1, le=1_000_000, description="How many steps back stay possible.")
+    dry_run: bool = Field(False, description="Remove nothing; say what would be removed.")
+    reason: str = Field("", max_length=1000, description="Kept in the journal.")
+
+
+class PrunedVersion(BaseModel):
+    """A version that was removed, or would be."""
+
+    version_id: str
+    bytes: int
+
+
+class KeptVersion(BaseModel):
+    """A version that stays, and why."""
+
+    version_id: str
+    because: str = Field(examples=["pinned"])
+
+
+class Pruned(BaseModel):
+    """What was removed, or would be, and what stays. Both oldest first."""
+
+    dry_run: bool
+    removed: list[PrunedVersion]
+    bytes: int = Field(description="Of all removed versions.")
+    kept: list[KeptVersion]
+
+    @classmethod
+    def of(cls, pruning: Pruning, *, dry_run: bool) -> Pruned:
+        """Return what the store has done, or would do."""
+        return cls(
+            dry_run=dry_run,
+            removed=[PrunedVersion(version_id=version, bytes=size) for version, size in pruning.removed.items()],
+            bytes=sum(pruning.removed.values()),
+            kept=[KeptVersion(version_id=version, because=why) for version, why in sorted(pruning.kept.items())],
+        )
+
+
+class PinBody(BaseModel):
+    """Pin a version."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    reason: str = Field("", max_length=1000, description="Kept in the journal.")
+
+
+class Pinned(BaseModel):
+    """Whether a version is pinned now."""
+
+    version_id: str
+    pinned: bool
+
+
+class VersionVerified(BaseModel):
+    """What was found of one version."""
+
+    version_id: str
+    ok: bool = Field(description="Nothing is wrong with it.")
+    files: Literal["intact", "damaged"] = Field(description="Whether every byte is what was published.")
+    answers: Literal["same", "different", "unknown"] = Field(
+        description="Whether it gives its golden answers; `unknown` where it has none, or is damaged, or belongs to "
+        "another base model."
+    )
+    problem: str | None = Field(description="What is wrong, or why the answers are not known.")
 
 
 def _optional(policy: type[GatePolicy]) -> dict[str, Any]:

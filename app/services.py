@@ -17,6 +17,7 @@ from app.serving.live_model import LiveModel
 from app.serving.member import Member
 from app.serving.watcher import Watcher
 from app.settings import Settings
+from app.upkeep import Verified
 from exchange.announcements import Announcements
 from exchange.jobs import Jobs
 from exchange.roster import Roster
@@ -47,6 +48,8 @@ class Services:
     member: Member
     roster: Roster
     space_of: Callable[[VersionId], str]
+    verify: Callable[[VersionId], Verified]
     intake: Intake
+    exports: Intake
     pools: Pools
     feeds: JobFeeds

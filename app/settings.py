@@ -109,6 +109,12 @@ class Settings(SharedSettings):
     warm_versions: int = Field(2, ge=1, description="Versions in memory, the served one among them.")
     probe_timeout_s: float = Field(10.0, gt=0, description="Seconds the inference behind /readyz may take.")
 
+    # Exports
+    export_timeout_s: float = Field(600.0, gt=0, description="Seconds after which an export is given up.")
+    max_export_bytes: int = Field(
+        8 * GIB, ge=512 * MIB, description="Memory that the process of an export to ONNX may allocate, in bytes."
+    )
+
     # Events
     events_poll_s: float = Field(1.0, gt=0, description="Seconds between looks at a job, beside its announcements.")
     events_streams: int = Field(256, ge=1, description="Event streams at once; one more is answered 429.")

@@ -25,6 +25,7 @@ from app.serving.member import Member, new_server_id
 from app.serving.watcher import Watcher
 from app.settings import Settings
 from app.tidy import tidy_when_idle
+from app.upkeep import Verifier
 from exchange.announcements import Announcements
 from exchange.contracts import CURRENT_CHANNEL
 from exchange.jobs import Jobs
@@ -114,7 +115,9 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         member=member,
         roster=roster,
         space_of=functools.lru_cache(1024)(lambda version_id: embedding_space(store.open(version_id))),
+        verify=Verifier(store, base),
         intake=Intake(threads=settings.intake_threads, timeout_s=settings.upload_timeout_s),
+        exports=Intake(threads=1, timeout_s=settings.export_timeout_s, late="the version was not exported"),
         pools=pools,
         feeds=feeds,
     )
@@ -152,6 +155,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         engine.close()
         decoder.close()
         services.intake.close()
+        services.exports.close()
 
 
 async def _see_keys(services: Services) -> None:

@@ -215,9 +215,9 @@ def decode_golden(tensors: Mapping[str, Tensor]) -> GoldenAnswers | None:
     return GoldenAnswers(**stored) if len(stored) == len(_CHECKED) else None
 
 
-def pack(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the bytes of `tensors.safetensors`, which are the same for the same tensors."""
-    return save(dict(tensors))
+def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the bytes of `tensors.safetensors`, which are the same for the same tensors and metadata."""
+    return save(dict(tensors), None if metadata is None else dict(metadata))
 
 
 def unpack(data: bytes, version_id: VersionId) -> dict[str, Tensor]:

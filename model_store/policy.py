@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import takewhile
 
 from model_store.types import (
+    PUT_AGAIN,
     Action,
     ConflictError,
     InvalidVersionIdError,
     JournalEntry,
+    Manifest,
     NoCommonAncestorError,
     VersionId,
 )
@@ -102,23 +106,17 @@ def common_ancestor(ours: VersionId, theirs: VersionId, parents: Mapping[Version
     return found[0]
 
 
-def to_prune(
-    parents: Mapping[VersionId, VersionId | None],
-    *,
-    current: VersionId | None,
-    pinned: Collection[VersionId],
-    keep: int,
-) -> tuple[VersionId, ...]:
-    """Return the versions that may be removed, oldest first.
+def why_kept(
+    parents: Mapping[VersionId, VersionId | None], *, current: VersionId | None, keep: int
+) -> dict[VersionId, str]:
+    """Return the versions that stay whatever else needs them, and why.
 
-    These stay: CURRENT; its nearest `keep` ancestors (so that at least `keep` steps back remain possible); the
-    `keep` newest versions by number (one of them may be published and not promoted yet); every pinned version.
-    Versions are self-contained, so no kept version needs a removed one to be opened.
+    These are CURRENT; its nearest `keep` ancestors (so that at least `keep` steps back remain possible); and the `keep`
+    newest versions by number (one of them may be published and not promoted yet).
 
     Args:
         parents: the parent of every present version.
         current: the version in CURRENT.
-        pinned: versions that stay whatever their age.
         keep: at least 1.
 
     Raises:
@@ -126,11 +124,46 @@ def to_prune(
     """
     if keep < 1:
         raise ValueError(f"keep is {keep}, expected at least 1: a rollback needs the version before")
-    by_age = sorted(parents, key=age)
-    stay = {*pinned, *by_age[-keep:]}
+    kept = dict.fromkeys(sorted(parents, key=age)[-keep:], f"one of the {keep} newest")
     if current is not None:
-        stay |= {current, *ancestors(current, parents)[:keep]}
-    return tuple(version for version in by_age if version not in stay)
+        kept |= dict.fromkeys(ancestors(current, parents)[:keep], f"one of the {keep} before CURRENT")
+        kept[current] = "CURRENT"
+    return {version: why for version, why in kept.items() if version in parents}
+
+
+def stood_on(lineage: Sequence[Manifest]) -> tuple[VersionId, ...]:
+    """Return the instant versions that a lineage begins with, edits above and between them, and what they stand on.
+
+    Args:
+        lineage: a version, its parent, and so on.
+    """
+    above = enumerate(takewhile(lambda manifest: manifest.made in PUT_AGAIN, lineage))
+    lowest = max((at for at, manifest in above if manifest.made == "instant"), default=-2)
+    return tuple(manifest.version_id for manifest in lineage[: lowest + 2])
+
+
+def needed_to_merge(
+    ours: VersionId, theirs: VersionId, parents: Mapping[VersionId, Sequence[VersionId]]
+) -> frozenset[VersionId]:
+    """Return the two versions, the last that both contain, and what lies between: without these it cannot be found."""
+    both = learned_in(ours, parents) | learned_in(theirs, parents)
+    try:
+        ancestor = common_ancestor(ours, theirs, parents)
+    except NoCommonAncestorError:
+        return both
+    return both - learned_in(ancestor, parents) | {ancestor}
+
+
+def current_since(entries: Iterable[JournalEntry], moment: datetime) -> frozenset[VersionId]:
+    """Return the versions that CURRENT named at `moment` or later."""
+    named: set[VersionId] = set()
+    for entry in entries:
+        if entry.action in _MOVES:
+            if entry.at <= moment:
+                named.clear()
+            if entry.to is not None:
+                named.add(entry.to)
+    return frozenset(named)
 
 
 def check_expected(expected: VersionId | None, actual: VersionId | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,6 +46,14 @@ class Survey:
     damaged: dict[VersionId, str]
 
 
+@dataclass(frozen=True)
+class Pruning:
+    """What `prune` removed, or would remove, with bytes, oldest first; and why each other version stays."""
+
+    removed: dict[VersionId, int]
+    kept: dict[VersionId, str]
+
+
 def parents_of(manifests: Mapping[VersionId, Manifest | None]) -> dict[VersionId, VersionId | None]:
     """Return the parent of every version, None also where its manifest cannot be read."""
     return {version: None if manifest is None else manifest.parent for version, manifest in manifests.items()}
@@ -56,6 +65,39 @@ class Content:
 
     state: LearnerState
     golden: GoldenAnswers | None
+
+
+@dataclass(frozen=True)
+class VersionFiles:
+    """The bytes of a version's two files."""
+
+    manifest: bytes
+    tensors: bytes
+
+
+def decode_version(version_id: VersionId, files: VersionFiles, *, verify: bool = True) -> Content:
+    """Return what a version's files hold.
+
+    Args:
+        version_id: the folder that they are from.
+        files: their bytes.
+        verify: check the digests too. Without it only the tensors' names and shapes, and the manifest, are checked.
+
+    Raises:
+        CorruptVersionError: a byte of either file is not what was published; names the file.
+    """
+    manifest = codec.unpack_manifest(files.manifest, version_id)
+    if verify and (found := codec.sha256(files.tensors)) != manifest.tensors_sha256:
+        problem = f"its SHA-256 is {found}, the manifest says {manifest.tensors_sha256}"
+        raise CorruptVersionError(version_id, TENSORS_FILE, problem)
+    tensors = codec.unpack(files.tensors, version_id)
+    state = codec.decode_state(tensors, manifest)
+    if verify:
+        found = codec.content_digest(tensors, manifest)
+        if found != manifest.content_digest or version_id != policy.version_id_of(manifest.number, found):
+            problem = f"the content has the digest {found}, the manifest says {manifest.content_digest}"
+            raise CorruptVersionError(version_id, MANIFEST_FILE, problem)
+    return Content(state, codec.decode_golden(tensors))
 
 
 class StoreReader:
@@ -84,7 +126,7 @@ class StoreReader:
         except OSError:
             first = b""
         if not first.endswith(b"\n"):
-            oldest = next(iter(self._ids()), None)
+            oldest = next(iter(self.version_ids()), None)
             if oldest is None:
                 raise StoreError(f"{self.root} is empty: it has no first version yet")
             first = oldest.encode()
@@ -123,7 +165,7 @@ class StoreReader:
 
         What to serve while CURRENT is damaged is read from here, and never guessed.
         """
-        return policy.served_before(self.journal(), self._ids())
+        return policy.served_before(self.journal(), self.version_ids())
 
     def manifest(self, version_id: VersionId) -> Manifest:
         """Return a version's manifest after checking its digest.
@@ -144,7 +186,7 @@ class StoreReader:
         Tensors are not read, which would take long; only that they are there and complete is checked.
         """
         found = Survey([], {})
-        for version_id in self._ids():
+        for version_id in self.version_ids():
             try:
                 found.readable.append(self.manifest(version_id))
                 if problem := codec.incomplete(self._versions / version_id / TENSORS_FILE):
@@ -225,19 +267,17 @@ class StoreReader:
             VersionNotFoundError: there is no such version.
             CorruptVersionError: a byte of either file is not what was published; names the file.
         """
-        manifest = self.manifest(version_id)
-        data = self._read(version_id, TENSORS_FILE)
-        if verify and (found := codec.sha256(data)) != manifest.tensors_sha256:
-            problem = f"its SHA-256 is {found}, the manifest says {manifest.tensors_sha256}"
-            raise CorruptVersionError(version_id, TENSORS_FILE, problem)
-        tensors = codec.unpack(data, version_id)
-        state = codec.decode_state(tensors, manifest)
-        if verify:
-            found = codec.content_digest(tensors, manifest)
-            if found != manifest.content_digest or version_id != policy.version_id_of(manifest.number, found):
-                problem = f"the content has the digest {found}, the manifest says {manifest.content_digest}"
-                raise CorruptVersionError(version_id, MANIFEST_FILE, problem)
-        return Content(state, codec.decode_golden(tensors))
+        return decode_version(version_id, self.files_of(version_id), verify=verify)
+
+    def files_of(self, version_id: VersionId) -> VersionFiles:
+        """Return the bytes of a version, unchecked.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            CorruptVersionError: a file is missing or cannot be read.
+        """
+        manifest = self._read(version_id, MANIFEST_FILE)
+        return VersionFiles(manifest, self._read(version_id, TENSORS_FILE))
 
     def verify(self, version_id: VersionId) -> None:
         """Check every byte of a version.
@@ -247,6 +287,25 @@ class StoreReader:
             CorruptVersionError: a byte of either file is not what was published; names the file.
         """
         self.open(version_id)
+
+    def in_one_file(self, version_id: VersionId) -> bytes:
+        """Return a version as one safetensors file: its tensors, and its manifest as the metadata `manifest`.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            CorruptVersionError: a byte of either file is not what was published; names the file.
+        """
+        files = self.files_of(version_id)
+        decode_version(version_id, files)
+        return codec.pack(codec.unpack(files.tensors, version_id), {"manifest": files.manifest.decode()})
+
+    def size(self, version_id: VersionId) -> int:
+        """Return the bytes of a version's files; 0 where there is none."""
+        total = 0
+        for file in (MANIFEST_FILE, TENSORS_FILE):
+            with contextlib.suppress(OSError):
+                total += (self._versions / policy.check_version_id(version_id) / file).stat().st_size
+        return total
 
     def journal(self) -> Entries:
         """Return all actions, oldest first. An unreadable line, or a whole unreadable file, is logged and left out."""
@@ -299,7 +358,7 @@ class StoreReader:
         """Return what a job has made in one way, such as its instant versions: one a parent, the oldest first."""
         return [manifest for manifest in self.list() if manifest.job_id == job_id and manifest.made == made]
 
-    def _ids(self) -> tuple[VersionId, ...]:
+    def version_ids(self) -> tuple[VersionId, ...]:
         """Return the ids of all versions, oldest first."""
         try:
             names = [path.name for path in self._versions.iterdir() if policy.is_version_id(path.name)]

@@ -13,15 +13,14 @@ A store is a folder:
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from model_store import codec, policy
 from model_store.disk import writing
 from model_store.gate import GATE_FILE, GatePolicy, differences, reasons_of, write_policy
 from model_store.libraries import installed_libraries
-from model_store.reader import VersionIds, parents_of
+from model_store.reader import Pruning, parents_of
 from model_store.types import (
     PUT_AGAIN,
     DamagedPointerError,
@@ -78,7 +77,7 @@ class Store(StoreWriter):
             journal = self._reconcile()
             if (done := self._published(provenance, parent)) is not None:
                 return self.manifest(done)
-            number = policy.next_number(self._ids(), journal.entries)
+            number = policy.next_number(self.version_ids(), journal.entries)
             other = provenance.other_parent
             said = provenance.model_dump(exclude={"who", "reason", "libraries"})
             unnamed = Manifest(
@@ -194,36 +193,54 @@ class Store(StoreWriter):
                 self._move("rollback", actual, version_id, who, reason)
         return version_id
 
-    def prune(self, keep: int, *, who: str = "keepsight", reason: str = "") -> VersionIds:
-        """Remove old versions. `policy.to_prune` decides which stay; unreadable versions stay too.
+    def prune(
+        self,
+        keep: int,
+        *,
+        who: str = "keepsight",
+        reason: str = "",
+        needed: Callable[[], Mapping[VersionId, str]] = dict,
+        dry_run: bool = False,
+    ) -> Pruning:
+        """Remove old versions. `policy.why_kept` says which stay; pinned and unreadable versions stay too.
 
-        Returns:
-            The removed versions, oldest first.
+        Args:
+            keep: how many steps back stay possible, at least 1.
+            who: recorded in the journal.
+            reason: recorded in the journal.
+            needed: returns what else stays, and why. It is called under the store's lock, so that nothing is published
+                between its answer and the removal.
+            dry_run: remove nothing.
 
         Raises:
             ValueError: `keep` is below 1.
             CorruptVersionError: CURRENT or one of its ancestors cannot be read, so it is not known what is needed.
             StoreError: the journal is damaged, so it is not known what is pinned.
         """
-        removed: list[VersionId] = []
         with self._locked("pruning"):
             journal = self._reconcile()
             if journal.damaged:
                 raise StoreError(f"{self._journal}: lines {journal.damaged} cannot be read, pins may be among them")
-            lineage = self.lineage()
-            manifests = self._manifests()
-            unreadable = {version for version, manifest in manifests.items() if manifest is None}
-            # what instant versions stand on, below edits or not: their tasks may still be trained on it
-            above = enumerate(itertools.takewhile(lambda manifest: manifest.made in PUT_AGAIN, lineage))
-            lowest = max((at for at, manifest in above if manifest.made == "instant"), default=-1)
-            stood_on = {manifest.version_id for manifest in lineage[: lowest + 2]} if lowest >= 0 else set()
-            pinned = policy.pinned_versions(journal.entries) | unreadable | stood_on
-            for version_id in policy.to_prune(parents_of(manifests), current=self.current(), pinned=pinned, keep=keep):
-                with writing(f"removing version {version_id}"):
-                    self._take_away(version_id)
-                journal = self._record(journal, "prune", version_id, None, who, reason)
-                removed.append(version_id)
-        return removed
+            lineage, manifests = self.lineage(), self._manifests()
+            kept = {
+                **{version: "cannot be read" for version, manifest in manifests.items() if manifest is None},
+                **dict(needed()),
+                # their tasks may still be trained on it
+                **dict.fromkeys(policy.stood_on(lineage), "instant versions stand on it"),
+                **dict.fromkeys(policy.pinned_versions(journal.entries), "pinned"),
+                **policy.why_kept(parents_of(manifests), current=self.current(), keep=keep),
+            }
+            removed: dict[VersionId, int] = {}
+            for version_id in manifests:
+                if version_id in kept:
+                    continue
+                size = self.size(version_id)
+                if not dry_run:
+                    with writing(f"removing version {version_id}"):
+                        self._take_away(version_id)
+                    journal = self._record(journal, "prune", version_id, None, who, reason)
+                removed[version_id] = size
+        return Pruning(removed, {version: why for version, why in kept.items() if version in manifests})
 
     def pin(self, version_id: VersionId, *, who: str, reason: str = "") -> None:
         """Keep a version from being pruned.

@@ -83,9 +83,7 @@ class StoreWriter(StoreReader):
         with writing(f"publishing version {version_id}"):
             self._disk.make_folder(self._tmp)
             self._disk.make_folder(self._versions)
-        for left_over in self._tmp.iterdir():  # of processes that died: only the holder of the lock writes here
-            with contextlib.suppress(OSError):
-                self._disk.remove(left_over)
+        self._clear_tmp()
         folder = self._tmp / f"{version_id}-{uuid.uuid4().hex}"
         target = self._versions / version_id
         try:
@@ -102,6 +100,12 @@ class StoreWriter(StoreReader):
             with contextlib.suppress(OSError):
                 self._take_away(version_id)
             raise
+
+    def _clear_tmp(self) -> None:
+        """Remove what processes left that died: only the holder of the lock writes there."""
+        for left_over in self._tmp.iterdir():
+            with contextlib.suppress(OSError):
+                self._disk.remove(left_over)
 
     def _take_away(self, version_id: VersionId) -> None:
         """Remove a version atomically: it is complete until it is gone."""
@@ -171,6 +175,12 @@ class StoreWriter(StoreReader):
             self._check_lock()
             size = append_journal(self._disk, self._journal, entries, at=journal.size)
         return Journal((*journal.entries, *entries), journal.damaged, size)
+
+    @contextlib.contextmanager
+    def at_rest(self, what: str) -> Iterator[None]:
+        """Hold the store's lock, so that nothing changes; for milliseconds, because everybody waits."""
+        with self._locked(what):
+            yield
 
     def _locked(self, what: str) -> contextlib.AbstractContextManager[None]:
         return self._file_lock(STORE_LOCK, LOCK_TIMEOUT_S, f"{what} waited for another process on this store")

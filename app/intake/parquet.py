@@ -9,14 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, Final
 
+from app import spawner
 from app.errors import ArchiveError, ArchiveTooLargeError
 from app.intake.limits import IntakeLimits, Meter, always_wanted
 from app.intake.source import Item
 from exchange.contracts import PassedOver
-from segp_cl.runtime.process import yield_to_others
 
 COMMAND: Final = (sys.executable, "-P", "-m", "app.intake.parquet_child")
 """A new interpreter, not a fork of one with threads. -P: a folder `app` in the working directory is somebody else's."""
@@ -30,10 +29,6 @@ _LOOK_S: Final = 0.25
 _LINE_SLACK: Final = 1024
 _JSON_CHAR_BYTES: Final = 12  # an escaped pair of surrogates
 _turn = threading.Lock()  # one such process at a time, for all uploads: their memory would add up
-# Every thread waits until a new process runs its program, so it must not be begun at the low priority of those that
-# check uploads. A thread has the priority of the one that starts it: this one is started with the module.
-_spawner = ThreadPoolExecutor(1, thread_name_prefix="spawn")
-_spawner.submit(int)
 
 
 class ParquetSource:
@@ -109,7 +104,7 @@ class _Reader:
         while not _turn.acquire(timeout=_LOOK_S):
             check()
         try:
-            self._process = _spawner.submit(_start, descriptor, allowed).result()
+            self._process = _start(descriptor, allowed)
         except BaseException:
             _turn.release()
             raise
@@ -177,7 +172,7 @@ class _Reader:
 
 
 def _start(descriptor: int, allowed: Mapping[str, int]) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
+    return spawner.start(
         [*COMMAND, str(descriptor), json.dumps(allowed)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -185,8 +180,6 @@ def _start(descriptor: int, allowed: Mapping[str, int]) -> subprocess.Popen[byte
         pass_fds=[descriptor],
         env=_environment(),
     )
-    yield_to_others(process.pid)
-    return process
 
 
 def _environment() -> dict[str, str]:

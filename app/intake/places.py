@@ -28,11 +28,14 @@ class Intake:
     Args:
         threads: uploads checked at the same time; more wait.
         timeout_s: the longest that one may wait and be checked, together.
+        late: what a client is told that waited for longer.
     """
 
-    def __init__(self, *, threads: int, timeout_s: float) -> None:
+    def __init__(
+        self, *, threads: int, timeout_s: float, late: str = "the upload was not checked; send it in parts"
+    ) -> None:
         self._places = Places(threads)
-        self._timeout_s = timeout_s
+        self._timeout_s, self._late = timeout_s, late
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="intake", initializer=yield_to_others)
 
     async def run(self, request: Request, caller: str, work: Callable[[Check], T]) -> T:
@@ -45,7 +48,7 @@ class Intake:
             DeadlineError: it took too long.
             ClientDisconnect: the client hung up.
         """
-        wanted = _Wanted(self._timeout_s)
+        wanted = _Wanted(self._timeout_s, self._late)
         task = asyncio.ensure_future(self._run(caller, work, wanted))
         gone = asyncio.ensure_future(client_gone(request))
         hung_up = True  # so it is when this task is cancelled, because the server stops
@@ -91,21 +94,21 @@ def _in_thread(work: Callable[[Check], T], check: Check) -> T:
 class _Wanted:
     """Whether an upload's result is still of use to anybody."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, late: str) -> None:
         self.hung_up = threading.Event()
         self.begun = False
-        self._timeout_s = timeout_s
+        self._timeout_s, self._late = timeout_s, late
         self._deadline = time.monotonic() + timeout_s
 
     def check(self) -> None:
         """Raise if it is not."""
         if self.hung_up.is_set():
-            raise ClientDisconnect("the client hung up before its upload was checked")
+            raise ClientDisconnect("the client hung up before it was answered")
         if time.monotonic() >= self._deadline:
             raise self.too_late()
 
     def too_late(self) -> DeadlineError:
-        return DeadlineError(f"the upload was not checked within {self._timeout_s:g} s; send it in parts")
+        return DeadlineError(f"within {self._timeout_s:g} s {self._late}")
 
 
 class Places:

@@ -1,4 +1,4 @@
-"""Routes that move CURRENT on all servers, and that set what a version must pass before it is promoted."""
+"""Routes that move CURRENT on all servers, remove versions, and set what a version must pass before it is promoted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from app.deps import AdminCaller, ServicesDep
 from app.json_body import read_json
 from app.media_types import media_type
 from app.openapi import json_body, problems
-from app.schemas import Gate, GateChange, Moved, PromoteBody, RollbackBody, Rollout, ServerProcess
+from app.schemas import Gate, GateChange, Moved, PromoteBody, PruneBody, Pruned, RollbackBody, Rollout, ServerProcess
+from app.upkeep import needed_versions
 from model_store.gate import GateSetting
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
@@ -59,6 +60,31 @@ async def rollback(request: Request, services: ServicesDep, caller: AdminCaller)
     body = await _read(request, RollbackBody)
     move = await moves.roll_back(services, body.version_id, who=caller.name, reason=body.reason, expected=body.expected)
     return _moved(move)
+
+
+@router.post(
+    "/prune",
+    summary="Remove old versions",
+    responses=problems(400, 409, 413, 415, 422, 503, 507),
+    openapi_extra={"requestBody": json_body(PruneBody)},
+)
+async def prune(request: Request, services: ServicesDep, caller: AdminCaller) -> Pruned:
+    """Remove old versions, or with `dry_run` only say which.
+
+    These stay: CURRENT and its `keep` nearest ancestors, the `keep` newest versions, every pinned version, and what a
+    server serves or a job needs that waits or runs. Without the broker that is not known, and nothing is removed.
+    """
+    body = await _read(request, PruneBody)
+    store, spool, roster = services.store, services.spool, services.roster
+    pruning = await services.pools.upkeep.run(
+        store.prune,
+        body.keep,
+        who=caller.name,
+        reason=body.reason,
+        needed=lambda: needed_versions(store, spool, roster),
+        dry_run=body.dry_run,
+    )
+    return Pruned.of(pruning, dry_run=body.dry_run)
 
 
 @router.get("/gate", summary="What a version must pass", responses=problems(503))

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import functools
+from typing import Annotated
 
-from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response, StreamingResponse
 
-from app.deps import AnyCaller, ServicesDep, TrainCaller
+from app.deps import AdminCaller, AnyCaller, ServicesDep, TrainCaller
 from app.errors import NoContributionsError
+from app.exports import Format, make_export
 from app.intake.keeping import keeping
 from app.json_body import read_json
 from app.media_types import media_type
 from app.merges import queue_merge
 from app.offload import as_json
 from app.openapi import json_body, problems
-from app.schemas import DamagedVersion, MergeAccepted, MergeBody, VersionList, VersionSummary
+from app.schemas import (
+    DamagedVersion,
+    MergeAccepted,
+    MergeBody,
+    PinBody,
+    Pinned,
+    VersionList,
+    VersionSummary,
+    VersionVerified,
+)
 from app.wire.root import outside_path
 from exchange.contracts import CONTRIBUTIONS_KEY, ContributionReport
 from model_store.types import Manifest
@@ -110,3 +121,71 @@ async def merge_versions(
     location = outside_path(request.scope, f"/v1/jobs/{job_id}")
     response.headers["Location"] = location
     return MergeAccepted(job_id=job_id, location=location)
+
+
+@router.post(
+    "/versions/{version_id}/pin",
+    summary="Keep a version",
+    responses=problems(400, 404, 409, 413, 415, 422, 503, 507),
+    openapi_extra={"requestBody": json_body(PinBody)},
+)
+async def pin_version(version_id: str, request: Request, services: ServicesDep, caller: AdminCaller) -> Pinned:
+    """Keep a version from being pruned. Pinning it again changes nothing."""
+    media_type(request, "application/json")
+    body = await read_json(request, PinBody, max_bytes=MAX_BODY_BYTES, long_bytes=MAX_BODY_BYTES)
+    await services.pools.upkeep.run(services.store.pin, version_id, who=caller.name, reason=body.reason)
+    return Pinned(version_id=version_id, pinned=True)
+
+
+@router.delete("/versions/{version_id}/pin", summary="Keep a version no longer", responses=problems(404, 422, 503, 507))
+async def unpin_version(
+    version_id: str,
+    services: ServicesDep,
+    caller: AdminCaller,
+    reason: Annotated[str, Query(max_length=1000, description="Kept in the journal.")] = "",
+) -> Pinned:
+    """Let a version be pruned again. Nothing changes if it is not pinned."""
+    await services.pools.upkeep.run(services.store.unpin, version_id, who=caller.name, reason=reason)
+    return Pinned(version_id=version_id, pinned=False)
+
+
+@router.get(
+    "/versions/{version_id}/export",
+    summary="A version as a file",
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "The file.", "content": {"application/octet-stream": {}}},
+        **problems(400, 404, 409, 422, 501, 503, 504, 507),
+    },
+)
+async def export_version(
+    version_id: str,
+    request: Request,
+    services: ServicesDep,
+    caller: AdminCaller,
+    file_format: Annotated[
+        Format, Query(alias="format", description="`safetensors`: as it is; `onnx`: a model that gives its answers.")
+    ] = "safetensors",
+) -> Response:
+    """Return a version as one file for use elsewhere. One is made at a time, at low priority; others wait their turn.
+
+    An ONNX model takes 8-bit pixels and gives the calibrated probabilities of the served classes. Its answers are
+    compared with the service's before it is handed out; `Keepsight-Difference` has the largest difference.
+    """
+    export = functools.partial(
+        make_export, version_id, file_format, store=services.store, spool=services.spool, settings=services.settings
+    )
+    made = await services.exports.run(request, caller.key_id, lambda check: export(check=check))
+    return made.response()
+
+
+@router.post("/versions/{version_id}/verify", summary="Verify a version", responses=problems(404, 503))
+async def verify_version(version_id: str, services: ServicesDep, caller: AdminCaller) -> VersionVerified:
+    """Check every byte of a version against its digests, and its golden answers on this server's base model.
+
+    A version that is damaged, or that answers otherwise than when it was published, is told as such, with status 200.
+    """
+    found = await services.pools.upkeep.run(services.verify, version_id)
+    return VersionVerified(
+        version_id=version_id, ok=found.ok, files=found.files, answers=found.answers, problem=found.problem
+    )

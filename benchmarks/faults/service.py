@@ -30,6 +30,7 @@ START_S: Final = 300.0
 PATIENCE_S: Final = 60.0
 _PAUSE_S: Final = 0.1
 _ROLES: Final = {
+    "exporter": ("app.export_child",),
     "broker wrapper": ("keepsight.local.broker",),
     "broker": ("valkey-server", "valkey_server"),
     "child": ("worker.child",),
@@ -136,7 +137,7 @@ class Service:
         return members(self.pid, all_stats()) if self.ended is None else set()
 
     def pids(self, role: str) -> list[int]:
-        """The ids of the living processes that do this: `broker`, `broker wrapper`, `worker`, `child` or `server`."""
+        """The ids of the living processes that do this; the roles are those of `_ROLES`."""
         return sorted(pid for pid in self.tree() if role_of(command_line(pid)) == role and is_alive(pid))
 
     def wait_for(self, role: str, *, timeout_s: float = PATIENCE_S) -> list[int]:

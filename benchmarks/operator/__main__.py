@@ -16,9 +16,10 @@ from benchmarks.common.pages import measured_on, number, table
 from benchmarks.common.progress import quiet_bar
 from benchmarks.common.record import Record, load_json, save_bytes, save_json
 from benchmarks.operator.edits import EDITS
+from benchmarks.operator.export import EXPORT
 from benchmarks.operator.part import Inputs, Part
 
-PARTS: Final[Mapping[str, Part]] = MappingProxyType({"edits": EDITS})
+PARTS: Final[Mapping[str, Part]] = MappingProxyType({"edits": EDITS, "export": EXPORT})
 app = typer.Typer(add_completion=False)
 
 

@@ -55,6 +55,15 @@ def percent(fraction: object) -> str:
     return f"{fraction * 100:.1f} %" if isinstance(fraction, int | float) else "–"
 
 
+def size(count: float) -> str:
+    """Return a number of bytes for people: 512 B, 11.0 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
 def seconds(value: float | None) -> str:
     """Return a duration for people: 8.2 s, 3 min 05 s, 1 h 02 min; "–" if there is none."""
     if value is None:

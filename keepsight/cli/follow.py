@@ -144,8 +144,8 @@ def job_view(console: Console, label: str) -> LiveBar | PhaseLines:
     return LiveBar(console, label) if console.is_terminal else PhaseLines(console, label)
 
 
-def upload_bar(console: Console) -> Progress:
-    """Return a progress bar for an upload."""
+def transfer_bar(console: Console) -> Progress:
+    """Return a progress bar for an upload or a download."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

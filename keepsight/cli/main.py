@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from keepsight.cli.commands import answers, bench, classes, gate, jobs, keys, service, teaching, versions
+from keepsight.cli.commands import answers, bench, classes, gate, jobs, keys, service, teaching, upkeep, versions
 from keepsight.cli.errors import EXPECTED, sentence_of
 
 DEBUG_VARIABLE = "KEEPSIGHT_DEBUG"
@@ -38,6 +38,13 @@ app.command()(versions.merge)
 app.command()(versions.rollback)
 app.command()(versions.promote)
 app.command()(versions.rollout)
+app.command()(upkeep.prune)
+app.command()(upkeep.pin)
+app.command()(upkeep.unpin)
+app.command()(upkeep.verify)
+app.command()(upkeep.export)
+app.command()(upkeep.backup)
+app.command()(upkeep.restore)
 app.add_typer(gate.app, name="gate")
 app.add_typer(keys.app, name="keys")
 

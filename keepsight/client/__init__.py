@@ -4,7 +4,7 @@
 """
 
 from keepsight.client.async_client import AsyncClient
-from keepsight.client.errors import ApiError, ClientError, ServiceUnreachableError, UploadError
+from keepsight.client.errors import ApiError, ClientError, DownloadError, ServiceUnreachableError, UploadError
 from keepsight.client.retries import Retries
 from keepsight.client.sync_client import Client
 
@@ -13,6 +13,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "ClientError",
+    "DownloadError",
     "Retries",
     "ServiceUnreachableError",
     "UploadError",

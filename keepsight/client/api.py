@@ -476,6 +476,50 @@ class Rollout(TypedDict):
     processes: list[ServingProcess]
 
 
+class PrunedVersion(TypedDict):
+    """A version that was removed, or would be, and its size."""
+
+    version_id: str
+    bytes: int
+
+
+class KeptVersion(TypedDict):
+    """A version that stays, and why."""
+
+    version_id: str
+    because: str
+
+
+class Pruned(TypedDict):
+    """`POST /v1/admin/prune`: what was removed, or would be, and what stays; `bytes` of all removed versions."""
+
+    dry_run: bool
+    removed: list[PrunedVersion]
+    bytes: int
+    kept: list[KeptVersion]
+
+
+class Pinned(TypedDict):
+    """`POST` and `DELETE /v1/versions/{id}/pin`: whether the version is pinned now."""
+
+    version_id: str
+    pinned: bool
+
+
+class Verified(TypedDict):
+    """`POST /v1/versions/{id}/verify`.
+
+    `answers` compares with what it answered when it was published; it is `unknown` where that cannot be told, and
+    `problem` says why. `ok` says that nothing is wrong.
+    """
+
+    version_id: str
+    ok: bool
+    files: Literal["intact", "damaged"]
+    answers: Literal["same", "different", "unknown"]
+    problem: str | None
+
+
 class Gate(TypedDict):
     """`GET /v1/admin/gate`: the policy. `source` is `damaged` if its file cannot be used, and `problem` says why."""
 

@@ -27,10 +27,14 @@ from keepsight.client.api import (
     MergeAccepted,
     Moved,
     PathName,
+    Pinned,
+    Pruned,
     Rollout,
+    Verified,
     Versions,
     ZeroShot,
 )
+from keepsight.client.downloads import ExportFormat
 from keepsight.client.errors import ApiError, ServiceUnreachableError
 from keepsight.client.images import NamedImage
 from keepsight.client.problems import api_error
@@ -40,6 +44,8 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 5.0
 SWAP_TIMEOUT_S = 120.0
+EXPORT_TIMEOUT_S = 900.0  # the model is traced and compared before the first byte is sent
+UPKEEP_TIMEOUT_S = 300.0  # the store's lock is waited for, and gigabytes are read
 INTAKE_TIMEOUT_S = 900.0  # the server answers an upload after it has unpacked and checked every image
 
 T = TypeVar("T")
@@ -56,7 +62,7 @@ class Call(Generic[T]):
     Attributes:
         method: GET, POST, PATCH or DELETE.
         route: Path, with identifiers escaped.
-        body: What httpx is to send: `json`, or `data` and `files`.
+        body: What httpx is to send: `json`, `params`, or `data` and `files`.
         headers: Besides those of every request.
         timeout_s: The longest wait for the service; None: the client's.
         reads_file: Whether the body is read from a file while it is sent.
@@ -273,6 +279,31 @@ def gate() -> Call[Gate]:
 
 def change_gate(changes: Mapping[str, object], *, reason: str) -> Call[Gate]:
     return Call("PATCH", "/v1/admin/gate", body={"json": {**changes, **({"reason": reason} if reason else {})}})
+
+
+def prune(keep: int, *, dry_run: bool, reason: str) -> Call[Pruned]:
+    body = {"keep": keep, "dry_run": dry_run, "reason": reason}
+    return Call("POST", "/v1/admin/prune", body={"json": body}, timeout_s=UPKEEP_TIMEOUT_S)
+
+
+def pin(version_id: str, *, reason: str) -> Call[Pinned]:
+    route = f"/v1/versions/{_segment(version_id)}/pin"
+    return Call("POST", route, body={"json": {"reason": reason}}, timeout_s=UPKEEP_TIMEOUT_S)
+
+
+def unpin(version_id: str, *, reason: str) -> Call[Pinned]:
+    route = f"/v1/versions/{_segment(version_id)}/pin"
+    return Call("DELETE", route, body={"params": {"reason": reason}}, timeout_s=UPKEEP_TIMEOUT_S)
+
+
+def verify(version_id: str) -> Call[Verified]:
+    return Call("POST", f"/v1/versions/{_segment(version_id)}/verify", timeout_s=UPKEEP_TIMEOUT_S)
+
+
+def export(version_id: str, form: ExportFormat) -> Call[None]:
+    """Describe the download of a version, which `keepsight.client.downloads` reads."""
+    route = f"/v1/versions/{_segment(version_id)}/export"
+    return Call("GET", route, body={"params": {"format": form}}, timeout_s=EXPORT_TIMEOUT_S)
 
 
 def _upload(route: str, archive: Archive, filename: str, form: Mapping[str, str]) -> Call[Accepted]:

@@ -35,3 +35,7 @@ class ApiError(ClientError):
 
 class UploadError(ClientError):
     """Images or an archive cannot be read from the disk."""
+
+
+class DownloadError(ClientError):
+    """A file that the service sends cannot be written."""

@@ -26,14 +26,18 @@ from keepsight.client.api import (
     MergeAccepted,
     Moved,
     PathName,
+    Pinned,
+    Pruned,
     Rollout,
+    Verified,
     Versions,
     ZeroShot,
 )
 from keepsight.client.calls import DEFAULT_URL, Call
+from keepsight.client.downloads import ExportedFile, ExportFormat, OnBytes, exported, file_for, receiving
 from keepsight.client.events import JobEvents
 from keepsight.client.images import Image, embedding_inputs, named_images
-from keepsight.client.problems import unreachable
+from keepsight.client.problems import api_error, unreachable
 from keepsight.client.retries import Retries
 from keepsight.client.uploads import Archive, open_archive
 
@@ -296,6 +300,69 @@ class Client:
         A version that the gate holds is refused (`ApiError`, 409, `held`), unless `anyway` is set and a reason given.
         """
         return self._send(calls.promote(version_id, reason=reason, expected=expected, anyway=anyway))
+
+    def prune(self, keep: int, *, dry_run: bool = False, reason: str = "") -> Pruned:
+        """Remove versions that are neither needed nor pinned, so that `keep` steps back stay possible.
+
+        With `dry_run` nothing is removed.
+        """
+        return self._send(calls.prune(keep, dry_run=dry_run, reason=reason))
+
+    def pin(self, version_id: str, *, reason: str = "") -> Pinned:
+        """Keep a version from being pruned."""
+        return self._send(calls.pin(version_id, reason=reason))
+
+    def unpin(self, version_id: str, *, reason: str = "") -> Pinned:
+        """Let a version be pruned again."""
+        return self._send(calls.unpin(version_id, reason=reason))
+
+    def verify(self, version_id: str) -> Verified:
+        """Have every byte of a version checked, and its golden answers. Damage is in the answer, and no error."""
+        return self._send(calls.verify(version_id))
+
+    def export(
+        self,
+        version_id: str,
+        path: Path,
+        *,
+        form: ExportFormat = "safetensors",
+        on_bytes: OnBytes | None = None,
+    ) -> ExportedFile:
+        """Write a version to a file, or under its own name to a folder. The file appears once it is complete.
+
+        Args:
+            version_id: the version.
+            path: the file or the folder.
+            form: `safetensors`: the version as it is; `onnx`: a model that gives the answers of the service.
+            on_bytes: gets the bytes received so far, and how many there will be.
+
+        Raises:
+            DownloadError: the file cannot be written.
+        """
+        target = file_for(path, version_id, form)
+        call = calls.export(version_id, form)
+        for attempt in itertools.count(1):
+            try:
+                response = self._http.send(call.request(self._http.build_request), stream=True)
+                try:
+                    if response.is_success:
+                        with receiving(target, response, on_bytes) as write:
+                            for piece in response.iter_bytes():
+                                write(piece)
+                        return exported(target, response)
+                    response.read()
+                finally:
+                    response.close()
+            except (httpx.TransportError, httpx.InvalidURL) as error:
+                wait_s = self._retries.wait_s(attempt, error)
+                if wait_s is None:
+                    raise unreachable(error, self.url, str(call)) from error
+            else:
+                wait_s = self._retries.wait_s(attempt, response)
+                if wait_s is None:
+                    raise api_error(response)
+            self._sleep(wait_s)
+        raise AssertionError("the last attempt returns or raises")
 
     def gate(self) -> Gate:
         """Return the policy by which a published version is promoted or held."""

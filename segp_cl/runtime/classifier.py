@@ -51,6 +51,20 @@ class ServableModel(Protocol):
     def with_lora(self, lora: LoraState | None) -> ServableModel: ...
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a classifier computes scores with: the model with its adapters merged in, and what features are compared to.
+
+    `prototypes` are in the space of `whitening`, where there is one. `strangeness` is None where it cannot be told.
+    """
+
+    model: ServableModel
+    text_features: Float[Tensor, "classes joint"]
+    prototypes: Float[Tensor, "classes raw"]
+    whitening: Whitener | None
+    strangeness: Strangeness | None
+
+
 def embedding_space(state: LearnerState) -> str:
     """Return the joint space's id: 16 hex digits of the SHA-256 of base weights and adapters.
 
@@ -122,6 +136,16 @@ class Classifier:
     def device(self) -> torch.device:
         """The device of the model and of results."""
         return self._model.device
+
+    @property
+    def parts(self) -> Parts:
+        """What scores are computed with."""
+        return Parts(self._model, self._text_features, self._prototypes, self._whitening, self._strangeness)
+
+    def scale(self, path: Path) -> float:
+        """Return the multiplier of a path's scores whose softmax is a calibrated probability."""
+        calibration = self.state.calibration
+        return self.logit_scale if calibration is None else float(getattr(calibration, path))
 
     @torch.inference_mode()
     def features(
@@ -201,7 +225,7 @@ class Classifier:
     @torch.inference_mode()
     def answer_probabilities(self, scores: Float[Tensor, "batch some"], path: Path) -> Float[Tensor, "batch some"]:
         """Compute the same among some of the classes, from scores as they are answered: a fused one is the mean."""
-        return probabilities(scores, logit_scale=self._scale(path))
+        return probabilities(scores, logit_scale=self.scale(path))
 
     @torch.inference_mode()
     def weighted_mean(self, fused: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
@@ -216,7 +240,7 @@ class Classifier:
         held_out = self.state.held_out
         if held_out is None:
             return None
-        odds = at(held_out.odds[path], self._scale(path), logit_scale=self.logit_scale)
+        odds = at(held_out.odds[path], self.scale(path), logit_scale=self.logit_scale)
         return least_probability(odds, coverage=coverage, images=held_out.images)
 
     @torch.inference_mode()
@@ -236,10 +260,6 @@ class Classifier:
         if strange is None or held_out is None or held_out.strangeness is None:
             return None
         return share_less_strange(strange.cpu(), held_out.strangeness, images=held_out.images)
-
-    def _scale(self, path: Path) -> float:
-        calibration = self.state.calibration
-        return self.logit_scale if calibration is None else float(getattr(calibration, path))
 
     @torch.inference_mode()
     def open_probabilities(

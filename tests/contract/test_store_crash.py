@@ -11,12 +11,14 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from model_store import policy
+from model_store.backup import back_up, restore
 from model_store.disk import Disk
 from model_store.journal import read_journal
 from model_store.store import Store, bootstrap
@@ -134,6 +136,67 @@ def check_goes_on(store: Store) -> None:
     assert [*(store.root / "tmp").iterdir()] == []
     parents = {manifest.version_id: manifest.parent for manifest in store.list()}
     assert policy.unexplained(store.journal(), parents, fresh) == ()
+
+
+def copying(source: Path, disk: Disk, target: Store) -> None:
+    back_up(source, target.root, disk=disk)
+
+
+def restoring(backup: Path, target: Path, disk: Disk, _: Store) -> None:
+    restore(backup, target, disk=disk)
+
+
+@pytest.mark.parametrize("power_cut", [False, True])
+def test_a_copy_that_was_killed_is_a_store_and_the_next_one_completes_it(tmp_path: Path, power_cut: bool) -> None:
+    source = Store(tmp_path / "source")
+    first = bootstrap(source, learned(1), provenance=NOBODY)
+    back_up(source.root, tmp_path / "early")
+    second = source.publish(learned(2), parent=first, provenance=NOBODY).version_id
+    source.promote(second, expected=first, who="worker")
+    third = source.publish(learned(3), parent=second, provenance=NOBODY).version_id
+    source.promote(third, expected=second, who="worker")
+    assert [*source.prune(1).removed] == [first]
+    for last in count(1):
+        target = tmp_path / f"copy-{last}"
+        shutil.copytree(tmp_path / "early", target)
+        disk = MortalDisk(last, power_cut=power_cut)
+        status = in_a_child(partial(copying, source.root, disk), target, Disk())
+        copy = Store(target)
+        assert copy.current() in (first, third)
+        copy.verify(str(copy.current()))
+        for manifest in copy.list():
+            copy.verify(manifest.version_id)
+        back_up(source.root, target)
+        assert [manifest.version_id for manifest in copy.list()] == [second, third]
+        assert (copy.current(), copy.journal()) == (third, source.journal())
+        assert [*(target / "tmp").iterdir()] == []
+        shutil.rmtree(target)
+        if status == 0:
+            break
+        assert status == KILLED
+    assert last > 20
+
+
+@pytest.mark.parametrize("power_cut", [False, True])
+def test_a_restore_that_was_killed_serves_nothing_and_the_next_one_completes_it(
+    tmp_path: Path, power_cut: bool
+) -> None:
+    source = Store(tmp_path / "source")
+    first = bootstrap(source, learned(1), provenance=NOBODY)
+    back_up(source.root, tmp_path / "backup")
+    for last in count(1):
+        target = tmp_path / f"store-{last}"
+        disk = MortalDisk(last, power_cut=power_cut)
+        status = in_a_child(partial(restoring, tmp_path / "backup", target, disk), source.root, Disk())
+        if status == 0:
+            break
+        assert status == KILLED
+        if not (target / "CURRENT").exists():
+            restore(tmp_path / "backup", target)
+        assert Store(target).current() == first
+        Store(target).verify(first)
+        assert Store(target).journal() == source.journal()
+    assert last > 10
 
 
 def publish_and_promote(store: Store) -> None:

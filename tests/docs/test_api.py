@@ -169,11 +169,16 @@ def test_the_page_has_an_example_of_every_answer_that_is_not_trivial() -> None:
         "MergeBody",
         "Moved",
         "Rollout",
+        "PinBody",
+        "Pinned",
         "PromoteBody",
+        "PruneBody",
+        "Pruned",
         "RollbackBody",
         "Problem",
         "Ready",
         "UpdateOutcome",
+        "VersionVerified",
     }
     assert expected | {"EmbeddingsBody", "Embeddings", "InferAnswer"} == shown
 

@@ -13,6 +13,7 @@ from benchmarks.faults.kinds.instant import INSTANT
 from benchmarks.faults.kinds.limits import LIMITS
 from benchmarks.faults.kinds.processes import PROCESSES
 from benchmarks.faults.kinds.restarts import RESTARTS
+from benchmarks.faults.kinds.upkeep import UPKEEP
 
 FAULTS: Final[tuple[Fault, ...]] = (
     *PROCESSES,
@@ -21,6 +22,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     *FULL_DISKS,
     *DAMAGE,
     *CLIENTS,
+    *UPKEEP,
     *LIMITS,
     *RESTARTS,
 )

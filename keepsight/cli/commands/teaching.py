@@ -180,12 +180,12 @@ def sending(source: Path) -> Iterator[tuple[Upload, str]]:
 
     If it is refused, what the service found in it is printed.
     """
-    from keepsight.cli.follow import upload_bar
+    from keepsight.cli.follow import transfer_bar
     from keepsight.client.errors import ApiError
     from keepsight.client.uploads import open_task, with_skipped
 
     body, filename = open_task(source)
-    with body, upload_bar(console.err()) as bars:
+    with body, transfer_bar(console.err()) as bars:
         task = bars.add_task("sending", total=body.size)
 
         def show(sent: int) -> None:

@@ -152,6 +152,8 @@ BODIES = [
     ("/v1/versions/merge", "train"),
     ("/v1/classes/merge", "train"),
     ("/v1/classes/x/replace", "train"),
+    ("/v1/versions/x/pin", "admin"),
+    ("/v1/admin/prune", "admin"),
     ("/v1/admin/promote", "admin"),
     ("/v1/admin/rollback", "admin"),
 ]

@@ -22,6 +22,7 @@ from app.serving.live_model import LiveModel, Served
 from app.serving.member import Member
 from app.serving.watcher import Watcher
 from app.settings import Settings
+from app.upkeep import Verified
 from exchange.announcements import Announcements
 from exchange.contracts import CURRENT_CHANNEL
 from exchange.jobs import Jobs
@@ -87,6 +88,8 @@ class House:
             member=member,
             roster=roster,
             space_of=lambda version_id: version_id,
+            exports=Intake(threads=1, timeout_s=10),
+            verify=lambda version_id: Verified("intact", "same"),
             intake=Intake(threads=1, timeout_s=20.0),
             pools=pools,
             feeds=JobFeeds(jobs, spool, announcements, pools.broker, poll_s=0.05, most=4),

@@ -100,24 +100,46 @@ def test_prune_keeps_what_it_promises_and_nothing_else(size: int) -> None:
                 chain.append(here)
                 here = parents[here]
             for keep in (1, 2, 3):
-                for pinned in [set(), *({v} for v in versions), set(versions[:2])]:
-                    gone = policy.to_prune(parents, current=current, pinned=pinned, keep=keep)
-                    promised = {*pinned, *chain[: keep + 1], *versions[::-1][:keep]}
-                    assert set(gone) == set(versions) - promised
-                    assert list(gone) == sorted(gone)
+                kept = policy.why_kept(parents, current=current, keep=keep)
+                assert set(kept) == {*chain[: keep + 1], *versions[::-1][:keep]}
+                assert {version for version, why in kept.items() if why == "CURRENT"} == {*chain[:1]}
 
 
-def test_prune_never_takes_current_its_parent_the_newest_or_a_pinned_version() -> None:
-    for parents in every_lineage(5):
-        for current, pin in itertools.product(parents, parents):
-            gone = policy.to_prune(parents, current=current, pinned={pin}, keep=1)
-            assert not {current, parents[current], vid(5), pin} & set(gone)
+def test_a_version_that_is_gone_is_not_kept() -> None:
+    assert set(policy.why_kept({vid(2): vid(1)}, current=vid(9), keep=1)) == {vid(2)}
+    assert policy.why_kept({}, current=None, keep=1) == {}
+
+
+def test_a_merge_needs_both_versions_and_all_back_to_their_common_ancestor() -> None:
+    parents: dict[VersionId, list[VersionId]] = {vid(1): [], vid(2): [vid(1)], vid(3): [vid(2)], vid(4): [vid(3)]}
+    parents |= {vid(5): [vid(2)], vid(6): [vid(1)]}
+    assert policy.needed_to_merge(vid(4), vid(5), parents) == {vid(2), vid(3), vid(4), vid(5)}
+    without = {version: before for version, before in parents.items() if version not in (vid(1), vid(2))}
+    assert policy.needed_to_merge(vid(4), vid(5), without) == {vid(3), vid(4), vid(5)}
+
+
+def test_current_since_has_what_was_named_at_the_moment_and_after() -> None:
+    def moved(second: int, action: Action, to: VersionId | None) -> JournalEntry:
+        return JournalEntry(at=datetime(2026, 1, 1, second=second, tzinfo=UTC), who="a", action=action, to=to)
+
+    entries = [
+        moved(1, "promote", vid(1)),
+        moved(2, "promote", vid(2)),
+        moved(3, "pin", vid(9)),
+        moved(4, "rollback", vid(1)),
+        moved(5, "promote", vid(3)),
+    ]
+    at = [entry.at for entry in entries]
+    assert policy.current_since(entries, at[0]) == {vid(1), vid(2), vid(3)}
+    assert policy.current_since(entries, at[2]) == {vid(2), vid(1), vid(3)}
+    assert policy.current_since(entries, at[4]) == {vid(3)}
+    assert policy.current_since([], at[0]) == frozenset()
 
 
 @pytest.mark.parametrize("keep", [0, -1])
 def test_prune_refuses_to_keep_less_than_one(keep: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        policy.to_prune({vid(1): None}, current=vid(1), pinned=(), keep=keep)
+        policy.why_kept({vid(1): None}, current=vid(1), keep=keep)
 
 
 @pytest.mark.parametrize(("expected", "actual"), [*itertools.product([None, vid(1), vid(2)], repeat=2)])

@@ -379,13 +379,13 @@ def test_a_current_that_is_no_version_id_is_reported_and_a_rollback_repairs_it(s
 
 def test_prune_keeps_the_way_back_and_removes_the_rest(store: Store) -> None:
     versions = grow(store, 6)
-    assert store.prune(2) == versions[:3]
+    assert [*store.prune(2).removed] == versions[:3]
     assert [manifest.version_id for manifest in store.list()] == versions[3:]
     assert [manifest.version_id for manifest in store.lineage()] == versions[:2:-1]
     assert [(entry.action, entry.from_) for entry in store.journal()[-3:]] == [("prune", v) for v in versions[:3]]
     assert store.rollback(None, who="ann", reason="r") == versions[4]
     assert [*(store.root / "tmp").iterdir()] == []
-    assert store.prune(2) == []
+    assert [*store.prune(2).removed] == []
 
 
 def test_prune_keeps_pinned_versions_until_they_are_unpinned(store: Store) -> None:
@@ -393,11 +393,11 @@ def test_prune_keeps_pinned_versions_until_they_are_unpinned(store: Store) -> No
     store.pin(versions[0], who="ann", reason="the paper's")
     store.pin(versions[0], who="ann", reason="again")
     assert store.pinned() == {versions[0]}
-    assert store.prune(1) == versions[1:3]
+    assert [*store.prune(1).removed] == versions[1:3]
     store.unpin(versions[0], who="ann")
     store.unpin(versions[0], who="ann")
     assert store.pinned() == frozenset()
-    assert store.prune(1) == [versions[0]]
+    assert [*store.prune(1).removed] == [versions[0]]
     assert [entry.action for entry in store.journal()].count("pin") == 1
 
 
@@ -413,7 +413,7 @@ def test_prune_keeps_a_version_that_is_published_and_not_promoted_yet(store: Sto
     versions = grow(store, 4)
     store.rollback(versions[1], who="ann", reason="r")
     fresh = store.publish(learned(seed=50), parent=versions[1], provenance=NOBODY).version_id
-    assert store.prune(1) == versions[2:]
+    assert [*store.prune(1).removed] == versions[2:]
     assert {manifest.version_id for manifest in store.list()} == {*versions[:2], fresh}
 
 
@@ -431,7 +431,7 @@ def test_prune_leaves_a_corrupt_version_to_the_operator(store: Store) -> None:
     branch = store.publish(learned(seed=40), parent=versions[0], provenance=NOBODY).version_id
     grow(store, 3)
     flip(store.root / "versions" / branch / "manifest.json")
-    assert branch not in store.prune(1)
+    assert branch not in store.prune(1).removed
     assert (store.root / "versions" / branch).is_dir()
 
 

@@ -16,8 +16,9 @@ import pytest
 
 from app.errors import ArchiveError, ArchiveTooLargeError
 from app.intake.limits import IntakeLimits
-from app.intake.parquet import ParquetSource, _spawner
+from app.intake.parquet import ParquetSource
 from app.intake.source import Item
+from app.spawner import _spawner
 from segp_cl.runtime.process import yield_to_others
 
 

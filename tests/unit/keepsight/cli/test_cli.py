@@ -34,8 +34,8 @@ ACCEPTED = {
 COMMANDS = (
     "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "versions show", "merge",
     "classes", "classes rename", "classes swap", "classes merge", "classes delete", "classes replace",
-    "rollback", "promote", "rollout", "gate", "gate show", "gate set", "keys", "keys create", "keys list",
-    "keys revoke", "keys forget",
+    "rollback", "promote", "rollout", "prune", "pin", "unpin", "verify", "export", "backup", "restore",
+    "gate", "gate show", "gate set", "keys", "keys create", "keys list", "keys revoke", "keys forget",
 )  # fmt: skip
 
 
@@ -524,6 +524,100 @@ def test_a_merge_is_followed_or_left(run_cli: RunCli, service: Any, make_finishe
     left = run_cli("merge", "v1", "v2", "--no-wait")
     assert left.out == "Job j1 is queued: keepsight jobs show j1\n"
     assert run_cli("merge", "v1", "v2", "--json").json["job_id"] == job["job_id"]
+
+
+def test_pruning_says_what_goes_and_what_stays(run_cli: RunCli, service: Any) -> None:
+    pruned = {
+        "dry_run": True,
+        "removed": [{"version_id": "v1", "bytes": 11_300_000}],
+        "bytes": 11_300_000,
+        "kept": [{"version_id": "v2", "because": "pinned"}, {"version_id": "v3", "because": "CURRENT"}],
+    }
+    service.script["POST /v1/admin/prune"] = pruned
+    shown = run_cli("prune", "--keep", "3", "--dry-run", "--reason", "monthly")
+    assert json.loads(service.requests[0].content) == {"keep": 3, "dry_run": True, "reason": "monthly"}
+    lines = [" ".join(line.split()) for line in shown.out.splitlines()]
+    assert lines[1:] == [
+        "v1 would be removed 11.3 MB",
+        "v2 kept: pinned",
+        "v3 kept: CURRENT",
+        "1 version would be removed, 11.3 MB.",
+    ]
+    assert run_cli("prune", "--keep", "3", "--json").json == pruned
+    assert run_cli("prune", "--keep", "0").code == 2
+    assert run_cli("prune").code == 2
+
+
+def test_a_version_is_pinned_and_unpinned_with_a_reason(run_cli: RunCli, service: Any) -> None:
+    service.script["POST /v1/versions/v1/pin"] = {"version_id": "v1", "pinned": True}
+    service.script["DELETE /v1/versions/v1/pin"] = {"version_id": "v1", "pinned": False}
+    assert run_cli("pin", "v1", "-r", "the paper's").out == "Pinned v1.\n"
+    assert json.loads(service.requests[0].content) == {"reason": "the paper's"}
+    assert run_cli("unpin", "v1", "-r", "done with it").out == "Unpinned v1.\n"
+    assert service.requests[1].url.params["reason"] == "done with it"
+    assert run_cli("unpin", "v1", "--json").json == {"version_id": "v1", "pinned": False}
+
+
+def test_verifying_exits_with_1_if_anything_is_wrong(run_cli: RunCli, service: Any) -> None:
+    good = {"version_id": "v1", "ok": True, "files": "intact", "answers": "same", "problem": None}
+    bad = {"version_id": "v2", "ok": False, "files": "damaged", "answers": "unknown", "problem": "v2 is corrupt"}
+    service.script |= {
+        "GET /v1/versions": {
+            "current": "v1",
+            "serving": "v1",
+            "versions": [{"version_id": "v1"}],
+            "damaged": [{"version_id": "v2", "reason": "r"}],
+        },
+        "POST /v1/versions/v1/verify": good,
+        "POST /v1/versions/v2/verify": bad,
+    }
+    current = run_cli("verify", "--json")
+    assert (current.code, current.json) == (0, {"ok": True, "versions": [good]})
+    every = run_cli("verify", "--all")
+    assert every.code == 1
+    assert [" ".join(line.split()) for line in every.out.splitlines()[1:]] == [
+        "v1 intact same ok",
+        "v2 damaged unknown not ok",
+    ]
+    assert every.err.endswith("v2: v2 is corrupt\n")
+    assert run_cli("verify", "v2", "--json").code == 1
+    assert run_cli("verify", "v2", "--all").code == 1
+
+
+def test_an_export_is_written_to_a_file_or_into_a_folder(run_cli: RunCli, service: Any, tmp_path: Path) -> None:
+    onnx = httpx.Response(200, content=b"model", headers={"Keepsight-Difference": "2.38e-07"})
+    service.script["GET /v1/versions/v1/export"] = onnx
+    done = run_cli("export", "v1", str(tmp_path / "pets.onnx"))
+    assert done.out == (
+        f"Wrote {tmp_path / 'pets.onnx'} (5 B).\nIts answers differ from the service's by at most 2.4e-07.\n"
+    )
+    assert (tmp_path / "pets.onnx").read_bytes() == b"model"
+    assert service.requests[0].url.params["format"] == "onnx"
+    service.script["GET /v1/versions/v1/export"] = httpx.Response(200, content=b"tensors")
+    said = run_cli("export", "v1", str(tmp_path), "--json").json
+    assert said == {"path": str(tmp_path / "v1.safetensors"), "bytes": 7, "difference": None}
+    assert service.requests[1].url.params["format"] == "safetensors"
+    assert run_cli("export", "v1", str(tmp_path), "--format", "pickle").code == 1
+    service.script["GET /v1/versions/v1/export"] = service.problem(409, "the version cannot be exported")
+    refused = run_cli("export", "v1", str(tmp_path / "other.onnx"))
+    assert (refused.code, refused.err) == (1, "keepsight: the version cannot be exported\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pets.onnx", "v1.safetensors"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_backups_and_restores_become_the_stores_program(
+    run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda path, words, environment: started.append(words))
+    extra = ["--json"] if as_json else []
+    assert run_cli("backup", str(tmp_path), "--store", "s", *extra).code == 0
+    assert run_cli("restore", str(tmp_path), "--store", "s", *extra).code == 0
+    assert [words[1:4] for words in started] == [["-P", "-m", "model_store"]] * 2
+    assert [words[4:] for words in started] == [
+        ["backup", *extra, "--", "s", str(tmp_path)],
+        ["restore", *extra, "--", str(tmp_path), "s"],
+    ]
 
 
 def test_the_lineage_is_a_tree_with_branches_and_merges(run_cli: RunCli, service: Any) -> None:

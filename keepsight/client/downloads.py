@@ -1,0 +1,77 @@
+"""Files that the service sends: under a passing name until they are complete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import httpx
+
+from keepsight.client.errors import ApiError, DownloadError
+
+ExportFormat = Literal["safetensors", "onnx"]
+FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
+DIFFERENCE_HEADER = "Keepsight-Difference"
+OnBytes = Callable[[int, int], None]
+"""Gets the bytes received so far, and how many there will be."""
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A version in a file. `difference` is the largest one between an ONNX model's answers and the service's."""
+
+    path: Path
+    bytes: int
+    difference: float | None
+
+
+def file_for(path: Path, version_id: str, form: ExportFormat) -> Path:
+    """Return where a version is written: the file itself, or one in the folder that is named after the version.
+
+    Raises:
+        DownloadError: there is no folder for the file.
+    """
+    if path.is_dir():
+        return path / f"{version_id}.{form}"
+    if not path.absolute().parent.is_dir():
+        raise DownloadError(f"{path} cannot be written: there is no folder {path.parent}")
+    return path
+
+
+@contextlib.contextmanager
+def receiving(path: Path, response: httpx.Response, on_bytes: OnBytes | None) -> Iterator[Callable[[bytes], None]]:
+    """Yield what writes the pieces of a response to a file, which has its name only once all of them are there.
+
+    Raises:
+        DownloadError: the file cannot be written.
+        ApiError: the answer ended too early.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    expected = int(response.headers.get("Content-Length") or 0)
+    try:
+        with part.open("wb") as file:
+
+            def write(piece: bytes) -> None:
+                file.write(piece)
+                if on_bytes is not None:
+                    on_bytes(file.tell(), expected)
+
+            yield write
+            if expected and file.tell() != expected:
+                raise ApiError(response.status_code, f"{response.url} sent {file.tell()} bytes, expected {expected}")
+        part.replace(path)
+    except OSError as error:
+        raise DownloadError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def exported(path: Path, response: httpx.Response) -> ExportedFile:
+    """Return what was received."""
+    difference = response.headers.get(DIFFERENCE_HEADER)
+    return ExportedFile(path, path.stat().st_size, None if difference is None else float(difference))
