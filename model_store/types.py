@@ -120,10 +120,10 @@ class HeldError(StoreError):
 
 
 class NoSuchTestSetError(StoreError):
-    """There is no test set of this name, or its time is over."""
+    """There is no test set of this name, or its time is over; None: there is none at all."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"there is no test set {name[:80]!r}")
+    def __init__(self, name: str | None) -> None:
+        super().__init__("there are no test sets" if name is None else f"there is no test set {name[:80]!r}")
 
 
 class ExistingTestSetError(StoreError):

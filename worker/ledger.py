@@ -98,14 +98,14 @@ class Ledger:
         if not self.insist(lambda: self.jobs.requeue(job_id, owner=owner, heartbeat=heartbeat, counts=counts)):
             return False
         if pause_s > 0:
-            timer = threading.Timer(pause_s, self._send, [job_id])
+            timer = threading.Timer(pause_s, self._send, [job_id, record.job.can_wait])
             timer.daemon = True
             try:
                 timer.start()
             except RuntimeError:  # no thread can be started; the sweeper sends it
                 logger.warning("the message is sent later")
         else:
-            self.insist(lambda: self.jobs.send_update(job_id))
+            self.insist(lambda: self.jobs.send_update(job_id, later=record.job.can_wait))
         return True
 
     def restore_if_lost(self, record: JobRecord) -> JobRecord:
@@ -141,9 +141,9 @@ class Ledger:
         logger.info("the job is over: %s%s", final.state, f": {final.error.message}" if final.error else "")
         self.purge(final.job_id)
 
-    def _send(self, job_id: str) -> None:
+    def _send(self, job_id: str, later: bool) -> None:
         try:
-            self.jobs.send_update(job_id)
+            self.jobs.send_update(job_id, later=later)
         except BrokerUnavailableError as error:
             logger.warning("%s; the sweeper sends the job's message", error)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from exchange.contracts import GateResult, UpdateJob
+from exchange.spool import Spool
 from model_store import policy
 from model_store.gate import REPORT_KEY, GatePolicy
 from model_store.store import Store
@@ -25,7 +26,8 @@ from segp_cl.runtime.process import peak_rss_bytes
 from segp_cl.types import LearnerState, OnProgress, Progress
 from worker.base_model import base_model
 from worker.evidence import SampledClasses, not_finite
-from worker.gate import NONE, Evidence, judge
+from worker.gate import NONE, Evidence, OnSet, judge
+from worker.on_test_sets import measure_on_test_sets
 from worker.promotion import promote
 from worker.settings import WorkerSettings
 from worker.task_data import reason_of
@@ -77,7 +79,18 @@ def merge_versions(
         on_progress=on_progress,
     )
     on_progress(Progress("evaluating", 0, 0))
-    golden, gate = _judged(store.gate().policy, backbone, states, learned.state, norm)
+    classifier = Classifier(backbone, learned.state)
+    test_sets = measure_on_test_sets(
+        classifier,
+        store,
+        settings,
+        backbone,
+        parents=(ours, theirs),
+        batch_size=job.learner_config.feature_batch_size,
+        folder=Spool(settings.spool).folder(job.job_id),
+        on_batch=lambda step, steps: on_progress(Progress("evaluating", step, steps)),
+    )
+    golden, gate = _judged(store.gate().policy, backbone, states, classifier, norm, test_sets.evidence)
     before_publish()
     on_progress(Progress("publishing", 0, 0))
     report: dict[str, object] = {
@@ -96,9 +109,10 @@ def merge_versions(
         seed=job.seed,
         job_id=job.job_id,
         other_parent=theirs,
-        report={**asdict(learned.report), **report, REPORT_KEY: gate.model_dump(mode="json")},
+        report={**asdict(learned.report), **report, **test_sets.report, REPORT_KEY: gate.model_dump(mode="json")},
     )
     manifest = store.publish(learned.state, parent=ours, provenance=provenance, golden=golden)
+    test_sets.save(store, manifest.version_id)
     logger.info("published %s of %s and %s", manifest.version_id, ours, theirs)
     return manifest
 
@@ -117,11 +131,11 @@ def _judged(
     gate: GatePolicy,
     backbone: Backbone,
     states: tuple[LearnerState, LearnerState],
-    merged: LearnerState,
+    classifier: Classifier,
     norm: Float[Tensor, ""],
+    test_sets: tuple[OnSet, ...],
 ) -> tuple[GoldenAnswers | None, GateResult]:
     """Return golden answers, if they are finite, and what the gate finds: every class is an old one here."""
-    classifier = Classifier(backbone, merged)
     golden = record(classifier, backbone.preprocessing.size)
     unusable = not_finite(golden)
     kept = before = NONE
@@ -132,7 +146,13 @@ def _judged(
                 sampled = SampledClasses(Classifier(backbone, state), norm, but=known)
                 kept, before = kept.plus(sampled.after(classifier)), before.plus(sampled.answers_before)
             known |= set(state.class_names)
-    evidence = Evidence(seen_classes=len(merged.classes), kept=kept, kept_before=before, golden_not_finite=unusable)
+    evidence = Evidence(
+        seen_classes=len(classifier.state.classes),
+        kept=kept,
+        kept_before=before,
+        golden_not_finite=unusable,
+        test_sets=test_sets,
+    )
     return None if unusable else golden, judge(gate, evidence)
 
 
