@@ -18,6 +18,7 @@ TAGS = [
     {"name": "open inference", "description": "The Open Inference Protocol (v2), for its clients."},
     {"name": "tasks", "description": "Teach new classes from labelled images."},
     {"name": "jobs", "description": "Follow and cancel the learning of a task."},
+    {"name": "test sets", "description": "Store labelled images to measure versions on, and compare versions."},
     {"name": "versions", "description": "List versions and classes."},
     {"name": "admin", "description": "Promote and roll back versions."},
     {"name": "health", "description": "Health checks and metrics. No key is needed."},

@@ -33,6 +33,8 @@ from exchange.spool import Spool
 from keepsight.keys import KeyFile, KeyFileError
 from model_store.first_version import make_first_version
 from model_store.store import Store
+from model_store.test_sets import Limits as TestSetLimits
+from model_store.test_sets import StoredTestSets
 from model_store.types import DamagedPointerError, StoreError
 from segp_cl.data.decode_memory import limit_decode_memory
 from segp_cl.errors import KeepsightError, ModelLoadError
@@ -103,6 +105,12 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         metrics=metrics,
         keys=KeyFile(settings.keys_file, store=settings.store),
         store=store,
+        test_sets=StoredTestSets(
+            settings.store,
+            TestSetLimits(
+                sets=settings.max_test_sets, bytes=settings.max_test_set_bytes, images=settings.max_test_set_images
+            ),
+        ),
         spool=spool,
         jobs=jobs,
         announcements=announcements,

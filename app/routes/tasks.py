@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 
 from app.deps import ServicesDep, TrainCaller
-from app.errors import InvalidRequestError
-from app.intake.keeping import keeping
+from app.intake.keep_test_set import Keeper
 from app.intake.limits import IntakeLimits
 from app.intake.places import Check
-from app.intake.submission import Submissions, Submitted, TaskForm, Upload
-from app.multipart import Form, read_form
+from app.intake.receive import Upload, check_multipart, invalid, parse_archive, receive_archive
+from app.intake.submission import Submissions, Submitted, TaskForm
+from app.multipart import Form
 from app.openapi import problems
 from app.schemas import TaskAccepted
-from app.services import Services
 from app.wire.root import outside_path
 from segp_cl.config import LearnerConfig
 
@@ -69,12 +65,20 @@ async def submit_task(
 
     The answer has the job's address, the number of images per class, and every rejected file with its reason.
     """
-    form = await _receive(request, services)
+    check_multipart(request, "send multipart/form-data with the fields archive and name")
+    await services.pools.broker.run(services.jobs.ping)  # before the upload is read
+    form = await receive_archive(request, services.spool)
     try:
         fields, upload = _parse(form)
         # keeps the keys of different callers apart
         key = f"{caller.key_id}:{idempotency_key}" if idempotency_key else None
-        submissions = Submissions(services.store, services.spool, services.jobs, IntakeLimits.of(services.settings))
+        submissions = Submissions(
+            services.store,
+            services.spool,
+            services.jobs,
+            IntakeLimits.of(services.settings),
+            keeper=Keeper.of(services.test_sets, services.settings),
+        )
 
         def work(check: Check) -> Submitted:
             return submissions.submit(fields, upload, submitted_by=caller.name, idempotency_key=key, check=check)
@@ -94,36 +98,10 @@ async def submit_task(
     return TaskAccepted(job_id=submitted.record.job_id, location=location, validation=submitted.record.validation)
 
 
-async def _receive(request: Request, services: Services) -> Form:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        raise HTTPException(415, "send multipart/form-data with the fields archive and name")
-    await services.pools.broker.run(services.jobs.ping)  # before the upload is read
-
-    def nameless() -> BinaryIO:
-        # the file never has a name, so even a killed process leaves nothing of it
-        return tempfile.TemporaryFile(dir=services.spool.root)
-
-    with keeping():
-        return await read_form(request, nameless, max_files=1)
-
-
 def _parse(form: Form) -> tuple[TaskForm, Upload]:
-    archives = [part for part in form.files if part.name == "archive"]
-    if len(archives) != 1 or len(form.files) != 1:
-        raise InvalidRequestError("expected exactly one file, in the field 'archive'")
-    values: dict[str, Any] = dict(form.fields)
-    try:
-        fields = TaskForm.model_validate(values)
-    except ValidationError as error:
-        raise _invalid(error) from error
+    fields, upload = parse_archive(form, TaskForm)
     try:
         LearnerConfig.model_validate(fields.config)
     except ValidationError as error:
-        raise _invalid(error, "config") from error
-    return fields, Upload(archives[0].file, archives[0].size)
-
-
-def _invalid(error: ValidationError, *under: str) -> RequestValidationError:
-    errors = error.errors(include_url=False, include_input=False)
-    return RequestValidationError([{**item, "loc": ("body", *under, *item["loc"])} for item in errors])
+        raise invalid(error, "config") from error
+    return fields, upload

@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
-from keepsight.cli.commands import answers, bench, gate, jobs, keys, service, teaching, versions
+from keepsight.cli.commands import (
+    answers,
+    bench,
+    gate,
+    jobs,
+    keys,
+    measuring,
+    service,
+    teaching,
+    test_sets,
+    versions,
+)
 from keepsight.cli.errors import EXPECTED, sentence_of
 
 DEBUG_VARIABLE = "KEEPSIGHT_DEBUG"
@@ -37,6 +48,10 @@ app.command()(versions.merge)
 app.command()(versions.rollback)
 app.command()(versions.promote)
 app.command()(versions.rollout)
+app.add_typer(test_sets.app, name="test-sets")
+app.command()(measuring.evaluate)
+app.command()(measuring.report)
+app.command()(measuring.compare)
 app.add_typer(gate.app, name="gate")
 app.add_typer(keys.app, name="keys")
 

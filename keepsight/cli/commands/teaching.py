@@ -52,6 +52,10 @@ def teach(
             metavar="VERSION", help="Learn on this version, beside the current one; promote or merge the result later."
         ),
     ] = None,
+    test_set: Annotated[
+        str | None,
+        typer.Option("--test-set", metavar="NAME", help="Keep the test split as a test set; else it is passed over."),
+    ] = None,
     wait: options.Wait = True,
     url: options.Url = options.URL,
     api_key: options.ApiKey = None,
@@ -72,6 +76,7 @@ def teach(
             encoding=encoding,
             instant=instant,
             parent=parent,
+            test_set=test_set,
         )
         if not as_json:
             console.print_notes(intake_lines(accepted["validation"]))
@@ -100,6 +105,7 @@ def report(job: Job, done: str, *, as_json: bool) -> None:
     Raises:
         CommandError: it made no version.
     """
+    from keepsight.cli.set_views import on_test_sets_lines
     from keepsight.cli.views import accuracy_line, outcome_sentence
 
     if as_json:
@@ -108,6 +114,8 @@ def report(job: Job, done: str, *, as_json: bool) -> None:
         console.out().print(f"{done}: {outcome_sentence(job)}.", markup=False)
         if job["result"] and job["result"]["evaluation"]:
             console.out().print(accuracy_line(job["result"]["evaluation"]), markup=False)
+        for line in on_test_sets_lines(job["result"].get("test_sets") if job["result"] else None):
+            console.out().print(line, markup=False)
     if job["state"] != "succeeded":
         raise CommandError(f"job {job['job_id']} ended without a new version ({outcome_sentence(job).rstrip('.')})")
 
@@ -145,6 +153,7 @@ def upload(
     encoding: str | None,
     instant: bool,
     parent: str | None = None,
+    test_set: str | None = None,
 ) -> Accepted:
     """Send a folder or an archive, with a progress bar. If it is refused, print what the service found in it."""
     from keepsight.cli.follow import upload_bar
@@ -173,6 +182,7 @@ def upload(
                 encoding=encoding,
                 instant=instant,
                 parent=parent,
+                test_set=test_set,
             )
         except ApiError as error:
             report_refusal(with_skipped(error.problem, body))

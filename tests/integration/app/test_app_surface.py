@@ -34,6 +34,9 @@ PROTECTED = [
     ("POST", "/v2/models/m/versions/x/infer", "classify"),
     ("POST", "/v1/tasks", "train"),
     ("POST", "/v1/versions/merge", "train"),
+    ("POST", "/v1/evaluations", "train"),
+    ("PUT", "/v1/test-sets/x", "admin"),
+    ("DELETE", "/v1/test-sets/x", "admin"),
     ("GET", "/v1/jobs", "train"),
     ("GET", "/v1/jobs/x", "train"),
     ("GET", "/v1/jobs/x/events", "train"),
@@ -48,6 +51,11 @@ ANY_KEY = [
     ("GET", "/v1/versions"),
     ("GET", "/v1/versions/x"),
     ("GET", "/v1/versions/x/contributions"),
+    ("GET", "/v1/versions/x/report"),
+    ("GET", "/v1/versions/x/test-sets/m"),
+    ("GET", "/v1/versions/a/compare/b"),
+    ("GET", "/v1/test-sets"),
+    ("GET", "/v1/test-sets/x"),
     ("GET", "/v1/classes"),
     ("GET", "/v2"),
     ("GET", "/v2/models/m"),
@@ -70,8 +78,9 @@ def test_every_route_is_either_protected_or_known_to_be_open(client: TestClient)
 
 
 def templated(path: str) -> str:
-    path = re.sub("/x(?=/|$)", "/{job_id}" if "/jobs/" in path else "/{version_id}", path)
-    return path.replace("/models/m", "/models/{name}")
+    kind = "job_id" if "/jobs/" in path else "name" if path.startswith("/v1/test-sets/") else "version_id"
+    path = re.sub("/x(?=/|$)", f"/{{{kind}}}", path).replace("/a/compare/b", "/{a}/compare/{b}")
+    return re.sub("/(models|test-sets)/m", r"/\1/{name}", path)
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), PROTECTED)
