@@ -281,11 +281,12 @@ def compare(
         pair = [evaluations.get(version, found.digest) for version in (a, b)]
         lacks = [version for version, stored in zip((a, b), pair, strict=True) if stored is None]
         if pair[0] is not None and pair[1] is not None:
-            compared.append(_Compared.of(found.name, pair[0], pair[1]))
+            checksums = sets.read(found, numbers=()).checksums
+            compared.append(_Compared.of(found.name, checksums, pair[0], pair[1]))
         not_measured += [Cell(version_id=version, test_set=found.name) for version in dict.fromkeys(lacks)]
     if not compared:
         raise NotEvaluatedError(list(dict.fromkeys(cell.version_id for cell in not_measured)), test_set)
-    rows = [row for each in compared for row in each.rows]
+    rows = _each_once(compared)
     by_class: dict[str, list[_Pair]] = {}
     for row in rows:
         by_class.setdefault(row.label, []).append(row)
@@ -302,7 +303,7 @@ def compare(
         per_class=per_class[:MAX_CLASSES],
         classes=len(per_class),
         changed=[
-            ChangedImage(test_set=row.test_set, image=row.image, label=row.label, a=row.a, b=row.b)
+            ChangedImage(test_set=row.test_set, image=row.image, sha256=row.sha256, label=row.label, a=row.a, b=row.b)
             for row in changed[:most]
         ],
         changed_count=len(changed),
@@ -319,6 +320,7 @@ def compare(
 class _Pair:
     test_set: str
     image: int
+    sha256: str
     label: str
     a: str | None
     b: str | None
@@ -336,16 +338,22 @@ class _Compared:
     only_b: int
 
     @classmethod
-    def of(cls, test_set: str, a: StoredEvaluation, b: StoredEvaluation) -> _Compared:
+    def of(cls, test_set: str, checksums: Sequence[str], a: StoredEvaluation, b: StoredEvaluation) -> _Compared:
         ours, theirs = a.answers_by_number(), b.answers_by_number()
         both = set(a.numbers) & set(b.numbers)
         rows = [
-            _Pair(test_set, number, ours[number][0], ours[number][1], theirs[number][1])
+            _Pair(test_set, number, checksums[number], ours[number][0], ours[number][1], theirs[number][1])
             for number in sorted(ours.keys() & theirs.keys())
         ]
         return cls(
             test_set, a, b, rows, len((ours.keys() - theirs.keys()) & both), len((theirs.keys() - ours.keys()) & both)
         )
+
+
+def _each_once(compared: Sequence[_Compared]) -> list[_Pair]:
+    """Return all images; one that lies in several sets under the same label counts once."""
+    rows = {(row.sha256, row.label): row for each in reversed(compared) for row in reversed(each.rows)}
+    return sorted(rows.values(), key=lambda row: (row.test_set, row.image))
 
 
 def _counts(rows: Sequence[_Pair]) -> dict[str, int]:
@@ -364,7 +372,7 @@ def _counts(rows: Sequence[_Pair]) -> dict[str, int]:
 
 
 def _comparison(test_set: str | None, compared: Sequence[_Compared]) -> SetComparison:
-    counts = _counts([row for each in compared for row in each.rows])
+    counts = _counts(_each_once(compared))
     return SetComparison(
         test_set=test_set,
         p_value=sign_test(counts["wins"], counts["losses"]),

@@ -379,6 +379,7 @@ class ChangedImage(BaseModel):
 
     test_set: str
     image: int = Field(description="Its number in the set.")
+    sha256: str = Field(description="Of its file.")
     label: str
     a: str | None
     b: str | None
@@ -394,7 +395,7 @@ class Cost(BaseModel):
 
 
 class Comparison(BaseModel):
-    """Two versions on the same test images.
+    """Two versions on the same test images. One that lies in several sets under the same label counts once overall.
 
     `per_class` has the classes with the largest difference first. Lists are cut; the count beside each counts all.
     """

@@ -24,6 +24,7 @@ from app.serving.live_model import LiveModel, Loader
 from app.serving.member import Member, new_server_id
 from app.serving.watcher import Watcher
 from app.settings import Settings
+from app.test_set_gauges import follow_test_sets
 from app.tidy import tidy_when_idle
 from exchange.announcements import Announcements
 from exchange.contracts import CURRENT_CHANNEL
@@ -141,6 +142,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
                 watch_loop(metrics),
                 tidy_when_idle(lambda: services.admission.is_idle and services.intake.is_idle),
                 _see_keys(services),
+                follow_test_sets(lambda: live.version_id, services.test_sets, metrics, pools.store),
             )
             following = [asyncio.create_task(each) for each in duties]
             try:

@@ -382,6 +382,7 @@ class ChangedImage(TypedDict):
 
     test_set: str
     image: int
+    sha256: str
     label: str
     a: str | None
     b: str | None

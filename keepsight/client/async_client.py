@@ -188,21 +188,8 @@ class AsyncClient:
         days: float | None = None,
         encoding: str | None = None,
     ) -> PutTestSet:
-        """Store labelled images to measure versions on, in place of the test set of that name.
-
-        Args:
-            name: Lower-case letters, digits, `.`, `_` and `-`.
-            archive: A folder with a subfolder per class, a zip, tar or parquet file, or such a file opened.
-            filename: The name to send; the service goes by the content.
-            reason: Kept with the set.
-            days: How long it is kept; None: as the service is set.
-            encoding: Encoding of the names in an archive that does not say it itself.
-
-        Raises:
-            UploadError: the folder or file cannot be read, or has no class in it.
-            ValueError: the opened file cannot be read again from its start.
-        """
-        with open_archive(archive) as file:
+        """Store labelled images to measure versions on, in place of the test set of that name."""
+        with await anyio.to_thread.run_sync(open_archive, archive) as file:
             call = calls.put_test_set(name, file, filename, reason=reason, days=days, encoding=encoding)
             return await self._send(call)
 
@@ -344,6 +331,6 @@ class ReadInThreads(httpx.AsyncByteStream):
         self._body = body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = iter(self._body)
+        chunks = filter(None, self._body)  # that of a field without a value is empty, and is not the end
         while chunk := await anyio.to_thread.run_sync(next, chunks, b""):
             yield chunk

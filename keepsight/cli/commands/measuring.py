@@ -144,8 +144,11 @@ def draw(report: Report, file: Path) -> None:
     axes.set_xticks(range(len(tasks)), [f"task {task['task']}" for task in tasks])
     axes.set_yticks(range(len(rows)), [f"after task {row['tasks']}" for row in rows])
     for (row, column), value in np.ndenumerate(values):
-        known = not np.isnan(value)
-        text = f"{value:.1f}" if known else ""
+        if np.isnan(value):
+            told = "not\nmeasured" if rows[row]["tasks"] >= tasks[column]["task"] else ""
+            axes.text(column, row, told, ha="center", va="center", color="grey", fontsize=7)
+            continue
+        text = f"{value:.1f}"
         axes.text(column, row, text, ha="center", va="center", color="black" if value > 60 else "white", fontsize=8)
     axes.set_title(f"accuracy on the test sets, {report['path']} path, %", fontsize=9)
     figure.colorbar(image)

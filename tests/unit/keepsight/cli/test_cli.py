@@ -34,7 +34,8 @@ ACCEPTED = {
 COMMANDS = (
     "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "versions show", "merge",
     "rollback", "promote", "rollout", "gate", "gate show", "gate set", "keys", "keys create", "keys list",
-    "keys revoke", "keys forget",
+    "keys revoke", "keys forget", "test-sets", "test-sets put", "test-sets show", "test-sets remove", "evaluate",
+    "report", "compare",
 )  # fmt: skip
 
 
