@@ -308,8 +308,8 @@ def compare(
         ],
         changed_count=len(changed),
         cost={
-            "a": _cost(store, manifests["a"], [each.a for each in compared]),
-            "b": _cost(store, manifests["b"], [each.b for each in compared]),
+            "a": _cost(store, manifests["a"]),
+            "b": _cost(store, manifests["b"]),
         },
         not_measured=not_measured,
         measure=_command(not_measured, test_set),
@@ -383,14 +383,12 @@ def _comparison(test_set: str | None, compared: Sequence[_Compared]) -> SetCompa
     )
 
 
-def _cost(store: Store, manifest: Manifest, evaluations: Sequence[StoredEvaluation]) -> Cost:
+def _cost(store: Store, manifest: Manifest) -> Cost:
     spent = (manifest.report or {}).get("worker_seconds") or (manifest.report or {}).get("seconds")
     seconds = [value for value in spent.values() if isinstance(value, int | float)] if isinstance(spent, dict) else []
     return Cost(
         bytes=store.bytes_of(manifest.version_id),
         update_s=round(sum(seconds), 3) if seconds else None,
-        measured_s=round(sum(each.seconds for each in evaluations), 3),
-        measured_images=sum(len(each.numbers) for each in evaluations),
     )
 
 

@@ -390,8 +390,6 @@ class Cost(BaseModel):
 
     bytes: int | None = Field(description="Of its files.")
     update_s: float | None = Field(description="Seconds of the worker that made it.")
-    measured_s: float = Field(description="Seconds in which it answered the compared test sets.")
-    measured_images: int
 
 
 class Comparison(BaseModel):

@@ -393,8 +393,6 @@ class Cost(TypedDict):
 
     bytes: int | None
     update_s: float | None
-    measured_s: float
-    measured_images: int
 
 
 class Comparison(TypedDict):

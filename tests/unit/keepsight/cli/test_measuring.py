@@ -84,8 +84,8 @@ COMPARISON: dict[str, Any] = {
     "changed": [],
     "changed_count": 5,
     "cost": {
-        "a": {"bytes": 2048, "update_s": 61.0, "measured_s": 1.0, "measured_images": 8},
-        "b": {"bytes": None, "update_s": None, "measured_s": 1.0, "measured_images": 8},
+        "a": {"bytes": 2048, "update_s": 61.0},
+        "b": {"bytes": None, "update_s": None},
     },
     "not_measured": [],
     "measure": None,
@@ -133,9 +133,8 @@ def test_sets_are_listed_shown_and_removed(run_cli: RunCli, service: Any) -> Non
     assert "keepsight test-sets put NAME DIR" in run_cli("test-sets").out
     service.script["GET /v1/test-sets/field"] = {**FIELD, "labels": [], "checksums": []}
     shown = run_cli("test-sets", "show", "field")
-    assert [
-        word in shown.out for word in ("why: a study", "cat 2, yak 3", "not known to the current version: yak")
-    ] == [True] * 3
+    for words in ("why: a study", "cat 2, yak 3", "not known to the current version: yak"):
+        assert words in shown.out
     receipt = {"name": "field", "digest": "d" * 64, "images": 5, "bytes": 9, "removed_at": FIELD["added_at"]}
     service.script["DELETE /v1/test-sets/field"] = {**receipt, "who": "ann", "reason": "asked for"}
     removed = run_cli("test-sets", "remove", "field", "--reason", "asked for")
@@ -202,7 +201,7 @@ def test_the_report_is_drawn_as_a_heat_map(run_cli: RunCli, service: Any, tmp_pa
     assert run_cli("report", TWO, "--png", str(file)).code == 0
     with Image.open(file) as drawn:
         assert drawn.format == "PNG"
-        assert len(set(drawn.convert("RGB").getdata())) > 50
+        assert len(drawn.convert("RGB").getcolors(1 << 20) or []) > 50
     ran = run_cli("report", TWO, "--png", str(tmp_path / "no" / "report.png"))
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "cannot be written" in ran.err
