@@ -338,6 +338,11 @@ class Jobs(RedisClient):
         ]
         return self._script(scripts.FINISH, self._job(job_id), arguments) == "finished"
 
+    def update_waits(self) -> bool:
+        """Return whether a message waits that goes before those sent with `later`."""
+        with reaching():
+            return bool(self._redis.llen(UPDATES_QUEUE))
+
     def waiting_messages(self) -> int:
         """Return the number of messages in the queue `updates` that no worker has taken."""
         with reaching():
