@@ -22,7 +22,7 @@ from app.problems import problem
 from exchange.contracts import ContributionReport, InstantOutcome, JobRecord, UpdateOutcome, ValidationReport
 from exchange.roster import SeenServer
 from model_store.gate import GatePolicy
-from model_store.test_sets import StoredTestSet
+from model_store.test_sets import NAME_PATTERN, StoredTestSet
 from model_store.types import ClassRecord, Made, Manifest
 from segp_cl.config import LearnerConfig
 
@@ -32,6 +32,8 @@ DEFAULT_KNOWN_SHARE = 0.95
 MAX_TIMEOUT_MS = 2**31 - 1
 MAX_LABEL_LENGTH = 200
 PathName = Literal["fused", "text", "visual"]
+SET_NAME = f"^{NAME_PATTERN}$"
+"""What the name of a test set is."""
 Label = Annotated[
     str, WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_LABEL_LENGTH, "pattern": r"\S"})
 ]
@@ -291,7 +293,7 @@ class EvaluateBody(BaseModel):
     versions: Annotated[list[str], Field(min_length=1, max_length=100)] = Field(
         description="The versions. One that was measured already is not measured again."
     )
-    test_set: str | None = Field(None, max_length=64, description="The only set to measure on. Default: all.")
+    test_set: str | None = Field(None, pattern=SET_NAME, description="The only set to measure on. Default: all.")
 
 
 class EvaluateAccepted(BaseModel):

@@ -79,7 +79,7 @@ class GatePolicy(BaseModel):
         0.15, ge=0, le=1, description="Most that the accuracy on a test set may fall, absolute."
     )
     max_test_class_drop: float = Field(
-        0.5, ge=0, le=1, description="The same of each class with at least min_class_images images in a test set."
+        0.3, ge=0, le=1, description="The same of each class with at least min_class_images images in a test set."
     )
     max_test_set_flips: float = Field(
         0.25, ge=0, le=1, description="Largest share of a test set's right answers that may become wrong."

@@ -46,7 +46,9 @@ FOLDER: Final = "test-sets"
 INDEX_FILE: Final = "index.json"
 ABANDONED_AFTER: Final = timedelta(hours=1)
 """Age of a set that is still being written after which its writer is taken for dead."""
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+NAME_PATTERN: Final = "[a-z0-9][a-z0-9._-]{0,63}"
+"""What the name of a test set is, as a regular expression."""
+_NAME: Final = re.compile(NAME_PATTERN)
 _SUFFIX: Final = re.compile(r"\.[a-z0-9]{1,8}")
 _DIGEST_DIGITS: Final = 12
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.deps import AnyCaller, ServicesDep, TrainCaller
 from app.evaluations import MAX_CHANGED, compare, evaluation_of, queue_evaluation, report_of
@@ -14,13 +14,14 @@ from app.json_body import read_json
 from app.media_types import media_type
 from app.offload import as_json
 from app.openapi import json_body, problems
-from app.schemas import Comparison, EvaluateAccepted, EvaluateBody, PathName, Report
+from app.schemas import SET_NAME, Comparison, EvaluateAccepted, EvaluateBody, PathName, Report
 from app.wire.root import outside_path
 from exchange.contracts import SetEvaluation
 
 router = APIRouter(prefix="/v1", tags=["test sets"])
 MAX_BODY_BYTES = 64 * 1024
-OnlySet = Annotated[str | None, Query(max_length=64, description="The only test set that counts. Default: all.")]
+SetName = Annotated[str, Path(pattern=SET_NAME, description="The test set's name.")]
+OnlySet = Annotated[str | None, Query(pattern=SET_NAME, description="The only test set that counts. Default: all.")]
 
 
 @router.post(
@@ -66,7 +67,7 @@ async def evaluate(
     responses=problems(404, 409, 422),
     response_model=SetEvaluation,
 )
-def get_evaluation(version_id: str, name: str, services: ServicesDep, caller: AnyCaller) -> Response:
+def get_evaluation(version_id: str, name: SetName, services: ServicesDep, caller: AnyCaller) -> Response:
     """Return what a version answers to a test set: by path, by class, what it confuses, and how sure it is."""
     return as_json(evaluation_of(services.store, services.test_sets, version_id, name))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from app.deps import AdminCaller, AnyCaller, ServicesDep
@@ -14,9 +14,9 @@ from app.intake.places import Check
 from app.intake.receive import check_multipart, parse_archive, receive_archive
 from app.offload import as_json
 from app.openapi import problems
-from app.schemas import SetDetails, SetInfo, SetList, SetStored
+from app.schemas import SET_NAME, SetDetails, SetInfo, SetList, SetStored
 from app.services import Services
-from model_store.test_sets import RemovedTestSet, check_name
+from model_store.test_sets import RemovedTestSet
 
 router = APIRouter(prefix="/v1/test-sets", tags=["test sets"])
 _FIELDS = SetForm.model_json_schema(mode="validation")
@@ -40,6 +40,7 @@ _BODY = {
     },
 }
 
+Name = Annotated[str, Path(pattern=SET_NAME, description="The test set's name.")]
 Reason = Annotated[str, Query(max_length=1000, description="Kept in the receipt and in the journal.")]
 
 
@@ -56,8 +57,8 @@ def list_test_sets(services: ServicesDep, caller: AnyCaller) -> Response:
     )
 
 
-@router.get("/{name}", summary="One test set", responses=problems(404, 409, 503), response_model=SetDetails)
-def get_test_set(name: str, services: ServicesDep, caller: AnyCaller) -> Response:
+@router.get("/{name}", summary="One test set", responses=problems(404, 409, 422, 503), response_model=SetDetails)
+def get_test_set(name: Name, services: ServicesDep, caller: AnyCaller) -> Response:
     """Return a test set with the label and the checksum of each of its images, by number."""
     record = services.test_sets.get(name)
     images = services.test_sets.read(record, numbers=())
@@ -73,12 +74,11 @@ def get_test_set(name: str, services: ServicesDep, caller: AnyCaller) -> Respons
     responses=problems(400, 409, 413, 415, 422, 503, 504, 507),
     openapi_extra={"requestBody": _BODY},
 )
-async def put_test_set(name: str, request: Request, services: ServicesDep, caller: AdminCaller) -> SetStored:
+async def put_test_set(name: Name, request: Request, services: ServicesDep, caller: AdminCaller) -> SetStored:
     """Store labelled images to measure every version on, in place of the set of that name. Nothing learns from them.
 
     They are kept until their time is over or they are removed. If the archive has a test split, that alone is stored.
     """
-    check_name(name)
     check_multipart(request, "send multipart/form-data with the field archive")
     form = await receive_archive(request, services.spool)
     try:
@@ -105,7 +105,9 @@ async def put_test_set(name: str, request: Request, services: ServicesDep, calle
 
 
 @router.delete("/{name}", summary="Remove a test set", responses=problems(404, 422, 503, 507))
-async def remove_test_set(name: str, services: ServicesDep, caller: AdminCaller, reason: Reason = "") -> RemovedTestSet:
+async def remove_test_set(
+    name: Name, services: ServicesDep, caller: AdminCaller, reason: Reason = ""
+) -> RemovedTestSet:
     """Remove a test set, its images and what versions answered to them. The answer is the receipt."""
     return await services.pools.store.run(services.test_sets.remove, name, who=caller.name, reason=reason)
 
