@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from rich.markup import escape
 from rich.table import Table
 
 from keepsight.cli.console import moment, percent, seconds, table
-from keepsight.client.api import Comparison, OnTestSets, Report, SetEvaluation, StoredTestSetDetails, StoredTestSets
+from keepsight.client.api import (
+    Comparison,
+    Manifest,
+    OnTestSets,
+    Report,
+    SetEvaluation,
+    StoredTestSetDetails,
+    StoredTestSets,
+)
 
 _MOST_CLASSES = 10
 
@@ -90,6 +98,11 @@ def on_test_sets_lines(found: OnTestSets | None) -> list[str]:
             line += f"; {against['right_to_wrong']} became wrong, {against['wrong_to_right']} right"
         lines.append(f"{line})")
     return lines + [f"test set {name}: not measured: {why}" for name, why in found["not_measured"].items()]
+
+
+def published_lines(manifest: Manifest) -> list[str]:
+    """Return what a version answered to the test sets when it was published."""
+    return on_test_sets_lines(cast("OnTestSets | None", (manifest["report"] or {}).get("test_sets")))
 
 
 def report_table(report: Report) -> Table:

@@ -237,3 +237,22 @@ def test_two_versions_are_compared(run_cli: RunCli, service: Any) -> None:
     missing = service.problem(409, f"{ONE} was not measured on any test set: keepsight evaluate {ONE}")
     service.script[f"GET /v1/versions/{ONE}/compare/{TWO}"] = missing
     assert run_cli("compare", ONE, TWO).err.endswith(f"keepsight evaluate {ONE}\n")
+
+
+def test_a_version_shows_what_it_answered_when_it_was_published(run_cli: RunCli, service: Any) -> None:
+    manifest = {
+        "version_id": TWO,
+        "parent": ONE,
+        "created_at": FIELD["added_at"],
+        "made": "trained",
+        "strategy": "segp",
+        "classes": [],
+        "tasks": 2,
+        "dataset": None,
+        "evaluation": None,
+        "report": {"test_sets": {"results": [RESULT], "not_measured": {}}},
+    }
+    service.script[f"GET /v1/versions/{TWO}"] = manifest
+    assert "test set field: fused 100.0 % (4 of 5 images" in run_cli("versions", "show", TWO).out
+    service.script[f"GET /v1/versions/{TWO}"] = {**manifest, "report": None}
+    assert "test set" not in run_cli("versions", "show", TWO).out
