@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import Annotated, Self
 
@@ -11,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from app.errors import InvalidRequestError, TaskRefusedError
 from app.intake.entry_names import encoding_named
 from app.intake.names import check_against_known, clean_name
+from app.queueing import queue_without_images
 from exchange.contracts import JobRecord, UpdateJob, new_job_id, utc_now
 from exchange.jobs import Jobs
-from exchange.notes import Note, accept
 from exchange.spool import Spool
 from model_store.store import Store
 from model_store.types import ClassRecord, DamagedPointerError, VersionId
@@ -210,13 +209,6 @@ def queue_edit(store: Store, spool: Spool, jobs: Jobs, edit: ClassEdit, *, reaso
         submitted_by=submitted_by,
         submitted_on=current,
     )
-    record = JobRecord(job=job, created_at=now)
-    try:
-        spool.reserve(job_id)
-        accept(jobs, spool, Note(record=record))
-    except BaseException:
-        with contextlib.suppress(OSError):  # a sweeper removes what is left of it
-            spool.purge(job_id)
-        raise
+    record = queue_without_images(jobs, spool, job)
     logger.info("edit accepted job_id=%s: %s", job_id, edit.words)
     return record

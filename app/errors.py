@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segp_cl.errors import KeepsightError
@@ -30,6 +30,18 @@ class ForbiddenError(AppError):
 
 class NoContributionsError(AppError):
     """Nothing was told before the version was learned: there were no classes yet, or it was not trained."""
+
+
+class NotEvaluatedError(AppError):
+    """A version was not measured on a test set yet; `measure` names the command that does it."""
+
+    def __init__(self, versions: Sequence[str], test_set: str | None) -> None:
+        on = "any test set" if test_set is None else f"the test set {test_set}"
+        command = " ".join(["keepsight evaluate", *versions, *(() if test_set is None else ("--test-set", test_set))])
+        super().__init__(
+            f"{' and '.join(versions)} {'was' if len(versions) == 1 else 'were'} not measured on {on}: {command}",
+            extensions={"measure": command, "versions": list(versions), "test_set": test_set},
+        )
 
 
 class BusyError(AppError):

@@ -15,7 +15,19 @@ from app.metrics import Metrics
 from app.middleware import BodyLimit, Methods, Observe
 from app.openapi import DESCRIPTION, TAGS
 from app.query_limit import QueryLimit
-from app.routes import admin, classes, classify, embeddings, health, jobs, open_inference, tasks, versions
+from app.routes import (
+    admin,
+    classes,
+    classify,
+    embeddings,
+    evaluations,
+    health,
+    jobs,
+    open_inference,
+    tasks,
+    test_sets,
+    versions,
+)
 from app.serving.live_model import LiveModel
 from app.settings import MIB, Settings
 from app.startup import running
@@ -53,7 +65,20 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
     )
     app.state.startup_error = None
     problems.install(app)
-    for resource in (classify, embeddings, open_inference, tasks, jobs, classes, versions, admin, health):
+    resources = (
+        classify,
+        embeddings,
+        open_inference,
+        tasks,
+        jobs,
+        test_sets,
+        evaluations,
+        classes,
+        versions,
+        admin,
+        health,
+    )
+    for resource in resources:
         app.include_router(resource.router)
 
     @app.get("/", include_in_schema=False)
@@ -81,7 +106,8 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
 
 
 def _body_limit(path: str, settings: Settings) -> int:
-    if path == "/v1/tasks" or (path.startswith("/v1/classes/") and path.endswith("/replace")):
+    is_upload = path == "/v1/tasks" or path.startswith("/v1/test-sets/")
+    if is_upload or (path.startswith("/v1/classes/") and path.endswith("/replace")):
         return settings.max_upload_bytes
     if path in ("/v1/classify", "/v1/embeddings") or path.startswith("/v2/models/"):
         return settings.max_classify_bytes

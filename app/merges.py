@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Mapping
 
 from pydantic import JsonValue
 
+from app.queueing import queue_without_images
 from exchange.contracts import JobRecord, UpdateJob, new_job_id, utc_now
 from exchange.jobs import Jobs
-from exchange.notes import Note, accept
 from exchange.spool import Spool
 from model_store.store import Store
 from model_store.types import VersionId
@@ -53,24 +52,16 @@ def queue_merge(
     store.common_ancestor(*versions)
     for version in versions:
         store.check_not_held(version)
-    now, job_id = utc_now(), new_job_id()
     job = UpdateJob(
-        job_id=job_id,
+        job_id=new_job_id(),
         task_name=name,
         merges=versions,
         config=dict(config),
         seed=seed,
-        submitted_at=now,
+        submitted_at=utc_now(),
         submitted_by=submitted_by,
         submitted_on=store.current(),
     )
-    record = JobRecord(job=job, created_at=now)
-    try:
-        spool.reserve(job_id)
-        accept(jobs, spool, Note(record=record))
-    except BaseException:
-        with contextlib.suppress(OSError):  # a sweeper removes what is left of it
-            spool.purge(job_id)
-        raise
-    logger.info("merge accepted job_id=%s versions=%s", job_id, " ".join(versions))
+    record = queue_without_images(jobs, spool, job)
+    logger.info("merge accepted job_id=%s versions=%s", job.job_id, " ".join(versions))
     return record

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -67,11 +69,26 @@ class Metrics:
         self.longest_loop_hold = Gauge(
             "keepsight_event_loop_longest_hold_seconds", "The longest such hold since the start.", registry=registry
         )
+        self.test_set_accuracy = Gauge(
+            "keepsight_test_set_accuracy",
+            "What the served version has right of a test set's images of known classes.",
+            ["test_set", "path"],
+            registry=registry,
+        )
+        self._test_sets: frozenset[tuple[str, str]] = frozenset()
         self.uploads = Counter("keepsight_uploads", "Task uploads, by outcome.", ["outcome"], registry=registry)
 
     def count_ended(self, reason: str) -> None:
         """Count a connection that the server ended."""
         self.connections_ended.labels(reason).inc()
+
+    def set_test_sets(self, accuracies: Mapping[tuple[str, str], float]) -> None:
+        """Set the accuracies by test set and path; those that are not among them are removed."""
+        for labels in self._test_sets - accuracies.keys():
+            self.test_set_accuracy.remove(*labels)
+        for labels, value in accuracies.items():
+            self.test_set_accuracy.labels(*labels).set(value)
+        self._test_sets = frozenset(accuracies)
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

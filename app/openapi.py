@@ -18,8 +18,9 @@ TAGS = [
     {"name": "open inference", "description": "The Open Inference Protocol (v2), for its clients."},
     {"name": "tasks", "description": "Teach new classes from labelled images."},
     {"name": "jobs", "description": "Follow and cancel the learning of a task."},
+    {"name": "test sets", "description": "Store labelled images to measure versions on, and compare versions."},
     {"name": "classes", "description": "List, rename, merge, replace and delete classes."},
-    {"name": "versions", "description": "List and merge versions."},
+    {"name": "versions", "description": "List, merge, keep, verify and export versions."},
     {"name": "admin", "description": "Promote and roll back versions."},
     {"name": "health", "description": "Health checks and metrics. No key is needed."},
 ]
@@ -34,6 +35,15 @@ not like the result. Every error is a problem document (RFC 9457). If the server
 def json_body(model: type[BaseModel], **more: Any) -> dict[str, Any]:
     """Return a required JSON body for the documentation of a route that reads it itself."""
     return {"required": True, "content": {"application/json": {"schema": model.model_json_schema(), **more}}}
+
+
+def body_with_archive(model: type[BaseModel], archive: str, **examples: Any) -> dict[str, Any]:
+    """Return the documentation of a form with an archive; `archive` describes it, `examples` replace fields."""
+    schema = model.model_json_schema(mode="validation")
+    properties = {"archive": {"type": "string", "format": "binary", "description": archive}, **schema["properties"]}
+    required = ["archive", *schema.get("required", [])]
+    whole = {**schema, "required": required, "properties": {**properties, **examples}}
+    return {"required": True, "content": {"multipart/form-data": {"schema": whole}}}
 
 
 def problems(*statuses: int, keyed: bool = True) -> dict[int | str, dict[str, Any]]:

@@ -24,6 +24,7 @@ from exchange.roster import Roster
 from exchange.spool import Spool
 from keepsight.keys import KeyFile
 from model_store.store import Store
+from model_store.test_sets import StoredTestSets
 from model_store.types import VersionId
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Services:
     metrics: Metrics
     keys: KeyFile
     store: Store
+    test_sets: StoredTestSets
     spool: Spool
     jobs: Jobs
     announcements: Announcements

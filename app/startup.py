@@ -24,6 +24,7 @@ from app.serving.live_model import LiveModel, Loader
 from app.serving.member import Member, new_server_id
 from app.serving.watcher import Watcher
 from app.settings import Settings
+from app.test_set_gauges import follow_test_sets
 from app.tidy import tidy_when_idle
 from app.upkeep import Verifier
 from exchange.announcements import Announcements
@@ -34,6 +35,8 @@ from exchange.spool import Spool
 from keepsight.keys import KeyFile, KeyFileError
 from model_store.first_version import make_first_version
 from model_store.store import Store
+from model_store.test_sets import Limits as TestSetLimits
+from model_store.test_sets import StoredTestSets
 from model_store.types import DamagedPointerError, StoreError
 from segp_cl.data.decode_memory import limit_decode_memory
 from segp_cl.errors import KeepsightError, ModelLoadError
@@ -104,6 +107,12 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         metrics=metrics,
         keys=KeyFile(settings.keys_file, store=settings.store),
         store=store,
+        test_sets=StoredTestSets(
+            settings.store,
+            TestSetLimits(
+                sets=settings.max_test_sets, bytes=settings.max_test_set_bytes, images=settings.max_test_set_images
+            ),
+        ),
         spool=spool,
         jobs=jobs,
         announcements=announcements,
@@ -136,6 +145,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
                 watch_loop(metrics),
                 tidy_when_idle(lambda: services.admission.is_idle and services.intake.is_idle),
                 _see_keys(services),
+                follow_test_sets(lambda: live.version_id, services.test_sets, metrics, pools.store),
             )
             following = [asyncio.create_task(each) for each in duties]
             try:

@@ -60,6 +60,8 @@ def _needed_by(job: UpdateJob, store: StoreReader) -> set[VersionId]:
     if job.merges is not None:
         parents = {manifest.version_id: manifest.parents for manifest in store.list()}
         return {*job.merges, *policy.needed_to_merge(*job.merges, parents)}
+    if job.evaluates is not None:
+        return set(job.evaluates)
     if job.parent is not None:
         return {job.parent}
     needed = set() if job.submitted_on is None else {job.submitted_on}

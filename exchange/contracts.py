@@ -16,6 +16,10 @@ from segp_cl.config import LearnerConfig
 
 UPDATES_QUEUE = "updates"
 """The Celery queue that workers listen to."""
+LEAST_PRIORITY = 9
+"""Priority of messages that are taken when no others wait. Those of updates have 0."""
+LATER_QUEUE = f"{UPDATES_QUEUE}\x06\x16{LEAST_PRIORITY}"
+"""The list in which Celery's transport has these."""
 INSTANT_KEY = "keepsight:instant"
 """List of the ids of jobs that wait for their instant version, the oldest first."""
 UPDATE_TASK = "keepsight.update"
@@ -23,6 +27,8 @@ UPDATE_TASK = "keepsight.update"
 
 CONTRIBUTIONS_KEY = "contributions"
 """Where a manifest's report has its `ContributionReport`."""
+TEST_SETS_KEY = "test_sets"
+"""Where a manifest's report has its `OnTestSets`."""
 
 JOBS_KEY = "keepsight:jobs"
 """Sorted set of job ids, scored by the time they were created (Unix seconds)."""
@@ -120,8 +126,8 @@ class RenamedClass(_Contract):
 class ValidationReport(_Contract):
     """The result of validating an upload. Lists may be shortened; the count beside each counts all.
 
-    `classes` counts the accepted images of each class, and `held_out` those of them that came in a val split. `notes`
-    say how the folders were read.
+    `classes` counts the accepted images of each class, and `held_out` those of them that came in a val split.
+    `test_set` counts those of a test split that were kept as a test set. `notes` say how the folders were read.
     """
 
     classes: dict[str, int]
@@ -133,16 +139,18 @@ class ValidationReport(_Contract):
     passed_over_count: int = Field(0, ge=0)
     repeated: tuple[RepeatedImage, ...] = ()
     repeated_count: int = Field(0, ge=0)
+    test_set: dict[str, int] = Field(default_factory=dict)
     renamed: tuple[RenamedClass, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 class UpdateJob(_Contract):
-    """One task to be learned, two versions to be merged, or an edit of the classes.
+    """One task to be learned, two versions to be merged, an edit of the classes, or versions to be evaluated.
 
     A task's images lie in the spool's folder `<job_id>/`, whose index labels each with a class. With `parent` it is
     learned on that version, beside CURRENT, which does not move. With `merges` there are no classes and no images,
-    and with an `edit` only if it is one that replaces a class.
+    and with an `edit` only if it is one that replaces a class. With `evaluates` there are none either, and nothing is
+    published; `test_set` names the only set, None: all.
 
     `config` holds overrides of `LearnerConfig`; an unknown name or a value out of range is a validation error.
     `submitted_on` was CURRENT when the upload was accepted (None: not known), so the store is not to be begun anew.
@@ -158,6 +166,8 @@ class UpdateJob(_Contract):
     parent: str | None = None
     merges: tuple[str, str] | None = None
     edit: ClassEdit | None = None
+    evaluates: tuple[str, ...] | None = None
+    test_set: str | None = None
     seed: int = Field(0, ge=0, lt=2**63)
     submitted_at: AwareDatetime
     submitted_by: str = "anonymous"
@@ -166,16 +176,13 @@ class UpdateJob(_Contract):
 
     @model_validator(mode="after")
     def _has_work(self) -> Self:
-        imageless = self.merges is not None or (self.edit is not None and self.edit.kind != "replace")
-        if bool(self.classes) == imageless or (self.merges is not None and self.edit is not None):
-            raise ValueError("expected classes to learn, two versions to merge, or an edit of the classes")
-        if (
-            self.edit is not None
-            and self.edit.kind == "replace"
-            and self.edit.classes != tuple(known.name for known in self.classes)
-        ):
+        replaced = self.edit.classes if self.edit is not None and self.edit.kind == "replace" else None
+        if replaced is not None and replaced != tuple(known.name for known in self.classes):
             raise ValueError("expected images of the class that is replaced, and of no other")
-        if self.instant and (self.parent or self.merges or self.edit):
+        learns, edits = bool(self.classes) and replaced is None, self.edit is not None
+        if sum((learns, edits, self.merges is not None, bool(self.evaluates))) != 1:
+            raise ValueError("expected classes to learn, two versions to merge, an edit, or versions to evaluate")
+        if self.instant and (self.parent or not learns):
             raise ValueError("an instant version is put on top of CURRENT alone")
         return self
 
@@ -183,6 +190,11 @@ class UpdateJob(_Contract):
     def _config_is_valid(self) -> Self:
         LearnerConfig.model_validate(self.config)
         return self
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether it is taken when no update waits."""
+        return self.evaluates is not None
 
     @property
     def learner_config(self) -> LearnerConfig:
@@ -283,6 +295,70 @@ class GateResult(_Contract):
     held_because: tuple[str, ...] = ()
 
 
+class Confusion(_Contract):
+    """How many images of a class got the answer of another one, by the fused path."""
+
+    label: str
+    answer: str
+    images: int = Field(ge=1)
+
+
+class AgainstParent(_Contract):
+    """A version beside its parent, by the fused path, on images whose labels both know."""
+
+    version_id: str
+    images: int = Field(ge=0)
+    right_before: int = Field(ge=0)
+    right: int = Field(ge=0)
+    right_to_wrong: int = Field(ge=0)
+    wrong_to_right: int = Field(ge=0)
+
+
+class SetEvaluation(_Contract):
+    """What a version answers to a test set, among all its classes.
+
+    `images` of the set's `images_in_all` were measured. `unknown_labels` of them have a label that the version does not
+    know: they count in none of the figures, except that `strangers_told` is the share of them that is told to look like
+    no class. `known_told` is the same share of the others, where it is wrong. `calibration_error` (ECE) is of the fused
+    path. `coverage` is the share of images whose prediction set for 90 % has the right label, and `set_size` the mean
+    number of labels in it. Figures are None where nothing was measured or the version cannot tell.
+
+    `per_class` has the classes with the lowest fused accuracy first, and `confusions` the most frequent ones. Where
+    they are cut, `classes` and `confusion_count` count all.
+    """
+
+    version_id: str | None = None
+    test_set: str
+    digest: str
+    images: int = Field(ge=0)
+    images_in_all: int = Field(ge=1)
+    unknown_labels: int = Field(0, ge=0)
+    overall: PathAccuracy | None = None
+    classes: int = Field(0, ge=0)
+    per_class: dict[str, PathAccuracy] = Field(default_factory=dict)
+    confusions: tuple[Confusion, ...] = ()
+    confusion_count: int = Field(0, ge=0)
+    calibration_error: float | None = None
+    coverage: float | None = None
+    set_size: float | None = None
+    known_told: float | None = None
+    strangers_told: float | None = None
+    against: AgainstParent | None = None
+    seconds: float = Field(0.0, ge=0)
+
+    def cut(self, most: int) -> Self:
+        """Return this with at most so many classes and confusions."""
+        kept = dict(list(self.per_class.items())[:most])
+        return self.model_copy(update={"per_class": kept, "confusions": self.confusions[:most]})
+
+
+class OnTestSets(_Contract):
+    """What a version answers to every test set, and by name why some could not be measured."""
+
+    results: tuple[SetEvaluation, ...] = ()
+    not_measured: dict[str, str] = Field(default_factory=dict)
+
+
 class TaskContributions(_Contract):
     """The four scores of an earlier task and a new one, in [-1, 1]: expected cosines of images and texts of both."""
 
@@ -343,6 +419,9 @@ class ContributionReport(_Contract):
 class UpdateOutcome(_Contract):
     """The result of a finished update. A published version that was not promoted has the reason here.
 
+    `test_sets` has what it answers to test sets. A job that only evaluates has a row there for each version and set;
+    its `version_id` is the first version that it was asked about.
+
     `gate` has every check that was made. If it held the version, `held_because` has its reasons, and
     `not_promoted_because` begins with "held:". `gate` is None for a version of a release that had no gate.
     `evaluation` is None where `KEEPSIGHT_HOLDOUT_FRACTION` is 0 and no image came in a val split. `report` holds
@@ -356,6 +435,7 @@ class UpdateOutcome(_Contract):
     held_because: tuple[str, ...] = ()
     gate: GateResult | None = None
     evaluation: Evaluation | None = None
+    test_sets: OnTestSets | None = None
     report: dict[str, JsonValue] = Field(default_factory=dict)
 
 
@@ -379,6 +459,7 @@ class InstantOutcome(_Contract):
     held_because: tuple[str, ...] = ()
     gate: GateResult | None = None
     evaluation: Evaluation | None = None
+    test_sets: OnTestSets | None = None
     error: JobError | None = None
     seconds: float = Field(0.0, ge=0)
     at: AwareDatetime

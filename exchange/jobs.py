@@ -21,6 +21,8 @@ from exchange.addresses import celery_url
 from exchange.contracts import (
     INSTANT_KEY,
     JOBS_KEY,
+    LATER_QUEUE,
+    LEAST_PRIORITY,
     UPDATE_TASK,
     UPDATES_QUEUE,
     ContributionReport,
@@ -141,10 +143,19 @@ class Jobs(RedisClient):
             self._redis.delete(job_key(job_id))
             self._redis.zrem(JOBS_KEY, job_id)
 
-    def send_update(self, job_id: str) -> None:
-        """Send the Celery message that wakes a worker up for this job, by task name on the queue `updates`."""
+    def send_update(self, job_id: str, *, later: bool = False) -> None:
+        """Send the Celery message that wakes a worker up for this job, by task name on the queue `updates`.
+
+        With `later`, a worker takes it when no other message waits.
+        """
         with reaching():
-            self._celery.send_task(UPDATE_TASK, args=[job_id], queue=UPDATES_QUEUE, ignore_result=True)
+            self._celery.send_task(
+                UPDATE_TASK,
+                args=[job_id],
+                queue=UPDATES_QUEUE,
+                ignore_result=True,
+                priority=LEAST_PRIORITY if later else 0,
+            )
 
     def send(self, record: JobRecord) -> None:
         """Have a queued job's work begin: with its instant version, if it is to have one and has none yet.
@@ -154,14 +165,14 @@ class Jobs(RedisClient):
         if record.job.edit is not None or (record.job.instant and record.instant is None):
             self.ask_instantly(record.job_id)
         else:
-            self.send_update(record.job_id)
+            self.send_update(record.job_id, later=record.job.can_wait)
 
     def send_again(self, record: JobRecord) -> None:
         """Wake a worker up for a job that was begun, or whose message was lost: without an instant version."""
         if record.job.edit is not None:
             self.ask_instantly(record.job_id)
         else:
-            self.send_update(record.job_id)
+            self.send_update(record.job_id, later=record.job.can_wait)
 
     def ask_instantly(self, job_id: str, *, first: bool = False) -> None:
         """Put a job at the end (or at the front) of the list of those that wait for their instant version."""
@@ -337,10 +348,15 @@ class Jobs(RedisClient):
         ]
         return self._script(scripts.FINISH, self._job(job_id), arguments) == "finished"
 
+    def update_waits(self) -> bool:
+        """Return whether a message waits that goes before those sent with `later`."""
+        with reaching():
+            return bool(self._redis.llen(UPDATES_QUEUE))
+
     def waiting_messages(self) -> int:
         """Return the number of messages in the queue `updates` that no worker has taken."""
         with reaching():
-            return int(self._redis.llen(UPDATES_QUEUE))
+            return int(self._redis.llen(UPDATES_QUEUE)) + int(self._redis.llen(LATER_QUEUE))
 
     # --- idempotency ----------------------------------------------------------------------------------------------
 

@@ -62,6 +62,12 @@ class SharedSettings(BaseSettings):
     max_decode_bytes: int = Field(
         208 << 20, ge=64 << 20, description="Memory for large images that are being decoded, together, in bytes."
     )
+    max_test_sets: int = Field(20, ge=0, description="Most test sets that are stored at once.")
+    max_test_set_bytes: int = Field(2 << 30, ge=0, description="Most bytes of all test sets together.")
+    max_test_set_images: int = Field(10_000, ge=1, description="Most images of one test set.")
+    test_set_days: float = Field(
+        365.0, gt=0, le=36_500, description="Days that a test set is kept, unless its sender says how long."
+    )
     swap_timeout_s: float = Field(60.0, gt=0, description="Seconds a move waits for servers to be ready, and to swap.")
     server_lost_after_s: float = Field(5.0, gt=0, description="Silence after which a server counts as dead.")
     umask: str = Field(

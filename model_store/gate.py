@@ -74,6 +74,17 @@ class GatePolicy(BaseModel):
         0.5, ge=0, le=1, description="Least share of that accuracy that must be kept. The larger bound counts."
     )
 
+    check_test_sets: bool = Field(True, description="Compare the answers to all test sets with those of the parent.")
+    max_test_set_drop: float = Field(
+        0.15, ge=0, le=1, description="Most that the accuracy on a test set may fall, absolute."
+    )
+    max_test_class_drop: float = Field(
+        0.3, ge=0, le=1, description="The same of each class with at least min_class_images images in a test set."
+    )
+    max_test_set_flips: float = Field(
+        0.25, ge=0, le=1, description="Largest share of a test set's right answers that may become wrong."
+    )
+
     check_finite: bool = Field(True, description="Check that every score and golden answer is finite.")
 
     check_one_answer: bool = Field(True, description="Check that not all images get the same class.")

@@ -279,6 +279,14 @@ class StoreReader:
         manifest = self._read(version_id, MANIFEST_FILE)
         return VersionFiles(manifest, self._read(version_id, TENSORS_FILE))
 
+    def bytes_of(self, version_id: VersionId) -> int | None:
+        """Return the size of a version's files; None if one is missing."""
+        folder = self._versions / policy.check_version_id(version_id)
+        try:
+            return sum((folder / file).stat().st_size for file in (MANIFEST_FILE, TENSORS_FILE))
+        except OSError:
+            return None
+
     def verify(self, version_id: VersionId) -> None:
         """Check every byte of a version.
 

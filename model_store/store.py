@@ -20,6 +20,7 @@ from model_store import codec, policy
 from model_store.disk import writing
 from model_store.gate import GATE_FILE, GatePolicy, differences, reasons_of, write_policy
 from model_store.libraries import installed_libraries
+from model_store.locking import LOCK_TIMEOUT_S
 from model_store.reader import Pruning, parents_of
 from model_store.types import (
     PUT_AGAIN,
@@ -30,7 +31,7 @@ from model_store.types import (
     StoreError,
     VersionId,
 )
-from model_store.writer import LOCK_TIMEOUT_S, StoreWriter
+from model_store.writer import StoreWriter
 from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.types import LearnerState
 

@@ -30,7 +30,19 @@ its parent by an edit of its classes."""
 PUT_AGAIN: Final[tuple[Made, ...]] = ("instant", "edited")
 """What is put on top of CURRENT, and again on top of a version that was trained meanwhile: one for each parent."""
 
-Action = Literal["publish", "hold", "promote", "rollback", "prune", "pin", "unpin", "recover", "gate"]
+Action = Literal[
+    "publish",
+    "hold",
+    "promote",
+    "rollback",
+    "prune",
+    "pin",
+    "unpin",
+    "recover",
+    "gate",
+    "put_test_set",
+    "remove_test_set",
+]
 """What a journal line records. `recover` explains what an interrupted process left; see `JournalEntry`."""
 
 
@@ -109,6 +121,41 @@ class HeldError(StoreError):
         super().__init__(
             f"version {version_id} is held: {'; '.join(reasons)}; promote it with `anyway` and a reason to serve it"
         )
+
+
+class NoSuchTestSetError(StoreError):
+    """There is no test set of this name, or its time is over; None: there is none at all."""
+
+    def __init__(self, name: str | None) -> None:
+        super().__init__("there are no test sets" if name is None else f"there is no test set {name[:80]!r}")
+
+
+class ExistingTestSetError(StoreError):
+    """Another test set has this name, and it was not to be replaced."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is a test set {name!r} already; nothing was changed")
+
+
+class NoRoomForTestSetError(StoreError):
+    """The test set is larger than one may be, or there is no room beside the others. Nothing was stored."""
+
+
+class InvalidTestSetNameError(StoreError):
+    """A text that is not the name of a test set. Raised before the disk is touched."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"{text[:80]!r} is not the name of a test set; expected 1 to 64 of a-z, 0-9, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+
+
+class CorruptTestSetError(StoreError):
+    """A test set's bytes are not what was stored."""
+
+    def __init__(self, name: str, file: str, problem: str) -> None:
+        super().__init__(f"the test set {name} is corrupt: {file}: {problem}")
 
 
 class MovedMeanwhileError(ConflictError):
@@ -286,6 +333,8 @@ class JournalEntry(BaseModel):
     | pin | null | the version |
     | unpin, prune | the version | null |
     | gate | null | null; the gate's policy was changed |
+    | put_test_set | the test set of that name before, or null | the test set, as `name@digest` |
+    | remove_test_set | the test set | null |
 
     A line that the store writes about an interrupted process has `who: "store"`.
     """

@@ -5,55 +5,34 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from model_store import policy
 from model_store.disk import Disk, writing
 from model_store.gate import reasons_of
-from model_store.journal import Journal, append_journal, read_journal
+from model_store.journal import Journal, read_journal
+from model_store.locking import Locking, utc_now
 from model_store.reader import StoreReader, parents_of
 from model_store.types import (
     MANIFEST_FILE,
     TENSORS_FILE,
     Action,
-    JournalEntry,
-    StoreBusyError,
     StoreError,
     VersionId,
 )
 
 logger = logging.getLogger(__name__)
 
-LOCK_TIMEOUT_S = 60.0
-STORE_LOCK = "store.lock"
 
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another one of the same name; None if it is gone."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-class StoreWriter(StoreReader):
+class StoreWriter(Locking, StoreReader):
     """The steps that `Store` is built from. All except the locks expect `store.lock` to be held."""
 
-    def __init__(self, root: Path, *, disk: Disk | None = None, clock: Callable[[], datetime] = _now) -> None:
-        super().__init__(root)
-        self._disk = disk or Disk()
-        self._clock = clock
+    def __init__(self, root: Path, *, disk: Disk | None = None, clock: Callable[[], datetime] = utc_now) -> None:
+        StoreReader.__init__(self, root)
+        Locking.__init__(self, root, disk=disk, clock=clock)
         self._tmp = root / "tmp"
-        self._held: tuple[int, int] | None = None
         if not (self._versions.is_dir() and self._tmp.is_dir()):
             with writing(f"making a store in {root}"):
                 self._disk.make_folder(self._versions)
@@ -165,48 +144,8 @@ class StoreWriter(StoreReader):
         except OSError as error:  # it is there for all readers; only a power failure could undo it
             logger.warning("%s was replaced, but %s could not be synced: %s", path, self.root, error)
 
-    def _append(self, journal: Journal, lines: Sequence[policy.Line], who: str) -> Journal:
-        now = self._clock()
-        entries = tuple(
-            JournalEntry(at=now, who=who, action=line.action, from_=line.from_, to=line.to, reason=line.reason)
-            for line in lines
-        )
-        with writing("writing the journal"):
-            self._check_lock()
-            size = append_journal(self._disk, self._journal, entries, at=journal.size)
-        return Journal((*journal.entries, *entries), journal.damaged, size)
-
     @contextlib.contextmanager
     def at_rest(self, what: str) -> Iterator[None]:
         """Hold the store's lock, so that nothing changes; for milliseconds, because everybody waits."""
         with self._locked(what):
             yield
-
-    def _locked(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return self._file_lock(STORE_LOCK, LOCK_TIMEOUT_S, f"{what} waited for another process on this store")
-
-    @contextlib.contextmanager
-    def _file_lock(self, name: str, timeout_s: float, problem: str) -> Iterator[None]:
-        lock = FileLock(self.root / name)
-        with writing(f"locking {self.root / name}"):
-            try:
-                lock.acquire(timeout=timeout_s, poll_interval=0.01)
-            except Timeout as error:
-                raise StoreBusyError(f"{problem} for more than {timeout_s:g} s") from error
-        try:
-            with writing(f"locking {self.root / name}"):
-                held = _identity(self.root / name)
-            if name == STORE_LOCK:
-                self._held = held
-            yield
-        finally:
-            lock.release()
-
-    def _check_lock(self) -> None:
-        """Check that the lock which this process holds is still the one that others would wait for.
-
-        Raises:
-            StoreBusyError: the file was removed, so that another process may be changing the store.
-        """
-        if _identity(self.root / STORE_LOCK) != self._held:
-            raise StoreBusyError(f"{self.root / STORE_LOCK} was removed while it was held; nothing was done, try again")

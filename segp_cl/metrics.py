@@ -1,10 +1,12 @@
-"""Computes Last, Avg, BWT, FWT and Forgetting from a matrix of accuracies. All are fractions, never percent."""
+"""Computes Last, Avg, BWT, FWT, Forgetting of a matrix of accuracies, which are fractions; compares two versions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+from scipy.stats import binomtest
 
 from segp_cl.errors import KeepsightError
 
@@ -117,6 +119,14 @@ def summarise(matrix: AccuracyMatrix) -> Summary:
         forward_transfer=forward_transfer(matrix) if several else None,
         forgetting=forgetting(matrix) if several else None,
     )
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Return the two-sided p-value of the exact sign test: how likely wins and losses are so unequal by luck alone.
+
+    Images on which two versions are equally right or wrong say nothing and do not count (McNemar's exact test).
+    """
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 def _earlier_tasks(matrix: AccuracyMatrix, metric: str) -> range:

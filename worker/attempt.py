@@ -40,6 +40,7 @@ class Interrupted(Enum):
     CANCELLED = auto()
     STOPPING = auto()
     FINISHED_ELSEWHERE = auto()
+    GIVES_WAY = auto()
 
 
 Verdict = Done | Failed | Lost | Interrupted
@@ -78,6 +79,7 @@ class Attempt:
         self._unsaved: JobProgress | None = None
         self._saved_phase: str | None = None
         self._last_write = float("-inf")
+        self._looked_at = float("-inf")
         self._redis_gone_until = float("-inf")
         self._redis_gone = False
 
@@ -126,6 +128,8 @@ class Attempt:
                     asked_before_publishing=isinstance(message, ReadyToPublish)
                 ):
                     return Interrupted.CANCELLED
+                if self._record.job.can_wait and self._update_waits():
+                    return Interrupted.GIVES_WAY
             if isinstance(message, ReadyToPublish):
                 publishing = True
                 process.go()
@@ -157,6 +161,9 @@ class Attempt:
             case Interrupted.STOPPING:
                 logger.info("the worker is stopping; the job goes back to the queue")
                 self._put_back(counts=False)
+            case Interrupted.GIVES_WAY:
+                logger.info("an update waits; the job goes on after it, where it was")
+                self._put_back(counts=False)
             case Interrupted.FINISHED_ELSEWHERE:
                 logger.info("the job was finished by another worker")
                 self._ledger.purge(record.job_id)
@@ -171,6 +178,14 @@ class Attempt:
         if asked_before_publishing:
             self._redis_gone_until = float("-inf")
         return self._try(lambda: self._jobs.cancel_requested(self._record.job_id)) or False
+
+    def _update_waits(self) -> bool:
+        """Return whether an update waits for its turn; looked at as often as a heartbeat is sent."""
+        now = time.monotonic()
+        if now - self._looked_at < self._settings.heartbeat_s:
+            return False
+        self._looked_at = now
+        return self._try(self._jobs.update_waits) or False
 
     def _finished_elsewhere(self) -> bool:
         """Write progress or a heartbeat if due, and return whether another worker has ended the job."""

@@ -17,12 +17,14 @@ from segp_cl.class_edits import ClassEdit
 from segp_cl.config import LearnerConfig
 from segp_cl.learn.edits import edit_classes, is_exact, restored
 from segp_cl.models.backbone import Backbone
+from segp_cl.runtime.classifier import Classifier
 from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.runtime.hardware import choose_device
 from segp_cl.types import LearnerState, OnProgress, Progress
 from worker.base_model import base_model
 from worker.imageless import Before, judge_without_images, usual_norm
 from worker.instant import put_on
+from worker.on_test_sets import measure_on_test_sets
 from worker.promotion import promote, was_current
 from worker.settings import WorkerSettings
 from worker.task_data import TaskData, reason_of
@@ -133,13 +135,26 @@ def _edited(
     if source is not None:
         new = restored(new, source.classes[source.class_names.index(edit.classes[0])], source)
     on_progress(Progress("evaluating", 0, 0))
-    judgement = judge_without_images(store.gate().policy, base, [Before(state, frozenset(edit.classes))], new, norm)
+    classifier = Classifier(base, new)
+    test_sets = measure_on_test_sets(
+        classifier,
+        store,
+        settings,
+        base,
+        parents=(parent,),
+        batch_size=LearnerConfig().feature_batch_size,
+        on_batch=lambda step, steps: on_progress(Progress("evaluating", step, steps)),
+        most=settings.instant_test_images,
+    )
+    before = Before(state, frozenset(edit.classes))
+    judgement = judge_without_images(store.gate().policy, base, [before], classifier, norm, test_sets)
     ready()
     on_progress(Progress("publishing", 0, 0))
     report = {
         **asdict(learned.report),
         EDIT_KEY: told(state, edit),
         "device": str(base.device),
+        **test_sets.report,
         REPORT_KEY: judgement.gate.model_dump(mode="json"),
     }
     made = Provenance.model_validate(
@@ -154,6 +169,7 @@ def _edited(
         }
     )
     manifest = store.publish(new, parent=parent, provenance=made, golden=judgement.golden)
+    test_sets.save(store, manifest.version_id)
     logger.info("published %s on %s: %s", manifest.version_id, parent, edit.words)
     return manifest
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Final
 
-from scipy.stats import beta
+from scipy.stats import beta, binomtest
 
 from exchange.contracts import GateCheck, GateResult
 from model_store.gate import GatePolicy
@@ -58,7 +59,49 @@ class Answers:
 
 
 NONE: Final = Answers()
+_MOST_REASONS: Final = 5
 ONE_CLASS: Final = "there is only one class, so every answer is right"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Answers of a version and of its parent to the same images, in counts.
+
+    Attributes:
+        images: how many images.
+        before: right answers of the parent.
+        right: right answers of the version.
+        lost: images that the parent had right and the version has wrong.
+    """
+
+    images: int = 0
+    before: int = 0
+    right: int = 0
+    lost: int = 0
+
+    @property
+    def won(self) -> int:
+        """Images that the parent had wrong and the version has right."""
+        return self.right - (self.before - self.lost)
+
+    def plus(self, other: Pairs) -> Pairs:
+        """Return these and others."""
+        return Pairs(
+            self.images + other.images, self.before + other.before, self.right + other.right, self.lost + other.lost
+        )
+
+
+@dataclass(frozen=True)
+class OnSet:
+    """Answers to the images of a test set whose labels both the version and its parent know, by class."""
+
+    test_set: str
+    by_class: Mapping[str, Pairs]
+
+    @property
+    def overall(self) -> Pairs:
+        """Those of all classes."""
+        return reduce(Pairs.plus, self.by_class.values(), Pairs())
 
 
 @dataclass(frozen=True)
@@ -76,6 +119,7 @@ class Evidence:
         golden_not_finite: number of golden answers that are not finite.
         twin_accuracy: accuracy of the instant version that this one is to replace, on the held-out images, or where
             there are none on those that were left out.
+        test_sets: answers to every test set, beside those of the parent.
     """
 
     seen_classes: int
@@ -87,6 +131,7 @@ class Evidence:
     known_before: Answers = NONE
     golden_not_finite: int = 0
     twin_accuracy: float | None = None
+    test_sets: tuple[OnSet, ...] = ()
 
 
 def judge(policy: GatePolicy, evidence: Evidence) -> GateResult:
@@ -239,6 +284,47 @@ def check_old_classes(policy: GatePolicy, evidence: Evidence) -> GateCheck:
     return next((found for found in checks if found.passed is False), checks[0])
 
 
+def check_test_sets(policy: GatePolicy, evidence: Evidence) -> GateCheck:
+    """Check that on no test set too many answers became wrong: in all, of one class, or of those that were right.
+
+    An accuracy has fallen too far if the upper end of its interval is below the bound and, so that a handful of images
+    holds nothing, more answers were lost than won by more than luck (one-sided sign test). The level is shared by all
+    sets, and by all judged classes.
+    """
+    judged = [found for found in evidence.test_sets if found.overall.images]
+    if not judged:
+        return _not_judged("test_sets", "no test set has an image of a class that the version before knows", 0)
+    checks = [
+        found
+        for on_set in judged
+        for found in (
+            _drop_check(
+                f"test set {on_set.test_set!r}",
+                on_set.overall,
+                policy.max_test_set_drop,
+                _shared(policy.confidence, len(judged)),
+            ),
+            _flips_check(on_set, policy.max_test_set_flips, _shared(policy.confidence, len(judged))),
+        )
+    ]
+    classes = [
+        (f"class {name!r} of the test set {on_set.test_set!r}", pairs)
+        for on_set in judged
+        for name, pairs in on_set.by_class.items()
+        if pairs.images >= policy.min_class_images
+    ]
+    level = _shared(policy.confidence, len(classes))
+    checks += [_drop_check(whose, pairs, policy.max_test_class_drop, level) for whose, pairs in classes]
+    failed = [found for found in checks if found.passed is False]
+    if not failed:
+        made = [found for found in checks if found.passed]
+        return min(made, key=lambda found: (found.upper or 0.0) - (found.bound or 0.0))
+    reason = "; ".join(found.reason for found in failed[:_MOST_REASONS])
+    if len(failed) > _MOST_REASONS:
+        reason += f"; and {len(failed) - _MOST_REASONS} more like these"
+    return failed[0].model_copy(update={"reason": reason})
+
+
 def check_finite(policy: GatePolicy, evidence: Evidence) -> GateCheck:
     """Check that no score and no golden answer is NaN or infinite."""
     measured = (evidence.held_out, evidence.taught, evidence.kept)
@@ -303,6 +389,7 @@ CHECKS: Final[Mapping[str, Callable[[GatePolicy, Evidence], GateCheck]]] = {
     "twin": check_twin,
     "worst_class": check_worst_class,
     "old_classes": check_old_classes,
+    "test_sets": check_test_sets,
     "finite": check_finite,
     "one_answer": check_one_answer,
     "flat": check_flat,
@@ -321,6 +408,45 @@ def upper_end(right: int, images: int, confidence: float) -> float:
         confidence: in (0, 1).
     """
     return 1.0 if right >= images else float(beta.ppf(confidence, right + 1, images - right))
+
+
+def lower_end(right: int, images: int, confidence: float) -> float:
+    """Return the lower end of the one-sided Clopper-Pearson interval of a share, in [0, 1]; see `upper_end`."""
+    return 1 - upper_end(images - right, images, confidence)
+
+
+def _shared(confidence: float, comparisons: int) -> float:
+    """Return the level of each of several comparisons, so that all hold together at `confidence` (Bonferroni)."""
+    return 1 - (1 - confidence) / max(1, comparisons)
+
+
+def _drop_check(whose: str, pairs: Pairs, most: float, level: float) -> GateCheck:
+    share = pairs.before / pairs.images
+    found = (
+        f"{whose}: {pairs.right} of {pairs.images} images are right, {pairs.before} were before; "
+        f"{pairs.lost} became wrong and {pairs.won} right"
+    )
+    check = _accuracy_check("test_sets", pairs.right, pairs.images, max(0.0, share - most), level, found)
+    if (
+        check.passed is False
+        and binomtest(pairs.lost, pairs.lost + pairs.won, alternative="greater").pvalue > 1 - level
+    ):
+        return check.model_copy(update={"passed": True, "reason": ""})
+    return check
+
+
+def _flips_check(on_set: OnSet, most: float, level: float) -> GateCheck:
+    pairs = on_set.overall
+    if not pairs.before:
+        return _not_judged("test_sets", f"the version before has nothing right on {on_set.test_set!r}", pairs.images)
+    kept = pairs.before - pairs.lost
+    found = f"test set {on_set.test_set!r}: of {pairs.before} right answers {pairs.lost} became wrong"
+    check = _accuracy_check("test_sets", kept, pairs.before, 1 - most, level, found)
+    if check.passed is False:
+        surely = lower_end(pairs.lost, pairs.before, level)
+        reason = f"{found}, so the share is at least {surely:.1%}; at most {most:.1%} is expected"
+        return check.model_copy(update={"reason": reason})
+    return check
 
 
 def _accuracy_check(name: str, right: int, images: int, bound: float, confidence: float, found: str) -> GateCheck:

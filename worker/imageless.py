@@ -17,6 +17,7 @@ from segp_cl.types import LearnerState
 from worker.evidence import SampledClasses, not_finite
 from worker.gate import NONE, Evidence, judge
 from worker.judging import Judgement
+from worker.on_test_sets import Found
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ def judge_without_images(
     policy: GatePolicy,
     backbone: Backbone,
     parents: Sequence[Before],
-    new: LearnerState,
+    classifier: Classifier,
     norm: Float[Tensor, ""],
+    test_sets: Found,
 ) -> Judgement:
     """Record golden answers, if they are finite, and have the gate decide: every class is an old one here.
 
@@ -45,10 +47,10 @@ def judge_without_images(
         policy: the gate's.
         backbone: the base model.
         parents: what the version was made of. Classes of the first are not asked about again for the others.
-        new: the version.
+        classifier: the version's.
         norm: the usual norm of raw features.
+        test_sets: what it answers to the test sets.
     """
-    classifier = Classifier(backbone, new)
     golden = record(classifier, backbone.preprocessing.size)
     unusable = not_finite(golden)
     kept = before = NONE
@@ -61,7 +63,13 @@ def judge_without_images(
                 kept = kept.plus(sampled.after(classifier))
                 before = before.plus(sampled.answers_before)
             known |= set(parent.state.class_names)
-    evidence = Evidence(seen_classes=len(new.classes), kept=kept, kept_before=before, golden_not_finite=unusable)
+    evidence = Evidence(
+        seen_classes=len(classifier.state.classes),
+        kept=kept,
+        kept_before=before,
+        golden_not_finite=unusable,
+        test_sets=test_sets.evidence,
+    )
     return Judgement(None, None if unusable else golden, judge(policy, evidence))
 
 

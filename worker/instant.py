@@ -23,6 +23,7 @@ from segp_cl.runtime.passes import PassSettings
 from segp_cl.types import LearnerState, OnProgress, Progress
 from worker.base_model import base_model
 from worker.judging import Judge
+from worker.on_test_sets import measure_on_test_sets, published_of
 from worker.promotion import promote
 from worker.seen import SeenOnce
 from worker.settings import WorkerSettings
@@ -70,6 +71,7 @@ def run_instant(
         held_because=reasons,
         gate=None if gate is None else GateResult.model_validate(gate),
         evaluation=Evaluation.model_validate(manifest.evaluation) if manifest.evaluation else None,
+        test_sets=published_of(manifest),
         seconds=round(time.perf_counter() - begun, 3),
         at=utc_now(),
     )
@@ -113,6 +115,10 @@ def put_on(
         dtype=choose_dtype(settings.precision, device),
         folder=data.folder,
     )
+
+    def on_batch(step: int, steps: int) -> None:
+        on_progress(Progress("evaluating", step, steps))
+
     judge = Judge(
         policy=store.gate().policy,
         base=base,
@@ -121,10 +127,23 @@ def put_on(
         left_out=data.left_out,
         seen=seen,
         batch_size=config.feature_batch_size,
-        on_batch=lambda step, steps: on_progress(Progress("evaluating", step, steps)),
+        on_batch=on_batch,
+        on_test_sets=lambda classifier: measure_on_test_sets(
+            classifier,
+            store,
+            settings,
+            base,
+            parents=(parent,),
+            batch_size=config.feature_batch_size,
+            folder=data.folder,
+            on_batch=on_batch,
+            most=settings.instant_test_images,
+        ),
     )
     judgement = judge.judge(state, learned.state, parent=before)
     before_publish()
     made: Made = "edited" if job.edit else "instant"
     provenance = data.provenance(made, learned, base, judgement, {"device": device, **report})
-    return store.publish(learned.state, parent=parent, provenance=provenance, golden=judgement.golden)
+    manifest = store.publish(learned.state, parent=parent, provenance=provenance, golden=judgement.golden)
+    judgement.test_sets.save(store, manifest.version_id)
+    return manifest

@@ -18,6 +18,7 @@ from worker.evaluation import Answered, answered, evaluation_of
 from worker.evidence import OldClasses, Tally, evenly, not_finite
 from worker.gate import NONE, Answers, Evidence, judge
 from worker.left_out import leave_one_out
+from worker.on_test_sets import NOTHING, Found
 from worker.seen import Seen
 
 _IMAGES_FOR_THE_DRIFT = 32
@@ -30,6 +31,7 @@ class Judgement:
     evaluation: Evaluation | None
     golden: GoldenAnswers | None
     gate: GateResult
+    test_sets: Found = NOTHING
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Judge:
         seen: all of the images, in the order of `index`.
         batch_size: images per pass.
         on_batch: called with (batches done, batches in all) after each.
+        on_test_sets: measures the new version on the test sets.
     """
 
     policy: GatePolicy
@@ -55,6 +58,7 @@ class Judge:
     seen: Seen
     batch_size: int
     on_batch: Callable[[int, int], None]
+    on_test_sets: Callable[[Classifier], Found] = lambda classifier: NOTHING
 
     def judge(
         self,
@@ -89,6 +93,7 @@ class Judge:
         evaluation = self._evaluation(classifier, held_out)
         _, taught_answers = self._measure(classifier, taught)
         _, known_before = (None, NONE) if parent is None else self._measure(parent, known)
+        test_sets = self.on_test_sets(classifier)
         golden = record(classifier, self.base.preprocessing.size)
         unusable = not_finite(golden)
         evidence = Evidence(
@@ -101,8 +106,9 @@ class Judge:
             known_before=known_before,
             golden_not_finite=unusable,
             twin_accuracy=_accuracy_of(twin, seen_classes=len(new.classes)),
+            test_sets=test_sets.evidence,
         )
-        return Judgement(evaluation, None if unusable else golden, judge(policy, evidence))
+        return Judgement(evaluation, None if unusable else golden, judge(policy, evidence), test_sets)
 
     def _evaluation(self, classifier: Classifier, held_out: Answered | None) -> Evaluation | None:
         """Return the accuracies on held-out images, and of classes without any on their own, left out in turn."""

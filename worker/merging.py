@@ -9,17 +9,20 @@ from dataclasses import asdict
 import torch
 
 from exchange.contracts import UpdateJob
+from exchange.spool import Spool
 from model_store import policy
 from model_store.gate import REPORT_KEY
 from model_store.store import Store
 from model_store.types import Manifest, PreprocessingRecord, Provenance
 from segp_cl.branches import adds_exactly
 from segp_cl.learn.branches import merge_branches
+from segp_cl.runtime.classifier import Classifier
 from segp_cl.runtime.hardware import choose_device
 from segp_cl.runtime.process import peak_rss_bytes
 from segp_cl.types import OnProgress, Progress
 from worker.base_model import base_model
 from worker.imageless import Before, judge_without_images, usual_norm
+from worker.on_test_sets import measure_on_test_sets
 from worker.promotion import promote
 from worker.settings import WorkerSettings
 from worker.task_data import reason_of
@@ -71,9 +74,19 @@ def merge_versions(
         on_progress=on_progress,
     )
     on_progress(Progress("evaluating", 0, 0))
-    found = judge_without_images(
-        store.gate().policy, backbone, [Before(state) for state in states], learned.state, norm
+    classifier = Classifier(backbone, learned.state)
+    test_sets = measure_on_test_sets(
+        classifier,
+        store,
+        settings,
+        backbone,
+        parents=(ours, theirs),
+        batch_size=job.learner_config.feature_batch_size,
+        folder=Spool(settings.spool).folder(job.job_id),
+        on_batch=lambda step, steps: on_progress(Progress("evaluating", step, steps)),
     )
+    parents = [Before(state) for state in states]
+    found = judge_without_images(store.gate().policy, backbone, parents, classifier, norm, test_sets)
     before_publish()
     on_progress(Progress("publishing", 0, 0))
     report: dict[str, object] = {
@@ -92,9 +105,10 @@ def merge_versions(
         seed=job.seed,
         job_id=job.job_id,
         other_parent=theirs,
-        report={**asdict(learned.report), **report, REPORT_KEY: found.gate.model_dump(mode="json")},
+        report={**asdict(learned.report), **report, **test_sets.report, REPORT_KEY: found.gate.model_dump(mode="json")},
     )
     manifest = store.publish(learned.state, parent=ours, provenance=provenance, golden=found.golden)
+    test_sets.save(store, manifest.version_id)
     logger.info("published %s of %s and %s", manifest.version_id, ours, theirs)
     return manifest
 

@@ -12,7 +12,15 @@ from typing import Final
 import torch
 from pydantic import JsonValue
 
-from exchange.contracts import CONTRIBUTIONS_KEY, ContributionReport, Evaluation, GateResult, UpdateJob, UpdateOutcome
+from exchange.contracts import (
+    CONTRIBUTIONS_KEY,
+    TEST_SETS_KEY,
+    ContributionReport,
+    Evaluation,
+    GateResult,
+    UpdateJob,
+    UpdateOutcome,
+)
 from exchange.spool import Spool
 from model_store.first_version import make_first_version
 from model_store.gate import REPORT_KEY, reasons_of
@@ -28,8 +36,10 @@ from segp_cl.types import Learned, LearnerState, OnProgress, Progress
 from worker.base_model import base_model
 from worker.contributions import contributions_of
 from worker.editing import run_edit
+from worker.evaluating import evaluate_versions
 from worker.judging import Judge, Judgement
 from worker.merging import merge_versions, put_merged
+from worker.on_test_sets import measure_on_test_sets, published_of
 from worker.placing import base_of, put_in_place, twin_of, waits_in
 from worker.promotion import was_current
 from worker.seen import SeenAnew
@@ -61,6 +71,7 @@ def run_update(
     A task that names its parent is learned on that version, at the same time as others are, and CURRENT does not move.
     Two versions that are to be merged are put together without training, and so is what comes of them put in place.
     An edit of the classes is made on top of CURRENT, and waits for no training.
+    Versions that are to be evaluated are measured on test sets, and nothing is published.
 
     If an earlier attempt has published, the job is not learned again; its version is promoted if it never was and is
     not held. A task that is not to be trained is done with its instant version, if that is where it belongs.
@@ -82,6 +93,10 @@ def run_update(
     store = Store(settings.store)
     if store.current() is None:
         _begin(store, settings, on_progress)
+    if job.evaluates is not None:  # nothing moves, so it waits for no update
+        if resume_only:
+            raise NotPublishedError("an evaluation publishes no version")
+        return evaluate_versions(store, job, settings, on_progress)
     if job.edit is not None:
         edited = run_edit(
             store, job, settings, on_progress=on_progress, before_publish=before_publish, resume_only=resume_only
@@ -139,7 +154,8 @@ def told_of(manifest: Manifest, refused: str | None) -> UpdateOutcome:
     """Return the outcome of a job that published a version; `refused` says why CURRENT did not move to it, if so."""
     report = dict(manifest.report or {})
     gate = report.pop(REPORT_KEY, None)
-    report.pop(CONTRIBUTIONS_KEY, None)
+    for key in (CONTRIBUTIONS_KEY, TEST_SETS_KEY):
+        report.pop(key, None)
     return UpdateOutcome(
         version_id=manifest.version_id,
         promoted=refused is None,
@@ -147,6 +163,7 @@ def told_of(manifest: Manifest, refused: str | None) -> UpdateOutcome:
         held_because=() if refused is None else reasons_of(manifest),
         gate=None if gate is None else GateResult.model_validate(gate),
         evaluation=Evaluation.model_validate(manifest.evaluation) if manifest.evaluation else None,
+        test_sets=published_of(manifest),
         report=report,
     )
 
@@ -225,11 +242,12 @@ class _Update:
         with self._timed("learning"):
             learned = self._learn(state, base, data)
         with self._phase("evaluating"):
-            judgement = self._judge(state, learned.state, base, data, twin)
+            judgement = self._judge(state, learned.state, base, data, parent, twin)
         self.before_publish()
         with self._phase("publishing"):
             provenance = data.provenance("trained", learned, base, judgement, self._report())
             manifest = self.store.publish(learned.state, parent=parent, provenance=provenance, golden=judgement.golden)
+            judgement.test_sets.save(self.store, manifest.version_id)
         logger.info("published %s on %s", manifest.version_id, parent)
         outcome = outcome_of(self.store, self.job, manifest, self.settings, self.on_progress)
         report = {**outcome.report, "worker_seconds": self._worker_seconds()}  # with those of publishing
@@ -253,8 +271,17 @@ class _Update:
         )
 
     def _judge(
-        self, old: LearnerState, new: LearnerState, base: Backbone, data: TaskData, twin: Manifest | None
+        self,
+        old: LearnerState,
+        new: LearnerState,
+        base: Backbone,
+        data: TaskData,
+        parent: VersionId,
+        twin: Manifest | None,
     ) -> Judgement:
+        def on_batch(step: int, steps: int) -> None:
+            self.on_progress(Progress("evaluating", step, steps))
+
         judge = Judge(
             policy=self.store.gate().policy,
             base=base,
@@ -263,7 +290,17 @@ class _Update:
             left_out=data.left_out,
             seen=SeenAnew(data.images(self.settings, base)),
             batch_size=self.config.feature_batch_size,
-            on_batch=lambda step, steps: self.on_progress(Progress("evaluating", step, steps)),
+            on_batch=on_batch,
+            on_test_sets=lambda classifier: measure_on_test_sets(
+                classifier,
+                self.store,
+                self.settings,
+                base,
+                parents=(parent,),
+                batch_size=self.config.feature_batch_size,
+                folder=data.folder,
+                on_batch=on_batch,
+            ),
         )
         return judge.judge(old, new, twin=twin)
 

@@ -17,6 +17,9 @@ class WorkerSettings(SharedSettings):
     )
     holdout_fraction: float = Field(0.1, ge=0, le=0.5, description="Share of every class kept for the evaluation.")
     holdout_min_images: int = Field(5, ge=2, description="A class with fewer images is learned from whole.")
+    instant_test_images: int = Field(
+        100, ge=0, description="Most images of all test sets that an instant version is measured on; evenly chosen."
+    )
     warm: bool = Field(
         True, description="Keep a process with the base model loaded, so that no job waits for it; costs its memory."
     )

@@ -1,6 +1,7 @@
 """Cleans up after dead workers and servers, and after a broker that forgot.
 
-It queues silent jobs and lost messages again, restores lost jobs from their notes, and removes forgotten images.
+It queues silent jobs and lost messages again, restores lost jobs from their notes, and removes forgotten images, and
+test sets whose time is over.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from exchange.jobs import JobNotFoundError, Jobs
 from exchange.notes import restore
 from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool, SpoolError
+from model_store.test_sets import StoredTestSets
 from worker.ledger import Ledger
 from worker.log import job_logging
 from worker.settings import WorkerSettings
@@ -26,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 ABANDONED_AFTER_S: Final = 3600.0
 """Seconds without a new file after which a folder of no job counts as abandoned: longer than any pause in an upload."""
+
+TEST_SETS_EVERY_S: Final = 60.0
+"""Seconds between two looks at the test sets."""
 
 UNREADABLE: Final = (
     "the job's record is damaged, or of a release that this worker does not know; "
@@ -63,6 +68,8 @@ class Sweeper:
         self._clock = clock
         self._sightings: dict[str, _Sighting] = {}
         self._folders: dict[str, _Sighting] = {}
+        self._test_sets = StoredTestSets(settings.store)
+        self._test_sets_at = float("-inf")
         self._finished: set[str] = set()  # a final state never changes, so these are not read again
 
     def start(self) -> threading.Thread:
@@ -71,8 +78,20 @@ class Sweeper:
         thread.start()
         return thread
 
+    def sweep_test_sets(self) -> None:
+        """Remove test sets whose time is over, and what removed ones left, if that was not done within a minute."""
+        if self._clock() - self._test_sets_at < TEST_SETS_EVERY_S:
+            return
+        self._test_sets_at = self._clock()
+        for receipt in self._test_sets.sweep():
+            logger.info("the time of the test set %s was over; its images were removed", receipt.name)
+
     def _loop(self) -> None:
         while True:
+            try:
+                self.sweep_test_sets()
+            except Exception:
+                logger.exception("the test sets could not be swept; it is tried again")
             try:
                 self.sweep()
             except BrokerUnavailableError:

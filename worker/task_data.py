@@ -106,7 +106,12 @@ class TaskData:
                 holdout_per_class=count(self.split.held_out),
             ),
             evaluation=evaluation.model_dump(mode="json") if evaluation else None,
-            report={**asdict(learned.report), **report, REPORT_KEY: gate.model_dump(mode="json")},
+            report={
+                **asdict(learned.report),
+                **report,
+                **judgement.test_sets.report,
+                REPORT_KEY: gate.model_dump(mode="json"),
+            },
         )
 
 

@@ -43,6 +43,10 @@ class _LaidOut:
         return self._layout.held_out_labels
 
     @property
+    def test_labels(self) -> tuple[str, ...]:
+        return self._layout.test_labels
+
+    @property
     def passed_over(self) -> tuple[PassedOver, ...]:
         return self._layout.passed_over
 
@@ -75,6 +79,7 @@ class ZipSource(_LaidOut):
         check: Callable[[], None] = always_wanted,
         *,
         encoding: str | None = None,
+        with_test: bool = False,
     ) -> None:
         self._file = file
         self._limits = limits
@@ -100,7 +105,8 @@ class ZipSource(_LaidOut):
         _check_budget(sum(info.file_size for info in self._infos), archive_bytes, limits)
         self._names = decode_names([zip_name(info) for info in self._infos], encoding)
         entries = zip(self._names, self._infos, strict=True)
-        self._layout = lay_out([Entry(name, info.file_size, info.is_dir()) for name, info in entries])
+        listed = [Entry(name, info.file_size, info.is_dir()) for name, info in entries]
+        self._layout = lay_out(listed, with_test=with_test)
         self._check_methods()
 
     def items(self) -> Iterator[Item]:
@@ -111,7 +117,7 @@ class ZipSource(_LaidOut):
             if place.reason is not None:
                 yield Item(where, None, None, place.reason)
             elif place.label is not None:
-                yield replace(self._read(info, where, place.label), held_out=place.held_out)
+                yield replace(self._read(info, where, place.label), held_out=place.held_out, test=place.test)
 
     def _check_apart(self) -> None:
         """Refuse entries that share bytes: that is how a small archive unpacks to terabytes."""
@@ -205,6 +211,7 @@ class TarSource(_LaidOut):
         *,
         make: unpack.Make | None,
         encoding: str | None = None,
+        with_test: bool = False,
     ) -> None:
         self._file = file
         self._make = make
@@ -225,7 +232,8 @@ class TarSource(_LaidOut):
             names.append(tar_name(info.name, is_utf8=info.name_is_utf8))
             entries.append((info.size, info.is_folder))
         self._names = decode_names(names, encoding)
-        self._layout = lay_out([Entry(name, *entry) for name, entry in zip(self._names, entries, strict=True)])
+        listed = [Entry(name, *entry) for name, entry in zip(self._names, entries, strict=True)]
+        self._layout = lay_out(listed, with_test=with_test)
 
     def items(self) -> Iterator[Item]:
         for info, name, place in zip(self._entries(), self._names, self._layout.places, strict=True):
@@ -233,11 +241,11 @@ class TarSource(_LaidOut):
             if place.reason is not None:
                 yield Item(where, None, None, place.reason)
             elif place.label is not None and info.size > self._limits.max_image_bytes:
-                yield Item(where, place.label, None, _too_large(info.size, self._limits))
+                yield Item(where, place.label, None, _too_large(info.size, self._limits), test=place.test)
             elif place.label is not None:
                 with _as_damage():
                     data = info.read()
-                yield Item(where, place.label, data, held_out=place.held_out)
+                yield Item(where, place.label, data, held_out=place.held_out, test=place.test)
 
     def _entries(self) -> Iterator[TarEntry]:
         self._file.seek(0)

@@ -31,8 +31,10 @@ class Container:
     split_classes: frozenset[str] = frozenset()
 
 
-def find_containers(images: Sequence[Parts]) -> Mapping[Parts, Container]:
+def find_containers(images: Sequence[Parts], *, with_test: bool = False) -> Mapping[Parts, Container]:
     """Return the folders of classes by their paths. All of their images are among `images`.
+
+    The folder of a test split counts as one container, whatever is in it, unless `with_test` asks for its classes.
 
     Raises:
         TaskRefusedError: which folders are the classes cannot be told.
@@ -44,7 +46,8 @@ def find_containers(images: Sequence[Parts]) -> Mapping[Parts, Container]:
     for name, part in top.folders.items():
         split = split_of(name)
         assert split is not None
-        inside = [part.path] if split is Split.TEST else [c.path for c in _class_folders(_unwrapped(part))]
+        whole = split is Split.TEST and not with_test
+        inside = [part.path] if whole else [c.path for c in _class_folders(_unwrapped(part))]
         found.update({path: Container(path, split) for path in inside})
     return found
 

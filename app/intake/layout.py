@@ -40,19 +40,21 @@ class Entry:
 class Place:
     """An entry's class `label`, or the `reason` why it is rejected. If both are None, it is passed over.
 
-    `held_out` says that the image is measured on and not learned from.
+    `held_out` says that the image is measured on and not learned from, `test` that it is of the test split.
     """
 
     label: str | None = None
     reason: str | None = None
     held_out: bool = False
+    test: bool = False
 
 
 @dataclass(frozen=True)
 class Layout:
     """The place of every entry, in the archive's order, and what is to be told of the whole.
 
-    `labels` are the classes to be learned, `held_out_labels` those with held-out images, both in alphabetical order.
+    `labels` are the classes to be learned, `held_out_labels` those with held-out images, `test_labels` those of a test
+    split, all in alphabetical order.
     `passed_over` has one row per topmost path, of at most 1,000; `notes` say how the folders were read.
     """
 
@@ -62,6 +64,7 @@ class Layout:
     passed_over: tuple[PassedOver, ...]
     passed_over_count: int
     notes: tuple[str, ...]
+    test_labels: tuple[str, ...] = ()
 
 
 def shown(path: str) -> str:
@@ -92,8 +95,8 @@ def parts_of(path: str) -> Parts:
     return parts
 
 
-def lay_out(entries: Sequence[Entry]) -> Layout:
-    """Find the class and the split of every entry.
+def lay_out(entries: Sequence[Entry], *, with_test: bool = False) -> Layout:
+    """Find the class and the split of every entry. A test split is passed over, unless `with_test` asks for it.
 
     Raises:
         ArchiveError: an entry's path is unsafe.
@@ -108,7 +111,8 @@ def lay_out(entries: Sequence[Entry]) -> Layout:
         return [parts for parts, kind in zip(paths, kinds, strict=True) if kind in wanted]
 
     # files of unknown kind tell where the classes are only if no file has the name of an image
-    reading = _Reading(find_containers(of_kind(Kind.IMAGE) or of_kind(Kind.UNKNOWN)))
+    images = of_kind(Kind.IMAGE) or of_kind(Kind.UNKNOWN)
+    reading = _Reading(find_containers(images, with_test=with_test), with_test=with_test)
     reading.classes.update(filter(None, map(reading.class_folder, of_kind(Kind.IMAGE, Kind.UNKNOWN))))
     left = _PassedOver()
     places: list[Place] = []
@@ -117,7 +121,8 @@ def lay_out(entries: Sequence[Entry]) -> Layout:
             left.add(parts[: found[0] + 1], found[1])
         places.append(reading.place(parts, left) if is_plain else Place())
     held = {place.label for place in places if place.label is not None and place.held_out}
-    learned = {place.label for place in places if place.label is not None and not place.held_out}
+    learned = {place.label for place in places if place.label is not None and not place.held_out and not place.test}
+    tested = {place.label for place in places if place.label is not None and place.test}
     folders = {
         parts[: found[0]] if found else parts
         for parts, found, entry in zip(paths, noise, entries, strict=True)
@@ -132,6 +137,7 @@ def lay_out(entries: Sequence[Entry]) -> Layout:
         passed_over=left.rows(),
         passed_over_count=len(left),
         notes=tuple(reading.notes(held)),
+        test_labels=tuple(sorted(tested)),
     )
 
 
@@ -177,12 +183,13 @@ class _PassedOver:
 class _Reading:
     """Where the classes are, and how every file is read by it."""
 
-    def __init__(self, containers: Mapping[Parts, Container]) -> None:
+    def __init__(self, containers: Mapping[Parts, Container], *, with_test: bool) -> None:
         self.classes: set[Parts] = set()
+        self._with_test = with_test
         self._containers = containers
         self._depths = sorted({len(path) for path in containers}, reverse=True)
         self._nested: Counter[str] = Counter()
-        self._places: dict[tuple[str, bool], Place] = {}  # one for all images of a class
+        self._places: dict[tuple[str, Split], Place] = {}  # one for all images of a class
 
     def container(self, parts: Parts) -> Container | None:
         """Return the nearest folder of classes (or test split) above a file."""
@@ -197,7 +204,7 @@ class _Reading:
     def place(self, parts: Parts, left: _PassedOver) -> Place:
         """Return the place of a file; if it is passed over, note it in `left`."""
         container = self.container(parts)
-        if container is not None and container.split is Split.TEST:
+        if container is not None and container.split is Split.TEST and not self._with_test:
             left.add(container.path, _TEST)
             return Place()
         folder = self.class_folder(parts)
@@ -210,13 +217,13 @@ class _Reading:
         split = container.split
         if inside and label in container.split_classes:
             split = split_of(inside[0]) or split
-            if split is Split.TEST:
+            if split is Split.TEST and not self._with_test:
                 left.add((*folder, inside[0]), _TEST)
                 return Place()
         elif inside:
             self._nested[label] += 1
-        held_out = split is Split.VAL
-        return self._places.setdefault((label, held_out), Place(label=label, held_out=held_out))
+        place = Place(label=label, held_out=split is Split.VAL, test=split is Split.TEST)
+        return self._places.setdefault((label, split), place)
 
     def notes(self, held: set[str]) -> Iterator[str]:
         """Say how the folders were read, where that is not the plain `class/image`."""

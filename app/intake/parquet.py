@@ -45,6 +45,7 @@ class ParquetSource:
     """
 
     held_out_labels: tuple[str, ...] = ()
+    test_labels: tuple[str, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
     passed_over_count = 0
     notes: tuple[str, ...] = ()

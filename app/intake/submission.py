@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, Json, JsonValue, field_validator
 
 from app.errors import IdempotencyInProgressError, IdempotencyMismatchError, TaskRefusedError
 from app.intake.entry_names import encoding_named
+from app.intake.keep_test_set import Keeper, spooled_aside
 from app.intake.keeping import keeping
 from app.intake.limits import IntakeLimits, always_wanted
 from app.intake.names import check_against_known
+from app.intake.receive import Upload
 from app.intake.take_in import Taken, take_in
 from exchange.contracts import JobClass, JobRecord, UpdateJob, new_job_id, utc_now
 from exchange.jobs import JobNotFoundError, Jobs
@@ -24,7 +25,8 @@ from exchange.notes import Note, accept, find
 from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool
 from model_store.store import Store
-from model_store.types import DamagedPointerError, VersionId
+from model_store.test_sets import check_name
+from model_store.types import DamagedPointerError, InvalidTestSetNameError, StoreError, VersionId
 from segp_cl.class_edits import ClassEdit
 from segp_cl.config import LearnerConfig
 from segp_cl.errors import ClassNotFoundError
@@ -51,6 +53,9 @@ class TaskForm(BaseModel):
         description="The version to learn on, beside the current one: the result is published, and not promoted. "
         "Default: the current version.",
     )
+    test_set: str | None = Field(
+        None, description="Keep the archive's test split as a test set of this name. Default: it is passed over."
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random choices in the update.")
     encoding: str | None = Field(None, description="Encoding of the names in an archive that does not say it itself.")
 
@@ -61,18 +66,18 @@ class TaskForm(BaseModel):
             raise ValueError("expected visible text")
         return name.strip()
 
+    @field_validator("test_set")
+    @classmethod
+    def _is_name(cls, name: str | None) -> str | None:
+        try:
+            return None if name is None else check_name(name)
+        except InvalidTestSetNameError as error:
+            raise ValueError(str(error)) from error
+
     @field_validator("encoding")
     @classmethod
     def _known(cls, encoding: str | None) -> str | None:
         return None if encoding is None else encoding_named(encoding)
-
-
-@dataclass(frozen=True)
-class Upload:
-    """An uploaded archive, with its size in bytes."""
-
-    file: BinaryIO
-    size: int
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ class Submitted:
 class Submissions:
     """Creates jobs from uploads. Synchronous: run it in a thread."""
 
-    def __init__(self, store: Store, spool: Spool, jobs: Jobs, limits: IntakeLimits) -> None:
+    def __init__(self, store: Store, spool: Spool, jobs: Jobs, limits: IntakeLimits, *, keeper: Keeper) -> None:
+        self._keeper = keeper
         self._store = store
         self._spool = spool
         self._jobs = jobs
@@ -113,6 +119,8 @@ class Submissions:
             ClassExistsError: a class is known and `extend` is false.
             ClassNotFoundError: the class that is to be replaced is not known.
             VersionNotFoundError: there is no version `parent`.
+            ExistingTestSetError: there is another test set of the name `test_set`.
+            NoRoomForTestSetError: the test split is larger than a test set may be, or there is no room for it.
             IdempotencyMismatchError: the key was used for a different request.
             IdempotencyInProgressError: the first request with the key did not finish.
             BrokerUnavailableError: Redis is gone; the job does not exist.
@@ -132,24 +140,28 @@ class Submissions:
                 return Submitted(earlier, replayed=True)
         job_id = new_job_id()
         try:
-            with keeping(), self._spool.create(job_id) as writer:
-                taken = take_in(
-                    upload.file,
-                    upload.size,
-                    writer,
-                    limits=self._limits,
-                    check_names=lambda names: self._check_known(names, form, replaces),
-                    encoding=form.encoding,
-                    check=check,
-                )
-            record = _record(job_id, form, taken, submitted_by, submitted_on=self._current(), replaced=prompts)
-            check()  # from here on there is a job, and it is kept
-            if idempotency_key:
-                entry = self._jobs.remember(idempotency_key, job_id, fingerprint=fingerprint)
-                if entry.job_id != job_id:  # another request with this key was faster
-                    return self._yield_to_first(job_id, idempotency_key, fingerprint)
-            with keeping():
-                self._queue(Note(record=record, key=idempotency_key, fingerprint=fingerprint))
+            aside = contextlib.nullcontext() if form.test_set is None else spooled_aside(self._spool)
+            with aside as test_writer:
+                with keeping(), self._spool.create(job_id) as writer:
+                    taken = take_in(
+                        upload.file,
+                        upload.size,
+                        writer,
+                        limits=self._limits,
+                        check_names=lambda names: self._check_known(names, form, replaces),
+                        encoding=form.encoding,
+                        check=check,
+                        test_writer=test_writer,
+                    )
+                record = _record(job_id, form, taken, submitted_by, submitted_on=self._current(), replaced=prompts)
+                check()  # from here on there is a job, and it is kept
+                with self._test_set_kept(form, taken, submitted_by):
+                    if idempotency_key:
+                        entry = self._jobs.remember(idempotency_key, job_id, fingerprint=fingerprint)
+                        if entry.job_id != job_id:  # another request with this key was faster
+                            return self._yield_to_first(job_id, idempotency_key, fingerprint)
+                    with keeping():
+                        self._queue(Note(record=record, key=idempotency_key, fingerprint=fingerprint))
         except BaseException:
             with contextlib.suppress(OSError):  # a sweeper removes what is left of it
                 self._spool.purge(job_id)
@@ -164,6 +176,23 @@ class Submissions:
             taken.repeated,
         )
         return Submitted(record, replayed=False)
+
+    @contextlib.contextmanager
+    def _test_set_kept(self, form: TaskForm, taken: Taken, who: str) -> Iterator[None]:
+        """Store the upload's test set, if one is wanted, and remove it again if the block fails."""
+        if form.test_set is None or taken.test_set is None:
+            yield
+            return
+        was_there = any(known.name == form.test_set for known in self._keeper.sets.all())
+        reason = f"the test split of the task {form.name!r}"
+        self._keeper.keep(form.test_set, taken.test_set, who=who, reason=reason, replace=False)
+        try:
+            yield
+        except BaseException:
+            if not was_there:
+                with contextlib.suppress(StoreError):
+                    self._keeper.sets.remove(form.test_set, who=who, reason="its task was not accepted")
+            raise
 
     def _queue(self, note: Note) -> None:
         try:

@@ -6,8 +6,8 @@ import bz2
 import contextlib
 import tarfile
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -17,10 +17,10 @@ from app.intake.archives import TarSource, ZipSource
 from app.intake.limits import IntakeLimits, PixelMeter, always_wanted
 from app.intake.names import clean_names
 from app.intake.parquet import ParquetSource
-from app.intake.source import Source
+from app.intake.source import Item, Source
 from app.intake.tally import Tally
 from exchange.contracts import ValidationReport
-from exchange.spool import SpoolWriter
+from exchange.spool import SpoolIndex, SpoolWriter
 from segp_cl.data.decoding import check_image, plan_decoding
 from segp_cl.errors import ImageDecodeError
 
@@ -39,13 +39,14 @@ class Taken:
     """A validated task in the spool: its classes with their numbers of images, and what was left out.
 
     `dataset_digest` is the spool's digest, which the worker compares before it learns. `repeated` counts the images
-    that equal an earlier one of their class byte for byte; they are kept.
+    that equal an earlier one of their class byte for byte; they are kept. `test_set` has the images of the test set.
     """
 
     classes: tuple[tuple[str, int], ...]
     report: ValidationReport
     dataset_digest: str
     repeated: int
+    test_set: SpoolIndex | None = None
 
 
 def open_source(
@@ -55,10 +56,12 @@ def open_source(
     check: Callable[[], None] = always_wanted,
     *,
     encoding: str | None = None,
+    with_test: bool = False,
 ) -> Source:
     """Recognise an upload by its content, never by its name, and read its structure.
 
-    `encoding` is that of the names in an archive which does not say it itself.
+    `encoding` is that of the names in an archive which does not say it itself. With `with_test`, the test split of an
+    archive is read too.
 
     Raises:
         UnknownArchiveError: it is not zip, tar, compressed tar or parquet.
@@ -69,16 +72,16 @@ def open_source(
     if head.startswith(b"PK\x07\x08") and not zipfile.is_zipfile(file):
         raise ArchiveError("the upload is one part of a split zip archive; join the parts first")
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
-        return ZipSource(file, archive_bytes, limits, check, encoding=encoding)
+        return ZipSource(file, archive_bytes, limits, check, encoding=encoding, with_test=with_test)
     if head.startswith(b"PAR1"):
         return ParquetSource(file, archive_bytes, limits, check)
     for magic, make in _COMPRESSED:
         if head.startswith(magic):
-            return TarSource(file, archive_bytes, limits, check, make=make, encoding=encoding)
+            return TarSource(file, archive_bytes, limits, check, make=make, encoding=encoding, with_test=with_test)
     if _is_tar(head):
-        return TarSource(file, archive_bytes, limits, check, make=None, encoding=encoding)
+        return TarSource(file, archive_bytes, limits, check, make=None, encoding=encoding, with_test=with_test)
     if zipfile.is_zipfile(file):  # with something before it, as archives have that unpack themselves
-        return ZipSource(file, archive_bytes, limits, check, encoding=encoding)
+        return ZipSource(file, archive_bytes, limits, check, encoding=encoding, with_test=with_test)
     what = next((f"a {name} archive" for magic, name in _UNREAD if head.startswith(magic)), "unknown")
     raise UnknownArchiveError(f"the upload's format is {what}; expected zip, tar, tar.gz or parquet")
 
@@ -92,40 +95,135 @@ def take_in(
     check_names: Callable[[Sequence[str]], None],
     check: Callable[[], None] = always_wanted,
     encoding: str | None = None,
+    test_writer: SpoolWriter | None = None,
 ) -> Taken:
     """Validate every image of an upload by decoding it, and spool the original bytes of the valid ones.
 
     `check_names` gets the cleaned class names before any image is read, and raises to refuse them. `check` is called
     between pieces and images, and raises when the upload is no longer wanted. The writer is closed on success only, so
-    leaving its `with` block removes a refused upload.
+    leaving its `with` block removes a refused upload. With `test_writer`, the images of a test split are written there
+    and are no part of the task; without, they are passed over.
 
     Raises:
         ArchiveError: the upload as a whole is refused.
         ArchiveTooLargeError: its images have more pixels together than allowed.
-        TaskRefusedError: a class name is invalid, or a class has no valid image to learn from; carries the report.
+        TaskRefusedError: a class name is invalid, a class has no valid image to learn from, or there is no test split
+            and one was asked for; carries the report.
         OSError: there is no room for it.
     """
-    with contextlib.closing(open_source(file, archive_bytes, limits, check, encoding=encoding)) as source:
-        return _take_in(source, PixelMeter(archive_bytes, limits), writer, limits, check_names, check)
+    with_test = test_writer is not None
+    opened = open_source(file, archive_bytes, limits, check, encoding=encoding, with_test=with_test)
+    with contextlib.closing(opened) as source:
+        _check_classes(source.labels, limits)
+        names = clean_names([*source.labels, *source.held_out_labels, *source.test_labels])
+        learned = list(dict.fromkeys(names[label] for label in source.labels))
+        _check_held_out_are_learned(learned, [names[label] for label in source.held_out_labels])
+        tested = list(dict.fromkeys(names[label] for label in source.test_labels))
+        check_names(learned)
+        tally = Tally(names, learned)
+        order = {name: index for index, name in enumerate(learned)}
+        test_order = {name: index for index, name in enumerate(tested)}
+        for item, data, name in _images(source.items(), PixelMeter(archive_bytes, limits), names, limits, tally, check):
+            suffix = PurePosixPath(item.where).suffix
+            if item.test and test_writer is not None:
+                test_writer.add(test_order[name], data, suffix)
+            else:
+                writer.add(order[name], data, suffix, held_out=item.held_out)
+        report = tally.report(source)
+        _check_nothing_empty(report)
+        if with_test and not report.test_set:
+            why = "the upload has no usable image in a test split, so there is nothing to keep as a test set"
+            raise TaskRefusedError(why, extensions={"validation": report.model_dump(mode="json")})
+        check()
+        test_set = None if test_writer is None else test_writer.close(tested)
+        index = writer.close(learned)
+    return Taken(
+        classes=tuple(report.classes.items()),
+        report=report,
+        dataset_digest=index.digest,
+        repeated=tally.repeated_within,
+        test_set=test_set,
+    )
 
 
-def _take_in(
-    source: Source,
-    pixels: PixelMeter,
+def take_in_test_set(
+    file: BinaryIO,
+    archive_bytes: int,
     writer: SpoolWriter,
+    *,
     limits: IntakeLimits,
+    max_images: int,
     check_names: Callable[[Sequence[str]], None],
-    check: Callable[[], None],
+    check: Callable[[], None] = always_wanted,
+    encoding: str | None = None,
 ) -> Taken:
-    if len(source.labels) > limits.max_classes:
-        raise ArchiveTooLargeError(f"the task has {len(source.labels)} classes; at most {limits.max_classes}")
-    names = clean_names([*source.labels, *source.held_out_labels])
-    learned = list(dict.fromkeys(names[label] for label in source.labels))
-    _check_held_out_are_learned(learned, [names[label] for label in source.held_out_labels])
-    check_names(learned)
-    order = {name: index for index, name in enumerate(learned)}
-    tally = Tally(names, learned)
-    for item in source.items():
+    """Validate the images of a test set as those of a task are, and spool them.
+
+    They are those of the archive's test split, if it has one; else all, if it is not split.
+
+    Raises:
+        ArchiveError: the upload as a whole is refused.
+        ArchiveTooLargeError: it has more images than a test set may have, or more pixels together than allowed.
+        TaskRefusedError: a class name is invalid, or there is no usable image; carries the report.
+        OSError: there is no room for it.
+    """
+    opened = open_source(file, archive_bytes, limits, check, encoding=encoding, with_test=True)
+    with contextlib.closing(opened) as source:
+        if source.held_out_labels and not source.test_labels:
+            raise TaskRefusedError(
+                "the upload has a val split and no test split; send the images that are to be measured on alone, with "
+                "one folder per class, or in a test split"
+            )
+        labels = source.test_labels or source.labels
+        _check_classes(labels, limits)
+        names = clean_names(labels)
+        wanted = list(dict.fromkeys(names[label] for label in labels))
+        check_names(wanted)
+        tally = Tally(names, wanted)
+        order = {name: index for index, name in enumerate(wanted)}
+        pixels, others = PixelMeter(archive_bytes, limits), 0
+
+        def of_the_set() -> Iterator[Item]:
+            nonlocal others
+            for item in source.items():
+                if item.label is not None and bool(source.test_labels) is not item.test:
+                    others += 1
+                else:
+                    yield replace(item, test=False)
+
+        taken = _images(of_the_set(), pixels, names, limits, tally, check)
+        for kept, (item, data, name) in enumerate(taken, start=1):
+            if kept > max_images:
+                raise ArchiveTooLargeError(f"the test set has more than {max_images} images, the most that is allowed")
+            writer.add(order[name], data, PurePosixPath(item.where).suffix)
+        report = tally.report(source)
+        if others:
+            why = f"the test split is the test set; {others} images of other splits are not kept"
+            report = report.model_copy(update={"notes": (*report.notes, why)})
+        if not report.accepted:
+            extensions = {"validation": report.model_dump(mode="json")}
+            raise TaskRefusedError("the upload has no usable image", extensions=extensions)
+        check()
+        index = writer.close(wanted)
+    return Taken(
+        classes=tuple(report.classes.items()),
+        report=report,
+        dataset_digest=index.digest,
+        repeated=tally.repeated_within,
+        test_set=index,
+    )
+
+
+def _images(
+    items: Iterator[Item],
+    pixels: PixelMeter,
+    names: Mapping[str, str],
+    limits: IntakeLimits,
+    tally: Tally,
+    check: Callable[[], None],
+) -> Iterator[tuple[Item, bytes, str]]:
+    """Yield every image that can be decoded with its bytes and its class, and have all items counted."""
+    for item in items:
         check()
         if item.data is None or item.label is None:
             tally.reject(item.where, item.reason or "not an image")
@@ -135,18 +233,13 @@ def _take_in(
             tally.reject(item.where, reason)
             continue
         name = names[item.label]
-        writer.add(order[name], item.data, PurePosixPath(item.where).suffix, held_out=item.held_out)
+        yield item, item.data, name
         tally.accept(item, item.data, name)
-    report = tally.report(source)
-    _check_nothing_empty(report)
-    check()
-    index = writer.close(learned)
-    return Taken(
-        classes=tuple(report.classes.items()),
-        report=report,
-        dataset_digest=index.digest,
-        repeated=tally.repeated_within,
-    )
+
+
+def _check_classes(labels: Sequence[str], limits: IntakeLimits) -> None:
+    if len(labels) > limits.max_classes:
+        raise ArchiveTooLargeError(f"the task has {len(labels)} classes; at most {limits.max_classes}")
 
 
 def why_not_an_image(data: bytes, limits: IntakeLimits, pixels: PixelMeter) -> str | None:

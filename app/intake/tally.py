@@ -24,9 +24,10 @@ class Tally:
         self._names = names
         self._counts = dict.fromkeys(learned, 0)
         self._held_out: dict[str, int] = {}
+        self._test: dict[str, int] = {}
         self._rejected: list[RejectedImage] = []
         self._rejected_count = 0
-        self._first: dict[bytes, tuple[str, str, bool]] = {}
+        self._first: dict[bytes, tuple[str, str, bool, bool]] = {}
         self._repeated: list[RepeatedImage] = []
         self._repeated_count = 0
         self.repeated_within = 0
@@ -39,12 +40,15 @@ class Tally:
 
     def accept(self, item: Item, data: bytes, name: str) -> None:
         """Count an image of the class `name`, and compare it with all before."""
-        self._counts[name] += 1
+        if item.test:
+            self._test[name] = self._test.get(name, 0) + 1
+        else:
+            self._counts[name] += 1
         if item.held_out:
             self._held_out[name] = self._held_out.get(name, 0) + 1
-        this = (item.where, name, item.held_out)
-        path, label, held_out = self._first.setdefault(sha256(data).digest(), this)
-        if (label, held_out) != (name, item.held_out):
+        this = (item.where, name, item.held_out, item.test)
+        path, label, *split = self._first.setdefault(sha256(data).digest(), this)
+        if (label, *split) != (name, item.held_out, item.test):
             self._repeated_count += 1
             if len(self._repeated) < MAX_LISTED:
                 self._repeated.append(RepeatedImage(path=item.where, label=name, first_path=path, first_label=label))
@@ -60,6 +64,7 @@ class Tally:
             classes=self._counts,
             accepted=sum(self._counts.values()),
             held_out=self._held_out,
+            test_set=self._test,
             rejected=tuple(self._rejected),
             rejected_count=self._rejected_count,
             passed_over=source.passed_over,

@@ -10,17 +10,18 @@ from fastapi.responses import Response
 
 from app.deps import AnyCaller, ServicesDep, TrainCaller
 from app.edits import ClassMergeBody, ClassPatch, EditAccepted, ReplaceForm, merging, named, queue_edit, renaming
+from app.intake.keep_test_set import Keeper
 from app.intake.keeping import keeping
 from app.intake.limits import IntakeLimits
 from app.intake.places import Check
+from app.intake.receive import IdempotencyKey, check_multipart, parse_archive, receive_archive
 from app.intake.submission import Submissions, Submitted, TaskForm
 from app.json_body import read_json
 from app.media_types import media_type
 from app.offload import as_json
-from app.openapi import json_body, problems
+from app.openapi import body_with_archive, json_body, problems
 from app.schemas import ClassList, TaskAccepted
 from app.services import Services
-from app.uploads import IdempotencyKey, body_with_archive, parse, receive
 from app.wire.root import outside_path
 from exchange.contracts import JobRecord
 from model_store.store import Store
@@ -87,9 +88,11 @@ async def replace_class(
 
     A job makes the version in closed form, in seconds. It passes the gate, and a rollback undoes it.
     """
-    form = await receive(request, services)
+    check_multipart(request, "send multipart/form-data with the field archive")
+    await services.pools.broker.run(services.jobs.ping)  # before the upload is read
+    form = await receive_archive(request, services.spool)
     try:
-        fields, upload = parse(form, ReplaceForm)
+        fields, upload = parse_archive(form, ReplaceForm)
         known = named(name)
         task = TaskForm(
             name=fields.reason or f"replace {known!a}"[:200],
@@ -98,7 +101,13 @@ async def replace_class(
             seed=fields.seed,
             encoding=fields.encoding,
         )
-        submissions = Submissions(services.store, services.spool, services.jobs, IntakeLimits.of(services.settings))
+        submissions = Submissions(
+            services.store,
+            services.spool,
+            services.jobs,
+            IntakeLimits.of(services.settings),
+            keeper=Keeper.of(services.test_sets, services.settings),
+        )
 
         def work(check: Check) -> Submitted:
             return submissions.submit(

@@ -6,13 +6,14 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from app.deps import ServicesDep, TrainCaller
+from app.intake.keep_test_set import Keeper
 from app.intake.limits import IntakeLimits
 from app.intake.places import Check
-from app.intake.submission import Submissions, Submitted, TaskForm, Upload
+from app.intake.receive import IdempotencyKey, Upload, check_multipart, invalid, parse_archive, receive_archive
+from app.intake.submission import Submissions, Submitted, TaskForm
 from app.multipart import Form
-from app.openapi import problems
+from app.openapi import body_with_archive, problems
 from app.schemas import TaskAccepted
-from app.uploads import IdempotencyKey, body_with_archive, invalid, parse, receive
 from app.wire.root import outside_path
 from segp_cl.config import LearnerConfig
 
@@ -43,12 +44,20 @@ async def submit_task(
 
     The answer has the job's address, the number of images per class, and every rejected file with its reason.
     """
-    form = await receive(request, services)
+    check_multipart(request, "send multipart/form-data with the fields archive and name")
+    await services.pools.broker.run(services.jobs.ping)  # before the upload is read
+    form = await receive_archive(request, services.spool)
     try:
         fields, upload = _parse(form)
         # keeps the keys of different callers apart
         key = f"{caller.key_id}:{idempotency_key}" if idempotency_key else None
-        submissions = Submissions(services.store, services.spool, services.jobs, IntakeLimits.of(services.settings))
+        submissions = Submissions(
+            services.store,
+            services.spool,
+            services.jobs,
+            IntakeLimits.of(services.settings),
+            keeper=Keeper.of(services.test_sets, services.settings),
+        )
 
         def work(check: Check) -> Submitted:
             return submissions.submit(fields, upload, submitted_by=caller.name, idempotency_key=key, check=check)
@@ -69,7 +78,7 @@ async def submit_task(
 
 
 def _parse(form: Form) -> tuple[TaskForm, Upload]:
-    fields, upload = parse(form, TaskForm)
+    fields, upload = parse_archive(form, TaskForm)
     try:
         LearnerConfig.model_validate(fields.config)
     except ValidationError as error:

@@ -26,7 +26,7 @@ LONG: Final = '{"epochs": 80, "k_adv": 10, "rank": 4, "align_steps": 150}'
 """Long enough that every phase of the update can be met."""
 JOB_S: Final = 240.0
 _DYING_S: Final = 1.0
-_BOUNDARY: Final = "keepsight-faults-boundary"
+BOUNDARY: Final = "keepsight-faults-boundary"
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Stage:
         number = next(self._numbers)
         classes = (f"kind {number} a", f"kind {number} b")
         body = form({"name": f"task {number}", "config": config}, archive=self.pictures.archive(classes))
-        headers = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
+        headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
         answer = self.service.ask("POST", "/v1/tasks", body, headers, timeout_s=timeout_s)
         if answer.status != 202:
             return answer, None
@@ -175,8 +175,8 @@ def _note_when_gone(handle: int, death: Death) -> None:
 def form(fields: Mapping[str, str], *, archive: bytes, filename: str = "task.zip") -> bytes:
     """The body of an upload."""
     parts = [
-        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
         for name, value in fields.items()
     ]
-    head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="archive"; filename="{filename}"\r\n\r\n'
-    return b"".join(parts) + head.encode() + archive + f"\r\n--{_BOUNDARY}--\r\n".encode()
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="archive"; filename="{filename}"\r\n\r\n'
+    return b"".join(parts) + head.encode() + archive + f"\r\n--{BOUNDARY}--\r\n".encode()

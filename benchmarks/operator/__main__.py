@@ -17,9 +17,12 @@ from benchmarks.common.progress import quiet_bar
 from benchmarks.common.record import Record, load_json, save_bytes, save_json
 from benchmarks.operator.edits import EDITS
 from benchmarks.operator.export import EXPORT
+from benchmarks.operator.gate_on_test_sets import GATE_ON_TEST_SETS
 from benchmarks.operator.part import Inputs, Part
 
-PARTS: Final[Mapping[str, Part]] = MappingProxyType({"edits": EDITS, "export": EXPORT})
+PARTS: Final[Mapping[str, Part]] = MappingProxyType(
+    {"edits": EDITS, "export": EXPORT, "gate_on_test_sets": GATE_ON_TEST_SETS}
+)
 app = typer.Typer(add_completion=False)
 
 

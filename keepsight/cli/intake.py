@@ -37,6 +37,8 @@ def _lines(found: Mapping[str, Any], most: int) -> Iterator[str]:
     yield from _rows([f"{row['path']}: {row['reason']}" for row in found["rejected"]], found["rejected_count"], most)
     if held_out := found.get("held_out"):
         yield f"held out to measure on: {_counts(held_out)}"
+    if test_set := found.get("test_set"):
+        yield f"kept as a test set: {_counts(test_set)}"
     yield from (f"note: {note}" for note in found.get("notes", []))
     if count := found.get("passed_over_count", 0):
         yield f"passed over: {count}"

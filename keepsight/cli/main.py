@@ -10,7 +10,20 @@ from typing import Annotated
 
 import typer
 
-from keepsight.cli.commands import answers, bench, classes, gate, jobs, keys, service, teaching, upkeep, versions
+from keepsight.cli.commands import (
+    answers,
+    bench,
+    classes,
+    gate,
+    jobs,
+    keys,
+    measuring,
+    service,
+    teaching,
+    test_sets,
+    upkeep,
+    versions,
+)
 from keepsight.cli.errors import EXPECTED, sentence_of
 
 DEBUG_VARIABLE = "KEEPSIGHT_DEBUG"
@@ -45,6 +58,10 @@ app.command()(upkeep.verify)
 app.command()(upkeep.export)
 app.command()(upkeep.backup)
 app.command()(upkeep.restore)
+app.add_typer(test_sets.app, name="test-sets")
+app.command()(measuring.evaluate)
+app.command()(measuring.report)
+app.command()(measuring.compare)
 app.add_typer(gate.app, name="gate")
 app.add_typer(keys.app, name="keys")
 

@@ -136,6 +136,8 @@ def outcome_sentence(job: Job) -> str:
     """Return what became of a finished job."""
     result, error = job["result"], job["error"]
     if job["state"] == "succeeded" and result:
+        if job.get("evaluates"):
+            return "measured; nothing was published"
         if result["promoted"]:
             return f"version {result['version_id']} is published and current"
         version = result["version_id"]

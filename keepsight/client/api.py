@@ -128,7 +128,8 @@ class Renamed(TypedDict):
 class Validation(TypedDict):
     """What an upload contains: accepted images per class, and what became of all other files.
 
-    `held_out` counts the images of `classes` that came in a val split. `notes` say how the folders were read. Lists
+    `held_out` counts the images of `classes` that came in a val split, `test_set` those of a test split that was kept
+    as a test set. `notes` say how the folders were read. Lists
     have up to 1,000 rows, and the count beside each counts all. A service older than this client sends only the first
     two and those of rejected files.
     """
@@ -142,6 +143,7 @@ class Validation(TypedDict):
     passed_over_count: NotRequired[int]
     repeated: NotRequired[list[Repeated]]
     repeated_count: NotRequired[int]
+    test_set: NotRequired[dict[str, int]]
     renamed: NotRequired[list[Renamed]]
     notes: NotRequired[list[str]]
 
@@ -209,6 +211,223 @@ class GateResult(TypedDict):
     held_because: list[str]
 
 
+class PathAccuracy(TypedDict):
+    """Top-1 accuracy among all classes of a version, in [0, 1], by each path."""
+
+    images: int
+    text: float
+    visual: float
+    fused: float
+
+
+class Confusion(TypedDict):
+    """How many images of a class got the answer of another one."""
+
+    label: str
+    answer: str
+    images: int
+
+
+class AgainstParent(TypedDict):
+    """A version beside its parent, on test images whose labels both know."""
+
+    version_id: str
+    images: int
+    right_before: int
+    right: int
+    right_to_wrong: int
+    wrong_to_right: int
+
+
+class SetEvaluation(TypedDict):
+    """What a version answers to a test set. `unknown_labels` images have a label that it does not know."""
+
+    version_id: str | None
+    test_set: str
+    digest: str
+    images: int
+    images_in_all: int
+    unknown_labels: int
+    overall: PathAccuracy | None
+    classes: int
+    per_class: dict[str, PathAccuracy]
+    confusions: list[Confusion]
+    confusion_count: int
+    calibration_error: float | None
+    coverage: float | None
+    set_size: float | None
+    known_told: float | None
+    strangers_told: float | None
+    against: AgainstParent | None
+    seconds: float
+
+
+class OnTestSets(TypedDict):
+    """What a version answers to every test set, and by name why some could not be measured."""
+
+    results: list[SetEvaluation]
+    not_measured: dict[str, str]
+
+
+class StoredTestSet(TypedDict):
+    """A test set, without its images. `unknown` are its labels that the current version does not know."""
+
+    name: str
+    digest: str
+    images: int
+    bytes: int
+    images_per_class: dict[str, int]
+    unknown: list[str]
+    who: str
+    reason: str
+    added_at: str
+    expires_at: str
+
+
+class StoredTestSets(TypedDict):
+    """`GET /v1/test-sets`, with how much more may be stored."""
+
+    test_sets: list[StoredTestSet]
+    sets_left: int
+    bytes_left: int
+
+
+class StoredTestSetDetails(StoredTestSet):
+    """`GET /v1/test-sets/{name}`: with the label and the SHA-256 of each image, by its number."""
+
+    labels: list[str]
+    checksums: list[str]
+
+
+class PutTestSet(TypedDict):
+    """`PUT /v1/test-sets/{name}`: the set, and what became of every file of the archive."""
+
+    test_set: StoredTestSet
+    validation: Validation
+
+
+class RemovedTestSet(TypedDict):
+    """`DELETE /v1/test-sets/{name}`: the receipt."""
+
+    name: str
+    digest: str
+    images: int
+    bytes: int
+    removed_at: str
+    who: str
+    reason: str
+
+
+class EvaluateAccepted(TypedDict):
+    """`POST /v1/evaluations`: where the job is."""
+
+    job_id: str
+    location: str
+
+
+class ReportTask(TypedDict):
+    """A task of the lineage: a column of the report."""
+
+    task: int
+    classes: list[str]
+    test_images: int
+
+
+class ReportRow(TypedDict):
+    """What a version of the lineage has right of each task; None where it was not measured."""
+
+    version_id: str
+    tasks: int
+    accuracies: list[float | None]
+    seen: float | None
+    by_test_set: dict[str, float | None]
+    in_part: bool
+
+
+class Cell(TypedDict):
+    """A version that was not measured on a test set."""
+
+    version_id: str
+    test_set: str
+
+
+class Report(TypedDict):
+    """`GET /v1/versions/{id}/report`. `measure` is the command that measures what is missing."""
+
+    version_id: str
+    path: PathName
+    test_sets: list[str]
+    tasks: list[ReportTask]
+    rows: list[ReportRow]
+    last: float | None
+    average: float | None
+    backward_transfer: float | None
+    forgetting: float | None
+    not_measured: list[Cell]
+    measure: str | None
+
+
+class Counts(TypedDict):
+    """Two versions on the same images. `wins` are those that `a` has right and `b` wrong."""
+
+    images: int
+    wins: int
+    losses: int
+    ties: int
+    right_a: int
+    right_b: int
+
+
+class SetComparison(Counts):
+    """Two versions on one test set; on all if `test_set` is None."""
+
+    test_set: str | None
+    p_value: float
+    only_a_knows: int
+    only_b_knows: int
+    in_part: bool
+
+
+class ClassComparison(Counts):
+    """Two versions on the images of one class."""
+
+    label: str
+
+
+class ChangedImage(TypedDict):
+    """An image that two versions answer differently."""
+
+    test_set: str
+    image: int
+    sha256: str
+    label: str
+    a: str | None
+    b: str | None
+
+
+class Cost(TypedDict):
+    """What a version cost; None where it is not known."""
+
+    bytes: int | None
+    update_s: float | None
+
+
+class Comparison(TypedDict):
+    """`GET /v1/versions/{a}/compare/{b}`. Lists are cut; the count beside each counts all."""
+
+    a: str
+    b: str
+    overall: SetComparison
+    test_sets: list[SetComparison]
+    per_class: list[ClassComparison]
+    classes: int
+    changed: list[ChangedImage]
+    changed_count: int
+    cost: dict[str, Cost]
+    not_measured: list[Cell]
+    measure: str | None
+
+
 class JobResult(TypedDict):
     """What a finished job made. A service older than this client sends no `gate` and no `held_because`."""
 
@@ -218,6 +437,7 @@ class JobResult(TypedDict):
     held_because: NotRequired[list[str]]
     gate: NotRequired[GateResult | None]
     evaluation: dict[str, object] | None
+    test_sets: NotRequired[OnTestSets | None]
     report: dict[str, object] | None
 
 
@@ -279,6 +499,7 @@ class Instant(TypedDict):
     held_because: list[str]
     gate: GateResult | None
     evaluation: dict[str, object] | None
+    test_sets: NotRequired[OnTestSets | None]
     error: dict[str, str] | None
     seconds: float
     at: str
@@ -287,9 +508,9 @@ class Instant(TypedDict):
 class Job(TypedDict):
     """`GET /v1/jobs/{id}`. `serving` says what of the task was put into service so far.
 
-    `parent` is the version that it learns on beside the current one, `merges` names the two that it merges,
-    `edit` says what it does to the classes. A service
-    older than this client sends none of these, and no `instant`.
+    `parent` is the version that it learns on beside the current one, `merges` names the two that it merges, `evaluates`
+    those that it measures, `edit` says what it does to the classes. A service older than this client sends none of
+    these, and no `instant`.
     """
 
     job_id: str
@@ -297,6 +518,7 @@ class Job(TypedDict):
     parent: NotRequired[str | None]
     merges: NotRequired[list[str] | None]
     edit: NotRequired[ClassEdit | None]
+    evaluates: NotRequired[list[str] | None]
     state: JobState
     cancel_requested: bool
     progress: JobProgress | None

@@ -18,9 +18,11 @@ from keepsight.client.api import (
     Accepted,
     Classes,
     Classification,
+    Comparison,
     Contributions,
     EditAccepted,
     Embeddings,
+    EvaluateAccepted,
     Gate,
     Job,
     Manifest,
@@ -29,7 +31,13 @@ from keepsight.client.api import (
     PathName,
     Pinned,
     Pruned,
+    PutTestSet,
+    RemovedTestSet,
+    Report,
     Rollout,
+    SetEvaluation,
+    StoredTestSetDetails,
+    StoredTestSets,
     Verified,
     Versions,
     ZeroShot,
@@ -148,6 +156,7 @@ class AsyncClient:
         encoding: str | None = None,
         instant: bool = True,
         parent: str | None = None,
+        test_set: str | None = None,
     ) -> Accepted:
         """Upload a task. Each attempt streams the archive from its start; at most one job is created."""
         with await anyio.to_thread.run_sync(open_archive, archive) as file:
@@ -162,8 +171,52 @@ class AsyncClient:
                 encoding=encoding,
                 instant=instant,
                 parent=parent,
+                test_set=test_set,
             )
             return await self._send(call)
+
+    async def test_sets(self) -> StoredTestSets:
+        """Return the test sets, and how much more may be stored."""
+        return await self._send(calls.test_sets())
+
+    async def test_set(self, name: str) -> StoredTestSetDetails:
+        """Return a test set with the label and the checksum of each image."""
+        return await self._send(calls.test_set(name))
+
+    async def put_test_set(
+        self,
+        name: str,
+        archive: Path | Archive,
+        filename: str = "archive",
+        *,
+        reason: str = "",
+        days: float | None = None,
+        encoding: str | None = None,
+    ) -> PutTestSet:
+        """Store labelled images to measure versions on, in place of the test set of that name."""
+        with await anyio.to_thread.run_sync(open_archive, archive) as file:
+            call = calls.put_test_set(name, file, filename, reason=reason, days=days, encoding=encoding)
+            return await self._send(call)
+
+    async def remove_test_set(self, name: str, *, reason: str = "") -> RemovedTestSet:
+        """Remove a test set with its images, and return the receipt."""
+        return await self._send(calls.remove_test_set(name, reason=reason))
+
+    async def evaluate(self, versions: Sequence[str], *, test_set: str | None = None) -> EvaluateAccepted:
+        """Queue the measuring of versions on a test set, or on all; `follow` its job."""
+        return await self._send(calls.evaluate(versions, test_set=test_set))
+
+    async def evaluation(self, version_id: str, test_set: str) -> SetEvaluation:
+        """Return what a version answers to a test set."""
+        return await self._send(calls.evaluation(version_id, test_set))
+
+    async def report(self, version_id: str, *, path: PathName = "fused", test_set: str | None = None) -> Report:
+        """Return the accuracy on every task after every task of a version's lineage, and what follows from it."""
+        return await self._send(calls.report(version_id, path=path, test_set=test_set))
+
+    async def compare(self, a: str, b: str, *, test_set: str | None = None, most: int = 100) -> Comparison:
+        """Compare two versions on the test images that both were measured on."""
+        return await self._send(calls.compare(a, b, test_set=test_set, most=most))
 
     async def jobs(self) -> list[Job]:
         """Return all jobs that the service has stored."""
@@ -382,6 +435,6 @@ class ReadInThreads(httpx.AsyncByteStream):
         self._body = body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = iter(self._body)
+        chunks = filter(None, self._body)  # that of a field without a value is empty, and is not the end
         while chunk := await anyio.to_thread.run_sync(next, chunks, b""):
             yield chunk

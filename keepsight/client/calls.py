@@ -18,9 +18,11 @@ from keepsight.client.api import (
     Accepted,
     Classes,
     Classification,
+    Comparison,
     Contributions,
     EditAccepted,
     Embeddings,
+    EvaluateAccepted,
     Gate,
     Job,
     Manifest,
@@ -29,7 +31,13 @@ from keepsight.client.api import (
     PathName,
     Pinned,
     Pruned,
+    PutTestSet,
+    RemovedTestSet,
+    Report,
     Rollout,
+    SetEvaluation,
+    StoredTestSetDetails,
+    StoredTestSets,
     Verified,
     Versions,
     ZeroShot,
@@ -60,9 +68,9 @@ class Call(Generic[T]):
     """One request, and how to read its answer.
 
     Attributes:
-        method: GET, POST, PATCH or DELETE.
+        method: GET, POST, PUT, PATCH or DELETE.
         route: Path, with identifiers escaped.
-        body: What httpx is to send: `json`, `params`, or `data` and `files`.
+        body: What httpx is to send: `params`, and `json` or `data` and `files`.
         headers: Besides those of every request.
         timeout_s: The longest wait for the service; None: the client's.
         reads_file: Whether the body is read from a file while it is sent.
@@ -172,6 +180,7 @@ def teach(
     encoding: str | None,
     instant: bool,
     parent: str | None,
+    test_set: str | None,
 ) -> Call[Accepted]:
     """Describe an upload.
 
@@ -191,7 +200,76 @@ def teach(
         form["instant"] = "false"
     if parent is not None:
         form["parent"] = parent
+    if test_set is not None:
+        form["test_set"] = test_set
     return _upload("/v1/tasks", archive, filename, form)
+
+
+def check_seekable(archive: Archive, filename: str) -> None:
+    """Check that an archive can be read again from its start, which a second attempt needs.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not archive.seekable():
+        raise ValueError(f"the archive {filename!r} cannot be read again from its start; give a file that can")
+
+
+def test_sets() -> Call[StoredTestSets]:
+    return Call("GET", "/v1/test-sets")
+
+
+def test_set(name: str) -> Call[StoredTestSetDetails]:
+    return Call("GET", f"/v1/test-sets/{_segment(name)}")
+
+
+def put_test_set(
+    name: str, archive: Archive, filename: str, *, reason: str, days: float | None, encoding: str | None
+) -> Call[PutTestSet]:
+    """Describe the upload of a test set. Sending it twice stores it once.
+
+    Raises:
+        ValueError: the archive cannot be read again from its start, which a second attempt needs.
+    """
+    check_seekable(archive, filename)
+    form: dict[str, Any] = {"reason": reason}
+    if days is not None:
+        form["days"] = str(days)
+    if encoding is not None:
+        form["encoding"] = encoding
+    return Call(
+        "PUT",
+        f"/v1/test-sets/{_segment(name)}",
+        body={"data": form, "files": {"archive": (filename, archive, "application/octet-stream")}},
+        timeout_s=INTAKE_TIMEOUT_S,
+        reads_file=True,
+        read=lambda document: with_skipped(document, archive),
+    )
+
+
+def remove_test_set(name: str, *, reason: str) -> Call[RemovedTestSet]:
+    return Call("DELETE", f"/v1/test-sets/{_segment(name)}", body={"params": {"reason": reason}})
+
+
+def evaluate(versions: Sequence[str], *, test_set: str | None) -> Call[EvaluateAccepted]:
+    body: dict[str, Any] = {"versions": list(versions)}
+    if test_set is not None:
+        body["test_set"] = test_set
+    return Call("POST", "/v1/evaluations", body={"json": body})
+
+
+def evaluation(version_id: str, test_set: str) -> Call[SetEvaluation]:
+    return Call("GET", f"/v1/versions/{_segment(version_id)}/test-sets/{_segment(test_set)}")
+
+
+def report(version_id: str, *, path: PathName, test_set: str | None) -> Call[Report]:
+    query = {"path": path, **({} if test_set is None else {"test_set": test_set})}
+    return Call("GET", f"/v1/versions/{_segment(version_id)}/report", body={"params": query})
+
+
+def compare(a: str, b: str, *, test_set: str | None, most: int) -> Call[Comparison]:
+    query = {"most": str(most), **({} if test_set is None else {"test_set": test_set})}
+    return Call("GET", f"/v1/versions/{_segment(a)}/compare/{_segment(b)}", body={"params": query})
 
 
 def jobs() -> Call[list[Job]]:
@@ -307,8 +385,7 @@ def export(version_id: str, form: ExportFormat) -> Call[None]:
 
 
 def _upload(route: str, archive: Archive, filename: str, form: Mapping[str, str]) -> Call[Accepted]:
-    if not archive.seekable():
-        raise ValueError(f"the archive {filename!r} cannot be read again from its start; give a file that can")
+    check_seekable(archive, filename)
     return Call(
         "POST",
         route,

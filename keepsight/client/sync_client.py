@@ -17,9 +17,11 @@ from keepsight.client.api import (
     Accepted,
     Classes,
     Classification,
+    Comparison,
     Contributions,
     EditAccepted,
     Embeddings,
+    EvaluateAccepted,
     Gate,
     Job,
     Manifest,
@@ -28,7 +30,13 @@ from keepsight.client.api import (
     PathName,
     Pinned,
     Pruned,
+    PutTestSet,
+    RemovedTestSet,
+    Report,
     Rollout,
+    SetEvaluation,
+    StoredTestSetDetails,
+    StoredTestSets,
     Verified,
     Versions,
     ZeroShot,
@@ -164,6 +172,7 @@ class Client:
         encoding: str | None = None,
         instant: bool = True,
         parent: str | None = None,
+        test_set: str | None = None,
     ) -> Accepted:
         """Upload a task. Each attempt streams the archive from its start; at most one job is created.
 
@@ -178,6 +187,7 @@ class Client:
             encoding: Encoding of the names in an archive that does not say it itself, for example gbk.
             instant: Whether a version without training is made and served first.
             parent: The version to learn on, beside the current one: the result is published, and not promoted.
+            test_set: Keep the archive's test split as a test set of this name; without it, it is passed over.
 
         The answer's validation says what became of every file, and of what a folder has and was not sent.
 
@@ -197,8 +207,65 @@ class Client:
                 encoding=encoding,
                 instant=instant,
                 parent=parent,
+                test_set=test_set,
             )
             return self._send(call)
+
+    def test_sets(self) -> StoredTestSets:
+        """Return the test sets, and how much more may be stored."""
+        return self._send(calls.test_sets())
+
+    def test_set(self, name: str) -> StoredTestSetDetails:
+        """Return a test set with the label and the checksum of each image."""
+        return self._send(calls.test_set(name))
+
+    def put_test_set(
+        self,
+        name: str,
+        archive: Path | Archive,
+        filename: str = "archive",
+        *,
+        reason: str = "",
+        days: float | None = None,
+        encoding: str | None = None,
+    ) -> PutTestSet:
+        """Store labelled images to measure versions on, in place of the test set of that name.
+
+        Args:
+            name: Lower-case letters, digits, `.`, `_` and `-`.
+            archive: A folder with a subfolder per class, a zip, tar or parquet file, or such a file opened.
+            filename: The name to send; the service goes by the content.
+            reason: Kept with the set.
+            days: How long it is kept; None: as the service is set.
+            encoding: Encoding of the names in an archive that does not say it itself.
+
+        Raises:
+            UploadError: the folder or file cannot be read, or has no class in it.
+            ValueError: the opened file cannot be read again from its start.
+        """
+        with open_archive(archive) as file:
+            call = calls.put_test_set(name, file, filename, reason=reason, days=days, encoding=encoding)
+            return self._send(call)
+
+    def remove_test_set(self, name: str, *, reason: str = "") -> RemovedTestSet:
+        """Remove a test set with its images, and return the receipt."""
+        return self._send(calls.remove_test_set(name, reason=reason))
+
+    def evaluate(self, versions: Sequence[str], *, test_set: str | None = None) -> EvaluateAccepted:
+        """Queue the measuring of versions on a test set, or on all; `follow` its job."""
+        return self._send(calls.evaluate(versions, test_set=test_set))
+
+    def evaluation(self, version_id: str, test_set: str) -> SetEvaluation:
+        """Return what a version answers to a test set."""
+        return self._send(calls.evaluation(version_id, test_set))
+
+    def report(self, version_id: str, *, path: PathName = "fused", test_set: str | None = None) -> Report:
+        """Return the accuracy on every task after every task of a version's lineage, and what follows from it."""
+        return self._send(calls.report(version_id, path=path, test_set=test_set))
+
+    def compare(self, a: str, b: str, *, test_set: str | None = None, most: int = 100) -> Comparison:
+        """Compare two versions on the test images that both were measured on."""
+        return self._send(calls.compare(a, b, test_set=test_set, most=most))
 
     def jobs(self) -> list[Job]:
         """Return all jobs that the service has stored."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -78,6 +78,14 @@ def embedding_space(state: LearnerState) -> str:
             for factor in (factors.a, factors.b):
                 digest.update(factor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def image_tower(state: LearnerState) -> str:
+    """Return the image tower's id: states with the same id give an image the same raw features."""
+    if state.lora is None or not state.moves_image_tower:
+        return embedding_space(replace(state, lora=None))
+    factors = {target: factors for target, factors in state.lora.factors.items() if target.startswith("image.")}
+    return embedding_space(replace(state, lora=replace(state.lora, factors=factors)))
 
 
 class Classifier:

@@ -12,15 +12,29 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from app import deps, edits, schemas
+from app.intake.keep_test_set import SetForm
 from app.intake.submission import TaskForm
 from app.main import create_app
 from app.problems import TABLE
 from app.protocols.open_inference import OUTPUTS, InferAnswer
-from app.routes import admin, classes, classify, embeddings, health, jobs, open_inference, tasks, versions
+from app.routes import (
+    admin,
+    classes,
+    classify,
+    embeddings,
+    evaluations,
+    health,
+    jobs,
+    open_inference,
+    tasks,
+    test_sets,
+    versions,
+)
 from app.schemas import ClassifyOptions
 from app.settings import Settings
-from exchange.contracts import JobState, UpdateOutcome
+from exchange.contracts import JobState, SetEvaluation, UpdateOutcome
 from keepsight.keys import SCOPES
+from model_store.test_sets import RemovedTestSet
 from model_store.types import Manifest
 from segp_cl.prompts import DEFAULT_TEMPLATE
 from tests.docs.markdown import DOCS, PAGES, Block, blocks, code, command_lines, read, rows, section
@@ -31,10 +45,12 @@ ROUTERS = (
     classes.router,
     classify.router,
     embeddings.router,
+    evaluations.router,
     open_inference.router,
     health.router,
     jobs.router,
     tasks.router,
+    test_sets.router,
     versions.router,
 )
 MODELS: dict[str, type[BaseModel]] = {
@@ -46,6 +62,8 @@ MODELS: dict[str, type[BaseModel]] = {
     },
     "InferAnswer": InferAnswer,
     "Manifest": Manifest,
+    "RemovedTestSet": RemovedTestSet,
+    "SetEvaluation": SetEvaluation,
     "UpdateOutcome": UpdateOutcome,
 }
 EXAMPLES = [block for page in PAGES for block in blocks(page) if block.language == "json"]
@@ -144,6 +162,11 @@ def test_every_field_of_a_task_is_listed_with_its_default() -> None:
     assert (listed["extend"], listed["config"], listed["seed"]) == ("false", "{}", "0")
 
 
+def test_every_field_of_a_test_set_is_listed() -> None:
+    listed = {code(cells[0]) for cells in rows(section(PAGE, "## `PUT /v1/test-sets/{name}`"))}
+    assert listed == {"archive", *SetForm.model_fields}
+
+
 def test_every_state_of_a_job_is_named() -> None:
     text = section(PAGE, "## `GET /v1/jobs`")
     assert {state for state in JobState if f"`{state}`" not in text} == set()
@@ -163,8 +186,11 @@ def test_the_page_has_an_example_of_every_answer_that_is_not_trivial() -> None:
         "GateChange",
         "ClassMergeBody",
         "ClassPatch",
+        "Comparison",
         "ContributionReport",
         "EditAccepted",
+        "EvaluateAccepted",
+        "EvaluateBody",
         "MergeAccepted",
         "MergeBody",
         "Moved",
@@ -177,6 +203,11 @@ def test_the_page_has_an_example_of_every_answer_that_is_not_trivial() -> None:
         "RollbackBody",
         "Problem",
         "Ready",
+        "RemovedTestSet",
+        "Report",
+        "SetEvaluation",
+        "SetList",
+        "SetStored",
         "UpdateOutcome",
         "VersionVerified",
     }
@@ -188,7 +219,7 @@ def test_every_curl_asks_for_a_route_that_exists(routes: set[str]) -> None:
     assert commands
     for page, words in commands:
         url = next(word for word in words if word.startswith("http://"))
-        method = "POST" if {"-F", "-d", "--data-binary"} & set(words) else "GET"
+        method = "PUT" if "PUT" in words else "POST" if {"-F", "-d", "--data-binary"} & set(words) else "GET"
         path = re.sub(r"^http://127\.0\.0\.1:8000", "", url).partition("?")[0]
         patterns = [re.sub(r"\{\w+\}", "[^/]+", route) for route in routes]
         assert any(re.fullmatch(pattern, f"{method} {path}") for pattern in patterns), f"{page.name}: {words}"

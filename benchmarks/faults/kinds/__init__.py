@@ -11,6 +11,7 @@ from benchmarks.faults.kinds.damage import DAMAGE
 from benchmarks.faults.kinds.full_disks import FULL_DISKS
 from benchmarks.faults.kinds.instant import INSTANT
 from benchmarks.faults.kinds.limits import LIMITS
+from benchmarks.faults.kinds.measuring import MEASURING
 from benchmarks.faults.kinds.processes import PROCESSES
 from benchmarks.faults.kinds.restarts import RESTARTS
 from benchmarks.faults.kinds.upkeep import UPKEEP
@@ -24,5 +25,6 @@ FAULTS: Final[tuple[Fault, ...]] = (
     *CLIENTS,
     *UPKEEP,
     *LIMITS,
+    *MEASURING,
     *RESTARTS,
 )

@@ -54,6 +54,10 @@ def teach(
             metavar="VERSION", help="Learn on this version, beside the current one; promote or merge the result later."
         ),
     ] = None,
+    test_set: Annotated[
+        str | None,
+        typer.Option("--test-set", metavar="NAME", help="Keep the test split as a test set; else it is passed over."),
+    ] = None,
     wait: options.Wait = True,
     url: options.Url = options.URL,
     api_key: options.ApiKey = None,
@@ -74,6 +78,7 @@ def teach(
             encoding=encoding,
             instant=instant,
             parent=parent,
+            test_set=test_set,
         )
         if not as_json:
             console.print_notes(intake_lines(accepted["validation"]))
@@ -108,6 +113,7 @@ def report(job: Job, done: str, *, as_json: bool) -> None:
     Raises:
         CommandError: it made no version.
     """
+    from keepsight.cli.set_views import on_test_sets_lines
     from keepsight.cli.views import accuracy_line, outcome_sentence, remains_lines
 
     if as_json:
@@ -116,6 +122,8 @@ def report(job: Job, done: str, *, as_json: bool) -> None:
         console.out().print(f"{done}: {outcome_sentence(job)}.", markup=False)
         if job["result"] and job["result"]["evaluation"]:
             console.out().print(accuracy_line(job["result"]["evaluation"]), markup=False)
+        for line in on_test_sets_lines(job["result"].get("test_sets") if job["result"] else None):
+            console.out().print(line, markup=False)
         for line in remains_lines(job):
             console.out().print(line, markup=False)
     if job["state"] != "succeeded":
@@ -155,6 +163,7 @@ def upload(
     encoding: str | None,
     instant: bool,
     parent: str | None = None,
+    test_set: str | None = None,
 ) -> Accepted:
     """Send a folder or an archive, with a progress bar. If it is refused, print what the service found in it."""
     from keepsight.client.images import sendable
@@ -171,6 +180,7 @@ def upload(
             encoding=encoding,
             instant=instant,
             parent=parent,
+            test_set=test_set,
         )
 
 

@@ -60,7 +60,8 @@ def show(
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show one version: what it was made of, and what its classes had in common with the old ones."""
+    """Show one version: what it was made of, what it has right, and what its classes had in common with old ones."""
+    from keepsight.cli.set_views import published_lines
     from keepsight.cli.views import version_lines
     from keepsight.client.errors import ApiError
 
@@ -77,6 +78,8 @@ def show(
             contributions = None
     for line in version_lines(manifest, contributions):
         console.out().print(line)
+    for line in published_lines(manifest):
+        console.out().print(line, markup=False)
 
 
 def merge(

@@ -154,6 +154,8 @@ BODIES = [
     ("/v1/classes/x/replace", "train"),
     ("/v1/versions/x/pin", "admin"),
     ("/v1/admin/prune", "admin"),
+    ("/v1/evaluations", "train"),
+    ("/v1/test-sets/x", "admin"),
     ("/v1/admin/promote", "admin"),
     ("/v1/admin/rollback", "admin"),
 ]
@@ -175,11 +177,12 @@ def test_a_caller_without_the_scope_is_refused_before_the_body_is_read(
 
 async def ask_without_a_body(client: TestClient, path: str, kind: str, token: str | None) -> int:
     """The status of a request whose body never comes; reading it fails the test."""
+    method = "PUT" if "/test-sets/" in path else "POST"
     headers = [(b"host", b"127.0.0.1"), (b"content-type", kind.encode()), (b"content-length", b"1000000")]
     if token is not None:
         headers.append((b"authorization", f"Bearer {token}".encode()))
     scope = {
-        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "root_path": "", "scheme": "http",
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(), "root_path": "", "scheme": "http",
         "query_string": b"", "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
         "http_version": "1.1", "asgi": {"version": "3.0"}, "state": {},
     }  # fmt: skip

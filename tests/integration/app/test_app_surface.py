@@ -38,6 +38,9 @@ PROTECTED = [
     ("POST", "/v1/classes/x/replace", "train"),
     ("PATCH", "/v1/classes/x", "train"),
     ("DELETE", "/v1/classes/x", "train"),
+    ("POST", "/v1/evaluations", "train"),
+    ("PUT", "/v1/test-sets/x", "admin"),
+    ("DELETE", "/v1/test-sets/x", "admin"),
     ("GET", "/v1/jobs", "train"),
     ("GET", "/v1/jobs/x", "train"),
     ("GET", "/v1/jobs/x/events", "train"),
@@ -57,6 +60,11 @@ ANY_KEY = [
     ("GET", "/v1/versions"),
     ("GET", "/v1/versions/x"),
     ("GET", "/v1/versions/x/contributions"),
+    ("GET", "/v1/versions/x/report"),
+    ("GET", "/v1/versions/x/test-sets/m"),
+    ("GET", "/v1/versions/a/compare/b"),
+    ("GET", "/v1/test-sets"),
+    ("GET", "/v1/test-sets/x"),
     ("GET", "/v1/classes"),
     ("GET", "/v2"),
     ("GET", "/v2/models/m"),
@@ -79,9 +87,10 @@ def test_every_route_is_either_protected_or_known_to_be_open(client: TestClient)
 
 
 def templated(path: str) -> str:
-    what = "job_id" if "/jobs/" in path else "name" if "/classes/" in path else "version_id"
-    path = re.sub("/x(?=/|$)", f"/{{{what}}}", path)
-    return path.replace("/models/m", "/models/{name}")
+    named = path.startswith(("/v1/test-sets/", "/v1/classes/"))
+    kind = "job_id" if "/jobs/" in path else "name" if named else "version_id"
+    path = re.sub("/x(?=/|$)", f"/{{{kind}}}", path).replace("/a/compare/b", "/{a}/compare/{b}")
+    return re.sub("/(models|test-sets)/m", r"/\1/{name}", path)
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), PROTECTED)

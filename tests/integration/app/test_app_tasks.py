@@ -74,6 +74,7 @@ def test_an_upload_becomes_a_job_with_its_images_in_the_spool(
         "passed_over_count": 0,
         "repeated": [],
         "repeated_count": 0,
+        "test_set": {},
         "renamed": [],
         "notes": ["the classes are the folders in 'data'"],
     }

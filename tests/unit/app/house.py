@@ -30,6 +30,7 @@ from exchange.roster import Roster
 from exchange.spool import Spool
 from keepsight.keys import KeyFile
 from model_store.store import Store, bootstrap
+from model_store.test_sets import StoredTestSets
 from model_store.types import Provenance, VersionId
 from segp_cl.data.preprocessing import Preprocessing
 from segp_cl.errors import KeepsightError
@@ -77,6 +78,7 @@ class House:
             metrics=metrics,
             keys=KeyFile(folder / "keys.json"),
             store=self.store,
+            test_sets=StoredTestSets(self.store.root),
             spool=spool,
             jobs=jobs,
             announcements=announcements,

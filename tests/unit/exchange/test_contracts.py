@@ -119,3 +119,18 @@ def test_losses_that_are_not_numbers_cannot_break_a_record() -> None:
 def test_class_images_are_counted_from_one() -> None:
     with pytest.raises(ValidationError):
         JobClass(name="cat", prompt="a cat", images=0)
+
+
+def test_a_job_teaches_or_merges_or_evaluates() -> None:
+    two = ("000001-0123456789ab", "000002-0123456789ab")
+    for wrong in ({"evaluates": two}, {"classes": ()}, {"classes": (), "evaluates": ()}):
+        with pytest.raises(ValidationError, match="classes to learn, two versions to merge, or versions to evaluate"):
+            a_job(**wrong)
+    with pytest.raises(ValidationError, match="expected classes to learn"):
+        a_job(classes=(), merges=two, evaluates=two)
+    with pytest.raises(ValidationError, match="instant version"):
+        a_job(classes=(), evaluates=two, instant=True)
+    job = a_job(classes=(), evaluates=two, test_set="field")
+    assert record_from_hash(record_to_hash(JobRecord(job=job, created_at=NOW))).job == job
+    assert job.can_wait
+    assert not a_job().can_wait

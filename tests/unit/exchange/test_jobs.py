@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis
+from kombu.connection import Connection
 
+from exchange.addresses import celery_url
 from exchange.contracts import (
     JOBS_KEY,
     UPDATE_TASK,
@@ -117,6 +119,30 @@ def test_the_message_names_the_task_and_carries_the_id_only(jobs: Jobs, client: 
     assert message["headers"]["task"] == UPDATE_TASK
     assert message["content-type"] == "application/json"
     assert record.job_id in message["headers"]["argsrepr"]
+
+
+def test_what_can_wait_is_taken_when_no_update_waits(jobs: Jobs, url: str) -> None:
+    first, second = new_job_id(), new_job_id()
+    jobs.send_update(first, later=True)
+    assert (jobs.waiting_messages(), jobs.update_waits()) == (1, False)
+    jobs.send_update(second)
+    assert (jobs.waiting_messages(), jobs.update_waits()) == (2, True)
+    with Connection(celery_url(url)) as connection, connection.SimpleQueue(UPDATES_QUEUE) as queue:  # type: ignore[no-untyped-call]
+        taken = [queue.get(block=False) for _ in range(2)]
+        assert [message.payload[0][0] for message in taken] == [second, first]
+        for message in taken:
+            message.ack()
+
+
+def test_an_evaluation_can_wait_and_a_task_cannot(jobs: Jobs) -> None:
+    task = a_record()
+    job = UpdateJob(
+        job_id=new_job_id(), task_name="e", evaluates=("000001-0123456789ab",), submitted_at=task.created_at
+    )
+    jobs.send(JobRecord(job=job, created_at=task.created_at))
+    assert (jobs.waiting_messages(), jobs.update_waits()) == (1, False)
+    jobs.send(task)
+    assert jobs.update_waits()
 
 
 def test_a_job_is_claimed_once(jobs: Jobs) -> None:

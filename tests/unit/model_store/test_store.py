@@ -510,7 +510,7 @@ def test_changing_a_store_gives_up_when_another_process_keeps_its_lock(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (one,) = grow(store, 1)
-    monkeypatch.setattr("model_store.writer.LOCK_TIMEOUT_S", 0.02)
+    monkeypatch.setattr("model_store.locking.LOCK_TIMEOUT_S", 0.02)
     with (
         FileLock(store.root / "store.lock"),
         pytest.raises(StoreBusyError, match="promoting waited"),

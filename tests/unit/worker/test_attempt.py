@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from exchange.contracts import JobRecord, JobState, job_key
+from exchange.contracts import LATER_QUEUE, JobRecord, JobState, UpdateJob, job_key, new_job_id, utc_now
 from exchange.jobs import Jobs
-from exchange.notes import read_note, restore
+from exchange.notes import Note, accept, read_note, restore
 from exchange.spool import Spool
 from tests.broker_proxy import REPLIES, BrokerProxy, always
 from tests.unit.worker.watching import FOREVER, in_phase, running
@@ -353,4 +353,29 @@ def test_a_job_that_was_restored_behind_its_workers_back_is_taken_again(
             client.flushdb()
         restore(jobs, spool, job_id)
         wait_until(lambda: jobs.get(job_id).owner == "this worker")
+    assert jobs.get(job_id).state == JobState.SUCCEEDED
+
+
+def test_an_evaluation_gives_way_to_an_update_and_waits_behind_it(
+    attempt: Attempts, jobs: Jobs, spool: Spool, submit: Submit
+) -> None:
+    job = UpdateJob(job_id=new_job_id(), task_name="e", evaluates=("000001-0123456789ab",), submitted_at=utc_now())
+    record = JobRecord(job=job, created_at=job.submitted_at)
+    spool.reserve(job.job_id)
+    accept(jobs, spool, Note(record=record))
+    jobs._redis.delete(LATER_QUEUE)  # its message was taken
+    with running(attempt('step("evaluating", 1, 9)\ntime.sleep(60)'), job.job_id):
+        wait_until(in_phase(jobs, job.job_id, "evaluating"))
+        assert jobs.get(job.job_id).state == JobState.RUNNING
+        submit()
+        wait_until(lambda: jobs.get(job.job_id).state == JobState.QUEUED)
+    assert jobs.get(job.job_id).attempts == 0, "the attempt does not count"
+    assert (jobs.update_waits(), jobs.waiting_messages()) == (True, 2)
+
+
+def test_an_update_does_not_give_way(attempt: Attempts, jobs: Jobs, submit: Submit) -> None:
+    job_id = submit().job_id
+    submit()
+    assert jobs.update_waits()
+    attempt('step("train", 1, 9)\ntime.sleep(0.3)\nask()\ndone()').run(job_id)
     assert jobs.get(job_id).state == JobState.SUCCEEDED

@@ -9,7 +9,7 @@ import pytest
 
 from exchange.contracts import GateCheck
 from model_store.gate import GatePolicy
-from worker.gate import CHECKS, Answers, Evidence, judge, upper_end
+from worker.gate import CHECKS, Answers, Evidence, OnSet, Pairs, judge, lower_end, upper_end
 
 POLICY = GatePolicy()
 
@@ -28,6 +28,11 @@ SOUND = Evidence(
 )
 
 
+def on_set(*by_class: Pairs, name: str = "field") -> OnSet:
+    """Answers to a test set, of each class beside those of the parent."""
+    return OnSet(name, {f"c{number}": pairs for number, pairs in enumerate(by_class)})
+
+
 def check(name: str, evidence: Evidence, policy: GatePolicy = POLICY) -> GateCheck:
     return CHECKS[name](policy, evidence)
 
@@ -35,7 +40,7 @@ def check(name: str, evidence: Evidence, policy: GatePolicy = POLICY) -> GateChe
 def test_a_sound_version_passes_every_check() -> None:
     result = judge(POLICY, SOUND)
     assert [check.name for check in result.checks] == list(CHECKS)
-    made = [check for check in result.checks if check.name not in ("taught", "contradiction", "twin")]
+    made = [check for check in result.checks if check.name not in ("taught", "contradiction", "twin", "test_sets")]
     assert [check.passed for check in made] == [True] * 6
     assert result.held_because == ()
 
@@ -50,6 +55,7 @@ def test_every_check_has_its_switch_and_disabled_switches_off_all() -> None:
         kept_before=answers((16, 16), (16, 16), (16, 16)),
         golden_not_finite=2,
         twin_accuracy=0.9,
+        test_sets=(on_set(Pairs(images=60, before=55, right=0, lost=55)),),
     )
     result = judge(POLICY, ruined)
     assert [check.name for check in result.checks if check.passed is False] == list(CHECKS)
@@ -223,3 +229,75 @@ def test_thresholds_are_the_policy_s() -> None:
         "worst_class",
         "old_classes",
     ]
+
+
+def paired(images: int, before: int, lost: int, won: int = 0) -> Pairs:
+    return Pairs(images=images, before=before, right=before - lost + won, lost=lost)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "passed"),
+    [
+        (paired(200, 180, 10), True),
+        (paired(200, 180, 40), True),  # 70 %, at most 75.3 %: not surely below 75 %
+        (paired(200, 180, 42), False),
+        (paired(200, 180, 42, won=20), True),  # what was won makes up for it
+        (paired(4, 4, 4), True),  # four images are lost by luck once in sixteen
+        (paired(5, 5, 5), False),
+        (paired(2, 2, 2), True),
+        (paired(50, 0, 0), True),
+    ],
+)
+def test_a_test_set_holds_a_version_that_surely_lost_too_much(pairs: Pairs, passed: bool) -> None:
+    policy = POLICY.changed({"max_test_set_flips": 1.0, "max_test_class_drop": 1.0})
+    found = check("test_sets", replace(SOUND, test_sets=(on_set(pairs),)), policy)
+    assert found.passed is passed
+    assert found.images == pairs.images
+    if not passed:
+        assert found.reason.startswith(
+            f"test set 'field': {pairs.right} of {pairs.images} images are right, {pairs.before} were before; "
+            f"{pairs.lost} became wrong and {pairs.won} right"
+        )
+
+
+def test_right_answers_that_flip_hold_a_version_even_if_as_many_are_won() -> None:
+    churned = replace(SOUND, test_sets=(on_set(paired(200, 100, 40, won=40)),))
+    found = check("test_sets", churned)
+    assert found.passed is False
+    assert found.reason == (
+        "test set 'field': of 100 right answers 40 became wrong, so the share is at least 31.8%; "
+        "at most 25.0% is expected"
+    )
+    assert lower_end(40, 100, 0.95) == pytest.approx(0.3173, abs=1e-3)  # as tables have it
+    assert check("test_sets", churned, POLICY.changed({"max_test_set_flips": 0.4})).passed is True
+
+
+def test_one_class_that_a_test_set_shows_to_be_lost_holds_a_version() -> None:
+    others = [paired(20, 19, 0)] * 9
+    found = check("test_sets", replace(SOUND, test_sets=(on_set(*others, paired(20, 19, 19)),)))
+    assert found.passed is False
+    assert "class 'c9' of the test set 'field': 0 of 20 images are right, 19 were before" in found.reason
+    few = POLICY.changed({"min_class_images": 21})
+    assert check("test_sets", replace(SOUND, test_sets=(on_set(*others, paired(20, 19, 19)),)), few).passed is True
+
+
+def test_the_level_is_shared_by_all_test_sets() -> None:
+    """What one set alone shows is luck among twenty."""
+    alone = on_set(paired(20, 20, 7))
+    policy = POLICY.changed({"max_test_set_flips": 1.0, "max_test_class_drop": 1.0})
+    quiet = [on_set(paired(20, 20, 0), name=f"quiet-{number}") for number in range(19)]
+    assert check("test_sets", replace(SOUND, test_sets=(alone,)), policy).passed is False
+    assert check("test_sets", replace(SOUND, test_sets=(alone, *quiet)), policy).passed is True
+
+
+def test_every_set_that_holds_a_version_is_named_and_many_are_cut() -> None:
+    lost = [on_set(paired(40, 40, 40), name=f"set-{number}") for number in range(4)]
+    reason = check("test_sets", replace(SOUND, test_sets=tuple(lost))).reason
+    assert "'set-0'" in reason
+    assert reason.endswith("; and 7 more like these")
+
+
+def test_test_sets_without_an_image_that_both_versions_know_are_not_judged() -> None:
+    found = check("test_sets", replace(SOUND, test_sets=(on_set(),)))
+    assert (found.passed, found.images) == (None, 0)
+    assert check("test_sets", SOUND).passed is None

@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import redis
@@ -12,10 +14,11 @@ from exchange.jobs import Jobs, Listing
 from exchange.notes import Note, write_note
 from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool
+from model_store.test_sets import SourceImage, StoredTestSets
 from tests.waiting import wait_until
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
-from worker.sweeper import ABANDONED_AFTER_S, Sweeper
+from worker.sweeper import ABANDONED_AFTER_S, TEST_SETS_EVERY_S, Sweeper
 from worker.warm import Processes
 
 Submit = Callable[[], JobRecord]
@@ -261,3 +264,31 @@ def test_jobs_that_ended_are_not_read_again(sweeper: Sweeper, jobs: Jobs, submit
     jobs.finish(submit().job_id, JobState.CANCELLED)
     sweeper.sweep()
     assert jobs.listing(skip=sweeper._finished).records == []
+
+
+def test_test_sets_whose_time_is_over_are_removed_once_a_minute(
+    sweeper: Sweeper, settings: WorkerSettings, clock: Clock, tmp_path: Path
+) -> None:
+    (settings.store / "versions").mkdir(parents=True)
+    (tmp_path / "1.png").write_bytes(b"an image")
+    image = SourceImage(tmp_path / "1.png", 0)
+    sets = StoredTestSets(settings.store)
+
+    def store(name: str, lifetime: timedelta) -> None:
+        sets.put(name, ("cat",), [image], who="ann", lifetime=lifetime)
+
+    store("over", timedelta(0))
+    store("kept", timedelta(days=1))
+    sweeper.sweep_test_sets()
+    assert [path.stem for path in (settings.store / "test-sets").glob("*.json")] == ["kept"]
+    store("over", timedelta(0))
+    sweeper.sweep_test_sets()
+    assert (settings.store / "test-sets" / "over.json").exists()
+    clock.now += TEST_SETS_EVERY_S
+    sweeper.sweep_test_sets()
+    assert not (settings.store / "test-sets" / "over.json").exists()
+
+
+def test_a_store_without_test_sets_is_not_touched(sweeper: Sweeper, settings: WorkerSettings) -> None:
+    sweeper.sweep_test_sets()
+    assert not settings.store.exists()

@@ -246,3 +246,27 @@ def test_two_dots_inside_a_name_are_harmless() -> None:
 def test_shown_paths_are_printable_valid_and_short() -> None:
     assert shown("a\x1b[31m\udcff/b") == "a�[31m?/b"
     assert len(shown("x" * 10_000)) == 200
+
+
+def test_a_test_split_is_read_where_it_is_asked_for() -> None:
+    tree = "train/cat/1.png train/dog/1.png val/cat/2.png test/cat/3.png test/yak/4.png test/5.png"
+    layout = lay_out(entries(*tree.split()), with_test=True)
+    of_test = {path: place.label for path, place in zip(tree.split(), layout.places, strict=True) if place.test}
+    assert of_test == {"test/cat/3.png": "cat", "test/yak/4.png": "yak"}
+    assert (layout.labels, layout.held_out_labels, layout.test_labels) == (("cat", "dog"), ("cat",), ("cat", "yak"))
+    assert layout.places[-1].reason == NO_CLASS
+    assert layout.passed_over == ()
+    plain = read(tree)
+    assert (plain.labels, plain.test_labels) == (("cat", "dog"), ())
+    assert [(row.path, row.reason, row.entries) for row in plain.passed_over] == [("test", TEST, 3)]
+
+
+def test_test_splits_of_single_classes_are_read_where_they_are_asked_for() -> None:
+    tree = "cat/train/1.png cat/test/2.png dog/train/1.png dog/test/2.png"
+    layout = lay_out(entries(*tree.split()), with_test=True)
+    assert [(place.label, place.test) for place in layout.places] == [
+        ("cat", False),
+        ("cat", True),
+        ("dog", False),
+        ("dog", True),
+    ]

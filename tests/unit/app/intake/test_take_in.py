@@ -12,7 +12,7 @@ from PIL import Image
 
 from app.errors import ArchiveTooLargeError, TaskRefusedError
 from app.intake.limits import IntakeLimits
-from app.intake.take_in import Taken, take_in
+from app.intake.take_in import Taken, take_in, take_in_test_set
 from app.settings import GIB, Settings
 from exchange.contracts import new_job_id
 from exchange.spool import Spool, SpoolWriter
@@ -285,3 +285,71 @@ def test_an_upload_that_is_no_longer_wanted_ends_and_leaves_nothing(
         take_in(io.BytesIO(data), len(data), writer, limits=limits, check_names=lambda names: None, check=check)
     assert asked == after + 1
     assert list(spool.root.iterdir()) == []
+
+
+SPLIT = ("train/cat/1.png", "train/owl/2.png", "val/cat/3.png", "test/cat/4.png", "test/yak/5.png", "test/cat/torn.png")
+
+
+def test_a_test_split_goes_into_a_folder_of_its_own(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
+) -> None:
+    members = {path: b"torn" if "torn" in path else png(number) for number, path in enumerate(SPLIT)}
+    data = make_zip(members)
+    asked: list[Sequence[str]] = []
+    task, aside = new_job_id(), new_job_id()
+    with spool.create(task) as writer, spool.create(aside) as test_writer:
+        taken = take_in(
+            io.BytesIO(data), len(data), writer, limits=limits, check_names=asked.append, test_writer=test_writer
+        )
+    assert asked == [["cat", "owl"]], "labels of the test set may be classes that are never taught"
+    assert (taken.report.classes, taken.report.held_out, taken.report.test_set) == (
+        {"cat": 2, "owl": 1},
+        {"cat": 1},
+        {"cat": 1, "yak": 1},
+    )
+    assert [rejected.path for rejected in taken.report.rejected] == ["test/cat/torn.png"]
+    learned, tested = spool.read(task), spool.read(aside)
+    assert taken.test_set == tested
+    assert (learned.classes, len(learned.files)) == (("cat", "owl"), 3)
+    assert {path.read_bytes() for path in tested.files} == {members["test/cat/4.png"], members["test/yak/5.png"]}
+
+
+def test_a_picture_on_both_sides_of_the_test_split_is_told(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
+) -> None:
+    data = make_zip({"train/cat/1.png": png(1), "train/cat/2.png": png(2), "test/cat/3.png": png(1)})
+    with spool.create(new_job_id()) as writer, spool.create(new_job_id()) as test_writer:
+        taken = take_in(
+            io.BytesIO(data),
+            len(data),
+            writer,
+            limits=limits,
+            check_names=lambda names: None,
+            test_writer=test_writer,
+        )
+    assert {taken.report.repeated[0].path, taken.report.repeated[0].first_path} == {"train/cat/1.png", "test/cat/3.png"}
+
+
+def take_set(data: bytes, spool: Spool, limits: IntakeLimits, *, most: int = 100) -> Taken:
+    with spool.create(new_job_id()) as writer:
+        return take_in_test_set(
+            io.BytesIO(data), len(data), writer, limits=limits, max_images=most, check_names=lambda names: None
+        )
+
+
+def test_a_test_set_is_the_test_split_or_all_of_an_archive_without_splits(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
+) -> None:
+    members = {path: b"torn" if "torn" in path else png(number) for number, path in enumerate(SPLIT)}
+    taken = take_set(make_zip(members), spool, limits)
+    assert taken.report.classes == {"cat": 1, "yak": 1}
+    assert taken.report.notes[-1] == "the test split is the test set; 3 images of other splits are not kept"
+    assert taken.report.rejected_count == 1
+    plain = take_set(make_zip({"cat/1.png": png(1), "yak/2.png": png(2)}), spool, limits)
+    assert plain.report.classes == {"cat": 1, "yak": 1}
+    with pytest.raises(TaskRefusedError, match="a val split and no test split"):
+        take_set(make_zip({"train/cat/1.png": png(1), "val/cat/2.png": png(2)}), spool, limits)
+    with pytest.raises(TaskRefusedError, match="no usable image"):
+        take_set(make_zip({"cat/1.png": b"torn"}), spool, limits)
+    with pytest.raises(ArchiveTooLargeError, match="more than 1 images"):
+        take_set(make_zip({"cat/1.png": png(1), "yak/2.png": png(2)}), spool, limits, most=1)

@@ -35,7 +35,8 @@ COMMANDS = (
     "up", "down", "demo", "classify", "teach", "jobs", "jobs show", "jobs cancel", "versions", "versions show", "merge",
     "classes", "classes rename", "classes swap", "classes merge", "classes delete", "classes replace",
     "rollback", "promote", "rollout", "prune", "pin", "unpin", "verify", "export", "backup", "restore",
-    "gate", "gate show", "gate set", "keys", "keys create", "keys list", "keys revoke", "keys forget",
+    "gate", "gate show", "gate set", "keys", "keys create", "keys list", "keys revoke", "keys forget", "test-sets",
+    "test-sets put", "test-sets show", "test-sets remove", "evaluate", "report", "compare",
 )  # fmt: skip
 
 
