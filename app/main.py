@@ -15,7 +15,7 @@ from app.metrics import Metrics
 from app.middleware import BodyLimit, Methods, Observe
 from app.openapi import DESCRIPTION, TAGS
 from app.query_limit import QueryLimit
-from app.routes import admin, classify, embeddings, health, jobs, open_inference, tasks, versions
+from app.routes import admin, classify, corrections, embeddings, health, jobs, open_inference, tasks, versions
 from app.serving.live_model import LiveModel
 from app.settings import MIB, Settings
 from app.startup import running
@@ -53,7 +53,7 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
     )
     app.state.startup_error = None
     problems.install(app)
-    for resource in (classify, embeddings, open_inference, tasks, jobs, versions, admin, health):
+    for resource in (classify, embeddings, open_inference, tasks, corrections, jobs, versions, admin, health):
         app.include_router(resource.router)
 
     @app.get("/", include_in_schema=False)
@@ -83,6 +83,6 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
 def _body_limit(path: str, settings: Settings) -> int:
     if path == "/v1/tasks":
         return settings.max_upload_bytes
-    if path in ("/v1/classify", "/v1/embeddings") or path.startswith("/v2/models/"):
+    if path in ("/v1/classify", "/v1/corrections", "/v1/embeddings") or path.startswith("/v2/models/"):
         return settings.max_classify_bytes
     return OTHER_BODY_BYTES

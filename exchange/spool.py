@@ -79,7 +79,7 @@ class SpoolWriter:
         """
         safe = suffix.lower() if _SUFFIX.fullmatch(suffix.lower()) else ""
         name = f"images/{len(self._files):07d}{safe}"
-        _write_synced(self._folder / name, data)
+        write_synced(self._folder / name, data)
         self._files.append(name)
         self._labels.append(class_index)
         self._checksums.append(sha256(data).hexdigest())
@@ -112,7 +112,7 @@ class SpoolWriter:
             "held_out": held_out,
             "digest": digest,
         }
-        _write_synced(self._folder / "index.json", json.dumps(index).encode())
+        write_synced(self._folder / "index.json", json.dumps(index).encode())
         sync_folder(self._folder / "images")
         sync_folder(self._folder)
         os.rename(self._folder, self._final)
@@ -235,7 +235,7 @@ class Spool:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             (folder / NOTE_FILE).unlink()
         for path in (folder, folder.with_name(folder.name + _PARTIAL)):
-            _remove(path)
+            remove_path(path)
 
     def purge_images(self, job_id: str) -> None:
         """Remove everything of the job except its note.
@@ -247,7 +247,7 @@ class Spool:
         with contextlib.suppress(FileNotFoundError):
             for path in list(folder.iterdir()):
                 if path.name != NOTE_FILE:
-                    _remove(path)
+                    remove_path(path)
 
     def folders(self) -> dict[str, int]:
         """Return the jobs that have a folder, complete or not, each with a stamp that changes when a file is added."""
@@ -268,14 +268,15 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and sync it to disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Remove a file or a folder, which someone else may be removing at the same time."""
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)

@@ -22,7 +22,15 @@ from model_store.disk import writing
 from model_store.gate import GATE_FILE, GatePolicy, differences, reasons_of, write_policy
 from model_store.libraries import installed_libraries
 from model_store.reader import VersionIds, parents_of
-from model_store.types import DamagedPointerError, Manifest, MovedMeanwhileError, Provenance, StoreError, VersionId
+from model_store.types import (
+    INSTANT,
+    DamagedPointerError,
+    Manifest,
+    MovedMeanwhileError,
+    Provenance,
+    StoreError,
+    VersionId,
+)
 from model_store.writer import LOCK_TIMEOUT_S, StoreWriter
 from segp_cl.runtime.golden import GoldenAnswers
 from segp_cl.types import LearnerState
@@ -206,7 +214,7 @@ class Store(StoreWriter):
             manifests = self._manifests()
             unreadable = {version for version, manifest in manifests.items() if manifest is None}
             # what instant versions stand on: their tasks may still be trained on it
-            instants = list(itertools.takewhile(lambda manifest: manifest.made == "instant", lineage))
+            instants = list(itertools.takewhile(lambda manifest: manifest.is_instant, lineage))
             stood_on = {manifest.version_id for manifest in lineage[: len(instants) + 1]}
             pinned = policy.pinned_versions(journal.entries) | unreadable | stood_on
             for version_id in policy.to_prune(parents_of(manifests), current=self.current(), pinned=pinned, keep=keep):
@@ -264,7 +272,7 @@ class Store(StoreWriter):
     def _published(self, provenance: Provenance, parent: VersionId | None) -> VersionId | None:
         if provenance.job_id is None:
             return None
-        if provenance.made != "instant":
+        if provenance.made not in INSTANT:
             return self.version_of_job(provenance.job_id)
         same = (instant for instant in self.instants_of_job(provenance.job_id) if instant.parent == parent)
         return next((instant.version_id for instant in same), None)

@@ -23,8 +23,11 @@ TENSORS_FILE = "tensors.safetensors"
 VersionId = str
 """`000007-0123456789ab`: the number of the version, and the first 12 hex digits of its content digest."""
 
-Made = Literal["instant", "trained", "merged"]
-"""How a version was made: of its parent and a task in closed form, or by training; or of two versions, its parents."""
+Made = Literal["instant", "trained", "merged", "corrected"]
+"""How a version was made: of its parent and a task in closed form, or by training; of two versions, its parents; or of
+its parent and corrections of its answers."""
+INSTANT: Final[tuple[Made, ...]] = ("instant", "corrected")
+"""How those are made that are put on top of others at once, and again on what was trained meanwhile."""
 
 Action = Literal["publish", "hold", "promote", "rollback", "prune", "pin", "unpin", "recover", "gate"]
 """What a journal line records. `recover` explains what an interrupted process left; see `JournalEntry`."""
@@ -235,6 +238,11 @@ class Manifest(_Record):
     def parents(self) -> tuple[VersionId, ...]:
         """All parents: none of the first version, two of a merged one."""
         return tuple(parent for parent in (self.parent, self.other_parent) if parent is not None)
+
+    @property
+    def is_instant(self) -> bool:
+        """Whether it is put on top of others at once, and again on what was trained meanwhile."""
+        return self.made in INSTANT
 
     format: Format = FORMAT
     version_id: VersionId

@@ -20,6 +20,7 @@ from segp_cl.runtime.hardware import choose_device, choose_dtype
 from segp_cl.runtime.passes import PassSettings
 from segp_cl.types import OnProgress, Progress
 from worker.base_model import base_model
+from worker.correcting import correct
 from worker.judging import Judge
 from worker.promotion import promote
 from worker.seen import SeenOnce
@@ -84,8 +85,11 @@ def put_on(
 ) -> Manifest:
     """Publish the instant version of a task on a parent, without promoting it.
 
-    New classes get their sums, prototypes, texts and calibration by the parent's towers, which stay as they are.
+    New classes get their sums, prototypes, texts and calibration by the parent's towers, which stay as they are. The
+    instant version of corrections is all that is made of them.
     """
+    if data.job.corrections:
+        return correct(store, data, parent, settings, on_progress=on_progress, before_publish=before_publish)
     job, device = data.job, choose_device(settings.device)
     state = store.open(parent)
     base = base_model(state.model, device)

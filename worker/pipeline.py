@@ -27,6 +27,7 @@ from segp_cl.runtime.process import peak_rss_bytes
 from segp_cl.types import Learned, LearnerState, OnProgress, Progress
 from worker.base_model import base_model
 from worker.contributions import contributions_of
+from worker.instant import put_on
 from worker.judging import Judge, Judgement
 from worker.merging import merge_versions, put_merged
 from worker.placing import base_of, put_in_place, twin_of, waits_in
@@ -96,8 +97,12 @@ def run_update(
             return _Update(store, job, settings, on_progress, on_contributions, before_publish).run(job.parent, None)
         parent = base_of(store.lineage(), waits_in(Spool(settings.spool)))
         twin = twin_of(store, job.job_id, parent)
-        if twin is not None and job.learner_config.strategy == "prototypes":
+        if job.corrections and twin is None:  # it could not be made at once
+            data = TaskData.read(job, settings)
+            twin = put_on(store, data, parent, settings, on_progress=on_progress, before_publish=before_publish)
+        elif twin is not None and job.learner_config.strategy == "prototypes":
             before_publish()
+        if twin is not None and job.learner_config.strategy == "prototypes":
             return outcome_of(store, job, twin, settings, on_progress)
         return _Update(store, job, settings, on_progress, on_contributions, before_publish).run(parent, twin)
 

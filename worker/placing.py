@@ -52,7 +52,7 @@ def base_of(lineage: Sequence[Manifest], waits: Waits) -> VersionId:
     Raises:
         VersionNotFoundError: that version was removed by hand.
     """
-    instants = list(takewhile(lambda manifest: manifest.made == "instant", lineage))
+    instants = list(takewhile(lambda manifest: manifest.is_instant, lineage))
     lowest = max((at for at, manifest in enumerate(instants) if waits(manifest.job_id or "")), default=-1)
     if lowest + 1 == len(lineage):
         raise VersionNotFoundError(lineage[lowest].parent or "")
@@ -83,7 +83,7 @@ def put_in_place(
             return None  # an earlier attempt has put it there
         current = lineage[0].version_id
         above = list(takewhile(lambda here: here.version_id != manifest.parent, lineage))
-        if len(above) == len(lineage) or any(here.made != "instant" for here in above):
+        if len(above) == len(lineage) or any(not here.is_instant for here in above):
             return (
                 f"CURRENT was moved to {current} while this was learned on {manifest.parent}; "
                 "the version is kept and can be promoted by hand"
@@ -103,7 +103,7 @@ def was_taken_back(store: Store, job_id: str) -> bool:
 
     def has_it(version: VersionId | None) -> bool:
         while version is not None and (manifest := manifests.get(version)) is not None:
-            if manifest.made == "instant" and manifest.job_id == job_id:
+            if manifest.is_instant and manifest.job_id == job_id:
                 return True
             version = manifest.parent
         return False

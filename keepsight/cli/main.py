@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from keepsight.cli.commands import answers, bench, gate, jobs, keys, service, teaching, versions
+from keepsight.cli.commands import answers, bench, corrections, gate, jobs, keys, service, teaching, versions
 from keepsight.cli.errors import EXPECTED, sentence_of
 
 DEBUG_VARIABLE = "KEEPSIGHT_DEBUG"
@@ -31,6 +31,8 @@ app.command()(service.demo)
 app.command(context_settings=bench.CONTEXT)(bench.bench)
 app.command()(answers.classify)
 app.command()(teaching.teach)
+app.command()(corrections.correct)
+app.add_typer(corrections.app, name="corrections")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(versions.app, name="versions")
 app.command()(versions.merge)

@@ -16,7 +16,7 @@ from keepsight.cli.intake import encoding_lines, intake_lines
 
 if TYPE_CHECKING:
     from keepsight.client import Client
-    from keepsight.client.api import Accepted, Job, MergeAccepted
+    from keepsight.client.api import Accepted, CorrectionsAccepted, Job, MergeAccepted
 
 INTERRUPTED = 130
 
@@ -79,7 +79,13 @@ def teach(
 
 
 def conclude(
-    client: Client, accepted: Accepted | MergeAccepted, *, label: str, done: str, wait: bool, as_json: bool
+    client: Client,
+    accepted: Accepted | MergeAccepted | CorrectionsAccepted,
+    *,
+    label: str,
+    done: str,
+    wait: bool,
+    as_json: bool,
 ) -> None:
     """Follow an accepted job to its end and print what became of it; without `wait`, print where it is.
 
@@ -100,7 +106,7 @@ def report(job: Job, done: str, *, as_json: bool) -> None:
     Raises:
         CommandError: it made no version.
     """
-    from keepsight.cli.views import accuracy_line, outcome_sentence
+    from keepsight.cli.views import accuracy_line, correction_lines, label_lines, outcome_sentence
 
     if as_json:
         console.print_json(job)
@@ -108,6 +114,10 @@ def report(job: Job, done: str, *, as_json: bool) -> None:
         console.out().print(f"{done}: {outcome_sentence(job)}.", markup=False)
         if job["result"] and job["result"]["evaluation"]:
             console.out().print(accuracy_line(job["result"]["evaluation"]), markup=False)
+        for line in correction_lines(job["result"]) if job["result"] else ():
+            console.out().print(line, markup=False)
+    if not as_json and (labels := job.get("labels")):
+        console.print_notes(label_lines(labels))
     if job["state"] != "succeeded":
         raise CommandError(f"job {job['job_id']} ended without a new version ({outcome_sentence(job).rstrip('.')})")
 
