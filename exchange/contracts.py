@@ -188,10 +188,10 @@ class UpdateJob(_Contract):
 class JobProgress(_Contract):
     """The progress of a running job.
 
-    `phase` is `waiting` (for the lineage), `loading`, one of the learner's phases (`stem`, `anchors`, `train`, `drift`,
-    `prototypes`, `align`), `merging`, `evaluating` or `publishing`. `step` counts up to `steps` within the phase; both
-    are 0 where the phase has no steps. `eta_s` estimates the seconds left in this phase from its pace so far, and is
-    None until there is one. `elapsed_s` counts from the start of this attempt.
+    `phase` is `waiting` (for the lineage), `loading`, `labels` (which are looked at), one of the learner's phases
+    (`stem`, `anchors`, `train`, `drift`, `prototypes`, `align`), `merging`, `evaluating` or `publishing`. `step` counts
+    up to `steps` within the phase; both are 0 where the phase has no steps. `eta_s` estimates the seconds left in this
+    phase from its pace so far, and is None until there is one. `elapsed_s` counts from the start of this attempt.
     """
 
     phase: str

@@ -1,8 +1,10 @@
-"""Corrections of answers in closed form: what is moved between class sums, and which boundaries are sharpened. Ours.
+"""Corrections of answers in closed form: what is moved between class sums, and what mistakes have added to the scatter.
 
-A few wrong labels hardly move the mean of a class. But the difference between the two classes' means is then counted as
-variance within a class, and whitening makes just the direction count for less that tells them apart. So a correction
-moves its image, and gives the direction back to the pair of classes that it names. See docs/adr/0041.
+Ours, not the paper's. A few wrong labels hardly move the mean of a class. But the difference between the means of the
+class that an image is taught as and of its own is then counted as variance within a class, and whitening makes just the
+direction count for less that tells the two apart. A correction moves its image. It is also evidence of other images
+with the same mistake, which nobody has corrected: what these have added to the scatter is estimated and taken away. See
+docs/adr/0041.
 """
 
 from __future__ import annotations
@@ -18,6 +20,12 @@ from torch import Tensor
 from segp_cl.config import WHITENING_SHRINKAGE
 from segp_cl.statistics import ClassSums
 
+PRIOR: Final = 0.1
+"""What every pair of a task's classes counts before a correction is seen, in corrections."""
+MOST_TAKEN: Final = 0.9
+"""Largest share of the variance along any direction that is taken away."""
+MOST_WRONG: Final = 0.5
+"""Largest share of a class's images that is thought to be wrong."""
 _RIDGE: Final = 1e-3
 _TOLERANCE: Final = 1e-2
 
@@ -30,22 +38,17 @@ class CorrectedImages:
         units: unit-norm raw features.
         right: row of each one's right class.
         taught: row of the class that it was taught as, by a wrong label; None: it was not taught.
-        answered: row of the class that it was answered as; None: it is not known.
     """
 
     units: Float64[Tensor, "images raw"]
     right: Sequence[int]
     taught: Sequence[int | None]
-    answered: Sequence[int | None]
 
-    def pairs(self) -> list[tuple[int, int]]:
-        """Return the pairs of classes that were taken for each other, each once, the smaller row first."""
-        found = set()
-        for right, taught, answered in zip(self.right, self.taught, self.answered, strict=True):
-            for wrong in (taught, answered):
-                if wrong is not None and wrong != right:
-                    found.add((min(right, wrong), max(right, wrong)))
-        return sorted(found)
+    @property
+    def mistakes(self) -> list[tuple[int, int]]:
+        """(taught, right) of every image with a wrong label."""
+        both = zip(self.taught, self.right, strict=True)
+        return [(taught, right) for taught, right in both if taught is not None and taught != right]
 
 
 def with_corrections(sums: ClassSums, corrected: CorrectedImages) -> ClassSums:
@@ -63,29 +66,67 @@ def with_corrections(sums: ClassSums, corrected: CorrectedImages) -> ClassSums:
     return sums
 
 
-def sharpened(sums: ClassSums, pairs: Sequence[tuple[int, int]], *, share: float) -> ClassSums:
-    """Return the sums with less of the scatter along the directions that tell pairs of classes apart.
+def expected_mistakes(
+    mistakes: Sequence[tuple[int, int]], tasks: Sequence[int], counts: Sequence[int], *, stands_for: float
+) -> Float64[Tensor, "classes classes"]:
+    """Return how many images of class c are thought to be taught as class j, at [j, c], besides those that were found.
 
-    Q = (W + λI)⁻¹ D are Fisher's directions, D the differences of the pairs' means, λ that of the whitening. The result
-    is W - `share` W Q (Qᵀ W Q)⁺ Qᵀ W: along each of them the variance is (1 - `share`) of what it was, and whatever has
-    no covariance with them keeps its own. It has no negative variance for a share of at most 1.
+    All mistakes together are `stands_for` times those that were found. They are spread over pairs of classes as a
+    Dirichlet prior expects it: a pair has what was found of it, in either direction, and `PRIOR`. So a pair that was
+    found several times has most of them, and where each was found once, many pairs have some.
+
+    Args:
+        mistakes: (taught, right) of each that was found.
+        tasks: the task of every class. The pairs are those of classes that were taught together with a class that has
+            a mistake.
+        counts: n_c. At most `MOST_WRONG` of a class's images are thought to be wrong.
+        stands_for: how many mistakes there are for one that was found.
+    """
+    classes = len(tasks)
+    found = torch.zeros(classes, classes, dtype=torch.float64)
+    for taught, right in mistakes:
+        found[taught, right] += 0.5
+        found[right, taught] += 0.5
+    of_task = torch.tensor(tasks)
+    together = (of_task[:, None] == of_task[None]) & torch.isin(of_task, of_task[[taught for taught, _ in mistakes]])
+    prior = PRIOR * together.double().fill_diagonal_(0)
+    weight = found + prior
+    expected = stands_for * len(mistakes) * weight / weight.sum().clamp(min=1)
+    most = MOST_WRONG * torch.tensor(counts, dtype=torch.float64) / expected.sum(dim=1).clamp(min=1e-9)
+    return expected * most.clamp(max=1)[:, None]
+
+
+def without_mistakes(sums: ClassSums, expected: Float64[Tensor, "classes classes"]) -> ClassSums:
+    """Return the sums without what mistakes have added to the scatter. Counts and means stay.
+
+    k images of class c among the n of class j add g d dᵀ, with d = m_j - m_c and g = k n / (n - k). Over all pairs that
+    is T Tᵀ = Mᵀ L M, with the means M and the Laplacian L of the graph whose edges weigh g. T is brought into the
+    range of the scatter W, as B = W Q with Q = (W + λI)⁻¹ T, λ that of the whitening, and what is taken away is
+    B (I + Qᵀ W Q / θ)⁻¹ Bᵀ: B Bᵀ where that is little beside W, and never more than the share θ = `MOST_TAKEN` of the
+    variance along any direction, so that none becomes negative.
 
     Args:
         sums: of all classes.
-        pairs: rows of classes.
-        share: of the variance, in [0, 1].
+        expected: how many images of class c were taught as class j, at [j, c].
     """
-    if sums.scatter is None or not pairs or not share:
+    if sums.scatter is None or not bool(expected.any()):
         return sums
-    means = sums.sums / sums.counts.clamp(min=1)[:, None]
-    first, second = torch.tensor(pairs).unbind(dim=1)
+    counts = sums.counts.double().clamp(min=1)
+    gained = expected * counts[:, None] / (counts[:, None] - expected).clamp(min=1)
+    edges = gained + gained.T
+    involved = edges.sum(dim=1).nonzero().flatten()
+    edges = edges[involved][:, involved]
+    values, vectors = torch.linalg.eigh(edges.sum(dim=1).diag() - edges)
+    rooted = vectors * values.clamp(min=0).sqrt()
+    added = (sums.sums[involved] / counts[involved, None]).T @ rooted[:, 1:]  # the first value of a Laplacian is 0
     scatter = sums.scatter
     ridge = WHITENING_SHRINKAGE * scatter.diagonal().mean()
     factor = torch.linalg.cholesky(scatter + ridge * torch.eye(len(scatter), dtype=scatter.dtype))
-    fisher = torch.cholesky_solve((means[first] - means[second]).T, factor)
-    along = scatter @ fisher
-    taken = along @ torch.linalg.pinv(fisher.T @ along, hermitian=True) @ along.T
-    return replace(sums, scatter=scatter - share * (taken + taken.T) / 2)
+    within = torch.cholesky_solve(added, factor)
+    along = scatter @ within
+    shrunk = torch.eye(along.shape[1], dtype=scatter.dtype) + within.T @ along / MOST_TAKEN
+    taken = along @ torch.linalg.solve(shrunk, along.T)
+    return replace(sums, scatter=scatter - (taken + taken.T) / 2)
 
 
 class _Membership:

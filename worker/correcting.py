@@ -79,7 +79,6 @@ def correct(
         raw,
         [each.label for each in corrections.values()],
         taught=[each.taught_as for each in corrections.values()],
-        answered=[each.answered for each in corrections.values()],
         new_classes=[TaskClass(name, prompt) for name, prompt in sorted(new.items())],
         backbone=base,
         config=config,

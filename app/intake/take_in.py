@@ -135,7 +135,8 @@ def _take_in(
             tally.reject(item.where, reason)
             continue
         name = names[item.label]
-        writer.add(order[name], item.data, PurePosixPath(item.where).suffix, held_out=item.held_out)
+        suffix = PurePosixPath(item.where).suffix
+        writer.add(order[name], item.data, suffix, held_out=item.held_out, path=item.where)
         tally.accept(item, item.data, name)
     report = tally.report(source)
     _check_nothing_empty(report)

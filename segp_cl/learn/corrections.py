@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from segp_cl.config import LearnerConfig
-from segp_cl.corrections import CorrectedImages, sharpened, with_corrections
+from segp_cl.corrections import CorrectedImages, expected_mistakes, with_corrections, without_mistakes
 from segp_cl.errors import IncompatibleStateError, InvalidTaskError
 from segp_cl.models.backbone import Backbone
 from segp_cl.types import Learned, LearnedClass, LearnerState, LearnReport, TaskClass
@@ -24,7 +24,6 @@ def learn_corrections(
     right: Sequence[str],
     *,
     taught: Sequence[str | None],
-    answered: Sequence[str | None],
     new_classes: Sequence[TaskClass] = (),
     backbone: Backbone,
     config: LearnerConfig,
@@ -36,10 +35,9 @@ def learn_corrections(
         raw: r(x) of the corrected images by the state's image tower, of any norm.
         right: the right class of each.
         taught: the class that each was taught as, by a wrong label; None: it was not taught.
-        answered: what each was answered; None, or a name that is no class: that says nothing.
         new_classes: those of the right classes that the state does not know.
         backbone: the state's base model.
-        config: hyper-parameters; `corrected_share` alone counts.
+        config: hyper-parameters; `correction_stands_for` alone counts.
 
     Raises:
         InvalidTaskError: there is no image, or a right class is neither known nor new.
@@ -59,20 +57,20 @@ def learn_corrections(
         F.normalize(raw.double(), dim=-1).cpu(),
         [row[name] for name in right],
         [None if name is None else row.get(name) for name in taught],
-        [None if name is None else row.get(name) for name in answered],
     )
     sums = with_corrections(state.kept_sums, corrected)
-    known = len(state.classes)
-    pairs = [pair for pair in corrected.pairs() if max(pair) < known]  # a new class has no boundary yet
-    sums = sharpened(sums, pairs, share=config.corrected_share)
+    task = state.tasks + 1
+    classes = [*state.classes, *(LearnedClass(new.name, new.prompt, task=task, images=0) for new in new_classes)]
+    counts = sums.counts.tolist()
+    if corrected.mistakes:
+        of_class = [each.task for each in classes]
+        stands_for = config.correction_stands_for
+        sums = without_mistakes(sums, expected_mistakes(corrected.mistakes, of_class, counts, stands_for=stands_for))
     texts = state.text_features
     if new_classes:
         with torch.inference_mode():
             fresh = backbone.with_lora(state.lora).text_features([new.prompt for new in new_classes])
         texts = torch.cat([texts, fresh.float().cpu().clone()])
-    task = state.tasks + 1
-    classes = [*state.classes, *(LearnedClass(new.name, new.prompt, task=task, images=0) for new in new_classes)]
-    counts = sums.counts.tolist()
     learned = replace(
         state,
         classes=tuple(replace(each, images=count) for each, count in zip(classes, counts, strict=True)),
@@ -85,7 +83,7 @@ def learn_corrections(
     report = LearnReport(
         seconds={"corrections": time.perf_counter() - begun},
         losses=(),
-        settings={"strategy": "corrections", "corrected_share": config.corrected_share},
+        settings={"strategy": "corrections", "correction_stands_for": config.correction_stands_for},
         adapted=(),
         anchors=0,
         steps=0,

@@ -16,7 +16,7 @@ from app.intake.submission import TaskForm
 from app.main import create_app
 from app.problems import TABLE
 from app.protocols.open_inference import OUTPUTS, InferAnswer
-from app.routes import admin, classify, embeddings, health, jobs, open_inference, tasks, versions
+from app.routes import admin, classify, corrections, embeddings, health, jobs, open_inference, tasks, versions
 from app.schemas import ClassifyOptions
 from app.settings import Settings
 from exchange.contracts import JobState, UpdateOutcome
@@ -29,6 +29,7 @@ PAGE = DOCS / "api.md"
 ROUTERS = (
     admin.router,
     classify.router,
+    corrections.router,
     embeddings.router,
     open_inference.router,
     health.router,

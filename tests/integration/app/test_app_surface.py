@@ -34,6 +34,11 @@ PROTECTED = [
     ("POST", "/v2/models/m/versions/x/infer", "classify"),
     ("POST", "/v1/tasks", "train"),
     ("POST", "/v1/versions/merge", "train"),
+    ("POST", "/v1/corrections", "train"),
+    ("GET", "/v1/corrections", "train"),
+    ("DELETE", "/v1/corrections", "train"),
+    ("POST", "/v1/corrections/learn", "train"),
+    ("DELETE", "/v1/corrections/x", "train"),
     ("GET", "/v1/jobs", "train"),
     ("GET", "/v1/jobs/x", "train"),
     ("GET", "/v1/jobs/x/events", "train"),
@@ -70,7 +75,8 @@ def test_every_route_is_either_protected_or_known_to_be_open(client: TestClient)
 
 
 def templated(path: str) -> str:
-    path = re.sub("/x(?=/|$)", "/{job_id}" if "/jobs/" in path else "/{version_id}", path)
+    known = {"jobs": "{job_id}", "corrections": "{number}"}
+    path = re.sub("/x(?=/|$)", f"/{known.get(path.split('/')[2], '{version_id}')}", path)
     return path.replace("/models/m", "/models/{name}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
@@ -159,6 +160,19 @@ def test_a_process_that_ends_at_any_system_call_neither_loses_one_nor_has_it_lea
 ) -> None:
     """The process is gone from the nth call on: nothing it would have done afterwards happens."""
     original = getattr(os, failing)
+
+    def dying(after: int) -> Callable[..., object]:
+        left = after
+
+        def call(*arguments: object, **options: object) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os._exit(9)
+            return original(*arguments, **options)
+
+        return call
+
     for nth in range(60):
         jobs = Jobs(redis_url)
         corrections = Corrections(spool, LIMITS)
@@ -167,16 +181,7 @@ def test_a_process_that_ends_at_any_system_call_neither_loses_one_nor_has_it_lea
             corrections.add(image, "cat", corrected_by="ada")
         pid = os.fork()
         if pid == 0:
-            calls = 0
-
-            def dies(*arguments: object, **options: object) -> object:
-                nonlocal calls
-                calls += 1
-                if calls > nth:
-                    os._exit(9)
-                return original(*arguments, **options)
-
-            monkeypatch.setattr(os, failing, dies)
+            monkeypatch.setattr(os, failing, dying(nth))
             try:
                 learn(corrections, jobs)
             finally:
