@@ -15,9 +15,10 @@ from benchmarks.common.options import ONLY, Out, Quick, Threads
 from benchmarks.common.pages import measured_on, number, table
 from benchmarks.common.progress import quiet_bar
 from benchmarks.common.record import Record, load_json, save_bytes, save_json
+from benchmarks.operator.corrections import CORRECTIONS
 from benchmarks.operator.part import Inputs, Part
 
-PARTS: Final[Mapping[str, Part]] = MappingProxyType({})
+PARTS: Final[Mapping[str, Part]] = MappingProxyType({"corrections": CORRECTIONS})
 app = typer.Typer(add_completion=False)
 
 

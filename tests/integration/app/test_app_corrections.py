@@ -132,7 +132,9 @@ def test_one_job_learns_them_and_a_cancelled_one_gives_a_receipt(
     assert [each.number for each in taken_by(spool, job_id)] == [1, 2]
     job = client.get(f"/v1/jobs/{job_id}").json()
     assert (job["state"], job["name"], job["corrections"], job["receipt"]) == ("queued", "2 corrections", 2, None)
-    assert Jobs(redis_url).next_instant(1.0) == job_id
+    jobs = Jobs(redis_url)
+    waiting = iter(lambda: jobs.next_instant(0.1), None)  # with those of other tests
+    assert job_id in list(waiting)
 
     cancelled = client.delete(f"/v1/jobs/{job_id}").json()
     assert (cancelled["receipt"]["corrections"], cancelled["receipt"]["learned"]) == (2, False)
