@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -61,13 +62,17 @@ def nearly_same(
 ) -> list[tuple[int, int, float]]:
     """Return pairs of images in different classes whose features have at least that cosine, the nearest first.
 
+    Cosines are taken around the middle of all features, so that what all images of a model have in common does not make
+    them alike.
+
     Args:
         features: of any norm.
         labels: the class of each.
         least_cosine: of a pair that is returned.
         block: images that are compared with all others at a time.
     """
-    unit = torch.nn.functional.normalize(features, dim=-1)
+    unit = F.normalize(features, dim=-1)
+    unit = F.normalize(unit - unit.mean(dim=0), dim=-1)
     found = []
     for start in range(0, len(unit), block):
         cosines = unit[start : start + block] @ unit.T

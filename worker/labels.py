@@ -25,8 +25,8 @@ MOST_LOOKED_AT: Final = 2000
 """Most images of a task whose labels are looked at, evenly from all classes."""
 MOST_TOLD: Final = 100
 """Most images, and most pairs, that a report lists."""
-NEARLY_SAME: Final = 0.97
-"""Least cosine of raw features of what is nearly the same picture."""
+NEARLY_SAME: Final = 0.9
+"""Least cosine of raw features, around their middle, of what is nearly the same picture; see docs/adr/0041."""
 
 
 def labels_of(
@@ -37,6 +37,7 @@ def labels_of(
     *,
     batch_size: int,
     on_batch: Callable[[int, int], None],
+    most_told: int = MOST_TOLD,
 ) -> LabelReport:
     """Return which labels of a task are likely wrong, and which pictures are nearly the same in two classes.
 
@@ -50,6 +51,7 @@ def labels_of(
         split: which of them the version has learned from.
         batch_size: images per pass.
         on_batch: called with (batches done, batches in all) after each.
+        most_told: most images, and most pairs, that are listed.
     """
     looked_at = evenly(index.labels, range(len(index.labels)), MOST_LOOKED_AT)
     held_out = set(split.held_out)
@@ -92,9 +94,9 @@ def labels_of(
     same = _nearly_same(classifier, seen, index, looked_at, batch_size)
     return LabelReport(
         images=len(looked_at),
-        likely_wrong=tuple(wrong[:MOST_TOLD]),
+        likely_wrong=tuple(wrong[:most_told]),
         likely_wrong_count=len(wrong),
-        nearly_same=tuple(same[:MOST_TOLD]),
+        nearly_same=tuple(same[:most_told]),
         nearly_same_count=len(same),
     )
 

@@ -187,9 +187,9 @@ def _told(data: _Data, task: int, given: Int64[Tensor, " images"]) -> tuple[int,
         Split(train=tuple(range(len(own))), held_out=()),
         batch_size=_BATCH,
         on_batch=lambda step, steps: None,
+        most_told=len(own),
     )
     right = sum(int(given[int(each.path)] != rows[int(each.path)]) for each in report.likely_wrong)
-    assert report.likely_wrong_count == len(report.likely_wrong), "the list of a task this small is whole"
     return report.likely_wrong_count, right, int((given[own] != rows[own]).sum())
 
 
@@ -241,7 +241,7 @@ def measure(inputs: Inputs) -> Found:
     details: Record = {}
     for kind in KINDS:
         accuracies: dict[str, list[list[Tensor]]] = defaultdict(list)
-        told: list[tuple[int, int, int]] = []
+        told: list[tuple[int, int, int]] = []  # of the first seed: each image is looked at alone, which takes long
         for seed in range(seeds):
             by_task: dict[str, list[Tensor]] = defaultdict(list)
             for task in spoiled_tasks:
@@ -250,7 +250,8 @@ def measure(inputs: Inputs) -> Found:
                 given, wrong = spoiled(data.train[1], of_task, kind, generator)
                 for way, sums in _ways(data, given, wrong).items():
                     by_task[way].append(data.right_by_task(sums))
-                told.append(_told(data, task, given))
+                if not seed:
+                    told.append(_told(data, task, given))
             for way, found in by_task.items():
                 accuracies[way].append(found)
         details[kind] = _summary(clean, spoiled_tasks, len(tasks), accuracies) | _counted(told)

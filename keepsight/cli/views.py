@@ -140,7 +140,7 @@ def label_lines(labels: LabelReport) -> list[str]:
 
 def correction_lines(result: JobResult) -> list[str]:
     """Return what the corrections did that a job has learned, if it learned some."""
-    found = (result["report"] or {}).get("corrections")
+    found = (result.get("report") or {}).get("corrections")
     if found is None:
         return []
     report = cast("CorrectionReport", found)

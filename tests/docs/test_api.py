@@ -19,7 +19,7 @@ from app.protocols.open_inference import OUTPUTS, InferAnswer
 from app.routes import admin, classify, corrections, embeddings, health, jobs, open_inference, tasks, versions
 from app.schemas import ClassifyOptions
 from app.settings import Settings
-from exchange.contracts import JobState, UpdateOutcome
+from exchange.contracts import CorrectionReport, JobState, LabelReport, UpdateOutcome
 from keepsight.keys import SCOPES
 from model_store.types import Manifest
 from segp_cl.prompts import DEFAULT_TEMPLATE
@@ -44,6 +44,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "InferAnswer": InferAnswer,
     "Manifest": Manifest,
     "UpdateOutcome": UpdateOutcome,
+    "CorrectionReport": CorrectionReport,
+    "LabelReport": LabelReport,
 }
 EXAMPLES = [block for page in PAGES for block in blocks(page) if block.language == "json"]
 NOT_IN_THE_TABLE = {"job-failed": 500}
@@ -161,6 +163,12 @@ def test_the_page_has_an_example_of_every_answer_that_is_not_trivial() -> None:
         "ContributionReport",
         "MergeAccepted",
         "MergeBody",
+        "CorrectionBody",
+        "CorrectionList",
+        "CorrectionReport",
+        "CorrectionView",
+        "CorrectionsAccepted",
+        "LabelReport",
         "Moved",
         "Rollout",
         "PromoteBody",

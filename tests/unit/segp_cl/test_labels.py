@@ -45,8 +45,10 @@ def test_a_class_without_images_is_hard_to_be_taken_for() -> None:
 
 @pytest.mark.parametrize("block", [1, 2, 100])
 def test_nearly_the_same_in_two_classes(block: int) -> None:
-    features = torch.tensor([[1.0, 0.0], [3.0, 0.1], [0.0, 1.0], [2.0, 0.0], [0.1, 5.0]])
-    labels = torch.tensor([0, 1, 1, 0, 0])
+    common = torch.tensor([0.0, 0.0, 50.0])  # what all have in common makes no two of them alike
+    features = torch.tensor([[9.0, 0, 0], [9, 0.1, 0], [0, 9, 0], [-9, 0, 0], [0.1, 9, 0], [0, -9, 0]]) + common
+    labels = torch.tensor([0, 1, 1, 0, 0, 1])
     found = nearly_same(features, labels, least_cosine=0.99, block=block)
-    assert [(one, other) for one, other, _ in found] == [(2, 4), (0, 1), (1, 3)]
-    assert found[0][2] == pytest.approx(5 / (25.01**0.5))
+    assert [(one, other) for one, other, _ in found] == [(0, 1), (2, 4)]
+    assert all(0.999 < cosine < 1 for _, _, cosine in found)
+    assert nearly_same(features, torch.zeros(6, dtype=torch.int64), least_cosine=0.99, block=block) == []
