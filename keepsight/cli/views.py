@@ -93,7 +93,7 @@ def job_lines(job: Job) -> list[str]:
     if result := job["result"]:
         lines.append(escape(outcome_sentence(job)))
         lines += map(escape, correction_lines(result))
-        if result["version_id"]:
+        if result["version_id"] and not job.get("corrections"):
             lines.append(accuracy_line(result["evaluation"]))
         if gate := result.get("gate"):
             lines += map(escape, gate_lines(gate))

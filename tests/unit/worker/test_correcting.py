@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from threading import Event
 
 import pytest
@@ -18,6 +19,7 @@ from exchange.contracts import (
 )
 from exchange.corrections import CorrectionLimits, Corrections
 from exchange.jobs import Jobs
+from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool, SpoolError
 from model_store.store import Store
 from model_store.types import VersionId
@@ -30,6 +32,7 @@ from tests.unit.worker.test_pipeline import store as store
 from worker.instant import run_instant
 from worker.ledger import Ledger
 from worker.settings import WorkerSettings
+from worker.sweeper import Sweeper
 
 LIMITS = CorrectionLimits(most=100, most_bytes=1 << 20, kept_s=3600.0)
 
@@ -165,3 +168,42 @@ def test_the_receipt_says_what_became_of_them(
     jobs.create(plain)
     Ledger(jobs, Spool(settings.spool), stop=Event()).conclude(plain, JobState.CANCELLED)
     assert jobs.get(plain.job_id).receipt is None
+
+
+def test_whoever_sweeps_first_has_those_that_are_due_learned(
+    settings: WorkerSettings, store: Store, pets: VersionId, corrections: Corrections, redis_url: str
+) -> None:
+    settings = settings.model_copy(update={"corrections_learn_count": 2, "redis_url": redis_url})
+    spool, jobs, stop = Spool(settings.spool), Jobs(redis_url), Event()
+    sweepers = [Sweeper(settings, jobs, spool, stop=stop) for _ in range(2)]
+
+    def learning() -> list[JobRecord]:
+        return [record for job_id in spool.folders() if (record := jobs.get(job_id)).job.corrections]
+
+    corrections.add(picture((1, 1, 1), 1), next(iter(PETS)), corrected_by="ann")
+    for sweeper in sweepers:
+        sweeper.sweep()
+    assert (len(corrections.waiting()), learning()) == (1, [])
+    corrections.add(picture((9, 9, 9), 1), next(iter(PETS)), corrected_by="ann")
+    for sweeper in sweepers:
+        sweeper.sweep()
+    assert corrections.waiting() == []
+    assert [(record.job.corrections, record.job.submitted_by) for record in learning()] == [(2, "keepsight")]
+
+    old = utc_now() - timedelta(seconds=settings.corrections_kept_s + 1)
+    corrections = Corrections(spool, CorrectionLimits.of(settings))
+    corrections.add(picture((7, 7, 7), 1), next(iter(PETS)), corrected_by="ann", at=old)
+    sweepers[0].sweep()
+    assert list((spool.root / "corrections").glob("0*")) == []
+
+
+def test_corrections_expire_without_a_broker_too(
+    settings: WorkerSettings, store: Store, pets: VersionId, corrections: Corrections
+) -> None:
+    spool = Spool(settings.spool)
+    corrections.add(picture((1, 1, 1), 1), next(iter(PETS)), corrected_by="ann", at=utc_now() - timedelta(seconds=3601))
+    gone = Jobs("redis://127.0.0.1:1/0", timeout_s=0.2)
+    settings = settings.model_copy(update={"corrections_kept_s": 3600.0})
+    with pytest.raises(BrokerUnavailableError):
+        Sweeper(settings, gone, spool, stop=Event()).sweep()
+    assert list((spool.root / "corrections").glob("0*")) == []
