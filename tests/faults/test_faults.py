@@ -45,6 +45,7 @@ def test_corrections_are_learned_once_whoever_is_killed(killed: str, stages: Sta
     stage = stages.get()
     service = stage.service
     label = stage.classes()[0]
+    before = len(service.ask("GET", "/v1/versions").json["versions"])
     for _ in range(3):
         body = {"image": base64.b64encode(stage.pictures.png()).decode(), "label": label}
         assert service.ask("POST", "/v1/corrections", body).status == 201
@@ -63,7 +64,7 @@ def test_corrections_are_learned_once_whoever_is_killed(killed: str, stages: Sta
     wait_until(lambda: service.ask("GET", "/v1/corrections").status == 200)
     assert service.ask("GET", "/v1/corrections").json["corrections"] == []
     listed = service.ask("GET", "/v1/versions").json["versions"]
-    assert len([each for each in listed if each["dataset"] == "3 corrections" and each["parent"] == stage.base]) == 1
+    assert [(each["made"], each["parent"]) for each in listed[before:]] == [("corrected", stage.base)]
     assert stage.move("rollback", stage.base).status == 200
 
 
