@@ -76,7 +76,8 @@ def test_every_route_is_either_protected_or_known_to_be_open(client: TestClient)
 
 def templated(path: str) -> str:
     known = {"jobs": "{job_id}", "corrections": "{number}"}
-    path = re.sub("/x(?=/|$)", f"/{known.get(path.split('/')[2], '{version_id}')}", path)
+    name = next((name for part, name in known.items() if f"/{part}/" in path), "{version_id}")
+    path = re.sub("/x(?=/|$)", f"/{name}", path)
     return path.replace("/models/m", "/models/{name}")
 
 
