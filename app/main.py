@@ -19,6 +19,7 @@ from app.routes import (
     admin,
     classes,
     classify,
+    corrections,
     embeddings,
     evaluations,
     health,
@@ -70,6 +71,7 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
         embeddings,
         open_inference,
         tasks,
+        corrections,
         jobs,
         test_sets,
         evaluations,
@@ -109,6 +111,6 @@ def _body_limit(path: str, settings: Settings) -> int:
     is_upload = path == "/v1/tasks" or path.startswith("/v1/test-sets/")
     if is_upload or (path.startswith("/v1/classes/") and path.endswith("/replace")):
         return settings.max_upload_bytes
-    if path in ("/v1/classify", "/v1/embeddings") or path.startswith("/v2/models/"):
+    if path in ("/v1/classify", "/v1/corrections", "/v1/embeddings") or path.startswith("/v2/models/"):
         return settings.max_classify_bytes
     return OTHER_BODY_BYTES

@@ -17,6 +17,7 @@ TAGS = [
     {"name": "embeddings", "description": "Vectors of images and texts, for search and comparison."},
     {"name": "open inference", "description": "The Open Inference Protocol (v2), for its clients."},
     {"name": "tasks", "description": "Teach new classes from labelled images."},
+    {"name": "corrections", "description": "Keep right labels of images that were answered wrongly, and learn them."},
     {"name": "jobs", "description": "Follow and cancel the learning of a task."},
     {"name": "test sets", "description": "Store labelled images to measure versions on, and compare versions."},
     {"name": "classes", "description": "List, rename, merge, replace and delete classes."},

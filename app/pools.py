@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from app.offload import Pool
+from exchange.corrections import CorrectionsBusyError
 from exchange.redis_client import BrokerUnavailableError
 from exchange.rollout import RolloutBusyError
 from model_store.types import StoreBusyError
@@ -40,6 +41,15 @@ def _upkeep() -> Pool:
     )
 
 
+def _corrections() -> Pool:
+    return Pool(
+        "corrections",
+        threads=2,
+        waiting=64,
+        full=lambda: CorrectionsBusyError("the spool does not answer the corrections that wait for it already"),
+    )
+
+
 @dataclass(frozen=True)
 class Pools:
     """One pool for each thing that is waited for: what hangs fills its own pool, and nothing else waits for it.
@@ -49,14 +59,16 @@ class Pools:
         store: reads of the store, which may lie on a network disk.
         moves: moves of CURRENT, which wait for all servers.
         upkeep: what looks after versions, one after the other: it may read all of the store, or wait for its lock.
+        corrections: work on the corrections in the spool, which one process does at a time.
     """
 
     broker: Pool = field(default_factory=_broker)
     store: Pool = field(default_factory=_store)
     moves: Pool = field(default_factory=_moves)
     upkeep: Pool = field(default_factory=_upkeep)
+    corrections: Pool = field(default_factory=_corrections)
 
     def close(self) -> None:
         """End all threads when their work is done."""
-        for pool in (self.broker, self.store, self.moves, self.upkeep):
+        for pool in (self.broker, self.store, self.moves, self.upkeep, self.corrections):
             pool.close()

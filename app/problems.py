@@ -44,6 +44,12 @@ from app.errors import (
     UnknownArchiveError,
 )
 from app.wire.root import route_path
+from exchange.corrections import (
+    CorrectionNotFoundError,
+    CorrectionsBusyError,
+    CorrectionsFullError,
+    NoCorrectionsError,
+)
 from exchange.jobs import JobNotFoundError
 from exchange.redis_client import BrokerUnavailableError
 from exchange.rollout import RolloutBusyError, RolloutRefusedError, RolloutTimeoutError, RolloutUnfinishedError
@@ -163,6 +169,10 @@ TABLE: Mapping[type[Exception], Answer] = {
     CorruptTestSetError: Answer(409, "test-set-corrupt", "The test set's files are damaged"),
     NotEvaluatedError: Answer(409, "not-evaluated", "A version was not measured yet"),
     NoCommonAncestorError: Answer(409, "no-common-ancestor", "The versions cannot be merged"),
+    CorrectionNotFoundError: Answer(404, "correction-not-found", "No such correction waits"),
+    CorrectionsFullError: Answer(507, "corrections-full", "No more corrections are kept", 60),
+    CorrectionsBusyError: Answer(503, "corrections-busy", "Another process is at the corrections", 2),
+    NoCorrectionsError: Answer(409, "no-corrections", "There is nothing to learn"),
     NothingToRollBackToError: Answer(409, "nothing-to-roll-back-to", "There is no earlier version"),
     SwapTimeoutError: Answer(504, "swap-timeout", "The version is not served everywhere yet"),
     RolloutUnfinishedError: Answer(504, "swap-timeout", "The version is not served everywhere yet"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -19,7 +19,16 @@ from pydantic import (
 
 from app.json_body import LongText, Text
 from app.problems import problem
-from exchange.contracts import ContributionReport, InstantOutcome, JobRecord, UpdateOutcome, ValidationReport
+from exchange.contracts import (
+    ContributionReport,
+    InstantOutcome,
+    JobRecord,
+    LabelReport,
+    PurgeReceipt,
+    UpdateOutcome,
+    ValidationReport,
+)
+from exchange.corrections import Correction
 from exchange.roster import SeenServer
 from model_store.gate import GatePolicy
 from model_store.reader import Pruning
@@ -33,6 +42,7 @@ MAX_TOP_K = 1000
 DEFAULT_KNOWN_SHARE = 0.95
 MAX_TIMEOUT_MS = 2**31 - 1
 MAX_LABEL_LENGTH = 200
+Serving = Literal["served_instantly", "trained", "merged", "edited", "corrected"]
 PathName = Literal["fused", "text", "visual"]
 SET_NAME = f"^{NAME_PATTERN}$"
 """What the name of a test set is."""
@@ -415,6 +425,79 @@ class Comparison(BaseModel):
     measure: str | None
 
 
+class CorrectionFields(BaseModel):
+    """What a correction says besides its image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str = Field(min_length=1, max_length=MAX_LABEL_LENGTH, description="The right class.")
+    new_class: bool = Field(False, description="Whether `label` is to become a class, if it is none yet.")
+    taught_as: str | None = Field(
+        None, max_length=MAX_LABEL_LENGTH, description="The class that this image was taught as, by a wrong label."
+    )
+    answered: str | None = Field(
+        None, max_length=MAX_LABEL_LENGTH, description="What it was answered. Default: what it is answered now."
+    )
+    probability: float | None = Field(None, ge=0, le=1, description="The probability of that answer.")
+    answered_by: str | None = Field(None, max_length=100, description="The version that answered.")
+    reason: str = Field("", max_length=1000, description="Why; kept until the correction is learned.")
+
+
+class CorrectionBody(CorrectionFields):
+    """A correction as JSON."""
+
+    image: Text = Field(description="The image in base64.")
+
+
+class CorrectionView(BaseModel):
+    """A correction that waits to be learned, without its image."""
+
+    number: int
+    label: str
+    new_class: bool = Field(description="Whether `label` becomes a class by it.")
+    taught_as: str | None
+    answered: str | None
+    probability: float | None
+    answered_by: str | None
+    reason: str
+    corrected_by: str
+    at: datetime
+    expires_at: datetime = Field(description="When it is removed if it was not learned.")
+    bytes: int
+
+    @classmethod
+    def of(cls, kept: Correction, *, kept_s: float) -> CorrectionView:
+        """Return what clients see of it."""
+        shared = kept.model_dump(exclude={"prompt", "sha256", "size"})
+        expires_at = kept.at + timedelta(seconds=kept_s)
+        return cls(**shared, new_class=kept.prompt is not None, expires_at=expires_at, bytes=kept.size)
+
+
+class CorrectionList(BaseModel):
+    """The corrections that wait, the oldest first."""
+
+    corrections: list[CorrectionView]
+    bytes: int = Field(description="Of their images together.")
+    learned_at_count: int | None = Field(description="So many are learned by themselves; null: never by their number.")
+    learned_after_s: float | None = Field(
+        description="Seconds after which the oldest has all learned; null: never by their age."
+    )
+
+
+class CorrectionsRemoved(BaseModel):
+    """How many corrections were removed."""
+
+    removed: int
+
+
+class CorrectionsAccepted(BaseModel):
+    """The job that will learn the corrections."""
+
+    job_id: str
+    location: str = Field(examples=["/v1/jobs/5f0c1b1f6e1e4c2b9d0b8f0f6a3c2d10"])
+    corrections: int
+
+
 class JobProgressView(BaseModel):
     """The progress of a running job."""
 
@@ -437,15 +520,22 @@ class JobView(BaseModel):
     merges: list[str] | None = Field(None, description="The two versions that it merges; null: it merges none.")
     evaluates: list[str] | None = Field(None, description="The versions that it measures; null: it measures none.")
     edit: ClassEdit | None = Field(None, description="What it does to the classes; null: it edits none.")
+    corrections: int = Field(0, description="How many corrections it learns; 0: it learns none.")
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     cancel_requested: bool
     progress: JobProgressView | None
-    serving: Literal["served_instantly", "trained", "merged", "edited"] | None = Field(
+    serving: Serving | None = Field(
         description="What of the task was put into service so far: its instant version, or the trained one."
     )
     instant: InstantOutcome | None = Field(description="What became of the version without training; null: none yet.")
     contributions: ContributionReport | None = Field(
         None, description="What its new classes have in common with the old ones, told before they are learned."
+    )
+    labels: LabelReport | None = Field(
+        None, description="What looks wrong in the labels of its images, told before they are learned."
+    )
+    receipt: PurgeReceipt | None = Field(
+        None, description="Of corrections: that their images were removed when the job ended."
     )
     result: UpdateOutcome | None
     error: Problem | None
@@ -473,12 +563,15 @@ class JobView(BaseModel):
             merges=None if record.job.merges is None else list(record.job.merges),
             edit=record.job.edit,
             evaluates=None if record.job.evaluates is None else list(record.job.evaluates),
+            corrections=record.job.corrections,
             state=record.state.value,
             cancel_requested=record.cancel_requested,
             progress=progress,
             serving=_serving(record),
             instant=record.instant,
             contributions=record.contributions,
+            labels=record.labels,
+            receipt=record.receipt,
             result=record.outcome,
             error=error,
             validation=record.validation,
@@ -490,8 +583,11 @@ class JobView(BaseModel):
         )
 
 
-def _serving(record: JobRecord) -> Literal["served_instantly", "trained", "merged", "edited"] | None:
+def _serving(record: JobRecord) -> Serving | None:
     instant, outcome = record.instant, record.outcome
+    if record.job.corrections:
+        promoted = (instant is not None and instant.promoted) or (outcome is not None and outcome.promoted)
+        return "corrected" if promoted else None
     if record.job.merges is not None or record.job.edit is not None:
         done = outcome is not None and outcome.promoted
         return None if not done else "edited" if record.job.merges is None else "merged"
@@ -518,7 +614,8 @@ class VersionSummary(BaseModel):
     classes: int
     tasks: int
     made: Made | None = Field(
-        description="`instant`: in closed form; `trained`; `merged` of two; `edited`: its classes; null: unknown."
+        description="`instant`: in closed form; `trained`; `merged` of two; `edited`: its classes; `corrected`; "
+        "null: unknown."
     )
     edited: str | None = Field(None, description="What was done to the classes of an edited version, in words.")
     strategy: str | None

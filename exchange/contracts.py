@@ -30,6 +30,9 @@ CONTRIBUTIONS_KEY = "contributions"
 TEST_SETS_KEY = "test_sets"
 """Where a manifest's report has its `OnTestSets`."""
 
+CORRECTIONS_KEY = "corrections"
+"""Where a manifest's report has its `CorrectionReport`."""
+
 JOBS_KEY = "keepsight:jobs"
 """Sorted set of job ids, scored by the time they were created (Unix seconds)."""
 CURRENT_CHANNEL = "keepsight:current"
@@ -154,7 +157,8 @@ class UpdateJob(_Contract):
 
     `config` holds overrides of `LearnerConfig`; an unknown name or a value out of range is a validation error.
     `submitted_on` was CURRENT when the upload was accepted (None: not known), so the store is not to be begun anew.
-    With `instant`, a version without training is made and served first.
+    With `instant`, a version without training is made and served first. `corrections` is how many of those that
+    waited (see `exchange.corrections`) the images are; 0 for an uploaded task.
     """
 
     job_id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -173,6 +177,7 @@ class UpdateJob(_Contract):
     submitted_by: str = "anonymous"
     submitted_on: str | None = None
     instant: bool = False
+    corrections: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _has_work(self) -> Self:
@@ -205,10 +210,10 @@ class UpdateJob(_Contract):
 class JobProgress(_Contract):
     """The progress of a running job.
 
-    `phase` is `waiting` (for the lineage), `loading`, one of the learner's phases (`stem`, `anchors`, `train`, `drift`,
-    `prototypes`, `align`), `merging`, `evaluating` or `publishing`. `step` counts up to `steps` within the phase; both
-    are 0 where the phase has no steps. `eta_s` estimates the seconds left in this phase from its pace so far, and is
-    None until there is one. `elapsed_s` counts from the start of this attempt.
+    `phase` is `waiting` (for the lineage), `loading`, `labels` (which are looked at), one of the learner's phases
+    (`stem`, `anchors`, `train`, `drift`, `prototypes`, `align`), `merging`, `evaluating` or `publishing`. `step` counts
+    up to `steps` within the phase; both are 0 where the phase has no steps. `eta_s` estimates the seconds left in this
+    phase from its pace so far, and is None until there is one. `elapsed_s` counts from the start of this attempt.
     """
 
     phase: str
@@ -416,6 +421,92 @@ class ContributionReport(_Contract):
     no_forecast_because: str | None = None
 
 
+class LikelyWrong(_Contract):
+    """A file of the upload whose label is likely wrong: `likely` is what its image looks like, without its own help.
+
+    Probabilities are those of an image that is left out of its class.
+    """
+
+    path: str
+    label: str
+    likely: str
+    label_probability: float = Field(ge=0, le=1)
+    likely_probability: float = Field(ge=0, le=1)
+
+
+class NearlySame(_Contract):
+    """Two files of the upload that are nearly the same picture, in two classes; `cosine` is that of their features."""
+
+    path: str
+    label: str
+    other_path: str
+    other_label: str
+    cosine: float
+
+
+class LabelReport(_Contract):
+    """What looks wrong in the labels of a task, told before they are learned. Lists are cut; counts count all."""
+
+    images: int = Field(ge=1)
+    likely_wrong: tuple[LikelyWrong, ...] = ()
+    likely_wrong_count: int = Field(0, ge=0)
+    nearly_same: tuple[NearlySame, ...] = ()
+    nearly_same_count: int = Field(0, ge=0)
+
+
+class CorrectionEffect(_Contract):
+    """What a correction did. `before` and `now` are the answers to its image by the version before and by this one."""
+
+    number: int
+    label: str
+    taught_as: str | None = None
+    answered: str | None = None
+    before: str
+    now: str
+    right_before: bool
+    right_now: bool
+
+
+class CorrectionReport(_Contract):
+    """What corrections did to the answers, told with the version that learned them.
+
+    `left_out` were not learned, because their classes are no longer known. `mended` were wrong and are
+    right now, `spoiled` the other way round. Besides the corrections, `sampled` features of all classes were asked
+    about, of which `sampled_flipped` got another answer, `sampled_right_before` were right and `sampled_right_now`
+    are. `effects` has the corrections by number, cut at a limit; the counts count all.
+    """
+
+    corrections: int = Field(ge=1)
+    left_out: int = Field(0, ge=0)
+    mended: int = Field(ge=0)
+    spoiled: int = Field(ge=0)
+    right_before: int = Field(ge=0)
+    right_now: int = Field(ge=0)
+    sampled: int = Field(0, ge=0)
+    sampled_flipped: int = Field(0, ge=0)
+    sampled_right_before: int = Field(0, ge=0)
+    sampled_right_now: int = Field(0, ge=0)
+    effects: tuple[CorrectionEffect, ...] = ()
+
+
+class PurgeReceipt(_Contract):
+    """That the images of corrections were removed when their job ended, however it ended. None of them waits again.
+
+    `learned` says whether a version has learned them, be it promoted or held.
+    """
+
+    corrections: int = Field(ge=1)
+    removed_at: AwareDatetime
+    learned: bool
+
+
+def receipt_for(job: UpdateJob, state: JobState) -> PurgeReceipt | None:
+    """Return the receipt of a job that ends now, if it learns corrections: their images are removed with its end."""
+    if not job.corrections:
+        return None
+    return PurgeReceipt(corrections=job.corrections, removed_at=utc_now(), learned=state is JobState.SUCCEEDED)
+
+
 class UpdateOutcome(_Contract):
     """The result of a finished update. A published version that was not promoted has the reason here.
 
@@ -474,8 +565,10 @@ class JobRecord(_Contract):
     progress: JobProgress | None = None
     instant: InstantOutcome | None = None
     contributions: ContributionReport | None = None
+    labels: LabelReport | None = None
     outcome: UpdateOutcome | None = None
     error: JobError | None = None
+    receipt: PurgeReceipt | None = None
     attempts: int = 0
     cancel_requested: bool = False
     created_at: AwareDatetime
@@ -496,8 +589,10 @@ _JSON_FIELDS: dict[str, type[BaseModel]] = {
     "progress": JobProgress,
     "instant": InstantOutcome,
     "contributions": ContributionReport,
+    "labels": LabelReport,
     "outcome": UpdateOutcome,
     "error": JobError,
+    "receipt": PurgeReceipt,
 }
 _TEXT_FIELDS = ("state", "attempts", "created_at", "started_at", "finished_at", "owner", "heartbeat")
 

@@ -31,6 +31,8 @@ from exchange.contracts import (
     JobProgress,
     JobRecord,
     JobState,
+    LabelReport,
+    PurgeReceipt,
     UpdateOutcome,
     events_channel,
     idempotency_key,
@@ -196,6 +198,15 @@ class Jobs(RedisClient):
         """Store what a running job's new classes have in common with the old ones. Return False if it is not its."""
         return self._script(scripts.CONTRIBUTIONS, self._job(job_id), [owner, report.model_dump_json()]) == "saved"
 
+    def save_labels(self, job_id: str, report: LabelReport) -> bool:
+        """Store what looks wrong in a job's labels. Return False and store nothing if the job has ended."""
+        return self._script(scripts.LABELS, self._job(job_id), [report.model_dump_json()]) == "saved"
+
+    def save_receipt(self, job_id: str, receipt: PurgeReceipt) -> None:
+        """Store that the images of a cancelled job's corrections were removed."""
+        with reaching():
+            self._redis.hset(job_key(job_id), "receipt", receipt.model_dump_json())
+
     def get(self, job_id: str) -> JobRecord:
         """Return the job's current record.
 
@@ -336,6 +347,7 @@ class Jobs(RedisClient):
         *,
         outcome: UpdateOutcome | None = None,
         error: JobError | None = None,
+        receipt: PurgeReceipt | None = None,
     ) -> bool:
         """Set a job's final state. Return False and change nothing if it already has one or is gone."""
         assert state.terminal, state
@@ -345,6 +357,7 @@ class Jobs(RedisClient):
             outcome.model_dump_json() if outcome else "",
             error.model_dump_json() if error else "",
             str(FINISHED_JOBS_KEPT_S),
+            receipt.model_dump_json() if receipt else "",
         ]
         return self._script(scripts.FINISH, self._job(job_id), arguments) == "finished"
 

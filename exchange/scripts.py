@@ -69,6 +69,15 @@ redis.call('PUBLISH', KEYS[2], 'progress')
 return 'saved'
 """
 
+# ARGV: the report
+LABELS: Final = """
+local state = redis.call('HGET', KEYS[1], 'state')
+if state ~= 'queued' and state ~= 'running' then return 'over' end
+redis.call('HSET', KEYS[1], 'labels', ARGV[1])
+redis.call('PUBLISH', KEYS[2], 'progress')
+return 'saved'
+"""
+
 # ARGV: owner, the report
 CONTRIBUTIONS: Final = """
 if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return 'over' end
@@ -90,13 +99,14 @@ redis.call('PUBLISH', KEYS[2], 'state')
 return 'requeued'
 """
 
-# ARGV: state, now, outcome or '', error or '', seconds to keep
+# ARGV: state, now, outcome or '', error or '', seconds to keep, receipt or ''
 FINISH: Final = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= 'queued' and state ~= 'running' then return 'over' end
 redis.call('HSET', KEYS[1], 'state', ARGV[1], 'finished_at', ARGV[2])
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'outcome', ARGV[3]) end
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'error', ARGV[4]) end
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'receipt', ARGV[6]) end
 redis.call('HDEL', KEYS[1], 'owner', 'heartbeat')
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 redis.call('PUBLISH', KEYS[2], 'state')

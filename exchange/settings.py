@@ -68,6 +68,19 @@ class SharedSettings(BaseSettings):
     test_set_days: float = Field(
         365.0, gt=0, le=36_500, description="Days that a test set is kept, unless its sender says how long."
     )
+    corrections_max: int = Field(1000, ge=1, le=10_000, description="Most corrections that wait to be learned.")
+    corrections_max_bytes: int = Field(
+        256 << 20, ge=1, description="Most bytes of their images together; more are refused."
+    )
+    corrections_kept_s: float = Field(
+        14 * 24 * 3600.0, gt=0, description="Seconds after which a correction that was not learned is removed."
+    )
+    corrections_learn_count: int = Field(
+        50, ge=0, description="Corrections that wait before they are learned by themselves; 0: never by their number."
+    )
+    corrections_learn_after_s: float = Field(
+        24 * 3600.0, ge=0, description="Seconds the oldest waits before all are learned; 0: never by their age."
+    )
     swap_timeout_s: float = Field(60.0, gt=0, description="Seconds a move waits for servers to be ready, and to swap.")
     server_lost_after_s: float = Field(5.0, gt=0, description="Silence after which a server counts as dead.")
     umask: str = Field(

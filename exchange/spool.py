@@ -24,6 +24,8 @@ from segp_cl.errors import KeepsightError
 _JOB_ID: Final = re.compile(r"[0-9a-f]{32}")
 _SUFFIX: Final = re.compile(r"\.[a-z0-9]{1,8}")
 _PARTIAL: Final = ".part"
+MAX_PATH: Final = 500
+"""Most characters that are kept of where an image lies in an upload."""
 NOTE_FILE: Final = "job.json"
 """The job's note; see `exchange.notes`."""
 
@@ -37,7 +39,8 @@ class SpoolIndex:
     """Index of a job's folder: `files[i]` is an image of class `classes[labels[i]]`, with SHA-256 `checksums[i]`.
 
     `held_out` has the positions of the images that the sender set apart for measuring. `digest` identifies the data
-    set: the same images of the same classes, held out or not, in the same order give the same digest.
+    set: the same images of the same classes, held out or not, in the same order give the same digest. `paths[i]` says
+    where image i lies in the upload, for the sender; it is no path here, and is empty where it is not known.
     """
 
     classes: tuple[str, ...]
@@ -46,6 +49,7 @@ class SpoolIndex:
     checksums: tuple[str, ...]
     digest: str
     held_out: tuple[int, ...] = ()
+    paths: tuple[str, ...] = ()
 
 
 def _digest(classes: Sequence[str], labels: Sequence[int], checksums: Sequence[str], held_out: Sequence[int]) -> str:
@@ -66,24 +70,27 @@ class SpoolWriter:
         self._labels: list[int] = []
         self._checksums: list[str] = []
         self._held_out: list[bool] = []
+        self._paths: list[str] = []
         self._folder.mkdir(mode=0o700)
         (self._folder / "images").mkdir()
 
-    def add(self, class_index: int, data: bytes, suffix: str = "", *, held_out: bool = False) -> None:
-        """Store one encoded image of the class at `class_index`. Of the file's name only a plain suffix is stored.
+    def add(self, class_index: int, data: bytes, suffix: str = "", *, held_out: bool = False, path: str = "") -> None:
+        """Store one encoded image of the class at `class_index`. Of the file's name only a plain suffix names the file.
 
-        With `held_out`, the image is measured on and not learned from.
+        With `held_out`, the image is measured on and not learned from. `path` is kept in the index, to be told to the
+        sender.
 
         Raises:
             OSError: the disk is full or the folder is gone.
         """
         safe = suffix.lower() if _SUFFIX.fullmatch(suffix.lower()) else ""
         name = f"images/{len(self._files):07d}{safe}"
-        _write_synced(self._folder / name, data)
+        write_synced(self._folder / name, data)
         self._files.append(name)
         self._labels.append(class_index)
         self._checksums.append(sha256(data).hexdigest())
         self._held_out.append(held_out)
+        self._paths.append(path[:MAX_PATH])
 
     def close(self, classes: Sequence[str]) -> SpoolIndex:
         """Name the classes, write the index, and make the folder visible to `Spool.read`.
@@ -98,11 +105,12 @@ class SpoolWriter:
             raise SpoolError("no image was spooled, expected at least one")
         if not all(0 <= label < len(classes) for label in self._labels):
             raise SpoolError(f"an image's label is outside of the {len(classes)} classes")
-        rows = sorted(zip(self._labels, self._checksums, self._held_out, self._files, strict=True))
-        self._labels = [label for label, _, _, _ in rows]
-        self._checksums = [checksum for _, checksum, _, _ in rows]
-        self._files = [file for _, _, _, file in rows]
-        held_out = tuple(position for position, (_, _, held, _) in enumerate(rows) if held)
+        rows = sorted(zip(self._labels, self._checksums, self._held_out, self._files, self._paths, strict=True))
+        self._labels = [label for label, _, _, _, _ in rows]
+        self._checksums = [checksum for _, checksum, _, _, _ in rows]
+        self._files = [file for _, _, _, file, _ in rows]
+        self._paths = [path for _, _, _, _, path in rows]
+        held_out = tuple(position for position, (_, _, held, _, _) in enumerate(rows) if held)
         digest = _digest(classes, self._labels, self._checksums, held_out)
         index = {
             "classes": list(classes),
@@ -111,14 +119,17 @@ class SpoolWriter:
             "checksums": self._checksums,
             "held_out": held_out,
             "digest": digest,
+            "paths": self._paths,
         }
-        _write_synced(self._folder / "index.json", json.dumps(index).encode())
+        write_synced(self._folder / "index.json", json.dumps(index).encode())
         sync_folder(self._folder / "images")
         sync_folder(self._folder)
         os.rename(self._folder, self._final)
         sync_folder(self._final.parent)
         files = tuple(self._final / name for name in self._files)
-        return SpoolIndex(tuple(classes), files, tuple(self._labels), tuple(self._checksums), digest, held_out)
+        return SpoolIndex(
+            tuple(classes), files, tuple(self._labels), tuple(self._checksums), digest, held_out, tuple(self._paths)
+        )
 
     def abort(self) -> None:
         """Remove everything that was written and not closed. Does nothing after `close`."""
@@ -206,6 +217,7 @@ class Spool:
                 checksums=tuple(raw["checksums"]),
                 digest=raw["digest"],
                 held_out=tuple(raw.get("held_out", ())),
+                paths=tuple(raw.get("paths", ())),
             )
             as_written = index.digest == _digest(index.classes, index.labels, index.checksums, index.held_out)
         except (KeyError, TypeError, ValueError) as error:
@@ -235,7 +247,7 @@ class Spool:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             (folder / NOTE_FILE).unlink()
         for path in (folder, folder.with_name(folder.name + _PARTIAL)):
-            _remove(path)
+            remove_path(path)
 
     def purge_images(self, job_id: str) -> None:
         """Remove everything of the job except its note.
@@ -247,7 +259,7 @@ class Spool:
         with contextlib.suppress(FileNotFoundError):
             for path in list(folder.iterdir()):
                 if path.name != NOTE_FILE:
-                    _remove(path)
+                    remove_path(path)
 
     def folders(self) -> dict[str, int]:
         """Return the jobs that have a folder, complete or not, each with a stamp that changes when a file is added."""
@@ -268,14 +280,15 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and sync it to disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Remove a file or a folder, which someone else may be removing at the same time."""
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)

@@ -138,7 +138,7 @@ def stood_on(lineage: Sequence[Manifest]) -> tuple[VersionId, ...]:
         lineage: a version, its parent, and so on.
     """
     above = enumerate(takewhile(lambda manifest: manifest.made in PUT_AGAIN, lineage))
-    lowest = max((at for at, manifest in above if manifest.made == "instant"), default=-2)
+    lowest = max((at for at, manifest in above if manifest.is_instant), default=-2)
     return tuple(manifest.version_id for manifest in lineage[: lowest + 2])
 
 

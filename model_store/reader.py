@@ -359,8 +359,12 @@ class StoreReader:
 
     def version_of_job(self, job_id: str) -> VersionId | None:
         """Return the version that a job has published, or None. Its instant versions do not count."""
-        found = (manifest for manifest in self.list() if manifest.job_id == job_id and manifest.made != "instant")
+        found = (manifest for manifest in self.list() if manifest.job_id == job_id and not manifest.is_instant)
         return next((manifest.version_id for manifest in found), None)
+
+    def instants_of_job(self, job_id: str) -> Manifests:
+        """Return the instant versions of a job, the oldest first: one for each version that it was put on."""
+        return [manifest for manifest in self.list() if manifest.job_id == job_id and manifest.is_instant]
 
     def made_of_job(self, job_id: str, made: Made) -> Manifests:
         """Return what a job has made in one way, such as its instant versions: one a parent, the oldest first."""

@@ -24,10 +24,12 @@ TENSORS_FILE = "tensors.safetensors"
 VersionId = str
 """`000007-0123456789ab`: the number of the version, and the first 12 hex digits of its content digest."""
 
-Made = Literal["instant", "trained", "merged", "edited"]
-"""How a version was made: of its parent and a task in closed form, or by training; of two versions, its parents; or of
-its parent by an edit of its classes."""
-PUT_AGAIN: Final[tuple[Made, ...]] = ("instant", "edited")
+Made = Literal["instant", "trained", "merged", "edited", "corrected"]
+"""How a version was made: of its parent and a task in closed form, or by training; of two versions, its parents; of its
+parent by an edit of its classes; or of its parent and corrections of its answers."""
+INSTANT: Final[tuple[Made, ...]] = ("instant", "corrected")
+"""How those are made that are put on top of CURRENT at once while their images are spooled."""
+PUT_AGAIN: Final[tuple[Made, ...]] = (*INSTANT, "edited")
 """What is put on top of CURRENT, and again on top of a version that was trained meanwhile: one for each parent."""
 
 Action = Literal[
@@ -287,6 +289,11 @@ class Manifest(_Record):
     def parents(self) -> tuple[VersionId, ...]:
         """All parents: none of the first version, two of a merged one."""
         return tuple(parent for parent in (self.parent, self.other_parent) if parent is not None)
+
+    @property
+    def is_instant(self) -> bool:
+        """Whether it is put on top of others at once, and again on what was trained meanwhile."""
+        return self.made in INSTANT
 
     format: Format = FORMAT
     version_id: VersionId

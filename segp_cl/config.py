@@ -229,6 +229,13 @@ class LearnerConfig(BaseModel):
         le=0.5,
         description="Share of each class's images that is held out to choose an unset beta. 0: beta is not changed.",
     )
+    correction_stands_for: float = Field(
+        25.0,
+        ge=0,
+        le=1000,
+        description="How many wrong labels there are for each that was corrected, roughly. What they have added to the "
+        "variance within classes is taken away. 0: corrections move their images alone.",
+    )
     feature_batch_size: int = Field(64, ge=1, le=MAX_BATCH, description="Images per forward pass without training.")
 
     @model_validator(mode="before")

@@ -119,8 +119,7 @@ class Attempt:
             if isinstance(message, Step):
                 self._unsaved = self._clock.at(message)
             if isinstance(message, Told):
-                job_id, told = self._record.job_id, message.contributions
-                self._try(partial(self._jobs.save_contributions, job_id, told, owner=self._owner))
+                self._save(message)
             if not publishing:
                 if self._stop.is_set():
                     return Interrupted.STOPPING
@@ -135,6 +134,13 @@ class Attempt:
                 process.go()
             if self._finished_elsewhere() and not publishing:
                 return Interrupted.FINISHED_ELSEWHERE
+
+    def _save(self, told: Told) -> None:
+        job_id = self._record.job_id
+        if told.contributions is not None:
+            self._try(partial(self._jobs.save_contributions, job_id, told.contributions, owner=self._owner))
+        if told.labels is not None:
+            self._try(partial(self._jobs.save_labels, job_id, told.labels))
 
     def _settle(self, verdict: Verdict) -> None:
         record, conclude = self._record, self._ledger.conclude

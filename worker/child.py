@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING
 
-from exchange.contracts import ContributionReport, JobError
+from exchange.contracts import ContributionReport, JobError, LabelReport
 from segp_cl.errors import KeepsightError
 from segp_cl.runtime.process import give_memory_back, set_up_process, yield_to_others
 from worker.log import configure_logging, job_logging
@@ -112,6 +112,10 @@ class Channel:
         """Send what the new classes have in common with the old ones."""
         self.send(Told(contributions=report))
 
+    def tell_labels(self, report: LabelReport) -> None:
+        """Send what looks wrong in the labels."""
+        self.send(Told(labels=report))
+
     def wait_for_leave(self) -> None:
         """Ask for permission to publish and wait for it. The process of a cancelled job is killed here."""
         self._go.clear()
@@ -195,7 +199,10 @@ def carry_out(order: Order, channel: Channel) -> Done | DoneInstantly | Failed:
     job, settings, leave = order.job, order.settings, channel.wait_for_leave
     try:
         if order.instant:
-            return DoneInstantly(outcome=run_instant(job, settings, on_progress=channel.step, before_publish=leave))
+            outcome = run_instant(
+                job, settings, on_progress=channel.step, on_labels=channel.tell_labels, before_publish=leave
+            )
+            return DoneInstantly(outcome=outcome)
         if job.edit is None:
             yield_to_others()  # answers, instant versions and edits go first
         return Done(
@@ -204,6 +211,7 @@ def carry_out(order: Order, channel: Channel) -> Done | DoneInstantly | Failed:
                 settings,
                 on_progress=channel.step,
                 on_contributions=channel.tell,
+                on_labels=channel.tell_labels,
                 before_publish=leave,
                 resume_only=order.resume_only,
             )

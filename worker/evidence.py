@@ -117,6 +117,11 @@ class SampledClasses:
         parent: the version.
         norm: the usual norm of raw features.
         but: classes that are left out. There are others.
+
+    Attributes:
+        raw: the features.
+        names: the class that each was sampled from.
+        answers_before: the version's answers.
     """
 
     def __init__(self, parent: Classifier, norm: Float[Tensor, ""], *, but: Iterable[str] = ()) -> None:
@@ -126,22 +131,22 @@ class SampledClasses:
         if state.covariance is not None:
             per_class = max(1, min(SAMPLES_PER_CLASS, MOST_SAMPLES // len(rows)))
         drawn = torch.tensor(rows).repeat_interleave(per_class)
-        self._names = [state.class_names[row] for row in drawn.tolist()]
+        self.names = [state.class_names[row] for row in drawn.tolist()]
         self._old = state.class_names
-        self._sampled = FeatureSampler(state.prototypes, state.covariance).draw(
+        self.raw = FeatureSampler(state.prototypes, state.covariance).draw(
             drawn, norm, generator=torch.Generator().manual_seed(_SEED)
         )
-        self.answers_before = self._answers(parent, self._sampled)
+        self.answers_before = self._answers(parent, self.raw)
 
     def after(self, classifier: Classifier, drift: Float[Tensor, "images raw"] | None = None) -> Answers:
         """Return the answers of a version that knows all of these classes; `drift` is how its tower moved features."""
         if drift is None:
-            return self._answers(classifier, self._sampled)
-        return self._answers(classifier, self._sampled + drift[torch.arange(len(self._sampled)) % len(drift)])
+            return self._answers(classifier, self.raw)
+        return self._answers(classifier, self.raw + drift[torch.arange(len(self.raw)) % len(drift)])
 
     def _answers(self, classifier: Classifier, raw: Float[Tensor, "sampled raw"]) -> Answers:
         place = {name: row for row, name in enumerate(classifier.state.class_names)}
-        truth = torch.tensor([place[name] for name in self._names])
+        truth = torch.tensor([place[name] for name in self.names])
         # new names may be nearer to an old class than its own: that is no ruin, so texts of old classes are compared
         tally = Tally(classifier, text_among=[place[name] for name in self._old if name in place])
         for some, of_batch in zip(torch.split(raw, _BATCH), torch.split(truth, _BATCH), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -15,7 +16,7 @@ from exchange.jobs import JobNotFoundError
 from exchange.redis_client import BrokerUnavailableError
 from worker.ledger import Ledger
 from worker.log import job_logging
-from worker.messages import DoneInstantly, Failed, Order, ReadyToPublish
+from worker.messages import DoneInstantly, Failed, Order, ReadyToPublish, Told
 from worker.patience import Patience
 from worker.process import JobProcess, Lost, NotStartedError
 from worker.settings import WorkerSettings
@@ -142,6 +143,9 @@ class InstantLane:
                 return Lost(given_up_on.error.message) if isinstance(given_up_on, Failed) else given_up_on
             if self._stop.is_set():
                 return None
+            if isinstance(message, Told) and message.labels is not None:
+                with contextlib.suppress(BrokerUnavailableError):  # it is an extra, and so is the instant version
+                    self._jobs.save_labels(job_id, message.labels)
             if isinstance(message, ReadyToPublish):
                 if self._jobs.cancel_requested(job_id):
                     return None

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from redis import ResponseError
 
-from exchange.contracts import JobError, JobRecord, JobState, UpdateOutcome, utc_now
+from exchange.contracts import JobError, JobRecord, JobState, UpdateOutcome, receipt_for, utc_now
 from exchange.jobs import JobExistsError, JobNotFoundError, Jobs, JobUnreadableError
 from exchange.notes import Note, read_note, write_note
 from exchange.redis_client import BrokerUnavailableError
@@ -55,7 +55,8 @@ class Ledger:
             BrokerUnavailableError: the worker was asked to stop while Redis was gone.
         """
         ended = {"state": state, "outcome": outcome, "error": error, "finished_at": utc_now()}
-        final = record.model_copy(update={**ended, "owner": None, "heartbeat": None})
+        receipt = receipt_for(record.job, state)
+        final = record.model_copy(update={**ended, "receipt": receipt, "owner": None, "heartbeat": None})
         if self._note(final):
             self._remove(lambda: self.spool.purge_images(record.job_id))
         self._finish(final)
@@ -134,7 +135,10 @@ class Ledger:
 
     def _finish(self, final: JobRecord) -> None:
         def finish() -> None:
-            if not self.jobs.finish(final.job_id, final.state, outcome=final.outcome, error=final.error):
+            done = self.jobs.finish(
+                final.job_id, final.state, outcome=final.outcome, error=final.error, receipt=final.receipt
+            )
+            if not done:
                 self.restore_if_lost(final)
 
         self.insist(finish)

@@ -18,7 +18,7 @@ from segp_cl.runtime.classifier import Classifier, Features
 from segp_cl.scores import fused_scores
 from segp_cl.statistics import LeaveOneOut
 from segp_cl.types import Scores
-from worker.evaluation import Answered, answered
+from worker.evaluation import Answered, OnScores, answered
 from worker.evidence import evenly
 from worker.seen import Seen
 
@@ -47,6 +47,7 @@ def leave_one_out(
     classes: Sequence[str],
     batch_size: int,
     on_batch: Callable[[int, int], None],
+    on_scores: OnScores = lambda scores, truth: None,
 ) -> Answered:
     """Return which answers are right where the visual path's statistics are without the image that is asked about.
 
@@ -59,6 +60,7 @@ def leave_one_out(
         classes: names that the version knows.
         batch_size: images per forward pass.
         on_batch: called with (batches done, batches in all) after each.
+        on_scores: called with the scores of each batch, and the rows of its images' classes.
     """
     scorer = _WithoutEach(classifier)
     found = answered(
@@ -67,6 +69,7 @@ def leave_one_out(
         classes=classes,
         batch_size=batch_size,
         on_batch=on_batch,
+        on_scores=on_scores,
         scores_of=scorer.scores_of,
         how="left_one_out",
     )

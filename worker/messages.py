@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from exchange.contracts import ContributionReport, InstantOutcome, JobError, UpdateJob, UpdateOutcome
+from exchange.contracts import ContributionReport, InstantOutcome, JobError, LabelReport, UpdateJob, UpdateOutcome
 from worker.settings import WorkerSettings
 
 GO = "go"
@@ -74,10 +74,11 @@ class Alive(_Message):
 
 
 class Told(_Message):
-    """What the new classes have in common with the old ones; sent before they are learned."""
+    """What is told before a task is learned: what its classes have in common with the old ones, or of its labels."""
 
     kind: Literal["told"] = "told"
-    contributions: ContributionReport
+    contributions: ContributionReport | None = None
+    labels: LabelReport | None = None
 
 
 class ReadyToPublish(_Message):

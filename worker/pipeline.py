@@ -37,7 +37,9 @@ from worker.base_model import base_model
 from worker.contributions import contributions_of
 from worker.editing import run_edit
 from worker.evaluating import evaluate_versions
+from worker.instant import in_closed_form, put_on
 from worker.judging import Judge, Judgement
+from worker.labels import OnLabels
 from worker.merging import merge_versions, put_merged
 from worker.on_test_sets import measure_on_test_sets, published_of
 from worker.placing import base_of, put_in_place, twin_of, waits_in
@@ -63,6 +65,7 @@ def run_update(
     *,
     on_progress: OnProgress,
     on_contributions: OnContributions = lambda report: None,
+    on_labels: OnLabels = lambda report: None,
     before_publish: Callable[[], None] = lambda: None,
     resume_only: bool = False,
 ) -> UpdateOutcome:
@@ -81,6 +84,7 @@ def run_update(
         settings: the worker's settings.
         on_progress: called when a phase begins (step 0) and after every step. An exception from it ends the update.
         on_contributions: called before the task is learned with what it has in common with the known classes.
+        on_labels: called before the task is learned with what looks wrong in its labels, unless that was told before.
         before_publish: called before anything outside the spool is changed. An exception from it ends the update.
         resume_only: promote what is published, but do not learn.
 
@@ -116,14 +120,19 @@ def run_update(
         if job.merges is not None:
             manifest = merge_versions(store, job, settings, on_progress=on_progress, before_publish=before_publish)
             return outcome_of(store, job, manifest, settings, on_progress)
+        learning = _Update(store, job, settings, on_progress, on_contributions, on_labels, before_publish)
         if job.parent is not None:
-            return _Update(store, job, settings, on_progress, on_contributions, before_publish).run(job.parent, None)
+            return learning.run(job.parent, None)
         parent = base_of(store.lineage(), waits_in(Spool(settings.spool)))
         twin = twin_of(store, job.job_id, parent)
-        if twin is not None and job.learner_config.strategy == "prototypes":
+        if job.corrections and twin is None:  # it could not be made at once
+            data = TaskData.read(job, settings)
+            twin = put_on(store, data, parent, settings, on_progress=on_progress, before_publish=before_publish)
+        elif twin is not None and job.learner_config.strategy == "prototypes":
             before_publish()
+        if twin is not None and job.learner_config.strategy == "prototypes":
             return outcome_of(store, job, twin, settings, on_progress)
-        return _Update(store, job, settings, on_progress, on_contributions, before_publish).run(parent, twin)
+        return learning.run(parent, twin)
 
 
 def outcome_of(
@@ -217,6 +226,7 @@ class _Update:
         settings: WorkerSettings,
         on_progress: OnProgress,
         on_contributions: OnContributions,
+        on_labels: OnLabels,
         before_publish: Callable[[], None],
     ) -> None:
         self.store = store
@@ -224,6 +234,7 @@ class _Update:
         self.settings = settings
         self.on_progress = on_progress
         self.on_contributions = on_contributions
+        self.on_labels = on_labels
         self.contributions: ContributionReport | None = None
         self.before_publish = before_publish
         self.config = job.learner_config
@@ -239,6 +250,10 @@ class _Update:
             self.contributions = self._contributions(state, base, data)
         if self.contributions is not None:
             self.on_contributions(self.contributions)
+        if twin is None:  # else it was told with the instant version
+            with self._timed("labels"):
+                taught = in_closed_form(state, data, self.settings, on_progress=self.on_progress)
+                self.on_labels(taught.labels(data, self.on_progress))
         with self._timed("learning"):
             learned = self._learn(state, base, data)
         with self._phase("evaluating"):

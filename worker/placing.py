@@ -54,7 +54,7 @@ def base_of(lineage: Sequence[Manifest], waits: Waits) -> VersionId:
         VersionNotFoundError: that version was removed by hand.
     """
     above = enumerate(takewhile(lambda manifest: manifest.made in PUT_AGAIN, lineage))
-    lowest = max((at for at, here in above if here.made == "instant" and waits(here.job_id or "")), default=-1)
+    lowest = max((at for at, here in above if here.is_instant and waits(here.job_id or "")), default=-1)
     if lowest + 1 == len(lineage):
         raise VersionNotFoundError(lineage[lowest].parent or "")
     return lineage[lowest + 1].version_id
@@ -62,7 +62,7 @@ def base_of(lineage: Sequence[Manifest], waits: Waits) -> VersionId:
 
 def twin_of(store: Store, job_id: str, parent: VersionId) -> Manifest | None:
     """Return the job's instant version on a parent, if it was made."""
-    return next((twin for twin in store.made_of_job(job_id, "instant") if twin.parent == parent), None)
+    return next((twin for twin in store.instants_of_job(job_id) if twin.parent == parent), None)
 
 
 def put_in_place(
@@ -104,7 +104,7 @@ def was_taken_back(store: Store, job_id: str) -> bool:
 
     def has_it(version: VersionId | None) -> bool:
         while version is not None and (manifest := manifests.get(version)) is not None:
-            if manifest.made == "instant" and manifest.job_id == job_id:
+            if manifest.is_instant and manifest.job_id == job_id:
                 return True
             version = manifest.parent
         return False

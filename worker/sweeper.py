@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from exchange.contracts import JobRecord, JobState
+from exchange.contracts import JobRecord, JobState, utc_now
+from exchange.corrections import CorrectionLimits, Corrections, CorrectionsBusyError, NoCorrectionsError
 from exchange.jobs import JobNotFoundError, Jobs
 from exchange.notes import restore
 from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool, SpoolError
+from model_store.reader import StoreReader
 from model_store.test_sets import StoredTestSets
+from model_store.types import StoreError
 from worker.ledger import Ledger
 from worker.log import job_logging
 from worker.settings import WorkerSettings
@@ -61,6 +64,8 @@ class Sweeper:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stale_after_s = settings.stale_after_s
+        self._store = settings.store
+        self._corrections = Corrections(spool, CorrectionLimits.of(settings))
         self._jobs = jobs
         self._spool = spool
         self._ledger = Ledger(jobs, spool, stop=stop)
@@ -107,6 +112,7 @@ class Sweeper:
         Raises:
             BrokerUnavailableError: Redis is gone.
         """
+        self._sweep_corrections()
         listing = self._jobs.listing(skip=self._finished)
         self._finished |= {record.job_id for record in listing.records if record.state.terminal}
         waiting = {record.job_id: record for record in listing.records if not record.state.terminal}
@@ -125,6 +131,22 @@ class Sweeper:
             job_id: seen for job_id, seen in self._sightings.items() if job_id in {*waiting, *unreadable}
         }
         self._sweep_folders({*waiting, *listing.unreadable})
+
+    def _sweep_corrections(self) -> None:
+        """Remove corrections that have expired, and have the others learned once they are due."""
+        now = utc_now()
+        try:
+            if not self._corrections.sweep(now):
+                return
+            current = StoreReader(self._store).current()
+            if current is None:
+                return
+            record = self._corrections.learn(self._jobs, submitted_by="keepsight", submitted_on=current, if_due=now)
+            logger.info("%d corrections are learned by job %s", record.job.corrections, record.job_id)
+        except NoCorrectionsError:
+            pass  # another worker was faster
+        except (CorrectionsBusyError, StoreError, OSError) as error:
+            logger.warning("corrections could not be swept: %s", error)
 
     def _is_silent(self, job_id: str, signs: tuple[object, ...]) -> bool:
         """Return whether this job has shown no new sign of life for `stale_after_s`. Then it counts anew."""

@@ -50,14 +50,15 @@ class TaskData:
             raise SpoolError(f"the spooled images have digest {index.digest}, expected {job.dataset_digest}")
         if index.classes != tuple(c.name for c in job.classes):
             raise SpoolError("the spooled images have other classes than the job")
+        fraction = 0.0 if job.corrections else settings.holdout_fraction  # each of the few is learned from
         split = hold_out(
             index.labels,
-            fraction=settings.holdout_fraction,
+            fraction=fraction,
             min_images=settings.holdout_min_images,
             shuffle=named_by(index.digest, job.seed),
             given=index.held_out,
         )
-        left_out = to_leave_out(index.labels, split, fraction=settings.holdout_fraction)
+        left_out = to_leave_out(index.labels, split, fraction=fraction)
         return cls(job, index, split, left_out, spool.folder(job.job_id))
 
     def images(
@@ -122,4 +123,6 @@ def reason_of(job: UpdateJob) -> str:
     if job.edit is not None:
         why = "" if job.task_name == job.edit.words else f": {job.task_name}"
         return f"job {job.job_id}: {job.edit.words}{why}"
+    if job.corrections:
+        return f"job {job.job_id} learned {job.task_name}"
     return f"job {job.job_id} learned {job.task_name!r}"

@@ -128,7 +128,7 @@ def take_in(
             if item.test and test_writer is not None:
                 test_writer.add(test_order[name], data, suffix)
             else:
-                writer.add(order[name], data, suffix, held_out=item.held_out)
+                writer.add(order[name], data, suffix, held_out=item.held_out, path=item.where)
         report = tally.report(source)
         _check_nothing_empty(report)
         if with_test and not report.test_set:

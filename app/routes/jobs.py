@@ -16,7 +16,7 @@ from app.feeds import JobFeeds, Sight
 from app.openapi import problems
 from app.schemas import JobList, JobView
 from app.services import Services
-from exchange.contracts import JobState
+from exchange.contracts import JobState, receipt_for
 from exchange.notes import find
 
 logger = logging.getLogger(__name__)
@@ -97,6 +97,9 @@ def _cancel(job_id: str, services: Services) -> JobView:
             services.spool.purge(job_id)
         except OSError:
             logger.exception("the images of job %s could not be removed; a worker tries again", job_id)
+        if record.receipt is None and (receipt := receipt_for(record.job, record.state)) is not None:
+            services.jobs.save_receipt(job_id, receipt)
+            record = record.model_copy(update={"receipt": receipt})
     elif record.state.terminal:
         raise JobFinishedError(f"job {job_id} has {record.state.value} already", extensions={"state": record.state})
     return JobView.of(record)

@@ -15,13 +15,14 @@ from benchmarks.common.options import ONLY, Out, Quick, Threads
 from benchmarks.common.pages import measured_on, number, table
 from benchmarks.common.progress import quiet_bar
 from benchmarks.common.record import Record, load_json, save_bytes, save_json
+from benchmarks.operator.corrections import CORRECTIONS
 from benchmarks.operator.edits import EDITS
 from benchmarks.operator.export import EXPORT
 from benchmarks.operator.gate_on_test_sets import GATE_ON_TEST_SETS
 from benchmarks.operator.part import Inputs, Part
 
 PARTS: Final[Mapping[str, Part]] = MappingProxyType(
-    {"edits": EDITS, "export": EXPORT, "gate_on_test_sets": GATE_ON_TEST_SETS}
+    {"edits": EDITS, "corrections": CORRECTIONS, "export": EXPORT, "gate_on_test_sets": GATE_ON_TEST_SETS}
 )
 app = typer.Typer(add_completion=False)
 

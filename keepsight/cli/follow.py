@@ -117,6 +117,7 @@ class PhaseLines:
         self._label = label
         self._last = ""
         self._served = False
+        self._told = False
 
     def __enter__(self) -> Self:
         return self
@@ -130,6 +131,13 @@ class PhaseLines:
             self._served = True
             after = seconds(instant["seconds"])
             self._console.print(Text(f"{self._label}: {served} (version {instant['version_id']}, made in {after})"))
+        labels = job.get("labels")
+        if labels and not self._told:
+            self._told = True
+            wrong, same = labels["likely_wrong_count"], labels["nearly_same_count"]
+            if wrong or same:
+                told = f"{wrong} labels likely wrong, {same} pairs of nearly the same picture in two classes"
+                self._console.print(Text(f"{self._label}: {told}"))
         phase = phase_text(job)
         if phase == self._last:
             return

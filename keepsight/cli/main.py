@@ -14,6 +14,7 @@ from keepsight.cli.commands import (
     answers,
     bench,
     classes,
+    corrections,
     gate,
     jobs,
     keys,
@@ -44,6 +45,8 @@ app.command()(service.demo)
 app.command(context_settings=bench.CONTEXT)(bench.bench)
 app.command()(answers.classify)
 app.command()(teaching.teach)
+app.command()(corrections.correct)
+app.add_typer(corrections.app, name="corrections")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(versions.app, name="versions")
 app.add_typer(classes.app, name="classes")

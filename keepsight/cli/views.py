@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from rich.markup import escape
 from rich.table import Table
@@ -14,12 +15,15 @@ from keepsight.cli.intake import MOST_LISTED, intake_lines
 from keepsight.client.api import (
     Classes,
     Contributions,
+    CorrectionReport,
+    Corrections,
     Gate,
     GateResult,
     ImageResult,
     Instant,
     Job,
     JobResult,
+    LabelReport,
     Manifest,
     Rollout,
     Versions,
@@ -85,14 +89,23 @@ def job_lines(job: Job) -> list[str]:
         lines.append(escape(instant_line(instant)))
     if contributions := job.get("contributions"):
         lines += contribution_lines(contributions)
+    if labels := job.get("labels"):
+        lines += map(escape, label_lines(labels))
     if result := job["result"]:
         lines.append(escape(outcome_sentence(job)))
-        if result["version_id"]:
+        lines += map(escape, correction_lines(result))
+        if result["version_id"] and not job.get("corrections"):
             lines.append(accuracy_line(result["evaluation"]))
         if gate := result.get("gate"):
             lines += map(escape, gate_lines(gate))
     if error := job["error"]:
         lines.append(f"[red]{escape(problem_sentence(error))}")
+    if receipt := job.get("receipt"):
+        learned = "learned" if receipt["learned"] else "not learned"
+        lines.append(
+            f"{receipt['corrections']} corrections were {learned}; their images were removed at "
+            f"{moment(receipt['removed_at'])}"
+        )
     return lines
 
 
@@ -104,6 +117,71 @@ def instant_line(instant: Instant) -> str:
     accuracy = f" (fused {percent(numbers.get('fused'))} on {measured_images(numbers)})" if numbers else ""
     what = "served" if instant["promoted"] else f"not served: {instant['not_promoted_because']}"
     return f"instant version {instant['version_id']}{accuracy} after {seconds(instant['seconds'])}; {what}"
+
+
+MOST_LABELS = 10
+
+
+def label_lines(labels: LabelReport) -> list[str]:
+    """Return what looks wrong in the labels of an upload."""
+    lines = []
+    for wrong in labels["likely_wrong"][:MOST_LABELS]:
+        likely = f"{wrong['likely']} ({percent(wrong['likely_probability'])})"
+        label = f"{wrong['label']} ({percent(wrong['label_probability'])})"
+        lines.append(f"label likely wrong: {wrong['path']} looks like {likely}, not like {label}")
+    if (more := labels["likely_wrong_count"] - len(labels["likely_wrong"][:MOST_LABELS])) > 0:
+        lines.append(f"and {more} more labels that are likely wrong")
+    for pair in labels["nearly_same"][:MOST_LABELS]:
+        other = f"{pair['other_path']} ({pair['other_label']})"
+        lines.append(f"nearly the same picture: {pair['path']} ({pair['label']}) and {other}")
+    if (more := labels["nearly_same_count"] - len(labels["nearly_same"][:MOST_LABELS])) > 0:
+        lines.append(f"and {more} more pairs of nearly the same picture")
+    return lines
+
+
+def correction_lines(result: JobResult) -> list[str]:
+    """Return what the corrections did that a job has learned, if it learned some."""
+    found = (result.get("report") or {}).get("corrections")
+    if found is None:
+        return []
+    report = cast("CorrectionReport", found)
+    flipped = f"{report['sampled_flipped']} of {report['sampled']} sampled features of all classes"
+    lines = [
+        f"corrections: {report['right_before']} of {report['corrections']} were right before, {report['right_now']} "
+        f"are now ({report['mended']} mended, {report['spoiled']} spoiled); {flipped} get another answer"
+    ]
+    if report["left_out"]:
+        lines.append(f"{report['left_out']} were left out: their classes are no longer known")
+    return lines
+
+
+def corrections_table(found: Corrections) -> Table:
+    """Return a table of the corrections that wait."""
+    made = table(">number", "label", "answered", ">probability", "taught as", "by", "at", "expires")
+    for each in found["corrections"]:
+        made.add_row(
+            str(each["number"]),
+            escape(each["label"]) + (" (new)" if each["new_class"] else ""),
+            escape(each["answered"] or "–"),
+            "–" if each["probability"] is None else percent(each["probability"]),
+            escape(each["taught_as"] or "–"),
+            escape(each["corrected_by"]),
+            moment(each["at"]),
+            moment(each["expires_at"]),
+        )
+    return made
+
+
+def corrections_line(found: Corrections) -> str:
+    """Return how many wait, and when they are learned."""
+    count = len(found["corrections"])
+    when = []
+    if at_count := found["learned_at_count"]:
+        when.append(f"at {at_count}")
+    if after_s := found["learned_after_s"]:
+        when.append(f"when the oldest has waited for {seconds(after_s)}")
+    learned = f"learned {' or '.join(when)}" if when else "learned when you ask for it"
+    return f"{count} correction{'' if count == 1 else 's'} wait{'s' if count == 1 else ''}; {learned}."
 
 
 def result_text(result: JobResult) -> str:

@@ -180,6 +180,100 @@ class MergeAccepted(TypedDict):
     location: str
 
 
+class Correction(TypedDict):
+    """`POST /v1/corrections`: a correction that waits to be learned. Its image is not sent back."""
+
+    number: int
+    label: str
+    new_class: bool
+    taught_as: str | None
+    answered: str | None
+    probability: float | None
+    answered_by: str | None
+    reason: str
+    corrected_by: str
+    at: str
+    expires_at: str
+    bytes: int
+
+
+class Corrections(TypedDict):
+    """`GET /v1/corrections`: those that wait, the oldest first, and when they are learned by themselves."""
+
+    corrections: list[Correction]
+    bytes: int
+    learned_at_count: int | None
+    learned_after_s: float | None
+
+
+class CorrectionsRemoved(TypedDict):
+    """`DELETE /v1/corrections`: how many were removed."""
+
+    removed: int
+
+
+class CorrectionsAccepted(TypedDict):
+    """`POST /v1/corrections/learn`: where the job is, and how many it learns."""
+
+    job_id: str
+    location: str
+    corrections: int
+
+
+class CorrectionReport(TypedDict):
+    """`corrections` in the report of a job's result: what they did to the answers. `effects` tells one by one."""
+
+    corrections: int
+    left_out: int
+    mended: int
+    spoiled: int
+    right_before: int
+    right_now: int
+    sampled: int
+    sampled_flipped: int
+    sampled_right_before: int
+    sampled_right_now: int
+    effects: list[dict[str, object]]
+
+
+class LikelyWrong(TypedDict):
+    """A file of an upload whose label is likely wrong, and what it looks like."""
+
+    path: str
+    label: str
+    likely: str
+    label_probability: float
+    likely_probability: float
+
+
+class NearlySame(TypedDict):
+    """Two files of an upload that are nearly the same picture, in two classes."""
+
+    path: str
+    label: str
+    other_path: str
+    other_label: str
+    cosine: float
+
+
+class LabelReport(TypedDict):
+    """What looks wrong in the labels of an upload. Lists are cut; counts count all."""
+
+    images: int
+    likely_wrong: list[LikelyWrong]
+    likely_wrong_count: int
+    nearly_same: list[NearlySame]
+    nearly_same_count: int
+
+
+class PurgeReceipt(TypedDict):
+    """That the images of corrections were removed when their job ended."""
+
+    corrections: int
+    removed_at: str
+    learned: bool
+
+
 class JobProgress(TypedDict):
     """How far a running job is. Times in seconds."""
 
@@ -509,8 +603,8 @@ class Job(TypedDict):
     """`GET /v1/jobs/{id}`. `serving` says what of the task was put into service so far.
 
     `parent` is the version that it learns on beside the current one, `merges` names the two that it merges, `evaluates`
-    those that it measures, `edit` says what it does to the classes. A service older than this client sends none of
-    these, and no `instant`.
+    those that it measures, `edit` says what it does to the classes, and `corrections` is how many of these it learns. A
+    service older than this client sends none of these, and no `instant`.
     """
 
     job_id: str
@@ -522,9 +616,12 @@ class Job(TypedDict):
     state: JobState
     cancel_requested: bool
     progress: JobProgress | None
-    serving: NotRequired[Literal["served_instantly", "trained", "merged", "edited"] | None]
+    corrections: NotRequired[int]
+    serving: NotRequired[Literal["served_instantly", "trained", "merged", "edited", "corrected"] | None]
     instant: NotRequired[Instant | None]
     contributions: NotRequired[Contributions | None]
+    labels: NotRequired[LabelReport | None]
+    receipt: NotRequired[PurgeReceipt | None]
     result: JobResult | None
     error: Problem | None
     validation: Validation | None
@@ -548,7 +645,7 @@ class VersionSummary(TypedDict):
     created_at: str
     classes: int
     tasks: int
-    made: NotRequired[Literal["instant", "trained", "merged", "edited"] | None]
+    made: NotRequired[Literal["instant", "trained", "merged", "edited", "corrected"] | None]
     edited: NotRequired[str | None]
     strategy: str | None
     dataset: str | None
@@ -643,7 +740,7 @@ class Manifest(TypedDict):
     lora: dict[str, object] | None
     calibration: Calibration | None
     familiarity: Familiarity | None
-    made: NotRequired[Literal["instant", "trained", "merged", "edited"] | None]
+    made: NotRequired[Literal["instant", "trained", "merged", "edited", "corrected"] | None]
     held_out: NotRequired[HeldOut | None]
     edit: NotRequired[ClassEdit | None]
     strategy: str | None

@@ -20,6 +20,10 @@ from keepsight.client.api import (
     Classification,
     Comparison,
     Contributions,
+    Correction,
+    Corrections,
+    CorrectionsAccepted,
+    CorrectionsRemoved,
     EditAccepted,
     Embeddings,
     EvaluateAccepted,
@@ -306,6 +310,41 @@ def merge(ours: str, theirs: str, *, reason: str, config: Mapping[str, object] |
     if config:
         body["config"] = dict(config)
     return Call("POST", "/v1/versions/merge", body={"json": body})
+
+
+def correct(
+    image: NamedImage,
+    label: str,
+    *,
+    new_class: bool,
+    taught_as: str | None,
+    answered: str | None,
+    probability: float | None,
+    answered_by: str | None,
+    reason: str,
+) -> Call[Correction]:
+    form = {"label": label, "new_class": "true" if new_class else "false", "reason": reason}
+    given = {"taught_as": taught_as, "answered": answered, "probability": probability, "answered_by": answered_by}
+    form |= {name: str(value) for name, value in given.items() if value is not None}
+    name, data = image
+    files = {"image": (name, data, "application/octet-stream")}
+    return Call("POST", "/v1/corrections", body={"data": form, "files": files})
+
+
+def corrections() -> Call[Corrections]:
+    return Call("GET", "/v1/corrections")
+
+
+def remove_correction(number: int) -> Call[CorrectionsRemoved]:
+    return Call("DELETE", f"/v1/corrections/{number}")
+
+
+def remove_corrections() -> Call[CorrectionsRemoved]:
+    return Call("DELETE", "/v1/corrections")
+
+
+def learn_corrections() -> Call[CorrectionsAccepted]:
+    return Call("POST", "/v1/corrections/learn")
 
 
 def classes() -> Call[Classes]:

@@ -19,6 +19,10 @@ from keepsight.client.api import (
     Classification,
     Comparison,
     Contributions,
+    Correction,
+    Corrections,
+    CorrectionsAccepted,
+    CorrectionsRemoved,
     EditAccepted,
     Embeddings,
     EvaluateAccepted,
@@ -44,7 +48,7 @@ from keepsight.client.api import (
 from keepsight.client.calls import DEFAULT_URL, Call
 from keepsight.client.downloads import ExportedFile, ExportFormat, OnBytes, exported, file_for, receiving
 from keepsight.client.events import JobEvents
-from keepsight.client.images import Image, embedding_inputs, named_images
+from keepsight.client.images import Image, embedding_inputs, named_image, named_images
 from keepsight.client.problems import api_error, unreachable
 from keepsight.client.retries import Retries
 from keepsight.client.uploads import Archive, open_archive
@@ -312,6 +316,58 @@ class Client:
     ) -> MergeAccepted:
         """Queue the merge of two versions that were taught different tasks from one; `follow` its job."""
         return self._send(calls.merge(ours, theirs, reason=reason, config=config))
+
+    def correct(
+        self,
+        image: Image,
+        label: str,
+        *,
+        new_class: bool = False,
+        taught_as: str | None = None,
+        answered: str | None = None,
+        probability: float | None = None,
+        answered_by: str | None = None,
+        reason: str = "",
+    ) -> Correction:
+        """Say that `label` is right for an image that was answered wrongly. It is kept until it is learned.
+
+        Args:
+            image: A file, its bytes, or (name, bytes).
+            label: The right class.
+            new_class: Whether `label` is to become a class, if it is none yet.
+            taught_as: The class that this very image was taught as, by a wrong label.
+            answered: What it was answered. Left out: the service says what it answers now.
+            probability: The probability of that answer.
+            answered_by: The version that answered.
+            reason: Why; kept until the correction is learned.
+        """
+        call = calls.correct(
+            named_image(image),
+            label,
+            new_class=new_class,
+            taught_as=taught_as,
+            answered=answered,
+            probability=probability,
+            answered_by=answered_by,
+            reason=reason,
+        )
+        return self._send(call)
+
+    def corrections(self) -> Corrections:
+        """Return the corrections that wait to be learned."""
+        return self._send(calls.corrections())
+
+    def remove_correction(self, number: int) -> CorrectionsRemoved:
+        """Remove one correction that waits."""
+        return self._send(calls.remove_correction(number))
+
+    def remove_corrections(self) -> CorrectionsRemoved:
+        """Remove all corrections that wait."""
+        return self._send(calls.remove_corrections())
+
+    def learn_corrections(self) -> CorrectionsAccepted:
+        """Queue one job that learns all corrections that wait; `follow` it."""
+        return self._send(calls.learn_corrections())
 
     def classes(self) -> Classes:
         """Return the classes that are served."""

@@ -21,6 +21,7 @@ from app.routes import (
     admin,
     classes,
     classify,
+    corrections,
     embeddings,
     evaluations,
     health,
@@ -32,7 +33,7 @@ from app.routes import (
 )
 from app.schemas import ClassifyOptions
 from app.settings import Settings
-from exchange.contracts import JobState, SetEvaluation, UpdateOutcome
+from exchange.contracts import CorrectionReport, JobState, LabelReport, SetEvaluation, UpdateOutcome
 from keepsight.keys import SCOPES
 from model_store.test_sets import RemovedTestSet
 from model_store.types import Manifest
@@ -44,6 +45,7 @@ ROUTERS = (
     admin.router,
     classes.router,
     classify.router,
+    corrections.router,
     embeddings.router,
     evaluations.router,
     open_inference.router,
@@ -65,6 +67,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "RemovedTestSet": RemovedTestSet,
     "SetEvaluation": SetEvaluation,
     "UpdateOutcome": UpdateOutcome,
+    "CorrectionReport": CorrectionReport,
+    "LabelReport": LabelReport,
 }
 EXAMPLES = [block for page in PAGES for block in blocks(page) if block.language == "json"]
 NOT_IN_THE_TABLE = {"job-failed": 500}
@@ -193,6 +197,12 @@ def test_the_page_has_an_example_of_every_answer_that_is_not_trivial() -> None:
         "EvaluateBody",
         "MergeAccepted",
         "MergeBody",
+        "CorrectionBody",
+        "CorrectionList",
+        "CorrectionReport",
+        "CorrectionView",
+        "CorrectionsAccepted",
+        "LabelReport",
         "Moved",
         "Rollout",
         "PinBody",

@@ -17,7 +17,7 @@ from keepsight.cli.intake import encoding_lines, intake_lines
 
 if TYPE_CHECKING:
     from keepsight.client import Client
-    from keepsight.client.api import Accepted, EditAccepted, Job, MergeAccepted
+    from keepsight.client.api import Accepted, CorrectionsAccepted, EditAccepted, Job, MergeAccepted
     from keepsight.client.uploads import Upload
 
 INTERRUPTED = 130
@@ -87,7 +87,7 @@ def teach(
 
 def conclude(
     client: Client,
-    accepted: Accepted | EditAccepted | MergeAccepted,
+    accepted: Accepted | CorrectionsAccepted | EditAccepted | MergeAccepted,
     *,
     label: str,
     done: str,
@@ -114,7 +114,7 @@ def report(job: Job, done: str, *, as_json: bool) -> None:
         CommandError: it made no version.
     """
     from keepsight.cli.set_views import on_test_sets_lines
-    from keepsight.cli.views import accuracy_line, outcome_sentence, remains_lines
+    from keepsight.cli.views import accuracy_line, correction_lines, label_lines, outcome_sentence, remains_lines
 
     if as_json:
         console.print_json(job)
@@ -126,6 +126,10 @@ def report(job: Job, done: str, *, as_json: bool) -> None:
             console.out().print(line, markup=False)
         for line in remains_lines(job):
             console.out().print(line, markup=False)
+        for line in correction_lines(job["result"]) if job["result"] else ():
+            console.out().print(line, markup=False)
+    if not as_json and (labels := job.get("labels")):
+        console.print_notes(label_lines(labels))
     if job["state"] != "succeeded":
         raise CommandError(f"job {job['job_id']} ended without a new version ({outcome_sentence(job).rstrip('.')})")
 

@@ -149,6 +149,8 @@ BODIES = [
     ("/v2/models/keepsight/infer", "classify"),
     ("/v2/models/keepsight/versions/x/infer", "classify"),
     ("/v1/tasks", "train"),
+    ("/v1/corrections", "train"),
+    ("/v1/corrections/learn", "train"),
     ("/v1/versions/merge", "train"),
     ("/v1/classes/merge", "train"),
     ("/v1/classes/x/replace", "train"),

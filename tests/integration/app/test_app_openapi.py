@@ -27,6 +27,7 @@ OPERATIONS = [
 NOT_ALL_IN_A_SCHEMA = {
     "/v1/classify": "which options go together",
     "/v1/embeddings": "which versions there are",
+    "/v1/corrections": "which classes there are",
     "/v1/tasks": "which bytes are an archive",
     "/v1/test-sets/{name}": "which bytes are an archive",
     "/v1/versions/merge": "which hyper-parameters there are",

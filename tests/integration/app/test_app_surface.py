@@ -41,6 +41,11 @@ PROTECTED = [
     ("POST", "/v1/evaluations", "train"),
     ("PUT", "/v1/test-sets/x", "admin"),
     ("DELETE", "/v1/test-sets/x", "admin"),
+    ("POST", "/v1/corrections", "train"),
+    ("GET", "/v1/corrections", "train"),
+    ("DELETE", "/v1/corrections", "train"),
+    ("POST", "/v1/corrections/learn", "train"),
+    ("DELETE", "/v1/corrections/x", "train"),
     ("GET", "/v1/jobs", "train"),
     ("GET", "/v1/jobs/x", "train"),
     ("GET", "/v1/jobs/x/events", "train"),
@@ -87,8 +92,9 @@ def test_every_route_is_either_protected_or_known_to_be_open(client: TestClient)
 
 
 def templated(path: str) -> str:
-    named = path.startswith(("/v1/test-sets/", "/v1/classes/"))
-    kind = "job_id" if "/jobs/" in path else "name" if named else "version_id"
+    known = {"jobs": "job_id", "corrections": "number", "test-sets": "name", "classes": "name"}
+    below = "" if "/versions/" in path else path
+    kind = next((name for part, name in known.items() if f"/{part}/" in below), "version_id")
     path = re.sub("/x(?=/|$)", f"/{{{kind}}}", path).replace("/a/compare/b", "/{a}/compare/{b}")
     return re.sub("/(models|test-sets)/m", r"/\1/{name}", path)
 

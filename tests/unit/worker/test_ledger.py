@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from exchange.contracts import JobError, JobRecord, JobState, UpdateOutcome, job_key
+from exchange.contracts import JobError, JobRecord, JobState, PurgeReceipt, UpdateOutcome, job_key
 from exchange.jobs import Jobs
 from exchange.notes import read_note
 from exchange.redis_client import BrokerUnavailableError
@@ -88,12 +88,13 @@ def test_the_images_are_gone_before_the_final_state_is_known(
             *,
             outcome: UpdateOutcome | None = None,
             error: JobError | None = None,
+            receipt: PurgeReceipt | None = None,
         ) -> bool:
             seen.append([path.name for path in spool.folder(job_id).iterdir()])
             noted = read_note(spool, job_id)
             assert noted is not None
             assert (noted.record.state, noted.record.outcome) == (state, outcome)
-            return super().finish(job_id, state, outcome=outcome, error=error)
+            return super().finish(job_id, state, outcome=outcome, error=error, receipt=receipt)
 
     watched = Watched(jobs.redis_url)
     assert spool.folder(claimed.job_id).exists()

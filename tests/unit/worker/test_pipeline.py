@@ -146,7 +146,7 @@ def test_an_update_publishes_promotes_and_reports(settings: WorkerSettings, stor
 
     worker_seconds = outcome.report["worker_seconds"]
     assert isinstance(worker_seconds, dict)
-    assert set(worker_seconds) == {"loading", "learning", "evaluating", "publishing"}
+    assert set(worker_seconds) == {"loading", "labels", "learning", "evaluating", "publishing"}
     peak = outcome.report["peak_rss_bytes"]
     assert isinstance(peak, int)
     assert 50e6 < peak < 50e9

@@ -193,10 +193,10 @@ def test_names_are_checked_before_any_image_is_spooled(
 class FullDisk(SpoolWriter):
     """A spool whose disk is full after the first image."""
 
-    def add(self, class_index: int, data: bytes, suffix: str = "", *, held_out: bool = False) -> None:
+    def add(self, class_index: int, data: bytes, suffix: str = "", *, held_out: bool = False, path: str = "") -> None:
         if self._files:
             raise OSError(errno.ENOSPC, "No space left on device")
-        super().add(class_index, data, suffix, held_out=held_out)
+        super().add(class_index, data, suffix, held_out=held_out, path=path)
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, limits: IntakeLimits, make_zip: Make, png: Png) -> None:

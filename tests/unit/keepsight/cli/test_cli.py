@@ -36,7 +36,8 @@ COMMANDS = (
     "classes", "classes rename", "classes swap", "classes merge", "classes delete", "classes replace",
     "rollback", "promote", "rollout", "prune", "pin", "unpin", "verify", "export", "backup", "restore",
     "gate", "gate show", "gate set", "keys", "keys create", "keys list", "keys revoke", "keys forget", "test-sets",
-    "test-sets put", "test-sets show", "test-sets remove", "evaluate", "report", "compare",
+    "test-sets put", "test-sets show", "test-sets remove", "evaluate", "report", "compare", "correct", "corrections",
+    "corrections list", "corrections learn", "corrections remove",
 )  # fmt: skip
 
 
@@ -619,6 +620,89 @@ def test_backups_and_restores_become_the_stores_program(
         ["backup", *extra, "--", "s", str(tmp_path)],
         ["restore", *extra, "--", str(tmp_path), "s"],
     ]
+
+
+CORRECTION = {
+    "number": 3, "label": "cat", "new_class": False, "taught_as": "dog", "answered": "owl", "probability": 0.25,
+    "answered_by": "v1", "reason": "", "corrected_by": "ada", "at": "2026-03-01T12:00:00Z",
+    "expires_at": "2026-03-15T12:00:00Z", "bytes": 7,
+}  # fmt: skip
+CORRECTED = {
+    "corrections": 4, "left_out": 1, "mended": 3, "spoiled": 1, "right_before": 1, "right_now": 3, "sampled": 32,
+    "sampled_flipped": 2, "sampled_right_before": 30, "sampled_right_now": 31, "effects": [],
+}  # fmt: skip
+
+
+def test_a_correction_is_sent_with_what_is_known_of_it(run_cli: RunCli, service: Any, image: Path) -> None:
+    service.script["POST /v1/corrections"] = CORRECTION
+    ran = run_cli("correct", str(image), "cat", "--taught-as", "dog", "--reason", "whiskers")
+    assert ran.out == "Correction 3 is kept: cat, answered owl.\n"
+    sent = service.requests[0].content
+    for name, value in {"label": "cat", "taught_as": "dog", "reason": "whiskers", "new_class": "false"}.items():
+        assert f'name="{name}"\r\n\r\n{value}\r\n'.encode() in sent
+    assert b'name="image"; filename="cat.png"' in sent
+    assert run_cli("correct", str(image), "cat", "--json").json["number"] == 3
+    gone = run_cli("correct", str(image.with_name("gone.png")), "cat")
+    assert (gone.code, "is no file" in gone.err) == (1, True)
+
+
+def test_corrections_are_listed_and_removed(run_cli: RunCli, service: Any) -> None:
+    listed = {"corrections": [CORRECTION], "bytes": 7, "learned_at_count": 50, "learned_after_s": None}
+    service.script |= {
+        "GET /v1/corrections": listed,
+        "DELETE /v1/corrections/3": {"removed": 1},
+        "DELETE /v1/corrections": {"removed": 2},
+    }
+    told = run_cli("corrections").out
+    assert all(word in told for word in ("3", "cat", "owl", "25.0 %", "dog", "ada"))
+    assert told.endswith("1 correction waits; learned at 50.\n")
+    assert run_cli("corrections", "list", "--json").json == listed
+    service.script["GET /v1/corrections"] = {**listed, "corrections": [], "learned_at_count": None}
+    assert run_cli("corrections").out == "0 corrections wait; learned when you ask for it.\n"
+    assert run_cli("corrections", "remove", "3").out == "Removed 1.\n"
+    assert run_cli("corrections", "remove", "--all").out == "Removed 2.\n"
+    assert run_cli("corrections", "remove").code == 1
+    assert run_cli("corrections", "remove", "3", "--all").code == 1
+
+
+def test_corrections_are_learned_and_their_effect_is_printed(
+    run_cli: RunCli, service: Any, make_finished_job: MakeJob
+) -> None:
+    job: dict[str, Any] = make_finished_job()
+    job["result"] |= {"evaluation": None, "version_id": "v3", "report": {"corrections": CORRECTED}}
+    job["receipt"] = {"corrections": 5, "removed_at": "2026-03-01T12:00:00Z", "learned": True}
+    service.script |= {
+        "POST /v1/corrections/learn": {"job_id": "j1", "location": "/v1/jobs/j1", "corrections": 5},
+        "GET /v1/jobs/j1": job,
+    }
+    told = run_cli("corrections", "learn").out
+    assert told.startswith("Learned: version v3 is published and current.\n")
+    assert "1 of 4 were right before, 3 are now (3 mended, 1 spoiled)" in told
+    assert "2 of 32 sampled features" in told
+    assert "1 were left out" in told
+    assert "5 corrections were learned; their images were removed" in run_cli("jobs", "show", "j1").out
+
+
+def test_labels_that_are_likely_wrong_are_printed(
+    run_cli: RunCli, service: Any, folder: Path, make_finished_job: MakeJob
+) -> None:
+    job = make_finished_job()
+    wrong = {"label": "cat", "likely": "dog", "label_probability": 0.1, "likely_probability": 0.9}
+    pair = {"path": "cat/1.png", "label": "cat", "other_path": "dog/2.png", "other_label": "dog", "cosine": 0.95}
+    job["labels"] = {
+        "images": 40,
+        "likely_wrong": [{"path": f"cat/{number}.png", **wrong} for number in range(12)],
+        "likely_wrong_count": 300,
+        "nearly_same": [pair],
+        "nearly_same_count": 2,
+    }
+    service.script |= {"POST /v1/tasks": ACCEPTED, "GET /v1/jobs/j1": job}
+    told = run_cli("teach", str(folder)).err
+    assert "label likely wrong: cat/0.png looks like dog (90.0 %), not like cat (10.0 %)" in told
+    assert "and 290 more labels that are likely wrong" in told
+    assert "nearly the same picture: cat/1.png (cat) and dog/2.png (dog)" in told
+    assert "and 1 more pairs" in told
+    assert "label likely wrong" in run_cli("jobs", "show", "j1").out
 
 
 def test_the_lineage_is_a_tree_with_branches_and_merges(run_cli: RunCli, service: Any) -> None:

@@ -1,0 +1,73 @@
+"""Keeps corrections of answers, and queues the job that learns them."""
+
+from __future__ import annotations
+
+import logging
+
+from app.errors import InvalidRequestError
+from app.intake.keeping import keeping
+from app.intake.names import check_against_known, clean_name
+from app.services import Services
+from exchange.contracts import JobRecord
+from exchange.corrections import CorrectionLimits, Corrections
+from model_store.types import DamagedPointerError
+from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
+from segp_cl.types import LearnedClass
+
+logger = logging.getLogger(__name__)
+
+
+def corrections_of(services: Services) -> Corrections:
+    """Return the corrections that wait in this server's spool."""
+    return Corrections(services.spool, CorrectionLimits.of(services.settings))
+
+
+def right_class(label: str, known: tuple[LearnedClass, ...], *, new_class: bool) -> tuple[str, str | None]:
+    """Return the right class of a correction, and the prompt of a class that is to be begun with it.
+
+    Raises:
+        InvalidRequestError: it is no class, and `new_class` does not say that it is to become one.
+        TaskRefusedError: the name of a new class is invalid.
+        ClassExistsError: it differs too little from a known one.
+    """
+    names = [each.name for each in known]
+    if label in names:
+        return label, None
+    name = clean_name(label)
+    if name in names:
+        return name, None
+    check_against_known([name], names, extend=False)
+    if not new_class:
+        raise InvalidRequestError(
+            f"the served version has no class {name!r}; send new_class=true if it is to become a class"
+        )
+    return name, as_prompt(DEFAULT_TEMPLATE, name)
+
+
+def check_known(field: str, label: str | None, known: tuple[LearnedClass, ...]) -> None:
+    """Refuse a label that is no class.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
+    if label is not None and label not in {each.name for each in known}:
+        raise InvalidRequestError(f"{field}: the served version has no class {label[:200]!r}")
+
+
+def queue_corrections(services: Services, *, submitted_by: str) -> JobRecord:
+    """Queue the job that learns all corrections that wait. Synchronous: run it in a thread.
+
+    Raises:
+        NoCorrectionsError: none waits.
+        CorrectionsBusyError: another process is at them for long.
+        BrokerUnavailableError: Redis is gone; they wait as before.
+        SpoolUnusableError: the job cannot be written; they wait as before.
+        DamagedPointerError: there is no current version to teach.
+    """
+    current = services.store.current()
+    if current is None:
+        raise DamagedPointerError(f"{services.store.root} has no CURRENT, so there is nothing to teach")
+    with keeping():
+        record = corrections_of(services).learn(services.jobs, submitted_by=submitted_by, submitted_on=current)
+    logger.info("corrections accepted job_id=%s corrections=%d", record.job_id, record.job.corrections)
+    return record
