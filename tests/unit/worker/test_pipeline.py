@@ -151,7 +151,7 @@ def test_an_update_publishes_promotes_and_reports(settings: WorkerSettings, stor
     assert isinstance(peak, int)
     assert 50e6 < peak < 50e9
     phases = list(dict.fromkeys(progress.phase for progress in seen))
-    assert phases == ["waiting", "loading", "prototypes", "evaluating", "publishing"]
+    assert phases == ["waiting", "loading", "prototypes", "labels", "evaluating", "publishing"]
 
 
 def test_the_second_update_learns_on_the_firsts_result(
@@ -249,8 +249,8 @@ def test_a_val_split_is_what_is_measured_on_and_nothing_of_it_is_learned(
     outcome = update(job, settings)
 
     learned = [data for batch, cached in zip(read, caching, strict=True) if cached for data in batch]
-    # five held-out images are few, so the gate looks at taught ones too
-    measured, taught = (batch for batch, cached in zip(read, caching, strict=True) if not cached)
+    # labels are looked at first; five held-out images are few, so the gate looks at taught ones too
+    *_, measured, taught = (batch for batch, cached in zip(read, caching, strict=True) if not cached)
     assert set(taught) <= set(learned)
     assert sorted(set(measured) & {picture(red, n) for n in range(8)}) == []
     assert sorted(data for data in measured if data in val) == sorted(val)
