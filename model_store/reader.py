@@ -11,6 +11,7 @@ from pathlib import Path
 from model_store import codec, policy
 from model_store.gate import GATE_FILE, GateSetting, let_through, read_setting, reasons_of
 from model_store.journal import read_journal
+from model_store.pointer import POINTER_FILE, read_pointer
 from model_store.types import (
     MANIFEST_FILE,
     TENSORS_FILE,
@@ -34,8 +35,6 @@ Manifests = list[Manifest]
 VersionIds = list[VersionId]
 Reasons = tuple[str, ...]
 Entries = list[JournalEntry]
-
-_POINTER_BYTES = 256  # more than any version id
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class StoreReader:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._versions = root / "versions"
-        self._pointer = root / "CURRENT"
+        self._pointer = root / POINTER_FILE
         self._journal = root / "journal.jsonl"
 
     def identity(self) -> str:
@@ -138,20 +137,7 @@ class StoreReader:
         Raises:
             DamagedPointerError: CURRENT cannot be read, or does not hold a version id.
         """
-        try:
-            with self._pointer.open("rb") as pointer:
-                text = pointer.read(_POINTER_BYTES).decode(errors="replace").removesuffix("\n")
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise DamagedPointerError(
-                f"{self._pointer} cannot be read: {error.strerror}; roll back to a named version"
-            ) from error
-        if not policy.is_version_id(text):
-            raise DamagedPointerError(
-                f"{self._pointer} holds {text[:80]!r}, expected a version id; roll back to a named version"
-            )
-        return text
+        return read_pointer(self._pointer)
 
     def readable_current(self) -> VersionId | None:
         """Return the version in CURRENT, or None also if it does not hold a version id."""

@@ -20,7 +20,7 @@ from exchange.jobs import JobNotFoundError, Jobs
 from exchange.notes import restore
 from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool, SpoolError
-from model_store.reader import StoreReader
+from model_store.pointer import POINTER_FILE, read_pointer
 from model_store.test_sets import StoredTestSets
 from model_store.types import StoreError
 from worker.ledger import Ledger
@@ -138,7 +138,7 @@ class Sweeper:
         try:
             if not self._corrections.sweep(now):
                 return
-            current = StoreReader(self._store).current()
+            current = read_pointer(self._store / POINTER_FILE)
             if current is None:
                 return
             record = self._corrections.learn(self._jobs, submitted_by="keepsight", submitted_on=current, if_due=now)

@@ -140,7 +140,7 @@ def test_a_spool_that_cannot_be_written_is_told_wherever_it_shows(
         raise OSError(number, "No")
 
     for where in (
-        "app.routes.tasks.tempfile.TemporaryFile",
+        "app.intake.receive.tempfile.TemporaryFile",
         "exchange.spool.Spool.create",
         "exchange.spool.SpoolWriter.add",
         "exchange.spool.SpoolWriter.close",

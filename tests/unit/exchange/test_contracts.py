@@ -124,7 +124,7 @@ def test_class_images_are_counted_from_one() -> None:
 def test_a_job_teaches_or_merges_or_evaluates() -> None:
     two = ("000001-0123456789ab", "000002-0123456789ab")
     for wrong in ({"evaluates": two}, {"classes": ()}, {"classes": (), "evaluates": ()}):
-        with pytest.raises(ValidationError, match="classes to learn, two versions to merge, or versions to evaluate"):
+        with pytest.raises(ValidationError, match="two versions to merge, an edit, or versions to evaluate"):
             a_job(**wrong)
     with pytest.raises(ValidationError, match="expected classes to learn"):
         a_job(classes=(), merges=two, evaluates=two)
