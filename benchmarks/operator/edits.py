@@ -188,7 +188,8 @@ class _Lab:
         wrong = Task(task.name, (second, first, *task.classes[2:]), task.images)
         taught = self._learn(initial_state(self.backbone), wrong, "segp", epochs=epochs)
         mended = self._edit(taught, ClassEdit(kind="swap", classes=(first.name, second.name)))
-        images, labels = self.bench.evaluation[0], torch.tensor(self.bench.evaluation_labels[0])
+        images = self.bench.evaluation[0]
+        labels = torch.tensor(images.labels)
         chosen = (labels < 2).nonzero().flatten().tolist()
         truth = [task.classes[int(labels[at])].name for at in chosen]
         accuracy = {}
