@@ -12,7 +12,7 @@ import typer
 
 from benchmarks.common.machine import machine
 from benchmarks.common.options import ONLY, Out, Quick, Threads
-from benchmarks.common.pages import measured_on, number, table
+from benchmarks.common.pages import measured_on, table
 from benchmarks.common.progress import quiet_bar
 from benchmarks.common.record import Record, load_json, save_bytes, save_json
 from benchmarks.operator.corrections import CORRECTIONS
@@ -38,7 +38,7 @@ def page(record: Record) -> str:
         "",
     ]
     rows = [
-        [f"`{name}`", number(record["figures"][name], 4), meaning]
+        [f"`{name}`", f"{record['figures'][name]:.4g}", meaning]
         for part in PARTS.values()
         for name, meaning in part.meanings.items()
         if name in record["figures"]
