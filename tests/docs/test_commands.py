@@ -19,6 +19,7 @@ import benchmarks.cost.__main__
 import benchmarks.decoding.__main__
 import benchmarks.faults.__main__
 import benchmarks.gpu.__main__
+import benchmarks.operator.__main__
 import benchmarks.passes.__main__
 import benchmarks.serving.__main__
 from keepsight.cli.main import app
@@ -38,6 +39,7 @@ PROGRAMS = {
     "benchmarks.decoding": benchmarks.decoding.__main__.app,
     "benchmarks.faults": benchmarks.faults.__main__.app,
     "benchmarks.gpu": benchmarks.gpu.__main__.app,
+    "benchmarks.operator": benchmarks.operator.__main__.app,
     "benchmarks.passes": benchmarks.passes.__main__.app,
     "benchmarks.serving": benchmarks.serving.__main__.app,
 }
