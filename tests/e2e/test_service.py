@@ -42,7 +42,8 @@ def test_teach_classify_roll_back_and_stop(keepsight: Any, colours: Path, finish
     # Two tasks, from folders.
     first = subset(colours, keepsight.folder / "first", "red", "green")
     second = subset(colours, keepsight.folder / "second", "blue", "yellow")
-    taught = keepsight("teach", first, "--name", "warm", "--json", *FAST, url=url)
+    long_enough_to_be_seen = ("--set", "epochs=30", *FAST[2:])
+    taught = keepsight("teach", first, "--name", "warm", "--json", *long_enough_to_be_seen, url=url)
     assert taught.code == 0, taught.err
     assert taught.json["state"] == "succeeded"
     assert "train" in taught.err

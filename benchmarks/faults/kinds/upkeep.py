@@ -127,6 +127,11 @@ def _done(command: str, *paths: Path) -> str | None:
     return None if done.returncode == 0 else f"a {command} ended with {done.returncode}: {done.stderr}"
 
 
+def busy(why: str) -> bool:
+    """Nobody answers while no server is there, and the first that is back may have more asked of it than it takes."""
+    return why.startswith("429 ")
+
+
 UPKEEP: Final = (
     Fault("kill the process of an export", nothing, holds=export_and_kill, job=False, quick=True),
     Fault(
@@ -135,7 +140,7 @@ UPKEEP: Final = (
         holds=export_and_kill_the_servers,
         job=False,
         breaks=True,
-        quick=True,
+        excused=busy,
     ),
     Fault(
         "kill the servers while they prune and pin",
@@ -143,6 +148,7 @@ UPKEEP: Final = (
         holds=prune_and_kill_the_servers,
         job=False,
         breaks=True,
+        excused=busy,
         quick=True,
     ),
     Fault(
@@ -150,6 +156,5 @@ UPKEEP: Final = (
         nothing,
         holds=lambda stage: verify_all(stage) + back_up_and_kill(stage),
         job=False,
-        quick=True,
     ),
 )
