@@ -10,7 +10,6 @@ from app.intake.names import check_against_known, clean_name
 from app.services import Services
 from exchange.contracts import JobRecord
 from exchange.corrections import CorrectionLimits, Corrections
-from model_store.types import DamagedPointerError
 from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
 from segp_cl.types import LearnedClass
 
@@ -64,9 +63,7 @@ def queue_corrections(services: Services, *, submitted_by: str) -> JobRecord:
         SpoolUnusableError: the job cannot be written; they wait as before.
         DamagedPointerError: there is no current version to teach.
     """
-    current = services.store.current()
-    if current is None:
-        raise DamagedPointerError(f"{services.store.root} has no CURRENT, so there is nothing to teach")
+    current = services.store.known_current()
     with keeping():
         record = corrections_of(services).learn(services.jobs, submitted_by=submitted_by, submitted_on=current)
     logger.info("corrections accepted job_id=%s corrections=%d", record.job_id, record.job.corrections)

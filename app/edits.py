@@ -8,14 +8,14 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.errors import InvalidRequestError, TaskRefusedError
-from app.intake.entry_names import encoding_named
+from app.intake.entry_names import Encoding
 from app.intake.names import check_against_known, clean_name
 from app.queueing import queue_without_images
 from exchange.contracts import JobRecord, UpdateJob, new_job_id, utc_now
 from exchange.jobs import Jobs
 from exchange.spool import Spool
 from model_store.store import Store
-from model_store.types import ClassRecord, DamagedPointerError, VersionId
+from model_store.types import ClassRecord, VersionId
 from segp_cl.class_edits import MOST_CLASSES, ClassEdit
 from segp_cl.errors import ClassNotFoundError
 from segp_cl.prompts import prompt_for
@@ -72,7 +72,7 @@ class ReplaceForm(BaseModel):
 
     reason: str = Field("", max_length=200, description="Kept in the journal.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the split into images that count and held-out ones.")
-    encoding: str | None = Field(None, description="Encoding of the names in an archive that does not say it itself.")
+    encoding: Encoding = None
 
     @field_validator("reason")
     @classmethod
@@ -80,11 +80,6 @@ class ReplaceForm(BaseModel):
         if not reason.isprintable():
             raise ValueError("expected visible text")
         return reason.strip()
-
-    @field_validator("encoding")
-    @classmethod
-    def _known(cls, encoding: str | None) -> str | None:
-        return None if encoding is None else encoding_named(encoding)
 
 
 class EditAccepted(BaseModel):
@@ -150,9 +145,7 @@ def known_classes(store: Store) -> tuple[dict[str, ClassRecord], VersionId]:
     Raises:
         StoreError: CURRENT cannot be read.
     """
-    current = store.current()
-    if current is None:  # there is one from the start
-        raise DamagedPointerError(f"{store.root} has no CURRENT, so there are no classes to edit")
+    current = store.known_current()
     return {known.name: known for known in store.manifest(current).classes}, current
 
 

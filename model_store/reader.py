@@ -139,6 +139,17 @@ class StoreReader:
         """
         return read_pointer(self._pointer)
 
+    def known_current(self) -> VersionId:
+        """Return the version in CURRENT, which there is from the start.
+
+        Raises:
+            DamagedPointerError: CURRENT cannot be read, or is gone.
+        """
+        current = self.current()
+        if current is None:
+            raise DamagedPointerError(f"{self.root} has no CURRENT, so there is nothing to teach or to edit")
+        return current
+
     def readable_current(self) -> VersionId | None:
         """Return the version in CURRENT, or None also if it does not hold a version id."""
         try:

@@ -12,7 +12,7 @@ import torch
 from exchange.contracts import UpdateJob
 from model_store.gate import REPORT_KEY, reasons_of
 from model_store.store import Store
-from model_store.types import DamagedPointerError, Manifest, PreprocessingRecord, Provenance, VersionId
+from model_store.types import Manifest, PreprocessingRecord, Provenance, VersionId
 from segp_cl.class_edits import ClassEdit
 from segp_cl.config import LearnerConfig
 from segp_cl.learn.edits import edit_classes, is_exact, restored
@@ -72,9 +72,7 @@ def run_edit(
             return done, None
         if resume_only and not made:
             return None
-        parent = store.current()
-        if parent is None:
-            raise DamagedPointerError(f"{store.root} has no CURRENT whose classes could be edited")
+        parent = store.known_current()
         if job.edit.kind == "replace":
             manifest = _replaced(store, job, parent, settings, on_progress, before_publish)
         else:
@@ -96,7 +94,7 @@ def edit_again(
     """
     assert before.edit is not None
     provenance = Provenance.model_validate(
-        before.model_dump(include={"preprocessing", "strategy", "settings", "seed", "job_id", "dataset", "evaluation"})
+        before.model_dump(include={"preprocessing", "strategy", "settings", "seed", "job_id", "dataset"})
         | {"who": "keepsight", "reason": f"{before.edit.words}, as in {before.version_id}"}
     )
     source = store.open(before.version_id) if before.edit.kind == "replace" else None

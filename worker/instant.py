@@ -14,7 +14,7 @@ from exchange.contracts import Evaluation, GateResult, InstantOutcome, LabelRepo
 from model_store.gate import REPORT_KEY, reasons_of
 from model_store.reader import StoreReader
 from model_store.store import Store
-from model_store.types import DamagedPointerError, Made, Manifest, VersionId
+from model_store.types import Made, Manifest, VersionId
 from segp_cl.config import LearnerConfig
 from segp_cl.data.row_file import RowFile
 from segp_cl.learn.learner import learn_task
@@ -60,9 +60,7 @@ def run_instant(
     StoreReader(settings.store).identity()  # raises where the disk is not mounted: opened to write, it would be begun
     store = Store(settings.store)
     with store.top_lock():
-        parent = store.current()
-        if parent is None:
-            raise DamagedPointerError(f"{store.root} has no CURRENT to put an instant version on")
+        parent = store.known_current()
         data = TaskData.read(job, settings)
         manifest = put_on(
             store,

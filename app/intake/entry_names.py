@@ -10,6 +10,9 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from app.errors import ArchiveError
 
@@ -60,6 +63,18 @@ def encoding_named(text: str) -> str:
         if found is not None:
             return found
     raise ValueError(f"unknown encoding {text[:40]!a}; expected one of {', '.join(ENCODINGS)}")
+
+
+def _encoding_or_none(text: str | None) -> str | None:
+    return None if text is None else encoding_named(text)
+
+
+Encoding = Annotated[
+    str | None,
+    AfterValidator(_encoding_or_none),
+    Field(description="Encoding of the names in an archive that does not say it itself."),
+]
+"""A field of an upload's form."""
 
 
 def zip_name(info: zipfile.ZipInfo) -> EntryName:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.intake.entry_names import encoding_named
+from app.intake.entry_names import Encoding
 from app.intake.keeping import keeping
 from app.intake.limits import IntakeLimits, always_wanted
 from app.intake.names import check_against_known
@@ -38,12 +38,7 @@ class SetForm(BaseModel):
     days: float | None = Field(
         None, gt=0, le=MAX_DAYS, allow_inf_nan=False, description="Days that it is kept. Default: the setting's."
     )
-    encoding: str | None = Field(None, description="Encoding of the names in an archive that does not say it itself.")
-
-    @field_validator("encoding")
-    @classmethod
-    def _known(cls, encoding: str | None) -> str | None:
-        return None if encoding is None else encoding_named(encoding)
+    encoding: Encoding = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pydantic import BaseModel, ConfigDict, Field, Json, JsonValue, field_validator
 
 from app.errors import IdempotencyInProgressError, IdempotencyMismatchError, TaskRefusedError
-from app.intake.entry_names import encoding_named
+from app.intake.entry_names import Encoding
 from app.intake.keep_test_set import Keeper, spooled_aside
 from app.intake.keeping import keeping
 from app.intake.limits import IntakeLimits, always_wanted
@@ -26,7 +26,7 @@ from exchange.redis_client import BrokerUnavailableError
 from exchange.spool import Spool
 from model_store.store import Store
 from model_store.test_sets import check_name
-from model_store.types import DamagedPointerError, InvalidTestSetNameError, StoreError, VersionId
+from model_store.types import InvalidTestSetNameError, StoreError, VersionId
 from segp_cl.class_edits import ClassEdit
 from segp_cl.config import LearnerConfig
 from segp_cl.errors import ClassNotFoundError
@@ -57,7 +57,7 @@ class TaskForm(BaseModel):
         None, description="Keep the archive's test split as a test set of this name. Default: it is passed over."
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random choices in the update.")
-    encoding: str | None = Field(None, description="Encoding of the names in an archive that does not say it itself.")
+    encoding: Encoding = None
 
     @field_validator("name")
     @classmethod
@@ -73,11 +73,6 @@ class TaskForm(BaseModel):
             return None if name is None else check_name(name)
         except InvalidTestSetNameError as error:
             raise ValueError(str(error)) from error
-
-    @field_validator("encoding")
-    @classmethod
-    def _known(cls, encoding: str | None) -> str | None:
-        return None if encoding is None else encoding_named(encoding)
 
 
 @dataclass(frozen=True)
@@ -153,7 +148,9 @@ class Submissions:
                         check=check,
                         test_writer=test_writer,
                     )
-                record = _record(job_id, form, taken, submitted_by, submitted_on=self._current(), replaced=prompts)
+                record = _record(
+                    job_id, form, taken, submitted_by, submitted_on=self._store.known_current(), replaced=prompts
+                )
                 check()  # from here on there is a job, and it is kept
                 with self._test_set_kept(form, taken, submitted_by):
                     if idempotency_key:
@@ -204,7 +201,7 @@ class Submissions:
             raise
 
     def _prompt_of(self, name: str) -> str:
-        known = {record.name: record for record in self._store.manifest(self._current()).classes}
+        known = {record.name: record for record in self._store.manifest(self._store.known_current()).classes}
         if name not in known:
             raise ClassNotFoundError(f"the class {name!r} is not known")
         return known[name].prompt
@@ -213,14 +210,8 @@ class Submissions:
         if replaces is not None and list(names) != [replaces]:
             found = ", ".join(map(repr, names[:5])) + (" and more" if len(names) > 5 else "")
             raise TaskRefusedError(f"expected images of the class {replaces!r} alone, got {found}")
-        known = [c.name for c in self._store.manifest(form.parent or self._current()).classes]
+        known = [c.name for c in self._store.manifest(form.parent or self._store.known_current()).classes]
         check_against_known(names, known, extend=form.extend)
-
-    def _current(self) -> VersionId:
-        current = self._store.current()
-        if current is None:  # there is one from the start
-            raise DamagedPointerError(f"{self._store.root} has no CURRENT, so there is nothing to teach")
-        return current
 
     def _earlier(self, key: str, fingerprint: str) -> JobRecord | None:
         """Return the job that an earlier request with this key created, or None."""

@@ -238,6 +238,7 @@ def test_so_is_a_class_that_was_replaced_without_its_images(
     mine, theirs = (state.prototypes[state.class_names.index("cat")] for state in (again, replaced))
     assert (mine - theirs).abs().max() < 1e-6
     assert manifest.dataset is not None
+    assert manifest.evaluation is None  # its images are gone, so nothing was measured on this version
 
 
 def test_one_that_no_longer_fits_is_left_out(
