@@ -12,14 +12,14 @@ from typing import Any
 
 from app.errors import NotEvaluatedError
 from app.queueing import queue_without_images
-from app.schemas import (
+from app.schemas import PathName
+from app.set_schemas import (
     Cell,
     ChangedImage,
     ClassComparison,
     Comparison,
     Cost,
     Counts,
-    PathName,
     Report,
     ReportRow,
     ReportTask,

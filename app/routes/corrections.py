@@ -12,6 +12,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
+from app.correction_schemas import (
+    CorrectionBody,
+    CorrectionFields,
+    CorrectionList,
+    CorrectionsAccepted,
+    CorrectionsRemoved,
+    CorrectionView,
+)
 from app.corrections import check_known, corrections_of, queue_corrections, right_class
 from app.deps import ServicesDep, TrainCaller
 from app.encoded_images import images_from_base64
@@ -23,14 +31,6 @@ from app.multipart import Form, read_form
 from app.offload import as_json
 from app.openapi import problems
 from app.problems import invalid_body
-from app.schemas import (
-    CorrectionBody,
-    CorrectionFields,
-    CorrectionList,
-    CorrectionsAccepted,
-    CorrectionsRemoved,
-    CorrectionView,
-)
 from app.services import Services
 from app.serving.answer_images import Pixels, answer_images, take_served
 from app.serving.answers import predictions

@@ -14,7 +14,8 @@ from app.json_body import read_json
 from app.media_types import media_type
 from app.offload import as_json
 from app.openapi import json_body, problems
-from app.schemas import SET_NAME, Comparison, EvaluateAccepted, EvaluateBody, PathName, Report
+from app.schemas import PathName
+from app.set_schemas import SET_NAME, Comparison, EvaluateAccepted, EvaluateBody, Report
 from app.wire.root import outside_path
 from exchange.contracts import SetEvaluation
 

@@ -14,8 +14,8 @@ from app.intake.places import Check
 from app.intake.receive import check_multipart, parse_archive, receive_archive
 from app.offload import as_json
 from app.openapi import problems
-from app.schemas import SET_NAME, SetDetails, SetInfo, SetList, SetStored
 from app.services import Services
+from app.set_schemas import SET_NAME, SetDetails, SetInfo, SetList, SetStored
 from model_store.test_sets import RemovedTestSet
 
 router = APIRouter(prefix="/v1/test-sets", tags=["test sets"])
