@@ -76,8 +76,9 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         max_wait_s=settings.max_wait_ms / 1000,
         label_cache_size=settings.label_cache_size,
         metrics=metrics,
-        # overlapping passes suit threads that compute alone: teams of threads would compete for the cores
-        passes_ahead=1 if passes.shares_out(passes.most) else 0,
+        # overlapping passes suit threads that compute alone, as teams of threads would compete for the cores; and a
+        # GPU, which would idle while the next batch is gathered
+        passes_ahead=1 if passes.shares_out(passes.most) or base.device.type == "cuda" else 0,
     )
     decoder = Decoder(
         threads=settings.decode_threads,

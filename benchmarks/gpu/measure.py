@@ -10,6 +10,7 @@ from statistics import median
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common.scenes import RandomImages, state_with, take_steps, task_of
 from segp_cl.config import LearnerConfig, StrategyName
@@ -51,12 +52,28 @@ class Side(BaseModel):
 
 
 class Figures(BaseModel):
-    """One model."""
+    """One model.
+
+    Attributes:
+        model: Its name.
+        sides: Bare and by strategy.
+        tflop_per_step: What the bare step's matrix products and convolutions come to, counted by PyTorch.
+        product_tflops: Of a product of two large bfloat16 matrices, the card's ceiling; None on a CPU.
+        flops_share: The bare step's rate as a share of that ceiling.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     model: str
     sides: tuple[Side, ...]
+    tflop_per_step: float
+    product_tflops: float | None
+    flops_share: float | None
+
+    def over(self, side: str, other: str) -> float:
+        """A side's seconds for a step over another's."""
+        of = {each.name: each.step_ms for each in self.sides}
+        return round(of[side] / of[other], 3)
 
 
 def measure(spec: ModelSpec, name: str, plan: Plan, device: torch.device) -> Figures:
@@ -91,7 +108,36 @@ def measure(spec: ModelSpec, name: str, plan: Plan, device: torch.device) -> Fig
         )
         for side, taken in seconds.items()
     )
-    return Figures(model=name, sides=tuple(sides))
+    tflop = bare_tflop(backbone, task, plan)
+    ceiling = product_tflops(device) if device.type == "cuda" else None
+    return Figures(
+        model=name,
+        sides=tuple(sides),
+        tflop_per_step=round(tflop, 4),
+        product_tflops=None if ceiling is None else round(ceiling, 1),
+        flops_share=None if ceiling is None else round(tflop / bare / ceiling, 3),
+    )
+
+
+def product_tflops(device: torch.device, *, size: int = 8192, products: int = 10) -> float:
+    """TFLOP/s of a product of two random bfloat16 matrices of `size` rows and columns: the median of 5 rounds."""
+    a, b = (torch.randn(size, size, device=device, dtype=DTYPE) for _ in range(2))
+    taken = []
+    for _ in range(6):
+        _synchronise(device)
+        begun = time.perf_counter()
+        for _ in range(products):
+            a @ b
+        _synchronise(device)
+        taken.append((time.perf_counter() - begun) / products)
+    return float(2 * size**3 / median(taken[1:]) / 1e12)
+
+
+def bare_tflop(backbone: Backbone, task: Task, plan: Plan) -> float:
+    """10^12 floating-point operations of one bare step, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        bare_steps(backbone, task, plan.model_copy(update={"steps": 1, "drop": 0}))
+    return float(counter.get_total_flops()) / 1e12
 
 
 def bare_steps(backbone: Backbone, task: Task, plan: Plan) -> list[float]:

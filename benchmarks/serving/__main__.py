@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 
 from benchmarks.common.options import ONLY, Out, Quick
 from benchmarks.common.progress import quiet_bar
 from benchmarks.common.record import last_components, load_json
+from benchmarks.serving import gpu as gpu_benchmark
 from benchmarks.serving import record
 from benchmarks.serving.figures import AIMS
 from benchmarks.serving.foreign import Gate
@@ -49,6 +51,9 @@ def main(
     peers_dir: Annotated[
         Path | None, typer.Option(help="Virtual environments of the other servers [default: in --work]")
     ] = None,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Measure the server on one GPU instead, into results/gpu; no other part.")
+    ] = False,
 ) -> None:
     """Measure what serving costs: beside the bare model, beside other servers, and while versions change.
 
@@ -56,6 +61,9 @@ def main(
     A finished part is not measured again; the full plan takes about forty minutes on two cores.
     """
     console = Console(stderr=True)
+    if gpu:
+        _on_gpu(console, out.parent / "gpu" if out == OUT else out, work.resolve() / "gpu", quick=quick, data=data)
+        return
     plan = (QUICK if quick else Plan()).model_copy(update={"api_processes": api_processes})
     place = Workplace(work=work.resolve(), plan=plan, peers=(peers_dir or work / "peers").resolve(), data=data)
     place.work.mkdir(parents=True, exist_ok=True)
@@ -73,6 +81,19 @@ def main(
                 failed += _one(place, part, out, console)
             bar.advance(task)
     _conclude(console, out, failed)
+
+
+def _on_gpu(console: Console, out: Path, work: Path, *, quick: bool, data: Path | None) -> None:
+    there_is_one = torch.cuda.is_available()
+    plan = gpu_benchmark.quick(on_gpu=there_is_one) if quick else gpu_benchmark.GpuPlan()
+    if not quick and not there_is_one:
+        console.print("[red]benchmarks.serving: there is no CUDA device here, so there is nothing to measure[/red]")
+        raise typer.Exit(1)
+    with quiet_bar(console) as bar:
+        task = bar.add_task("", total=None)
+        place = gpu_benchmark.GpuPlace(work, plan, data, tell=lambda what: bar.update(task, description=what))
+        record = gpu_benchmark.measure(place, out)
+    print(gpu_benchmark.page(record))
 
 
 def _one(place: Workplace, part: Part, out: Path, console: Console) -> list[str]:

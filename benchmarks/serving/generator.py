@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,15 +21,17 @@ from benchmarks.serving.counting import evenly
 from benchmarks.serving.wire import Connection, Shape
 
 OK = 200
+PICTURES = (".jpg", ".bmp")
 
 
 class Load:
-    """So many clients that ask one server without pause, until they are told to stop."""
+    """So many clients that ask one server until they are told to stop: without pause, or `per_s` requests together."""
 
-    def __init__(self, port: int, requests: Sequence[bytes], clients: int) -> None:
+    def __init__(self, port: int, requests: Sequence[bytes], clients: int, *, per_s: float | None = None) -> None:
         self._port = port
         self._requests = requests
         self._clients = clients
+        self._pause_s = None if per_s is None else clients / per_s
         self._order: Iterator[int] = itertools.cycle(range(len(requests)))
         self._stopping = False
         self.log: list[tuple[float, float, int, int, bytes]] = []
@@ -44,7 +47,11 @@ class Load:
 
     async def _client(self, keep_bodies: bool) -> None:
         connection = Connection(self._port)
+        due = time.monotonic() + (0.0 if self._pause_s is None else random.uniform(0, self._pause_s))
         while not self._stopping:
+            if self._pause_s is not None:
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                due += self._pause_s
             place = next(self._order)
             begun = time.monotonic()
             status, body = await connection.ask(self._requests[place])
@@ -106,7 +113,7 @@ class Generator:
             load = Load(command["port"], self._mixed(command), command["clients"])
             self._soak = (load, asyncio.create_task(load.run(keep_bodies=True)), Path(command["out"]))
             return {}
-        load = Load(command["port"], requests, command["clients"])
+        load = Load(command["port"], requests, command["clients"], per_s=command.get("per_s"))
         return await window(load, warm_s=command["warm_s"], measure_s=command["measure_s"])
 
     def _requests(self, shape: Shape, photos: int | None, group: int) -> list[bytes]:
@@ -159,7 +166,7 @@ def photos_of(requests_place: int, photos: int) -> list[int]:
 
 async def serve(folder: Path) -> None:
     """Read commands from stdin until it ends."""
-    generator = Generator([path.read_bytes() for path in sorted(folder.glob("*.jpg"))])
+    generator = Generator([path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in PICTURES])
     reader = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
