@@ -110,25 +110,28 @@ def main(
     machine = device_name(place)
     figures: list[Figures] = []
     updates: list[Update] = []
+
+    def keep() -> None:  # after every piece: a machine that is lent for minutes may be gone before the end
+        record = {
+            "machine": machine,
+            "torch": torch.__version__,
+            "quick": quick,
+            "plan": plan.model_dump(),
+            "models": [model.model_dump() for model in figures],
+            "updates": [update.model_dump() for update in updates],
+        }
+        save_bytes(out, page(figures, updates, plan, machine).encode())
+        save_json(out.with_suffix(".json"), record)
+
     with tempfile.TemporaryDirectory(prefix="keepsight-gpu-") as folder:
         for name in ("tiny",) if quick else MODELS:
             spec = write_small_vit(Path(folder)) if quick else write_open_clip(Path(folder), name)
             figures.append(measure(spec, name, plan, place))
-            if not updates:
-                wanted = QUICK_PLANS if quick else PLANS
-                updates = [measure_update(spec, name, each, place, DTYPE) for each in wanted]
-    text = page(figures, updates, plan, machine)
-    record = {
-        "machine": machine,
-        "torch": torch.__version__,
-        "quick": quick,
-        "plan": plan.model_dump(),
-        "models": [model.model_dump() for model in figures],
-        "updates": [update.model_dump() for update in updates],
-    }
-    save_bytes(out, text.encode())
-    save_json(out.with_suffix(".json"), record)
-    sys.stdout.write(text)
+            keep()
+            for each in () if updates else QUICK_PLANS if quick else PLANS:
+                updates.append(measure_update(spec, name, each, place, DTYPE))
+                keep()
+    sys.stdout.write(page(figures, updates, plan, machine))
 
 
 def _refused(why: str) -> typer.Exit:

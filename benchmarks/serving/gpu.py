@@ -120,14 +120,6 @@ class GpuPlace:
         return jpeg, decoded
 
 
-def prepare(place: GpuPlace) -> None:
-    """Make weights, stores and pictures; what is there already is left."""
-    place.pictures()
-    for model in place.plan.models:
-        place.tell(f"weights and versions of {model}")
-        place.store(model)
-
-
 def measure(place: GpuPlace, out: Path) -> Record:
     """Measure every model and write `serving.json` and `serving.md` after each."""
     record: Record = {
@@ -139,15 +131,17 @@ def measure(place: GpuPlace, out: Path) -> Record:
         "plan": place.plan.model_dump(),
         "models": {},
     }
-    prepare(place)
+    place.pictures()
     for model in place.plan.models:
-        record["models"][model] = _one(place, model)
-        save_json(out / "serving.json", record)
-        save_bytes(out / "serving.md", page(record).encode())
+        for found in _pieces(place, model):
+            record["models"][model] = found
+            save_json(out / "serving.json", record)
+            save_bytes(out / "serving.md", page(record).encode())
     return record
 
 
-def _one(place: GpuPlace, model: str) -> Record:
+def _pieces(place: GpuPlace, model: str) -> Iterator[Record]:
+    """What is known of a model, after every piece that took long."""
     plan, spec = place.plan, place.spec(model)
     jpeg, decoded = place.pictures()
     place.tell(f"{model}: the bare pass")
@@ -176,9 +170,8 @@ def _one(place: GpuPlace, model: str) -> Record:
                 row["half_load"] = _window(server, of["decoded"], plan, per_s=half)
             row["swaps"] = _swaps(server, of["decoded"], versions, plan)
             found["servers"].append(row)
-    best = max(found["servers"], key=lambda row: row["decoded"]["images_per_s"])
-    found["best"] = best["processes"]
-    return found
+        found["best"] = max(found["servers"], key=lambda row: row["decoded"]["images_per_s"])["processes"]
+        yield found
 
 
 @contextlib.contextmanager
@@ -293,8 +286,8 @@ def page(record: Record) -> str:
     return (
         f"# Serving on a GPU\n\nMeasured on {machine['device']} with {machine['cores']} CPU cores, torch "
         f"{machine['torch']}: random weights, {plan['dtype']}, batches of up to {plan['batch']}, {plan['group']} "
-        f"images in each request, {plan['clients']} clients in {plan['generators']} processes on the same machine. Decoded "
-        "pictures are uncompressed and of the model's size.\n\n"
+        f"images in each request, {plan['clients']} clients in {plan['generators']} processes on the same machine. "
+        "Decoded pictures are uncompressed and of the model's size.\n\n"
         "## The bare forward pass, images a second by batch\n\n"
         + table(("model", *map(str, plan["bare_batches"])), bare_rows, left=1)
         + "\n\n## The server\n\n`of bare` compares with the bare pass at the server's largest batch.\n\n"

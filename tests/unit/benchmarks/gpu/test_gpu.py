@@ -26,7 +26,14 @@ def test_the_quick_way_writes_a_table_and_its_figures(tmp_path: Path) -> None:
         assert side["images_per_second"] > 0
         assert side["peak_mib"] is None
     rows = [line for line in out.read_text().splitlines() if line.startswith("| tiny |")]
-    assert len(rows) == 3
+    assert len(rows) == 3 + 1 + 1, "three sides, their arithmetic, and one update"
+    assert model["tflop_per_step"] > 0
+    assert model["product_tflops"] is None
+    (update,) = record["updates"]
+    assert update["images"] == 40
+    assert update["anchors"] == 100
+    assert 0 < update["share_of_dpgd"] < 1
+    assert sum(update["phases"].values()) <= update["seconds"] + 0.1
     assert "channels-last" in out.read_text()
     assert out.read_text() in result.output
 
