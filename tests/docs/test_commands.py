@@ -45,7 +45,7 @@ PROGRAMS = {
 }
 SCRIPTS = [(page, words) for page, words in COMMANDS if words[0].startswith("scripts/")]
 KNOWN_PROGRAMS = {"keepsight", "curl", "docker", "python", "torchrun"} | {
-    f"scripts/{name}" for name in ("demo", "test", "check", "pin-images")
+    f"scripts/{name}" for name in ("demo", "test", "check", "gpu", "pin-images")
 }
 
 
@@ -140,7 +140,7 @@ def test_compose_files_that_are_named_exist() -> None:
 
 def test_the_readme_shows_the_two_commands_and_six_lines_of_the_command_line() -> None:
     lines = [words for page, words in COMMANDS if page.name == "README.md"]
-    assert ["scripts/demo", "scripts/gpu"] in lines
+    assert ["scripts/demo"] in lines
     assert ["scripts/test"] in lines
     block = next(b for b in blocks(ROOT / "README.md") if b.text.startswith("keepsight up"))
     assert len(block.text.splitlines()) == 6
