@@ -25,6 +25,7 @@ from segp_cl.data.decoding import decode_image
 from segp_cl.data.preprocessing import to_pixels
 from segp_cl.models.load import load_backbone
 from segp_cl.runtime.classifier import Classifier
+from segp_cl.runtime.engines.torch_engine import TorchEngine
 from segp_cl.runtime.passes import CPU_CHUNK, PassSettings
 from segp_cl.types import ModelSpec
 
@@ -42,7 +43,7 @@ class Bare:
         current = opened.current()
         assert current is not None, f"{store} has a version"
         passes = PassSettings.of(base.device, max_batch_size=CPU_CHUNK, threads=threads)  # the server's own
-        self._classifier = Classifier(base, opened.open(current), passes=passes)
+        self._classifier = Classifier(base, opened.open(current), engine=TorchEngine(passes))
         self._preprocessing = base.preprocessing
         self._photos = [path.read_bytes() for path in sorted(photos.glob("*.jpg"))]
 
