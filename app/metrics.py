@@ -43,6 +43,10 @@ class Metrics:
             "keepsight_version_load_seconds", "Seconds to load and warm a version.", buckets=_SECONDS, registry=registry
         )
         self.serving = Info("keepsight_serving", "The version that is served.", registry=registry)
+        self.engine = Info("keepsight_engine", "What runs the served version's image tower.", registry=registry)
+        self.engine_failures = Counter(
+            "keepsight_engine_failures", "Versions that PyTorch runs because OpenVINO failed.", registry=registry
+        )
         self.classes = Gauge("keepsight_classes", "Classes of the version that is served.", registry=registry)
         self.connections = Gauge("keepsight_connections", "Connections that are open.", registry=registry)
         self.connections_ended = Counter(

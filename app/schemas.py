@@ -632,5 +632,6 @@ class Ready(BaseModel):
     status: Literal["ready"] = "ready"
     serving: str
     classes: int
+    engine: Literal["torch", "openvino"] = Field(description="What runs the version's image tower.")
     behind: str | None = None
     broker: Literal["reachable", "unreachable"]

@@ -28,11 +28,10 @@ class Settings(SharedSettings):
     keys_file: Path = Field(Path("var/keys.json"), description="API keys, hashed. Without keys: loopback only.")
 
     # Model
-    serving_precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Arithmetic of the image tower when it answers; scores are float32 either way."
-    )
-    packed_weights: bool = Field(
-        True, description="Lay out the weights for the CPU's kernels when a version is loaded. CPU and float32 only."
+    serving_precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Arithmetic of the image tower when it answers; scores are float32 either way. `auto`: float32, or "
+        "bfloat16 where OpenVINO's answers were measured to be the same.",
     )
     channels_last: bool = Field(False, description="Images in channels-last layout; `compact` has them so anyway.")
     compile: bool = Field(False, description="Run the towers through torch.compile: slow to load, then faster.")

@@ -43,6 +43,9 @@ from segp_cl.errors import KeepsightError, ModelLoadError
 from segp_cl.models.backbone import Backbone
 from segp_cl.models.load import load_backbone
 from segp_cl.runtime.classifier import embedding_space
+from segp_cl.runtime.engines.choose import choose_engine
+from segp_cl.runtime.engines.interface import Engine as PassEngine
+from segp_cl.runtime.engines.interface import EngineError
 from segp_cl.runtime.hardware import choose_device
 from segp_cl.runtime.passes import PassSettings
 from segp_cl.runtime.process import give_memory_back
@@ -63,7 +66,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         ModelLoadError: there is no such base model.
         StoreError: the store cannot be used.
     """
-    base, store, spool = await asyncio.to_thread(_open, settings)
+    base, runner, store, spool = await asyncio.to_thread(_open, settings, metrics)
     device = str(base.device)
     roster = Roster(settings.redis_url, store.identity())
     beat_s = min(settings.poll_interval_s, settings.server_lost_after_s / 4)
@@ -76,9 +79,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         max_wait_s=settings.max_wait_ms / 1000,
         label_cache_size=settings.label_cache_size,
         metrics=metrics,
-        # overlapping passes suit threads that compute alone, as teams of threads would compete for the cores; and a
-        # GPU, which would idle while the next batch is gathered
-        passes_ahead=1 if passes.shares_out(passes.most) or base.device.type == "cuda" else 0,
+        passes_ahead=runner.passes_ahead,
     )
     decoder = Decoder(
         threads=settings.decode_threads,
@@ -89,7 +90,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
     )
     watcher = Watcher(
         current=store.current,
-        load=Loader(store, base, warm=settings.warm_versions, passes=passes),
+        load=Loader(store, base, warm=settings.warm_versions, engine=runner),
         live=live,
         poll_s=settings.poll_interval_s,
         backoff_s=settings.reload_backoff_s,
@@ -191,12 +192,33 @@ def passes_of(settings: Settings, device: torch.device) -> PassSettings:
     return PassSettings.of(
         device,
         max_batch_size=settings.max_batch_size,
-        precision=getattr(torch, settings.serving_precision),
+        precision=torch.bfloat16 if settings.serving_precision == "bfloat16" else torch.float32,
         compiled=settings.compile,
         graphs=settings.cuda_graphs,
         threads=settings.threads,
-        packed=settings.packed_weights,
     )
+
+
+def engine_of(settings: Settings, base: Backbone, metrics: Metrics) -> PassEngine:
+    """Return what runs the image towers of versions.
+
+    Raises:
+        StartupError: an engine was asked for by name, and cannot be used.
+    """
+    try:
+        return choose_engine(
+            base,
+            wanted=settings.engine,
+            precision=settings.serving_precision,
+            passes=passes_of(settings, base.device),
+            threads=settings.threads,
+            cache=settings.engine_cache_folder,
+            failed=lambda why: metrics.engine_failures.inc(),
+        )
+    except EngineError as error:
+        raise StartupError(
+            f"KEEPSIGHT_ENGINE is {settings.engine}, which cannot be used: {error}; leave it unset"
+        ) from error
 
 
 def configure_base(base: Backbone, settings: Settings) -> None:
@@ -223,14 +245,21 @@ def configure_base(base: Backbone, settings: Settings) -> None:
         ) from error
 
 
-def _open(settings: Settings) -> tuple[Backbone, Store, Spool]:
+def _open(settings: Settings, metrics: Metrics) -> tuple[Backbone, PassEngine, Store, Spool]:
     torch.set_num_threads(settings.threads)
     limit_decode_memory(settings.max_decode_bytes, give_back=give_memory_back)
     device = choose_device(settings.device)
     passes_of(settings, torch.device(device))  # refused before a model is loaded
     base = load_backbone(settings.model_spec, device=device)
     configure_base(base, settings)
-    logger.info("loaded model=%s weights=%s device=%s", settings.model, base.weights_digest[:12], base.device)
+    engine = engine_of(settings, base, metrics)
+    logger.info(
+        "loaded model=%s weights=%s device=%s engine=%s",
+        settings.model,
+        base.weights_digest[:12],
+        base.device,
+        engine.name,
+    )
     try:
         spool = Spool(settings.spool)
     except OSError as error:
@@ -243,7 +272,7 @@ def _open(settings: Settings) -> tuple[Backbone, Store, Spool]:
             raise
         logger.error("%s; until then the last version that was served and can be read is served", error)
     _check_model(store, base, settings)
-    return base, store, spool
+    return base, engine, store, spool
 
 
 def _check_model(store: Store, base: Backbone, settings: Settings) -> None:

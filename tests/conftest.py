@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# tests leave nothing in the user's own cache, and convert each base model once
+os.environ["KEEPSIGHT_ENGINE_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "engines")
 
 import pytest
 import torch

@@ -19,6 +19,7 @@ from segp_cl.errors import InvalidTaskError
 from segp_cl.learn.corrections import learn_corrections
 from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier
+from segp_cl.runtime.engines.torch_engine import TorchEngine
 from segp_cl.runtime.golden import GoldenAnswers, record
 from segp_cl.runtime.hardware import choose_device
 from segp_cl.runtime.passes import PassSettings
@@ -72,7 +73,7 @@ def correct(
     if not corrections:
         raise InvalidTaskError(f"none of the classes of the corrections is known to {parent}")
     passes = PassSettings.of(base.device, max_batch_size=config.feature_batch_size, threads=settings.threads)
-    before = Classifier(base, state, passes=passes)
+    before = Classifier(base, state, engine=TorchEngine(passes))
     raw = _seen_by(before, data, list(corrections), base, settings, config.feature_batch_size, on_progress)
     new = {each.label: each.prompt for each in corrections.values() if each.prompt and each.label not in known}
     learned = learn_corrections(
@@ -85,7 +86,7 @@ def correct(
         config=config,
     )
     on_progress(Progress("evaluating", 0, 0))
-    after = Classifier(base, learned.state, passes=passes)
+    after = Classifier(base, learned.state, engine=TorchEngine(passes))
     sampled = SampledClasses(before, raw.norm(dim=1).mean())
     test_sets = measure_on_test_sets(
         after,

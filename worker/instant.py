@@ -20,6 +20,7 @@ from segp_cl.data.row_file import RowFile
 from segp_cl.learn.learner import learn_task
 from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier
+from segp_cl.runtime.engines.torch_engine import TorchEngine
 from segp_cl.runtime.hardware import choose_device, choose_dtype
 from segp_cl.runtime.passes import PassSettings
 from segp_cl.types import Learned, LearnerState, OnProgress, Progress
@@ -196,7 +197,7 @@ def in_closed_form(
     base = base_model(state.model, device)
     config = job.learner_config.model_copy(update={"strategy": "prototypes"})
     passes = PassSettings.of(base.device, max_batch_size=config.feature_batch_size, threads=settings.threads)
-    before = Classifier(base, state, passes=passes)
+    before = Classifier(base, state, engine=TorchEngine(passes))
     rows = RowFile(len(data.index.files), folder=data.folder)
     seen = SeenOnce(data.images(settings, base), before, rows)
     learned = learn_task(

@@ -42,6 +42,7 @@ async def readyz(services: ServicesDep) -> Ready:
     return Ready(
         serving=served.version_id,
         classes=len(served.classes),
+        engine=served.classifier.engine,
         behind=_behind(services),
         broker="reachable" if services.member.reaches_broker else "unreachable",
     )

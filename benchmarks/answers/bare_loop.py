@@ -24,6 +24,7 @@ def main() -> None:
     from segp_cl.learn.learner import initial_state
     from segp_cl.models.load import load_backbone
     from segp_cl.runtime.classifier import Classifier
+    from segp_cl.runtime.engines.torch_engine import TorchEngine
     from segp_cl.runtime.passes import PassSettings
     from segp_cl.types import ModelSpec
 
@@ -31,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(asked["threads"])
     base = load_backbone(ModelSpec())
     passes = PassSettings.of(base.device, max_batch_size=BATCH, threads=asked["threads"])
-    classifier = Classifier(base, initial_state(base), passes=passes)
+    classifier = Classifier(base, initial_state(base), engine=TorchEngine(passes))
     size = base.preprocessing.size
     classifier.features(torch.zeros(BATCH, 3, size, size, dtype=torch.uint8))
     files = sorted(path for path in Path(asked["folder"]).glob("*/*") if path.is_file())

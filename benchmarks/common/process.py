@@ -18,14 +18,16 @@ class ProcessError(RuntimeError):
     """A process failed. The message holds the end of what it wrote to stderr."""
 
 
-def answer_of(module: str, argument: str, *, environment: Mapping[str, str]) -> Any:
+def answer_of(module: str, argument: str, *, environment: Mapping[str, str], code: Path = ROOT) -> Any:
     """What `python -m MODULE ARGUMENT` prints in its last line, as JSON; `environment` is laid over ours.
+
+    `code` is the checkout whose module it is.
 
     Raises:
         ProcessError: it ends with an error.
     """
     command = [sys.executable, "-m", module, argument]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=code, env={**os.environ, **environment}, capture_output=True, text=True)
     if done.returncode:
         raise ProcessError(f"{module} failed: {done.stderr.strip()[-1500:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

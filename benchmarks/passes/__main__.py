@@ -1,7 +1,7 @@
-"""`python -m benchmarks.passes`: what the server's way of running a pass on a CPU saves beside plain PyTorch.
+"""`python -m benchmarks.passes`: what the server's engines save on a CPU beside plain PyTorch.
 
-For each model and batch size the ways take turns in one process: plain, with packed weights, shared out to threads, and
-both, which is how the server runs. The same again in a process that keeps freed memory, as the server's does. Ratios
+For each model and batch size the ways take turns in one process: plain PyTorch, PyTorch with images shared out to
+threads, and OpenVINO in float32. The same again in a process that keeps freed memory, as the server's does. Ratios
 within one run; weights of ViTs are random, speed does not ask what was learned.
 """
 
@@ -34,10 +34,12 @@ def page(record: dict[str, Any]) -> str:
     lines = [
         "# Passes on a CPU",
         "",
-        "What packed weights and shared-out passes save ([ADR 0015](../../adr/0015-passes-on-a-cpu.md)) beside the "
-        f"same model as PyTorch runs it, with {about['threads']} threads: milliseconds an image (medians of "
-        f"{record['rounds']} rounds in which the ways took turns), and in brackets the median of the rounds' ratios. "
-        "`both` in a process that keeps freed memory is how the server runs. Written by `python -m benchmarks.passes`; "
+        "What shared-out passes ([ADR 0015](../../adr/0015-passes-on-a-cpu.md)) and OpenVINO in float32 ([ADR "
+        "0045](../../adr/0045-engines.md)) save beside the same model as PyTorch runs it, with "
+        f"{about['threads']} threads: milliseconds an image (medians of {record['rounds']} rounds in which the ways "
+        "took turns), and in brackets the median of the rounds' ratios. In a process that keeps freed memory, "
+        "`openvino` is how the server runs where it is installed, and `shared out` elsewhere. Written by `python -m "
+        "benchmarks.passes`; "
         f"every sample is in `summary.json`. {about['processor']}, {about['cores']} cores, torch {about['torch']}, "
         f"{about['date']}.",
     ]

@@ -9,20 +9,28 @@ from collections.abc import Sequence
 
 import torch
 
+from segp_cl.models.backbone import Backbone
 from segp_cl.models.load import load_backbone
-from segp_cl.runtime.packed import pack_model
-from segp_cl.runtime.passes import ImagePass, PassSettings
+from segp_cl.runtime.engines.choose import choose_engine
+from segp_cl.runtime.engines.interface import Engine
+from segp_cl.runtime.engines.torch_engine import TorchEngine
+from segp_cl.runtime.passes import PassSettings
 from segp_cl.runtime.process import set_up_process
 from segp_cl.types import ModelSpec
 
+PLAIN, SHARED, OPENVINO = "plain", "shared out", "openvino"
 
-def ways(threads: int) -> dict[str, PassSettings]:
-    """How passes are run, by name; `both` is the server's way."""
+
+def ways(base: Backbone, threads: int) -> dict[str, Engine]:
+    """How passes are run, by name.
+
+    Raises:
+        EngineError: OpenVINO is not installed, or cannot run this model.
+    """
     return {
-        "plain": PassSettings(),
-        "packed": PassSettings(packed=True),
-        "shared out": PassSettings(threads=threads),
-        "both": PassSettings(threads=threads, packed=True),
+        PLAIN: TorchEngine(),
+        SHARED: TorchEngine(PassSettings(threads=threads)),
+        OPENVINO: choose_engine(base, wanted="openvino", precision="float32", threads=threads),
     }
 
 
@@ -30,11 +38,7 @@ def measure(spec: ModelSpec, *, threads: int, sizes: Sequence[int], rounds: int)
     """Milliseconds an image by batch size and way, of every round. The ways take turns, in changing order."""
     torch.set_num_threads(threads)
     base = load_backbone(spec)
-    plain, packed = base.with_lora(None), base.with_lora(None)
-    pack_model(packed, base)
-    passes = {
-        name: ImagePass(packed if settings.packed else plain, settings) for name, settings in ways(threads).items()
-    }
+    passes = {name: engine.image_pass(base, None) for name, engine in ways(base, threads).items()}
     side = base.preprocessing.size
     found: dict[str, dict[str, list[float]]] = {}
     for size in sizes:

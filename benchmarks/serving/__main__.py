@@ -20,7 +20,7 @@ from benchmarks.serving import gpu as gpu_benchmark
 from benchmarks.serving import record
 from benchmarks.serving.figures import AIMS
 from benchmarks.serving.foreign import Gate
-from benchmarks.serving.parts import abuse, bare, commit, peers, swaps
+from benchmarks.serving.parts import abuse, bare, commit, gain, peers, prepare, swaps
 from benchmarks.serving.plan import QUICK, Part, Plan
 from benchmarks.serving.report import write_report
 from benchmarks.serving.workplace import Workplace
@@ -33,6 +33,8 @@ MEASURE: dict[Part, Callable[[Workplace], dict[str, Any]]] = {
     Part.SWAPS: swaps.measure,
     Part.COMMIT: commit.measure,
     Part.ABUSE: abuse.measure,
+    Part.GAIN: gain.measure,
+    Part.PREPARE: prepare.measure,
 }
 app = typer.Typer(add_completion=False)
 
@@ -58,7 +60,7 @@ def main(
     """Measure what serving costs: beside the bare model, beside other servers, and while versions change.
 
     Use a quiet machine with 20 GB of free disk: the other servers are installed into environments of their own, once.
-    A finished part is not measured again; the full plan takes about forty minutes on two cores.
+    A finished part is not measured again; the full plan takes about fifty minutes on two cores.
     """
     console = Console(stderr=True)
     if gpu:

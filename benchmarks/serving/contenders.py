@@ -36,11 +36,12 @@ class Peer:
     """Another server.
 
     Attributes:
-        name: Also that of its requirements file and its virtual environment.
+        name: For people.
         asked: Which of our routes it is compared with.
         shape: How it wants its images: the form that costs it least.
         tries: The settings that the calibration chooses among; the first are those tried in a quick run.
         launch: From its environment's folder, settings, the weights' folder and the number of threads.
+        shares: The name of its requirements file and virtual environment, where others have the same; None: its own.
     """
 
     name: str
@@ -48,6 +49,12 @@ class Peer:
     shape: Shape
     tries: tuple[Settings, ...]
     launch: Callable[[Path, Settings, Path, int], Launch]
+    shares: str | None = None
+
+    @property
+    def environment(self) -> str:
+        """The name of its requirements file and its virtual environment."""
+        return self.shares or self.name
 
 
 def install(peer: str, folder: Path) -> None:
@@ -75,7 +82,16 @@ def versions(peer: str, folder: Path) -> dict[str, str]:
     """What counts of the packages in the peer's environment."""
     command = [str(folder / peer / "bin" / "python"), "-m", "pip", "list", "--format", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    others = ("torch", "torchvision", "transformers", "open-clip-torch", "pillow")
+    others = (
+        "torch",
+        "torchvision",
+        "transformers",
+        "open-clip-torch",
+        "pillow",
+        "openvino",
+        "onnxruntime",
+        "uvicorn",
+    )
     found = {entry["name"].lower().replace("_", "-"): entry["version"] for entry in json.loads(done.stdout)}
     return {name: version for name, version in found.items() if name in others or name.startswith(peer)}
 
@@ -95,9 +111,19 @@ def _threads(threads: int, settings: Settings) -> dict[str, str]:
     return environment | ({"OMP_WAIT_POLICY": "PASSIVE"} if settings["sleeping_threads"] else {})
 
 
+def _with_port(settings: Settings) -> str:
+    """Settings as JSON with a place for the port, which is put in by name: braces of JSON stay as they are."""
+    return json.dumps({**settings, "port": "{port}"}).replace('"{port}"', "{port}")
+
+
+def _fastapi(venv: Path, settings: Settings, weights: Path, threads: int) -> Launch:
+    text = _with_port({**_common(weights, threads), **settings})
+    command = [str(venv / "bin" / "python"), str(FOLDER / "fastapi_server.py"), text]
+    return Launch(f"fastapi-{settings['engine']}", command, "/health", _threads(threads, settings), weights)
+
+
 def _litserve(venv: Path, settings: Settings, weights: Path, threads: int) -> Launch:
-    # the port is put in by name: braces of JSON stay as they are
-    text = json.dumps({**_common(weights, threads), **settings, "port": "{port}"}).replace('"{port}"', "{port}")
+    text = _with_port({**_common(weights, threads), **settings})
     command = [str(venv / "bin" / "python"), str(FOLDER / "litserve_server.py"), text]
     return Launch("litserve", command, "/health", _threads(threads, settings), weights)
 
@@ -199,5 +225,44 @@ PEERS: Final = (
             {"sleeping_threads": False},
         ),
         _bentoml,
+    ),
+    Peer(
+        "fastapi-openvino",
+        "classify",
+        Shape(path="/predict", style="raw"),
+        _tries(
+            {
+                "engine": "openvino",
+                "hint": "LATENCY",
+                "precision": "f32",
+                "max_batch_size": 16,
+                "max_wait_ms": 5,
+                "sleeping_threads": True,
+            },
+            {},
+            {"max_batch_size": 8},
+            {"max_wait_ms": 0},
+            {"max_wait_ms": 10},
+            {"max_batch_size": 32},
+            {"hint": "THROUGHPUT"},
+        ),
+        _fastapi,
+        shares="fastapi",
+    ),
+    Peer(
+        "fastapi-onnxruntime",
+        "classify",
+        Shape(path="/predict", style="raw"),
+        _tries(
+            {"engine": "onnxruntime", "max_batch_size": 16, "max_wait_ms": 5, "sleeping_threads": True},
+            {},
+            {"max_batch_size": 8},
+            {"max_wait_ms": 0},
+            {"max_wait_ms": 10},
+            {"max_batch_size": 32},
+            {"sleeping_threads": False},
+        ),
+        _fastapi,
+        shares="fastapi",
     ),
 )

@@ -1,4 +1,4 @@
-"""How long and how often: the full plan takes about forty minutes on two cores, the quick one shows that it works."""
+"""How long and how often: the full plan takes about fifty minutes on two cores, the quick one shows that it works."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Part(StrEnum):
     SWAPS = "swaps"
     COMMIT = "commit"
     ABUSE = "abuse"
+    GAIN = "gain"
+    PREPARE = "prepare"
 
 
 class Plan(BaseModel):
@@ -52,6 +54,8 @@ class Plan(BaseModel):
     steady_s: float = 2.0
     prepared_moves: int = 20
     cold_versions: int = 7
+    gain_rounds: int = 5
+    prepared_versions: int = 6
     abuse_requests: int = 10_000
     abuse_share: float = 0.05
     abuse_clients: int = 32
@@ -75,5 +79,7 @@ QUICK: Final = Plan(
     steady_s=1.0,
     prepared_moves=3,
     cold_versions=4,
+    gain_rounds=1,
+    prepared_versions=3,
     abuse_requests=600,
 )

@@ -54,7 +54,7 @@ def page(found: Record, drawn: Sequence[str]) -> str:
     ]
     parts += ["## Figures and aims", table(("figure", "what", "aim", "measured", "met"), rows)]
     parts += _missing(found.get("missing", {}))
-    for name, write in (("bare", _bare), ("peers", _peers), ("swaps", _swaps), ("commit", _commit), ("abuse", _abuse)):
+    for name, write in _PARTS:
         if name in samples and not samples[name].get("failed"):
             parts += write(found, samples[name])
     parts += [f"![{_CAPTIONS[name]}]({name})" for name in drawn]
@@ -77,14 +77,15 @@ def _bare(found: Record, part: Record) -> list[str]:
             scatter = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else NOTHING
             rows.append((model, what, number(found.get(f"{what}_ratio_{model}")), scatter))
     loops = "; ".join(
-        f"{model}: batches of {d['loop']['batch']}, {d['loop']['decoders']} threads"
+        f"{model}: {d['loop']['engine']}, batches of {d['loop']['batch']}, {d['loop']['decoders']} threads"
         for model, d in part["models"].items()
     )
     return [
         "## Beside the bare model",
         _conditions(part),
         "The bare loop decodes the same files in the same order by a pool of threads while the batch before runs, with "
-        f"the best of the settings that were tried ({loops}). For p50 it takes one image after another.",
+        f"the best of the engines and settings that were tried ({loops}). For p50 it takes one image after another, "
+        "with the engine that is faster.",
         table(("model", "what", "ratio", "by round"), rows),
     ]
 
@@ -171,6 +172,49 @@ def _abuse(found: Record, part: Record) -> list[str]:
         f"error: {_MET[found.get('abuse_eight_images_one_bad')]}.",
         table(("kind", "answers"), rows),
     ]
+
+
+def _gain(found: Record, part: Record) -> list[str]:
+    gains = part["gains"]
+    scatter = f"{min(gains):.2f} to {max(gains):.2f}" if gains else NOTHING
+    rows = [
+        (what, number(found.get(key)))
+        for what, key in (
+            ("requests/s, now over before", "compact_gain_c16"),
+            ("CPU a request, before over now", "compact_cpu_gain_c16"),
+        )
+    ]
+    return [
+        "## Beside this code before engines",
+        _conditions(part),
+        f"`compact` at 16 clients, beside the server of commit {part['before']}, which runs versions by PyTorch alone; "
+        f"by round {scatter}.",
+        table(("what", "measured"), rows),
+    ]
+
+
+def _prepare(found: Record, part: Record) -> list[str]:
+    keys = ("prepare_s", "prepare_s_most", "prepare_mib", "open_engine_s", "convert_s")
+    rows = [(model, *(number(found.get(f"{key}_{model}")) for key in keys)) for model in part["models"]]
+    return [
+        "## Preparing versions",
+        _conditions(part),
+        "From the files of a version to its golden answers: read, compiled with its own weights, compared with "
+        "PyTorch, warmed. Versions of `compact` leave the image tower as it is and share the base model's. Memory is "
+        "what a process grows by with each version that it keeps.",
+        table(("model", "s", "most", "MiB", "s to open the engine", "s to convert first"), rows),
+    ]
+
+
+_PARTS = (
+    ("bare", _bare),
+    ("peers", _peers),
+    ("gain", _gain),
+    ("swaps", _swaps),
+    ("commit", _commit),
+    ("prepare", _prepare),
+    ("abuse", _abuse),
+)
 
 
 def _conditions(part: Record) -> str:

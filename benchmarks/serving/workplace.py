@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.process import answer_of
+from benchmarks.common.process import ROOT, answer_of
 from benchmarks.serving import photos
 from benchmarks.serving.child import Child
 from benchmarks.serving.contenders import CHECKPOINT, HF_FOLDERS, LABELS, MODEL, Settings
@@ -65,8 +65,10 @@ class Workplace:
         """(name, pretrained) of a model of the plan."""
         return (COMPACT, None) if model == COMPACT else (MODEL, str(self.weights() / CHECKPOINT))
 
-    def store(self, model: str, *, versions: int, name: str, first_adapted: bool = True) -> tuple[Path, list[str]]:
-        """A fresh store with so many versions of which the first is live, and their ids."""
+    def store(
+        self, model: str, *, versions: int, name: str, first_adapted: bool = True, code: Path = ROOT
+    ) -> tuple[Path, list[str]]:
+        """A fresh store with so many versions of which the first is live, and their ids; made by a checkout's code."""
         folder = self.work / "stores" / f"{name}-{model}"  # one each: the broker's data lies beside a store
         shutil.rmtree(folder, ignore_errors=True)
         root = folder / "store"
@@ -79,14 +81,21 @@ class Workplace:
             "versions": versions,
             "first_adapted": first_adapted,
         }
-        made = answer_of("benchmarks.serving.stores", json.dumps(settings), environment=OFFLINE)
+        environment = OFFLINE if code == ROOT else {**OFFLINE, "PYTHONPATH": str(code)}
+        made = answer_of("benchmarks.serving.stores", json.dumps(settings), environment=environment, code=code)
         return root, made["versions"]
 
     def ours(self, model: str, store: Path, *, api_processes: int = 1) -> Launch:
         """How Keepsight is started on a store."""
         known, pretrained = self.spec(model)
         threads = self.plan.threads
-        return keepsight(store, model=known, pretrained=pretrained, threads=threads, api_processes=api_processes)
+        launch = keepsight(store, model=known, pretrained=pretrained, threads=threads, api_processes=api_processes)
+        return replace(launch, environment={**launch.environment, "KEEPSIGHT_ENGINE_CACHE": str(self.cache)})
+
+    @property
+    def cache(self) -> Path:
+        """Where converted models are kept, for all parts."""
+        return self.work / "engines"
 
     def log(self, name: str) -> Path:
         """Where a server's log goes."""
@@ -105,6 +114,7 @@ class Workplace:
             "store": str(store),
             "photos": str(folder),
             "threads": self.plan.threads,
+            "cache": str(self.cache),
         }
         # threads that wait for each other sleep, and freed memory is kept: what the server asks for in its own process
         environment = {**set_up_environment({}), "OMP_NUM_THREADS": str(self.plan.threads), **OFFLINE}

@@ -151,6 +151,11 @@ class Backbone(nn.Module):
         for module in (*self.stages(), getattr(self.text_tower, "core", self.text_tower)):
             module.compile(backend=backend, isolate_recompiles=True)
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether torch.compile runs the towers."""
+        return self._compiler is not None
+
     @contextmanager
     def each_weight_once(self) -> Iterator[None]:
         """Compute each adapted weight once within the block, however often its layer runs.

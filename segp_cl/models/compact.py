@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import runpy
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -127,17 +127,6 @@ class _ImageTower(nn.Module):
         parts: Any = self.network
         blocks = [block for stage in parts.blocks for block in stage]
         return (parts.conv_stem, parts.bn1, *blocks, parts.conv_head, parts.bn2, parts.global_pool)
-
-    def convolutions(self) -> Iterator[tuple[nn.Module, str, str | None]]:
-        """Yield every convolution: its block, its name there, and the name of the module that runs right after it.
-
-        That is the activation of its folded norm; None where a block ends with the convolution.
-        """
-        for block in self.network.modules():
-            for (name, child), (following, _) in pairwise([*block.named_children(), (None, None)]):
-                if isinstance(child, nn.Conv2d):
-                    assert name is not None, "only the end has no name"
-                    yield block, name, following
 
     def forward(self, pixels: Tensor) -> Tensor:
         features = pixels.contiguous(memory_format=torch.channels_last)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, UInt8
@@ -14,11 +12,12 @@ from torch import Tensor
 from segp_cl.errors import IncompatibleStateError, KeepsightError
 from segp_cl.odds import at, least_probability
 from segp_cl.open_vocabulary import expected_familiarity, open_probabilities
-from segp_cl.runtime.packed import HasTowers, pack_model, packed_whitening
-from segp_cl.runtime.passes import ImagePass, PassSettings
+from segp_cl.runtime.adapters import digest_of, image_part, other_part
+from segp_cl.runtime.engines.interface import Engine, EngineName, ServableModel
+from segp_cl.runtime.engines.torch_engine import TorchEngine
 from segp_cl.scores import Whitener, dual_path_scores, probabilities
 from segp_cl.statistics import is_centred, visual_space, visual_space_of_old
-from segp_cl.types import LearnerState, LoraState, Path, Scores
+from segp_cl.types import LearnerState, Path, Scores
 from segp_cl.unknown import Strangeness, share_less_strange
 
 
@@ -32,23 +31,6 @@ class Features:
 
     raw: Float[Tensor, "batch raw"]
     image: Float[Tensor, "batch joint"]
-
-
-@runtime_checkable
-class ServableModel(Protocol):
-    """The part of a base model that the classifier uses; `segp_cl.models.backbone.Backbone` implements it."""
-
-    @property
-    def weights_digest(self) -> str: ...
-    @property
-    def logit_scale(self) -> float: ...
-    @property
-    def device(self) -> torch.device: ...
-
-    def raw_features(self, pixels: Tensor) -> Tensor: ...
-    def project(self, raw: Tensor) -> Tensor: ...
-    def text_features(self, prompts: Sequence[str]) -> Tensor: ...
-    def with_lora(self, lora: LoraState | None) -> ServableModel: ...
 
 
 @dataclass(frozen=True)
@@ -70,22 +52,12 @@ def embedding_space(state: LearnerState) -> str:
 
     States with the same id give an image or a text the same vector; vectors of different ids must not be compared.
     """
-    digest = hashlib.sha256(state.weights_digest.encode())
-    if state.lora is not None:
-        digest.update(repr(state.lora.scale).encode())
-        for target, factors in sorted(state.lora.factors.items()):
-            digest.update(target.encode())
-            for factor in (factors.a, factors.b):
-                digest.update(factor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return digest_of(state.lora, of=state.weights_digest)[:16]
 
 
 def image_tower(state: LearnerState) -> str:
     """Return the image tower's id: states with the same id give an image the same raw features."""
-    if state.lora is None or not state.moves_image_tower:
-        return embedding_space(replace(state, lora=None))
-    factors = {target: factors for target, factors in state.lora.factors.items() if target.startswith("image.")}
-    return embedding_space(replace(state, lora=replace(state.lora, factors=factors)))
+    return digest_of(image_part(state.lora), of=state.weights_digest)[:16]
 
 
 class Classifier:
@@ -93,14 +65,14 @@ class Classifier:
 
     The state's adapters are merged into a copy of the base model, which itself does not change. Words that were never
     taught are scored by the untouched base model: of an image tower that has no adapters, the raw features serve both.
-    Pixels may be 8-bit or floats in [0, 1]; they are moved to the model's device, and results stay there. `passes` says
-    how the image tower runs; features and scores are always float32.
+    Pixels may be 8-bit or floats in [0, 1]; they are moved to the model's device, and results stay there. `engine` runs
+    the image tower, by default PyTorch does; features and scores are always float32.
 
     Raises:
         IncompatibleStateError: the state was learned on other base weights, or its tensors do not fit its classes.
     """
 
-    def __init__(self, base: ServableModel, state: LearnerState, *, passes: PassSettings | None = None) -> None:
+    def __init__(self, base: ServableModel, state: LearnerState, *, engine: Engine | None = None) -> None:
         if state.weights_digest != base.weights_digest:
             raise IncompatibleStateError(
                 f"the state was learned on base weights {state.weights_digest[:12]} ({state.model.name}), "
@@ -112,12 +84,11 @@ class Classifier:
                 f"and {len(state.text_features)} text features"
             )
         self.state = state
-        passes = passes or PassSettings()
-        self._model = _served(base, state.lora, passes)
-        self._pass = ImagePass(self._model, passes)
-        self._base, self._base_pass = base, self._pass
-        if state.moves_image_tower:
-            self._base_pass = ImagePass(_served(base, None, passes), passes)
+        engine = engine or TorchEngine()
+        self._model = base.with_lora(other_part(state.lora))
+        self._pass = engine.image_pass(base, image_part(state.lora))
+        self._base = base
+        self._base_pass = engine.image_pass(base, None) if state.moves_image_tower else self._pass
         if state.sums is None:
             whitening, prototypes = visual_space_of_old(state.prototypes, state.covariance)
         else:
@@ -131,8 +102,7 @@ class Classifier:
             self._strangeness = None if strangeness is None else strangeness.to(self._prototypes)
         self._whitening: Whitener | None = None
         if whitening is not None:
-            whitening = whitening.to(self._prototypes)
-            self._whitening = packed_whitening(whitening) if passes.packed else whitening
+            self._whitening = whitening.to(self._prototypes)
         self._text_features = state.text_features.to(base.device)
 
     @property
@@ -146,9 +116,25 @@ class Classifier:
         return self._model.device
 
     @property
+    def engine(self) -> EngineName:
+        """The engine that runs the image tower now."""
+        return self._pass.engine
+
+    def fall_back(self, why: str) -> bool:
+        """Let PyTorch run the image tower from now on. Returns whether another engine ran it before."""
+        changed = [each.fall_back(why) for each in dict.fromkeys((self._pass, self._base_pass))]
+        return any(changed)
+
+    @property
     def parts(self) -> Parts:
-        """What scores are computed with."""
-        return Parts(self._model, self._text_features, self._prototypes, self._whitening, self._strangeness)
+        """What scores are computed with, in a copy of the whole model that has all adapters merged in."""
+        return Parts(
+            self._base.with_lora(self.state.lora),
+            self._text_features,
+            self._prototypes,
+            self._whitening,
+            self._strangeness,
+        )
 
     def scale(self, path: Path) -> float:
         """Return the multiplier of a path's scores whose softmax is a calibrated probability."""
@@ -295,13 +281,3 @@ class Classifier:
     def probabilities(self, scores: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
         """Compute the softmax of the text scores of any words, at the model's own logit scale."""
         return probabilities(scores, logit_scale=self.logit_scale)
-
-
-def _served(base: ServableModel, lora: LoraState | None, passes: PassSettings) -> ServableModel:
-    """Return a copy of the base model with the adapters merged in, laid out for its passes."""
-    model = base.with_lora(lora)
-    if passes.packed:
-        assert isinstance(base, HasTowers), "only towers have weights to lay out"
-        assert isinstance(model, HasTowers)
-        pack_model(model, base)
-    return model

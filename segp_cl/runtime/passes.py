@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from segp_cl.pixels import as_unit_pixels
-from segp_cl.runtime.packed import can_pack
+from segp_cl.runtime.engines.interface import EngineName
 
 CPU_CHUNK = 8  # images per pass on a CPU: faster than 16 or 64 for compact, as fast for a ViT, and in less memory
 
@@ -46,7 +46,7 @@ class PassSettings:
         warm: batch sizes that a version is run with before it is served.
         most: images that are worth gathering for one pass.
         threads: CPU threads that divide the images of a pass; each computes its share alone.
-        packed: pack the weights for the CPU's kernels (`segp_cl.runtime.packed`).
+        on_gpu: a GPU, which would idle while the next batch is gathered, runs them.
     """
 
     precision: torch.dtype = torch.float32
@@ -55,7 +55,7 @@ class PassSettings:
     warm: tuple[int, ...] = ()
     most: int = CPU_CHUNK
     threads: int = 1
-    packed: bool = False
+    on_gpu: bool = False
 
     @classmethod
     def of(
@@ -67,7 +67,6 @@ class PassSettings:
         compiled: bool = False,
         graphs: bool = False,
         threads: int = 1,
-        packed: bool = True,
     ) -> PassSettings:
         """Return settings that suit a device and batches of up to `max_batch_size` images.
 
@@ -82,10 +81,18 @@ class PassSettings:
                 warm=tuple(sorted({1, most})),
                 most=most,
                 threads=threads if on_cpu else 1,
-                packed=packed and on_cpu and precision == torch.float32 and can_pack(),
+                on_gpu=not on_cpu,
             )
         sizes = (*(1 << power for power in range(most.bit_length()) if 1 << power < most), most)
-        return cls(precision=precision, sizes=sizes, graphs=graphs, warm=sizes, most=most)
+        return cls(precision=precision, sizes=sizes, graphs=graphs, warm=sizes, most=most, on_gpu=not on_cpu)
+
+    @property
+    def ahead(self) -> int:
+        """Full passes that may start while another runs: one on a GPU, and where threads compute alone.
+
+        Teams of threads would compete for the cores.
+        """
+        return 1 if self.on_gpu or self.shares_out(self.most) else 0
 
     def shares_out(self, count: int) -> bool:
         """Return whether each thread takes some of `count` images; else all threads work on all images."""
@@ -148,6 +155,15 @@ class ImagePass:
         self._capture = capture
         self._recorded: dict[int, Run] = {}
         self._one_at_a_time = threading.Lock()
+
+    @property
+    def engine(self) -> EngineName:
+        """PyTorch."""
+        return "torch"
+
+    def fall_back(self, why: str) -> bool:
+        """Return False: PyTorch runs it already."""
+        return False
 
     def __call__(
         self, pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]

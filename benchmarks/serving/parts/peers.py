@@ -1,4 +1,4 @@
-"""Keepsight beside infinity, LitServe and BentoML: the same weights, images and threads, each on its best settings."""
+"""Keepsight beside other servers, with the same weights, images and threads, each on its best settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def measure(place: Workplace) -> dict[str, Any]:
         for peer in PEERS:
             try:
                 place.tell(f"installing {peer.name}")
-                install(peer.name, place.peers)
+                install(peer.environment, place.peers)
                 chosen[peer.name], tried = _calibrated(place, peer, generator)
             except (PeerError, ServerError) as error:
                 missing[peer.name] = str(error)
@@ -43,7 +43,7 @@ def measure(place: Workplace) -> dict[str, Any]:
             detail[peer.name] = {
                 "settings": chosen[peer.name],
                 "tried": tried,
-                "versions": versions(peer.name, place.peers),
+                "versions": versions(peer.environment, place.peers),
             }
         # the first version has no adapters, so that all servers have the very same towers
         store, _ = place.store(VIT, versions=1, name="peers", first_adapted=False)
@@ -53,7 +53,7 @@ def measure(place: Workplace) -> dict[str, Any]:
             theirs: dict[str, Server] = {}
             for peer in PEERS:
                 if peer.name in chosen:
-                    launch = peer.launch(place.peers / peer.name, chosen[peer.name], weights, place.plan.threads)
+                    launch = peer.launch(place.peers / peer.environment, chosen[peer.name], weights, place.plan.threads)
                     theirs[peer.name] = stack.enter_context(running(launch, place.log(f"peers-{peer.name}")))
                     freeze(theirs[peer.name].root, frozen=True)
             by_clients = _measured(place, ours, theirs, generator)
@@ -81,7 +81,7 @@ def _calibrated(place: Workplace, peer: Peer, generator: Child) -> tuple[Setting
     last = "no settings were tried"
     for settings in peer.tries[: place.plan.tries_per_peer]:
         place.tell(f"{peer.name} with {settings}")
-        launch = peer.launch(place.peers / peer.name, settings, place.weights(), place.plan.threads)
+        launch = peer.launch(place.peers / peer.environment, settings, place.weights(), place.plan.threads)
         try:
             with running(launch, place.log(f"calibration-{peer.name}")) as server:
                 run = _load(place, generator, server, peer.shape, CALIBRATION_CLIENTS, place.plan.calibration_s)

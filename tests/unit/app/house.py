@@ -138,5 +138,5 @@ class House:
         assert self.hold.wait(30)
         if version_id in self.broken:
             raise KeepsightError(f"{version_id} is broken")
-        classifier = SimpleNamespace(state=SimpleNamespace(classes=()))
+        classifier = SimpleNamespace(state=SimpleNamespace(classes=()), engine="torch")
         return Served(version_id, cast(Any, classifier), PREPROCESSING)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 
+from app.metrics import Metrics
 from app.serving.batcher import Batcher
 from app.settings import Settings
-from app.startup import StartupError, configure_base, passes_of
+from app.startup import StartupError, configure_base, engine_of, passes_of
 from segp_cl.errors import ModelLoadError
 from segp_cl.models.backbone import Backbone
-from segp_cl.runtime.packed import can_pack
 from segp_cl.runtime.passes import PassSettings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:1")
@@ -28,12 +30,8 @@ def model(tiny_backbone: Backbone) -> Backbone:
 
 def test_by_default_passes_are_eager_and_float32() -> None:
     passes = passes_of(Settings(threads=3), CPU)
-    assert passes == PassSettings(warm=(1, 8), threads=3, packed=can_pack())
+    assert passes == PassSettings(warm=(1, 8), threads=3)
     assert passes_of(Settings(threads=3), GPU) == PassSettings(warm=(1, 32), most=32)
-
-
-def test_weights_are_left_plain_where_the_settings_say_so() -> None:
-    assert not passes_of(Settings(packed_weights=False), CPU).packed
 
 
 def test_settings_say_how_passes_are_made() -> None:
@@ -50,6 +48,25 @@ def test_no_more_images_are_gathered_than_are_cheaper_together() -> None:
 def test_cuda_graphs_are_refused_on_a_cpu() -> None:
     with pytest.raises(StartupError, match=r"KEEPSIGHT_CUDA_GRAPHS needs a GPU.*runs on cpu"):
         passes_of(Settings(cuda_graphs=True), CPU)
+
+
+def test_an_engine_that_was_asked_for_and_cannot_be_used_is_told_at_start(
+    model: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert engine_of(Settings(), model, Metrics()).name == "torch"
+    with pytest.raises(StartupError, match=r"KEEPSIGHT_ENGINE is openvino, .*not installed"):
+        engine_of(Settings(engine="openvino"), model, Metrics())
+
+
+def test_versions_that_torch_has_to_run_are_counted(
+    model: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Metrics()
+    run = engine_of(Settings(engine_cache=tmp_path), model, metrics).image_pass(model, None)
+    assert run.engine == "openvino"
+    assert run.fall_back("it is told to")
+    assert b"keepsight_engine_failures_total 1.0" in metrics.render()
 
 
 def test_channels_last_images_reach_the_tower(model: Backbone) -> None:

@@ -29,10 +29,11 @@ def pins(text: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def declared() -> list[Requirement]:
-    """What our distributions need of others at run time."""
+    """What our distributions need of others in the image: with the engine for CPUs."""
     lines: list[str] = []
     for name in ("pyproject.toml", "keepsight/client/pyproject.toml"):
-        lines += tomllib.loads((ROOT / name).read_text())["project"]["dependencies"]
+        project = tomllib.loads((ROOT / name).read_text())["project"]
+        lines += project["dependencies"] + project.get("optional-dependencies", {}).get("openvino", [])
     return [each for each in map(Requirement, lines) if canonicalize_name(each.name) not in OWN]
 
 

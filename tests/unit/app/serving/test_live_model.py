@@ -16,9 +16,12 @@ from model_store.types import CorruptVersionError, Provenance, VersionId, Versio
 from segp_cl.learn.learner import initial_state
 from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier
+from segp_cl.runtime.engines.guarded import GuardedPass
+from segp_cl.runtime.engines.interface import Engine, EngineName, Pass, ServableModel
+from segp_cl.runtime.engines.torch_engine import TorchEngine
 from segp_cl.runtime.golden import GoldenAnswersError, record
 from segp_cl.runtime.passes import PassSettings
-from segp_cl.types import LearnerState
+from segp_cl.types import LearnerState, LoraState
 
 Publish = Callable[[float], VersionId]
 
@@ -42,9 +45,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The fusion weight of every classifier that is made."""
     weights: list[float] = []
 
-    def counted(base: Backbone, state: LearnerState, *, passes: PassSettings) -> Classifier:
+    def counted(base: Backbone, state: LearnerState, *, engine: Engine) -> Classifier:
         weights.append(state.fusion_weight)
-        return Classifier(base, state, passes=passes)
+        return Classifier(base, state, engine=engine)
 
     monkeypatch.setattr(live_model, "Classifier", counted)
     return weights
@@ -122,9 +125,42 @@ def test_a_version_is_run_with_every_batch_size_that_is_to_be_warm(
     one, model = publish(1), tiny_backbone.shared_copy()
     batches: list[int] = []
     model.image_tower.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
-    load = Loader(store, model, warm=1, passes=PassSettings(warm=(1, 3)))
+    load = Loader(store, model, warm=1, engine=TorchEngine(PassSettings(warm=(1, 3))))
     load(one)
     assert batches[:2] == [1, 3]
     loaded = len(batches)
     load(one)
     assert len(batches) == loaded
+
+
+class Wrong:
+    """An engine whose features are not the model's, until PyTorch takes over."""
+
+    name: EngineName = "openvino"
+    warm: tuple[int, ...] = ()
+    passes_ahead = 0
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+
+    def image_pass(self, base: ServableModel, lora: LoraState | None) -> Pass:
+        by_torch = TorchEngine().image_pass(base, lora)
+        return GuardedPass("openvino", lambda pixels: -by_torch(pixels), lambda: by_torch, self.failed.append)
+
+
+def test_an_engine_that_does_not_give_the_golden_answers_gives_way_to_torch(
+    store: Store, tiny_backbone: Backbone
+) -> None:
+    state = initial_state(tiny_backbone)
+    checks = record(Classifier(tiny_backbone, state), tiny_backbone.preprocessing.size)
+    sound = store.publish(state, parent=None, provenance=Provenance(who="test"), golden=checks).version_id
+    wrong = replace(checks, raw=-2 * checks.raw.flip(0))
+    other = store.publish(state, parent=None, provenance=Provenance(who="test"), golden=wrong).version_id
+    engine = Wrong()
+    load = Loader(store, tiny_backbone, warm=2, engine=engine)
+    served = load(sound)
+    assert served.classifier.engine == "torch"
+    assert len(engine.failed) == 1
+    assert "image tower" in engine.failed[0]
+    with pytest.raises(GoldenAnswersError):  # neither gives these
+        load(other)

@@ -68,7 +68,7 @@ class World:
         self.hold.wait(5)
         if version_id in self.broken:
             raise KeepsightError(f"{version_id} is broken")
-        classifier = SimpleNamespace(state=SimpleNamespace(classes=()))
+        classifier = SimpleNamespace(state=SimpleNamespace(classes=()), engine="torch")
         return Served(version_id, cast(Any, classifier), cast(Any, None))
 
 
@@ -277,7 +277,9 @@ def test_a_pointer_that_moves_on_while_a_version_loads_is_followed_to_its_end() 
 def test_a_server_that_did_not_look_for_long_answers_nobody_until_it_has() -> None:
     now = 0.0
     live = LiveModel(Metrics(), lease_s=5, clock=lambda: now)
-    live.swap(Served("1", cast(Any, SimpleNamespace(state=SimpleNamespace(classes=()))), cast(Any, None)))
+    live.swap(
+        Served("1", cast(Any, SimpleNamespace(state=SimpleNamespace(classes=()), engine="torch")), cast(Any, None))
+    )
     now = 5.0
     assert live.get().version_id == "1"
     now = 5.1

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.serving.bare import Bare
+from benchmarks.serving.bare import ENGINES, Bare
 from benchmarks.serving.contenders import FOLDER, PEERS
 from benchmarks.serving.figures import least_centred_cosine
 from benchmarks.serving.photos import LONGEST, SHORTEST, PhotosError, crops, prepare
@@ -85,11 +85,12 @@ class TestBare:
         (tmp_path / "photos").mkdir()
         picture(60, 40).save(tmp_path / "photos" / "000.jpg")
         bare = Bare(tiny_spec, tmp_path / "store", tmp_path / "photos", threads=1)
-        found = bare.loop(seconds=0.0, batch=4, decoders=2)
-        assert found["answered"] == 4
-        assert found["per_s"] > 0
-        alone = bare.single(seconds=0.0)
-        assert alone["answered"] == len(alone["latencies_ms"]) == 1
+        for engine in ENGINES:
+            found = bare.loop(seconds=0.0, batch=4, decoders=2, engine=engine)
+            assert found["answered"] == 4
+            assert found["per_s"] > 0
+            alone = bare.single(seconds=0.0, engine=engine)
+            assert alone["answered"] == len(alone["latencies_ms"]) == 1
 
 
 class TestWeights:
@@ -131,7 +132,7 @@ class TestWeights:
 class TestContenders:
     def test_every_peer_has_pinned_requirements_and_several_settings(self) -> None:
         for peer in PEERS:
-            lines = (FOLDER / f"{peer.name}.txt").read_text().splitlines()
+            lines = (FOLDER / f"{peer.environment}.txt").read_text().splitlines()
             pinned = [line for line in lines if line and not line.startswith("#")]
             assert any(line.startswith("torch==") for line in pinned)
             assert all("==" in line for line in pinned)

@@ -23,8 +23,12 @@ LOAD = {"windows": 2, "thrown_away": 1, "noisy": 0, "foreign_cores_median": 0.01
 
 
 def bare() -> dict[str, Any]:
-    detail = {"loop": {"batch": 16, "decoders": 2}, "throughput_ratios": [0.9, 1.0], "p50_ratios": [1.1]}
-    figures = {"throughput_ratio_compact": 0.95, "p50_ratio_compact": 1.5}
+    detail = {
+        "loop": {"engine": "openvino", "batch": 16, "decoders": 2},
+        "throughput_ratios": [0.9, 1.0],
+        "p50_ratios": [1.1],
+    }
+    figures = {"throughput_ratio_compact": 0.95, "p50_ratio_compact": 1.6}
     return {"figures": figures, "models": {"compact": detail}, "photos": PHOTOS, "load": LOAD}
 
 
@@ -70,7 +74,23 @@ def abuse() -> dict[str, Any]:
     }
 
 
-FAKE = {Part.BARE: bare, Part.PEERS: peers, Part.SWAPS: swaps, Part.COMMIT: commit, Part.ABUSE: abuse}
+def gain() -> dict[str, Any]:
+    return {"figures": {"compact_gain_c16": 1.7}, "before": "2f32a32", "gains": [1.6, 1.8], "load": LOAD}
+
+
+def prepare() -> dict[str, Any]:
+    return {"figures": {"prepare_s_compact": 0.2}, "models": {"compact": {"versions": []}}, "load": LOAD}
+
+
+FAKE = {
+    Part.BARE: bare,
+    Part.PEERS: peers,
+    Part.SWAPS: swaps,
+    Part.COMMIT: commit,
+    Part.ABUSE: abuse,
+    Part.GAIN: gain,
+    Part.PREPARE: prepare,
+}
 
 
 class TestSummary:
@@ -90,6 +110,13 @@ class TestSummary:
             "best_peer_ratio_c4",
             "best_peer_ratio_c16",
             "best_peer_ratio_c64",
+            "cpu_ratio_c1",
+            "cpu_ratio_c4",
+            "cpu_ratio_c16",
+            "cpu_ratio_c64",
+            "compact_gain_c16",
+            "prepare_s_compact",
+            "prepare_s_vit_b32",
             "swap_failed",
             "swap_mixed",
             "swap_p99_ratio",
@@ -146,7 +173,7 @@ class TestReport:
             record.keep(tmp_path, part, made_up(), QUICK, seconds=12.0)
         write_report(tmp_path)
         text = (tmp_path / "report.md").read_text()
-        assert "| `p50_ratio_compact` | the same, `compact` | <= 1.35 | 1.5 | **no** |" in text
+        assert "| `p50_ratio_compact` | the same, `compact` | <= 1.5 | 1.6 | **no** |" in text
         assert "| `cold_commit_s_vit_b32` |" in text
         assert "- infinity: infinity cannot be installed: no such package" in text
         assert "First that mixed: `an answer`" in text

@@ -133,6 +133,8 @@ class TestPeers:
             "infinity": 22.0,
             "litserve": 20.0,
             "bentoml": 25.0,
+            "fastapi-openvino": 24.0,
+            "fastapi-onnxruntime": 21.0,
         }
         found = figures({4: [window(name, 1, per_s=rate, cpu_ms=rate) for name, rate in rates.items()]}, {})
         assert found["peer_ratio_infinity_c4"] == 1.5

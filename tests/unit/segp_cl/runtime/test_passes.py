@@ -11,6 +11,7 @@ from torch import Tensor
 from segp_cl.learn.learner import initial_state
 from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier
+from segp_cl.runtime.engines.torch_engine import TorchEngine
 from segp_cl.runtime.passes import CPU_CHUNK, ImagePass, PassSettings, Run
 from segp_cl.scores import text_scores
 from tests.tolerances import FLOAT32_REORDERED
@@ -177,7 +178,9 @@ def test_sizes_follow_from_the_device_and_the_largest_batch(
     device: torch.device, compiled: bool, graphs: bool, sizes: tuple[int, ...], warm: tuple[int, ...]
 ) -> None:
     settings = PassSettings.of(device, max_batch_size=24, precision=torch.bfloat16, compiled=compiled, graphs=graphs)
-    assert settings == PassSettings(torch.bfloat16, sizes, graphs, warm, most=warm[-1])
+    on_gpu = device == GPU
+    assert settings == PassSettings(torch.bfloat16, sizes, graphs, warm, most=warm[-1], on_gpu=on_gpu)
+    assert settings.ahead == (1 if on_gpu else 0)
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 4, 8])
@@ -191,8 +194,6 @@ def test_the_largest_batch_is_always_a_size(most: int) -> None:
     [
         (PassSettings(sizes=(1, 4)), FLOAT32_REORDERED),
         (PassSettings(threads=2), FLOAT32_REORDERED),
-        (PassSettings(packed=True), FLOAT32_REORDERED),
-        (PassSettings(threads=2, packed=True), FLOAT32_REORDERED),
         (PassSettings(torch.bfloat16, threads=2), 2e-2),
         (PassSettings(torch.bfloat16), 2e-2),
         (PassSettings(torch.bfloat16, (4,)), 2e-2),
@@ -203,7 +204,7 @@ def test_scores_are_float32_and_those_of_plain_passes(
 ) -> None:
     state = initial_state(tiny_backbone)
     images = pixels(6, tiny_backbone.preprocessing.size)
-    plain, other = Classifier(tiny_backbone, state), Classifier(tiny_backbone, state, passes=passes)
+    plain, other = Classifier(tiny_backbone, state), Classifier(tiny_backbone, state, engine=TorchEngine(passes))
     labels = plain.encode_prompts(["a cat", "a dog"])
     features = other.features(images)
     assert features.raw.dtype == features.image.dtype == torch.float32
