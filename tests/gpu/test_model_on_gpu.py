@@ -20,6 +20,7 @@ from segp_cl.learn.learner import initial_state, learn_task
 from segp_cl.models.backbone import Backbone
 from segp_cl.models.load import load_backbone
 from segp_cl.runtime.classifier import Classifier
+from segp_cl.runtime.engines.torch_engine import TorchEngine
 from segp_cl.runtime.passes import ImagePass, PassSettings
 from segp_cl.types import LearnedClass, LearnerState, LoraFactors, LoraState, ModelSpec, Task, TaskClass
 
@@ -141,11 +142,13 @@ def test_many_threads_replay_graphs_without_mixing_images(gpu: Backbone) -> None
 
 def test_a_version_is_recorded_while_another_answers(gpu: Backbone, tiny_backbone: Backbone) -> None:
     settings = PassSettings.of(gpu.device, max_batch_size=4, graphs=True)
-    first = Classifier(gpu, made_up(tiny_backbone, seed=0), passes=settings)
+    first = Classifier(gpu, made_up(tiny_backbone, seed=0), engine=TorchEngine(settings))
     expected = first.scores(noise(3)).fused.cpu()
     with ThreadPoolExecutor(1) as pool:
         answering = [pool.submit(lambda: first.scores(noise(3)).fused.cpu()) for _ in range(60)]
-        second = Classifier(gpu, made_up(tiny_backbone, seed=1, lora=adapters(tiny_backbone, 1)), passes=settings)
+        second = Classifier(
+            gpu, made_up(tiny_backbone, seed=1, lora=adapters(tiny_backbone, 1)), engine=TorchEngine(settings)
+        )
         other = [second.scores(noise(size)).fused.cpu() for size in (1, 2, 4)]
         for answer in answering:
             assert torch.allclose(answer.result(60), expected, atol=1e-3)
