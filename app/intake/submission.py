@@ -54,7 +54,9 @@ class TaskForm(BaseModel):
         "Default: the current version.",
     )
     test_set: str | None = Field(
-        None, description="Keep the archive's test split as a test set of this name. Default: it is passed over."
+        None,
+        description="Keep the archive's test split, or its val split if it has no other, as a test set of this name. "
+        "Default: a test split is passed over.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random choices in the update.")
     encoding: Encoding = None
@@ -181,7 +183,7 @@ class Submissions:
             yield
             return
         was_there = any(known.name == form.test_set for known in self._keeper.sets.all())
-        reason = f"the test split of the task {form.name!r}"
+        reason = f"the {taken.test_split} split of the task {form.name!r}"
         self._keeper.keep(form.test_set, taken.test_set, who=who, reason=reason, replace=False)
         try:
             yield

@@ -128,8 +128,8 @@ class Renamed(TypedDict):
 class Validation(TypedDict):
     """What an upload contains: accepted images per class, and what became of all other files.
 
-    `held_out` counts the images of `classes` that came in a val split, `test_set` those of a test split that was kept
-    as a test set. `notes` say how the folders were read. Lists
+    `held_out` counts the images of `classes` that came in a val split, `test_set` those of a test split, or of a
+    val split, that were kept as a test set. `notes` say how the folders were read. Lists
     have up to 1,000 rows, and the count beside each counts all. A service older than this client sends only the first
     two and those of rejected files.
     """

@@ -191,7 +191,7 @@ class Client:
             encoding: Encoding of the names in an archive that does not say it itself, for example gbk.
             instant: Whether a version without training is made and served first.
             parent: The version to learn on, beside the current one: the result is published, and not promoted.
-            test_set: Keep the archive's test split as a test set of this name; without it, it is passed over.
+            test_set: Keep the archive's test split, or its val split if it has no other, as a test set of this name.
 
         The answer's validation says what became of every file, and of what a folder has and was not sent.
 

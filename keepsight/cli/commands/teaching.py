@@ -56,7 +56,7 @@ def teach(
     ] = None,
     test_set: Annotated[
         str | None,
-        typer.Option("--test-set", metavar="NAME", help="Keep the test split as a test set; else it is passed over."),
+        typer.Option("--test-set", metavar="NAME", help="Keep the test split, or the val split, as a test set."),
     ] = None,
     wait: options.Wait = True,
     url: options.Url = options.URL,
