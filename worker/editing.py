@@ -140,6 +140,7 @@ def _edited(
         settings,
         base,
         parents=(parent,),
+        edit=edit,
         batch_size=LearnerConfig().feature_batch_size,
         on_batch=lambda step, steps: on_progress(Progress("evaluating", step, steps)),
         most=settings.instant_test_images,
