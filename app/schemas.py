@@ -185,6 +185,9 @@ class ClassifyResult(BaseModel):
     """The answer for one image: predictions, best first, or the error of this image alone."""
 
     index: int
+    id: str | None = Field(
+        None, description="Says which version answered what, for `answer_id` of a correction; null beside an error."
+    )
     filename: str | None
     predictions: list[Prediction]
     label_set: list[str] | None = Field(

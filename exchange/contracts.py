@@ -130,8 +130,8 @@ class ValidationReport(_Contract):
     """The result of validating an upload. Lists may be shortened; the count beside each counts all.
 
     `classes` counts the accepted images of each class, and `held_out` those of them that came in a val split.
-    `test_set` counts those of a test split, or of a val split, that were kept as a test set. `notes` say how the folders
-    were read.
+    `test_set` counts those of a test split, or of a val split, that were kept as a test set. `notes` say how the
+    folders were read.
     """
 
     classes: dict[str, int]

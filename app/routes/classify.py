@@ -126,11 +126,12 @@ async def classify(
             model_version=served.version_id,
             path=asked.options.path if question is None else question.answered_by,
             alike=alike,
-            results=results(asked.filenames, slots, wanted),
+            results=results(served.version_id, asked.filenames, asked.images, slots, wanted),
         ).model_dump_json()
 
     # FastAPI would validate the answer again
-    content = await off_loop(_BYTES_PER_PREDICTION * top_k * len(slots), answer)
+    size = sum(len(image) for image in asked.images if isinstance(image, bytes))  # ids have a digest of each
+    content = await off_loop(size + _BYTES_PER_PREDICTION * top_k * len(slots), answer)
     return Response(content, media_type="application/json")
 
 

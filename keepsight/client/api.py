@@ -42,10 +42,12 @@ class ImageResult(TypedDict):
 
     `label_set` has the right label with the probability that was asked for, None if none was asked for. `unknown` says
     that the image looks like none of the classes, `unknown_score` which share of their images looks less strange. These
-    are None where the version cannot tell, and a service older than this client sends none of the three.
+    are None where the version cannot tell, and a service older than this client sends none of the three. `id` is for
+    the `answer_id` of a correction; None beside an error, and not sent by older services.
     """
 
     index: int
+    id: NotRequired[str | None]
     filename: str | None
     predictions: list[Prediction]
     label_set: NotRequired[list[str] | None]

@@ -318,13 +318,20 @@ def correct(
     *,
     new_class: bool,
     taught_as: str | None,
+    answer_id: str | None,
     answered: str | None,
     probability: float | None,
     answered_by: str | None,
     reason: str,
 ) -> Call[Correction]:
     form = {"label": label, "new_class": "true" if new_class else "false", "reason": reason}
-    given = {"taught_as": taught_as, "answered": answered, "probability": probability, "answered_by": answered_by}
+    given = {
+        "taught_as": taught_as,
+        "answer_id": answer_id,
+        "answered": answered,
+        "probability": probability,
+        "answered_by": answered_by,
+    }
     form |= {name: str(value) for name, value in given.items() if value is not None}
     name, data = image
     files = {"image": (name, data, "application/octet-stream")}

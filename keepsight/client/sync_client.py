@@ -324,6 +324,7 @@ class Client:
         *,
         new_class: bool = False,
         taught_as: str | None = None,
+        answer_id: str | None = None,
         answered: str | None = None,
         probability: float | None = None,
         answered_by: str | None = None,
@@ -336,6 +337,7 @@ class Client:
             label: The right class.
             new_class: Whether `label` is to become a class, if it is none yet.
             taught_as: The class that this very image was taught as, by a wrong label.
+            answer_id: The `id` of the answer, in place of the next three.
             answered: What it was answered. Left out: the service says what it answers now.
             probability: The probability of that answer.
             answered_by: The version that answered.
@@ -346,6 +348,7 @@ class Client:
             label,
             new_class=new_class,
             taught_as=taught_as,
+            answer_id=answer_id,
             answered=answered,
             probability=probability,
             answered_by=answered_by,
