@@ -16,6 +16,7 @@ from app.serving.engine import Engine
 from app.serving.live_model import LiveModel
 from app.serving.member import Member
 from app.serving.watcher import Watcher
+from app.sessions import Sessions
 from app.settings import Settings
 from app.upkeep import Verified
 from exchange.announcements import Announcements
@@ -37,6 +38,7 @@ class Services:
     settings: Settings
     metrics: Metrics
     keys: KeyFile
+    sessions: Sessions
     store: Store
     test_sets: StoredTestSets
     spool: Spool

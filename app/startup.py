@@ -23,6 +23,7 @@ from app.serving.engine import Engine
 from app.serving.live_model import LiveModel, Loader
 from app.serving.member import Member, new_server_id
 from app.serving.watcher import Watcher
+from app.sessions import Sessions
 from app.settings import Settings
 from app.test_set_gauges import follow_test_sets
 from app.tidy import tidy_when_idle
@@ -106,6 +107,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         settings=settings,
         metrics=metrics,
         keys=KeyFile(settings.keys_file, store=settings.store),
+        sessions=Sessions(settings.store, length_s=settings.session_s),
         store=store,
         test_sets=StoredTestSets(
             settings.store,

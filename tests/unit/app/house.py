@@ -21,6 +21,7 @@ from app.serving.engine import Engine
 from app.serving.live_model import LiveModel, Served
 from app.serving.member import Member
 from app.serving.watcher import Watcher
+from app.sessions import Sessions
 from app.settings import Settings
 from app.upkeep import Verified
 from exchange.announcements import Announcements
@@ -77,6 +78,7 @@ class House:
             settings=settings,
             metrics=metrics,
             keys=KeyFile(folder / "keys.json"),
+            sessions=Sessions(folder / "store", length_s=settings.session_s),
             store=self.store,
             test_sets=StoredTestSets(self.store.root),
             spool=spool,
