@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.backups import Backups
 from app.feeds import JobFeeds
 from app.intake.places import Intake
 from app.metrics import Metrics
@@ -55,5 +56,6 @@ class Services:
     verify: Callable[[VersionId], Verified]
     intake: Intake
     exports: Intake
+    backups: Backups
     pools: Pools
     feeds: JobFeeds

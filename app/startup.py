@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import torch
 
+from app.backups import Backups
 from app.feeds import JobFeeds
 from app.intake.places import Intake
 from app.loop_watch import watch_loop
@@ -128,6 +129,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         space_of=functools.lru_cache(1024)(lambda version_id: embedding_space(store.open(version_id))),
         verify=Verifier(store, base),
         intake=Intake(threads=settings.intake_threads, timeout_s=settings.upload_timeout_s),
+        backups=Backups(settings.store),
         exports=Intake(threads=1, timeout_s=settings.export_timeout_s, late="the version was not exported"),
         pools=pools,
         feeds=feeds,
@@ -168,6 +170,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         decoder.close()
         services.intake.close()
         services.exports.close()
+        services.backups.close()
 
 
 async def _see_keys(services: Services) -> None:

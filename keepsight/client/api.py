@@ -6,6 +6,7 @@ from typing import Literal, NotRequired, TypedDict
 
 PathName = Literal["fused", "text", "visual"]
 ZeroShot = Literal["untouched", "adapted"]
+EditKind = Literal["rename", "swap", "merge", "delete", "replace"]
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 TERMINAL_STATES: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -161,7 +162,7 @@ class Accepted(TypedDict):
 class ClassEdit(TypedDict):
     """What an edit does to the classes: `rename`, `swap`, `merge`, `delete` or `replace`."""
 
-    kind: Literal["rename", "swap", "merge", "delete", "replace"]
+    kind: EditKind
     classes: list[str]
     name: str | None
     prompt: str | None
@@ -173,6 +174,67 @@ class EditAccepted(TypedDict):
     job_id: str
     location: str
     edit: ClassEdit
+
+
+class Neighbour(TypedDict):
+    """Another class, and the cosine between the two."""
+
+    label: str
+    cosine: float
+
+
+class TakenFor(TypedDict):
+    """Another class that images of this one were answered with."""
+
+    label: str
+    images: int
+
+
+class ClassFacts(TypedDict):
+    """What is known of one class: `accuracy` of the fused path, None where nothing was measured.
+
+    `accuracy_on` says what it was measured on: `test_sets`, `held_out` or `left_one_out`.
+    """
+
+    name: str
+    prompt: str
+    task: int
+    images: int
+    accuracy: float | None
+    accuracy_on: str | None
+    accuracy_images: int
+    nearest: Neighbour | None
+    nearest_text: Neighbour | None
+    taken_for: list[TakenFor]
+
+
+class VersionClasses(TypedDict):
+    """`GET /v1/versions/{id}/classes`."""
+
+    version_id: str
+    classes: list[ClassFacts]
+
+
+class ConcernedSet(TypedDict):
+    """A test set with images of the classes that an edit is about."""
+
+    test_set: str
+    images: int
+
+
+class EditPreview(TypedDict):
+    """`POST /v1/classes/preview`: what an edit would change."""
+
+    edit: ClassEdit
+    words: str
+    version_id: str
+    classes_before: int
+    classes_after: int
+    affected: list[ClassFacts]
+    statistics: Literal["exact", "approximate"]
+    removed: list[str]
+    remains: list[str]
+    test_sets: list[ConcernedSet]
 
 
 class MergeAccepted(TypedDict):

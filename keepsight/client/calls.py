@@ -25,6 +25,8 @@ from keepsight.client.api import (
     CorrectionsAccepted,
     CorrectionsRemoved,
     EditAccepted,
+    EditKind,
+    EditPreview,
     Embeddings,
     EvaluateAccepted,
     Gate,
@@ -43,6 +45,7 @@ from keepsight.client.api import (
     StoredTestSetDetails,
     StoredTestSets,
     Verified,
+    VersionClasses,
     Versions,
     ZeroShot,
 )
@@ -358,6 +361,16 @@ def classes() -> Call[Classes]:
     return Call("GET", "/v1/classes")
 
 
+def version_classes(version_id: str) -> Call[VersionClasses]:
+    return Call("GET", f"/v1/versions/{_segment(version_id)}/classes")
+
+
+def preview_edit(kind: EditKind, classes: Sequence[str], *, name: str | None, prompt: str | None) -> Call[EditPreview]:
+    given = {"kind": kind, "classes": list(classes), "name": name, "prompt": prompt}
+    body = {key: value for key, value in given.items() if value is not None}
+    return Call("POST", "/v1/classes/preview", body={"json": body})
+
+
 def rename_class(name: str, new_name: str | None, *, prompt: str | None, swap: bool, reason: str) -> Call[EditAccepted]:
     given = {"name": new_name, "prompt": prompt, "swap": swap or None, "reason": reason or None}
     body = {key: value for key, value in given.items() if value is not None}
@@ -428,6 +441,11 @@ def export(version_id: str, form: ExportFormat) -> Call[None]:
     """Describe the download of a version, which `keepsight.client.downloads` reads."""
     route = f"/v1/versions/{_segment(version_id)}/export"
     return Call("GET", route, body={"params": {"format": form}}, timeout_s=EXPORT_TIMEOUT_S)
+
+
+def backup() -> Call[None]:
+    """Describe the download of the store, which `keepsight.client.downloads` reads."""
+    return Call("GET", "/v1/admin/backup", timeout_s=UPKEEP_TIMEOUT_S)
 
 
 def _upload(route: str, archive: Archive, filename: str, form: Mapping[str, str]) -> Call[Accepted]:

@@ -24,6 +24,8 @@ from keepsight.client.api import (
     CorrectionsAccepted,
     CorrectionsRemoved,
     EditAccepted,
+    EditKind,
+    EditPreview,
     Embeddings,
     EvaluateAccepted,
     Gate,
@@ -42,11 +44,21 @@ from keepsight.client.api import (
     StoredTestSetDetails,
     StoredTestSets,
     Verified,
+    VersionClasses,
     Versions,
     ZeroShot,
 )
 from keepsight.client.calls import DEFAULT_URL, Call
-from keepsight.client.downloads import ExportedFile, ExportFormat, OnBytes, exported, file_for, receiving
+from keepsight.client.downloads import (
+    BackupFile,
+    ExportedFile,
+    ExportFormat,
+    OnBytes,
+    backed_up,
+    exported,
+    file_for,
+    receiving,
+)
 from keepsight.client.events import JobEvents
 from keepsight.client.images import Image, embedding_inputs, named_image, named_images
 from keepsight.client.problems import api_error, unreachable
@@ -376,6 +388,16 @@ class Client:
         """Return the classes that are served."""
         return self._send(calls.classes())
 
+    def version_classes(self, version_id: str) -> VersionClasses:
+        """Return what is known of a version's classes: accuracy, the nearest others, and what they are taken for."""
+        return self._send(calls.version_classes(version_id))
+
+    def preview_edit(
+        self, kind: EditKind, classes: Sequence[str], *, name: str | None = None, prompt: str | None = None
+    ) -> EditPreview:
+        """Return what an edit of the classes would change. Nothing is queued."""
+        return self._send(calls.preview_edit(kind, classes, name=name, prompt=prompt))
+
     def rename_class(
         self,
         name: str,
@@ -466,7 +488,24 @@ class Client:
             DownloadError: the file cannot be written.
         """
         target = file_for(path, version_id, form)
-        call = calls.export(version_id, form)
+        response = self._download(calls.export(version_id, form), target, on_bytes)
+        return exported(target, response)
+
+    def backup(self, path: Path, *, on_bytes: OnBytes | None = None) -> BackupFile:
+        """Write a copy of the service's store to a tar file, which appears once it is received.
+
+        Args:
+            path: the file.
+            on_bytes: gets the bytes received so far, and 0, because it is not known how many there will be.
+
+        Raises:
+            DownloadError: the file cannot be written.
+            ApiError: the answer ended too early.
+        """
+        response = self._download(calls.backup(), path, on_bytes)
+        return backed_up(path, response)
+
+    def _download(self, call: Call[None], target: Path, on_bytes: OnBytes | None) -> httpx.Response:
         for attempt in itertools.count(1):
             try:
                 response = self._http.send(call.request(self._http.build_request), stream=True)
@@ -475,7 +514,7 @@ class Client:
                         with receiving(target, response, on_bytes) as write:
                             for piece in response.iter_bytes():
                                 write(piece)
-                        return exported(target, response)
+                        return response
                     response.read()
                 finally:
                     response.close()

@@ -35,6 +35,7 @@ PROTECTED = [
     ("POST", "/v1/tasks", "train"),
     ("POST", "/v1/versions/merge", "train"),
     ("POST", "/v1/classes/merge", "train"),
+    ("POST", "/v1/classes/preview", "train"),
     ("POST", "/v1/classes/x/replace", "train"),
     ("PATCH", "/v1/classes/x", "train"),
     ("DELETE", "/v1/classes/x", "train"),
@@ -59,12 +60,14 @@ PROTECTED = [
     ("POST", "/v1/admin/rollback", "admin"),
     ("GET", "/v1/admin/rollout", "admin"),
     ("GET", "/v1/admin/gate", "admin"),
+    ("GET", "/v1/admin/backup", "admin"),
     ("PATCH", "/v1/admin/gate", "admin"),
 ]
 ANY_KEY = [
     ("GET", "/v1/versions"),
     ("GET", "/v1/versions/x"),
     ("GET", "/v1/versions/x/contributions"),
+    ("GET", "/v1/versions/x/classes"),
     ("GET", "/v1/versions/x/report"),
     ("GET", "/v1/versions/x/test-sets/m"),
     ("GET", "/v1/versions/a/compare/b"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from app.backups import Backups
 from app.feeds import JobFeeds
 from app.intake.places import Intake
 from app.metrics import Metrics
@@ -92,6 +93,7 @@ class House:
             member=member,
             roster=roster,
             space_of=lambda version_id: version_id,
+            backups=Backups(folder / "store"),
             exports=Intake(threads=1, timeout_s=10),
             verify=lambda version_id: Verified("intact", "same"),
             intake=Intake(threads=1, timeout_s=20.0),
