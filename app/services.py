@@ -20,6 +20,7 @@ from app.serving.watcher import Watcher
 from app.sessions import Sessions
 from app.settings import Settings
 from app.upkeep import Verified
+from app.version_book import VersionBook
 from exchange.announcements import Announcements
 from exchange.jobs import Jobs
 from exchange.roster import Roster
@@ -57,5 +58,6 @@ class Services:
     intake: Intake
     exports: Intake
     backups: Backups
+    book: VersionBook
     pools: Pools
     feeds: JobFeeds

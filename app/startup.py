@@ -13,6 +13,7 @@ import torch
 
 from app.backups import Backups
 from app.feeds import JobFeeds
+from app.figures import figures_of
 from app.intake.places import Intake
 from app.loop_watch import watch_loop
 from app.metrics import Metrics
@@ -29,6 +30,7 @@ from app.settings import Settings
 from app.test_set_gauges import follow_test_sets
 from app.tidy import tidy_when_idle
 from app.upkeep import Verifier
+from app.version_book import VersionBook
 from exchange.announcements import Announcements
 from exchange.contracts import CURRENT_CHANNEL
 from exchange.jobs import Jobs
@@ -69,7 +71,9 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
     device = str(base.device)
     roster = Roster(settings.redis_url, store.identity())
     beat_s = min(settings.poll_interval_s, settings.server_lost_after_s / 4)
-    member = Member(new_server_id(), roster=roster, live=live, device=device, beat_s=beat_s)
+    member = Member(
+        new_server_id(), roster=roster, live=live, device=device, beat_s=beat_s, figures=lambda: figures_of(metrics)
+    )
     jobs, announcements = Jobs(settings.redis_url), Announcements(settings.redis_url)
     passes = passes_of(settings, base.device)
     engine = Engine(
@@ -130,6 +134,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         verify=Verifier(store, base),
         intake=Intake(threads=settings.intake_threads, timeout_s=settings.upload_timeout_s),
         backups=Backups(settings.store),
+        book=VersionBook(store),
         exports=Intake(threads=1, timeout_s=settings.export_timeout_s, late="the version was not exported"),
         pools=pools,
         feeds=feeds,

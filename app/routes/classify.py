@@ -122,11 +122,15 @@ async def classify(
     wanted = Wanted(top_k, known_share=asked.options.known_share, least_probability=least)
 
     def answer() -> str:
+        found = results(served.version_id, asked.filenames, asked.images, slots, wanted)
+        for result in found:
+            if result.predictions:
+                services.metrics.count_answer(result.predictions[0].probability, result.unknown)
         return ClassifyAnswer(
             model_version=served.version_id,
             path=asked.options.path if question is None else question.answered_by,
             alike=alike,
-            results=results(served.version_id, asked.filenames, asked.images, slots, wanted),
+            results=found,
         ).model_dump_json()
 
     # FastAPI would validate the answer again

@@ -6,6 +6,30 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from app.web.pages import ask, preferences, sign_in, teach
+from app.web.pages import (
+    ask,
+    classes,
+    comparison,
+    corrections,
+    keys,
+    live,
+    preferences,
+    sign_in,
+    teach,
+    test_sets,
+    versions,
+)
 
-ROUTERS: Final[tuple[APIRouter, ...]] = (sign_in.router, preferences.router, ask.router, teach.router)
+ROUTERS: Final[tuple[APIRouter, ...]] = (
+    sign_in.router,
+    preferences.router,
+    ask.router,
+    teach.router,
+    classes.router,
+    comparison.router,
+    versions.router,
+    live.router,
+    test_sets.router,
+    corrections.router,
+    keys.router,
+)

@@ -25,6 +25,7 @@ from app.serving.watcher import Watcher
 from app.sessions import Sessions
 from app.settings import Settings
 from app.upkeep import Verified
+from app.version_book import VersionBook
 from exchange.announcements import Announcements
 from exchange.contracts import CURRENT_CHANNEL
 from exchange.jobs import Jobs
@@ -94,6 +95,7 @@ class House:
             roster=roster,
             space_of=lambda version_id: version_id,
             backups=Backups(folder / "store"),
+            book=VersionBook(self.store),
             exports=Intake(threads=1, timeout_s=10),
             verify=lambda version_id: Verified("intact", "same"),
             intake=Intake(threads=1, timeout_s=20.0),
