@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode
 
-from babel.dates import format_datetime
+from babel.dates import format_datetime, format_timedelta
 from babel.numbers import format_decimal, format_percent
+from babel.units import format_unit
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
@@ -24,6 +27,7 @@ from app.wire.root import outside_path, route_path
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 THEMES: Final = ("auto", "light", "dark")
+_UNITS: Final = ("byte", "kilobyte", "megabyte", "gigabyte")
 THEME_COOKIE: Final = "keepsight_theme"
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
@@ -140,4 +144,18 @@ def _filters(language: Language) -> dict[str, Callable[..., str]]:
         """Return a time in UTC; scripts show it in the reader's own zone."""
         return str(format_datetime(value, "medium", locale=locale))
 
-    return {"number": number, "percent": percent, "moment": moment}
+    def size(value: float) -> str:
+        """Return bytes in the largest unit that gives a whole number of them."""
+        step = min(int(math.log10(max(value, 1)) / 3), len(_UNITS) - 1)
+        return str(format_unit(round(value / 1000**step, 1), _UNITS[step], length="short", locale=locale))
+
+    def span(value: timedelta) -> str:
+        """Return a length of time: 14 days."""
+        return str(format_timedelta(value, threshold=1.0, locale=locale))
+
+    return {"number": number, "percent": percent, "moment": moment, "size": size, "span": span, "params": _params}
+
+
+def _params(values: Mapping[str, object], **others: object) -> str:
+    """Return values as the query of an address."""
+    return urlencode({name: value for name, value in {**values, **others}.items() if value != ""})

@@ -65,10 +65,10 @@ function read(status, text, phrase) {
 }
 
 /** Send a form and tell how much of it was sent, which fetch cannot. Throws a Problem. */
-export function upload(path, form, { onProgress = () => {}, signal = undefined, more = {} } = {}) {
+export function upload(path, form, { method = "POST", onProgress = () => {}, signal = undefined, more = {} } = {}) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    request.open("POST", root + path);
+    request.open(method, root + path);
     for (const [name, value] of Object.entries(headers(more))) request.setRequestHeader(name, value);
     request.upload.addEventListener("progress", (event) => onProgress(event.loaded, event.total));
     request.addEventListener("load", () => {
