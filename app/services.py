@@ -12,6 +12,7 @@ from app.intake.places import Intake
 from app.metrics import Metrics
 from app.pools import Pools
 from app.serving.admission import Admission
+from app.serving.aside import Aside
 from app.serving.decode import Decoder
 from app.serving.engine import Engine
 from app.serving.live_model import LiveModel
@@ -47,6 +48,7 @@ class Services:
     jobs: Jobs
     announcements: Announcements
     live: LiveModel
+    aside: Aside
     admission: Admission
     engine: Engine
     decoder: Decoder

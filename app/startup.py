@@ -20,6 +20,7 @@ from app.metrics import Metrics
 from app.pools import Pools
 from app.services import Services
 from app.serving.admission import Admission
+from app.serving.aside import Aside
 from app.serving.decode import Decoder
 from app.serving.engine import Engine
 from app.serving.live_model import LiveModel, Loader
@@ -124,6 +125,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         jobs=jobs,
         announcements=announcements,
         live=live,
+        aside=Aside(live, Loader(store, base, warm=1, passes=passes)),
         admission=Admission(places=settings.queue_size, timeout_s=settings.classify_timeout_s, metrics=metrics),
         engine=engine,
         decoder=decoder,
@@ -173,6 +175,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         jobs.close()
         engine.close()
         decoder.close()
+        services.aside.close()
         services.intake.close()
         services.exports.close()
         services.backups.close()

@@ -75,7 +75,7 @@ class Asked:
     "/classify",
     summary="Classify images",
     response_model=ClassifyAnswer,
-    responses=problems(400, 409, 413, 415, 422, 429, 503, 504),
+    responses=problems(400, 404, 409, 413, 415, 422, 429, 503, 504),
     openapi_extra={"requestBody": _BODY},
 )
 async def classify(
@@ -84,14 +84,14 @@ async def classify(
     caller: ClassifyCaller,
     options: Annotated[_Options, Query()],
 ) -> Response:
-    """Classify 1 to 64 images with the version that is served at this moment.
+    """Classify 1 to 64 images with the version that is served at this moment, or with `version`.
 
     An image that cannot be decoded has an error in its own result; the others are answered. One image may also be the
     body itself. Options may be in the query, the form or the JSON body.
     """
     asked = await _read(request, options.model_dump(exclude_unset=True), services)
     words = _labels(asked.options, services)
-    served = await take_served(services, request)
+    served = await take_served(services, request, asked.options.version)
     question = None
     if words is None:
         served.check_classes()

@@ -215,6 +215,8 @@ def outcome_sentence(job: Job) -> str:
     """Return what became of a finished job."""
     result, error = job["result"], job["error"]
     if job["state"] == "succeeded" and result:
+        if job.get("dry_run"):
+            return "its images were checked; nothing was learned"
         if job.get("evaluates"):
             return "measured; nothing was published"
         if result["promoted"]:

@@ -667,8 +667,8 @@ class Job(TypedDict):
     """`GET /v1/jobs/{id}`. `serving` says what of the task was put into service so far.
 
     `parent` is the version that it learns on beside the current one, `merges` names the two that it merges, `evaluates`
-    those that it measures, `edit` says what it does to the classes, and `corrections` is how many of these it learns. A
-    service older than this client sends none of these, and no `instant`.
+    those that it measures, `edit` says what it does to the classes, and `corrections` is how many of these it learns.
+    With `dry_run` it only looks at labels. A service older than this client sends none of these, and no `instant`.
     """
 
     job_id: str
@@ -681,6 +681,7 @@ class Job(TypedDict):
     cancel_requested: bool
     progress: JobProgress | None
     corrections: NotRequired[int]
+    dry_run: NotRequired[bool]
     serving: NotRequired[Literal["served_instantly", "trained", "merged", "edited", "corrected"] | None]
     instant: NotRequired[Instant | None]
     contributions: NotRequired[Contributions | None]

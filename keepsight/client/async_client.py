@@ -129,6 +129,7 @@ class AsyncClient:
         zero_shot: ZeroShot | None = None,
         set_coverage: float | None = None,
         known_share: float | None = None,
+        version: str | None = None,
         timeout_ms: int | None = None,
     ) -> Classification:
         """Classify 1 to 64 images, over the served classes or over `labels` (classes or any words)."""
@@ -144,6 +145,7 @@ class AsyncClient:
                 zero_shot=zero_shot,
                 set_coverage=set_coverage,
                 known_share=known_share,
+                version=version,
                 timeout_ms=timeout_ms,
             )
         )
@@ -171,6 +173,7 @@ class AsyncClient:
         seed: int | None = None,
         encoding: str | None = None,
         instant: bool = True,
+        dry_run: bool = False,
         parent: str | None = None,
         test_set: str | None = None,
     ) -> Accepted:
@@ -186,6 +189,7 @@ class AsyncClient:
                 seed=seed,
                 encoding=encoding,
                 instant=instant,
+                dry_run=dry_run,
                 parent=parent,
                 test_set=test_set,
             )

@@ -148,6 +148,7 @@ def classify(
     zero_shot: ZeroShot | None,
     set_coverage: float | None,
     known_share: float | None,
+    version: str | None,
     timeout_ms: int | None,
 ) -> Call[Classification]:
     form: dict[str, Any] = {"top_k": str(top_k), "path": path}
@@ -159,6 +160,8 @@ def classify(
         form["with_classes"] = "true"
     if zero_shot is not None:
         form["zero_shot"] = zero_shot
+    if version is not None:
+        form["version"] = version
     for option, value in (("set_coverage", set_coverage), ("known_share", known_share), ("timeout_ms", timeout_ms)):
         if value is not None:
             form[option] = str(value)
@@ -186,6 +189,7 @@ def teach(
     seed: int | None,
     encoding: str | None,
     instant: bool,
+    dry_run: bool,
     parent: str | None,
     test_set: str | None,
 ) -> Call[Accepted]:
@@ -205,6 +209,8 @@ def teach(
         form["encoding"] = encoding
     if not instant:
         form["instant"] = "false"
+    if dry_run:
+        form["dry_run"] = "true"
     if parent is not None:
         form["parent"] = parent
     if test_set is not None:

@@ -128,6 +128,7 @@ class Client:
         zero_shot: ZeroShot | None = None,
         set_coverage: float | None = None,
         known_share: float | None = None,
+        version: str | None = None,
         timeout_ms: int | None = None,
     ) -> Classification:
         """Classify 1 to 64 images, over the served classes or over `labels` (classes or any words).
@@ -142,6 +143,7 @@ class Client:
             zero_shot: Who scores words that were never taught: the base model, `untouched`, or the `adapted` towers.
             set_coverage: Ask for `label_set`, which has the right label with this probability.
             known_share: The share of images of learned classes that are not to be called unknown; default 0.95.
+            version: A stored version that answers instead of the served one.
             timeout_ms: Milliseconds after which the service gives the request up.
         """
         named = named_images(images)
@@ -156,6 +158,7 @@ class Client:
                 zero_shot=zero_shot,
                 set_coverage=set_coverage,
                 known_share=known_share,
+                version=version,
                 timeout_ms=timeout_ms,
             )
         )
@@ -187,6 +190,7 @@ class Client:
         seed: int | None = None,
         encoding: str | None = None,
         instant: bool = True,
+        dry_run: bool = False,
         parent: str | None = None,
         test_set: str | None = None,
     ) -> Accepted:
@@ -202,6 +206,7 @@ class Client:
             seed: Seed of all random choices in the update.
             encoding: Encoding of the names in an archive that does not say it itself, for example gbk.
             instant: Whether a version without training is made and served first.
+            dry_run: Whether the images are only checked: their labels are looked at, and nothing is learned.
             parent: The version to learn on, beside the current one: the result is published, and not promoted.
             test_set: Keep the archive's test split, or its val split if it has no other, as a test set of this name.
 
@@ -222,6 +227,7 @@ class Client:
                 seed=seed,
                 encoding=encoding,
                 instant=instant,
+                dry_run=dry_run,
                 parent=parent,
                 test_set=test_set,
             )

@@ -36,7 +36,7 @@ async def show(
     return render(request, "classes/page.html", caller, **await _listed(services, text, order, page))
 
 
-@router.get("/classes/rows")
+@router.get("/part/classes")
 async def rows(
     request: Request, services: ServicesDep, caller: AnyReader, text: Text = "", order: Order = "name", page: Number = 1
 ) -> Response:
@@ -44,7 +44,7 @@ async def rows(
     return render(request, "classes/rows.html", caller, **await _listed(services, text, order, page))
 
 
-@router.get("/classes/edit")
+@router.get("/part/classes/edit")
 async def edit(
     request: Request, services: ServicesDep, caller: Training, name: Annotated[list[str], Query(max_length=1000)]
 ) -> Response:

@@ -28,7 +28,7 @@ async def show(request: Request, services: ServicesDep, caller: AnyReader) -> Re
     return render(request, "live/page.html", caller, sees_jobs="train" in caller.scopes, sees_all=_sees_all(caller))
 
 
-@router.get("/live/now.json")
+@router.get("/part/live")
 async def now(services: ServicesDep, caller: AnyReader) -> Response:
     """Return the figures of this moment: of all servers for those who may see them, else of this one."""
     servers, reachable = await _servers(services, caller)
@@ -42,7 +42,7 @@ async def now(services: ServicesDep, caller: AnyReader) -> Response:
     )
 
 
-@router.get("/live/journal")
+@router.get("/part/live/journal")
 async def journal(request: Request, services: ServicesDep, caller: AnyReader) -> Response:
     """Show the last lines of the journal, to those who may do what it tells of."""
     entries = await services.pools.store.run(services.store.journal) if _sees_all(caller) else []

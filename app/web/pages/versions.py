@@ -54,7 +54,7 @@ async def show(
     )
 
 
-@router.get("/versions/rows")
+@router.get("/part/versions")
 async def rows(
     request: Request, services: ServicesDep, caller: AnyReader, only: Only = "all", page: Number = 1
 ) -> Response:
@@ -63,7 +63,7 @@ async def rows(
     return render(request, "versions/rows.html", caller, **_listed(book, only, page))
 
 
-@router.get("/versions/graph.json")
+@router.get("/part/versions/graph")
 async def graph(services: ServicesDep, caller: AnyReader) -> Response:
     """Return the versions as nodes, the oldest first, with their parents and the lane that each is drawn in."""
     book = await services.pools.store.run(services.book.read)

@@ -48,6 +48,9 @@ def teach(
     instant: Annotated[
         bool, typer.Option("--instant/--no-instant", help="Serve a version without training first, within seconds.")
     ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check the images and their labels; learn nothing.")
+    ] = False,
     parent: Annotated[
         str | None,
         typer.Option(
@@ -77,12 +80,20 @@ def teach(
             seed=seed,
             encoding=encoding,
             instant=instant,
+            dry_run=dry_run,
             parent=parent,
             test_set=test_set,
         )
         if not as_json:
             console.print_notes(intake_lines(accepted["validation"]))
-        conclude(client, accepted, label=name or source.name, done="Learned", wait=wait, as_json=as_json)
+        conclude(
+            client,
+            accepted,
+            label=name or source.name,
+            done="Checked" if dry_run else "Learned",
+            wait=wait,
+            as_json=as_json,
+        )
 
 
 def conclude(
@@ -166,6 +177,7 @@ def upload(
     seed: int | None,
     encoding: str | None,
     instant: bool,
+    dry_run: bool = False,
     parent: str | None = None,
     test_set: str | None = None,
 ) -> Accepted:
@@ -183,6 +195,7 @@ def upload(
             seed=seed,
             encoding=encoding,
             instant=instant,
+            dry_run=dry_run,
             parent=parent,
             test_set=test_set,
         )

@@ -17,6 +17,7 @@ from app.metrics import Metrics
 from app.pools import Pools
 from app.services import Services
 from app.serving.admission import Admission
+from app.serving.aside import Aside
 from app.serving.decode import Decoder
 from app.serving.engine import Engine
 from app.serving.live_model import LiveModel, Served
@@ -87,6 +88,7 @@ class House:
             jobs=jobs,
             announcements=announcements,
             live=live,
+            aside=Aside(live, self._load),
             admission=Admission(places=4, timeout_s=30, metrics=metrics),
             engine=Engine(max_images=4, max_labels=4, max_wait_s=0, label_cache_size=4, metrics=metrics),
             decoder=Decoder(threads=2, max_image_bytes=10_000, max_image_pixels=10_000),
@@ -138,6 +140,7 @@ class House:
         self.services.jobs.close()
         self.services.engine.close()
         self.services.decoder.close()
+        self.services.aside.close()
 
     def _load(self, version_id: VersionId) -> Served:
         self.loaded.append(version_id)

@@ -4,7 +4,7 @@ import { Problem, api, upload, url } from "./api.js";
 import { prepare, showBusy, showProblem, tellOfJob, toastAfterLoad } from "./dialogs.js";
 import { h } from "./dom.js";
 import { gettext, ngettext, number, percent } from "./texts.js";
-import { zipOf } from "./zips.js";
+import { zipped } from "./archive.js";
 
 const chosen = new Set();
 const dialog = prepare(document.getElementById("dialog"));
@@ -23,7 +23,7 @@ function showChosen() {
 
 async function openDialog(names) {
   const query = new URLSearchParams(names.map((name) => ["name", name]));
-  await window.htmx.ajax("GET", url(`/classes/edit?${query}`), { target: "#dialog-body", swap: "innerHTML" });
+  await window.htmx.ajax("GET", url(`/part/classes/edit?${query}`), { target: "#dialog-body", swap: "innerHTML" });
   const form = document.getElementById("edit-form");
   if (form) prepareForm(form);
   dialog.showModal();
@@ -126,7 +126,7 @@ async function send(form) {
   const data = new FormData();
   const files = [...form.elements.images.files];
   const isArchive = files.length === 1 && !files[0].type.startsWith("image/");
-  data.append("archive", isArchive ? files[0] : await zipOf(wish.classes[0], files), "images.zip");
+  data.append("archive", isArchive ? files[0] : await zipped(files.map((file, at) => ({ path: `${wish.classes[0]}/${at}-${file.name}`, file }))), "images.zip");
   data.append("reason", reason.slice(0, 200));
   return upload(`${path}/replace`, data);
 }

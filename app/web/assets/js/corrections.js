@@ -1,12 +1,11 @@
 // Corrections that wait: learned together, or removed.
 
 import { api } from "./api.js";
-import { prepare, showProblem, tellOfJob, toastAfterLoad } from "./dialogs.js";
-import { toast } from "./dom.js";
+import { showProblem, tellOfJob, toastAfterLoad } from "./dialogs.js";
+import { confirmed, toast } from "./dom.js";
 import { gettext, ngettext, number } from "./texts.js";
 
 const place = document.getElementById("learning");
-const dialog = prepare(document.getElementById("remove"));
 
 document.getElementById("learn")?.addEventListener("click", async (event) => {
   const button = event.currentTarget;
@@ -41,14 +40,16 @@ document.addEventListener("click", async (event) => {
       toast(problem.detail ?? problem.message);
     }
   }
-  if (event.target.closest("[data-remove-all]")) dialog.showModal();
+  if (event.target.closest("[data-remove-all]")) await removeAll();
 });
-dialog.addEventListener("close", async () => {
-  if (dialog.returnValue !== "yes") return;
+
+async function removeAll() {
+  const text = gettext("They are not learned, and their images are deleted for good.");
+  if (!(await confirmed(gettext("Remove all corrections?"), text, gettext("Remove all"), gettext("Cancel")))) return;
   try {
     const { removed } = await api("/v1/corrections", { method: "DELETE" });
     toastAfterLoad(ngettext("%(count)s correction was removed.", "%(count)s corrections were removed.", removed));
   } catch (problem) {
     showProblem(place, problem);
   }
-});
+}

@@ -42,3 +42,20 @@ export function toast(text, action = null) {
   document.getElementById("toasts").append(element);
   setTimeout(() => element.remove(), action ? 10000 : 5000);
 }
+
+/** Ask whether to go on. Resolves to true if so; Escape and the other button say no. */
+export function confirmed(title, text, action, refusal) {
+  return new Promise((resolve) => {
+    const yes = h("button", { type: "button", onclick: () => dialog.close("yes") }, action);
+    const no = h("button", { type: "button", class: "secondary", onclick: () => dialog.close("no") }, refusal);
+    const body = h("article", {}, h("h2", { id: "question" }, title), h("p", {}, text), h("footer", {}, no, yes));
+    const dialog = h("dialog", { "aria-labelledby": "question" }, body);
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+    yes.focus();
+  });
+}

@@ -142,7 +142,7 @@ function showJobs(jobs) {
 const clock = (value) => new Intl.DateTimeFormat(document.documentElement.lang, { timeStyle: "medium" }).format(value);
 
 function lines(palette, named, format) {
-  const colours = [palette.accent, "#d99a12", "#7a5bd0", "#2f7fd6", "#c2569b"];
+  const colours = palette.series;
   return {
     grid: { left: 52, right: 12, top: named.length > 1 ? 30 : 12, bottom: 24 },
     legend: named.length > 1 ? { top: 0, textStyle: { color: palette.soft }, icon: "circle", itemWidth: 8 } : undefined,
@@ -158,7 +158,7 @@ const time = draw(document.getElementById("latency"), (palette) => lines(palette
 // --- the loop --------------------------------------------------------------------------------------------------
 
 async function look() {
-  const now = await api("/live/now.json");
+  const now = await api("/part/live");
   const at = performance.now();
   const seconds = before ? (at - before.at) / 1000 : 1;
   document.getElementById("broker").hidden = now.broker;

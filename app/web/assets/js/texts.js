@@ -23,7 +23,7 @@ export function ngettext(one, many, count, values = {}) {
 
 /** Return a number as people of this language write it. */
 export function number(value, digits = 0) {
-  return new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
+  return new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits, signDisplay: "negative" }).format(value);
 }
 
 /** Return a share in [0, 1] as per cent. */

@@ -170,10 +170,10 @@ function graphOptions(found, palette, tips) {
 }
 
 if (lineage) {
-  const [{ draw, tips }, found] = await Promise.all([import("./charts.js"), api("/versions/graph.json")]);
+  const [{ draw, tips }, found] = await Promise.all([import("./charts.js"), api("/part/versions/graph")]);
   const lanes = Math.max(...found.nodes.map((node) => node.lane), 0);
   lineage.style.height = `${Math.min(28, 7.5 + 2.1 * Math.min(lanes, 9))}rem`;
-  const { chart } = draw(lineage, (palette) => graphOptions(found, palette, tips));
+  const chart = draw(lineage, (palette) => graphOptions(found, palette, tips));
   chart.on("click", (event) => event.data?.node && location.assign(url(`/versions/${event.data.node.id}`)));
 }
 
