@@ -7,6 +7,7 @@ listed without reading it anew.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -153,6 +154,9 @@ def changes_between(manifests: Iterable[Manifest], older: Manifest, newer: Manif
     now = {known.name: known for known in newer.classes}
     called = translate(was, Naming.of(before), Naming.of(after))
     both = {old: called[old] for old in was if called[old] in now}
+    images: Counter[str] = Counter()
+    for old, new in both.items():
+        images[new] += was[old].images  # of a merged class, what its parts had together
     versions = [manifest.version_id for manifest in after]
     steps = after[: versions.index(older.version_id)] if older.version_id in versions else ()
     names = sorted({*older.settings, *newer.settings})
@@ -161,7 +165,7 @@ def changes_between(manifests: Iterable[Manifest], older: Manifest, newer: Manif
         removed=tuple(name for name in was if name not in both),
         renamed=tuple((old, new) for old, new in both.items() if old != new),
         more_images=tuple(
-            (new, was[old].images, now[new].images) for old, new in both.items() if was[old].images != now[new].images
+            (name, count, now[name].images) for name, count in images.items() if count != now[name].images
         ),
         new_prompts=tuple(
             (new, was[old].prompt, now[new].prompt)

@@ -20,6 +20,7 @@ import httpx
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from app.web.page_routes import PARTS
 from app.web.pages import ROUTERS
 from keepsight.keys import KeyFile
 from tests.browser.driving import THEMES, WIDTHS, launch, serious_findings
@@ -77,7 +78,7 @@ def pages() -> list[str]:
         route.path  # type: ignore[attr-defined]
         for router in ROUTERS
         for route in router.routes
-        if "GET" in route.methods and "{" not in route.path  # type: ignore[attr-defined]
+        if "GET" in route.methods and "{" not in route.path and not route.path.startswith(PARTS)  # type: ignore[attr-defined]
     }
     return sorted(found)
 

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Page, Response, expect
 
 from app.web.navigation import ENTRIES
+from app.web.page_routes import PARTS
 from app.web.pages import ROUTERS
 from keepsight.keys import KeyFile
 from segp_cl.types import ModelSpec
@@ -21,7 +22,7 @@ PATHS = sorted(
     route.path  # type: ignore[attr-defined]
     for router in ROUTERS
     for route in router.routes
-    if "GET" in route.methods and "{" not in route.path  # type: ignore[attr-defined]
+    if "GET" in route.methods and "{" not in route.path and not route.path.startswith(PARTS)  # type: ignore[attr-defined]
 )
 FIRST_PAGE_BYTES = 200_000
 

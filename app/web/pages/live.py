@@ -46,7 +46,7 @@ async def now(services: ServicesDep, caller: AnyReader) -> Response:
 async def journal(request: Request, services: ServicesDep, caller: AnyReader) -> Response:
     """Show the last lines of the journal, to those who may do what it tells of."""
     entries = await services.pools.store.run(services.store.journal) if _sees_all(caller) else []
-    return render(request, "live/journal.html", caller, entries=entries[: -MOST_LINES - 1 : -1])
+    return render(request, "live/journal.html", caller, lines=entries[: -MOST_LINES - 1 : -1])
 
 
 def _sees_all(caller: Caller) -> bool:

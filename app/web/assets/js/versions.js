@@ -135,7 +135,7 @@ function graphOptions(found, palette, tips) {
   return {
     grid: { left: 16, right: 24, top: 22, bottom: nodes.length > MOST_SHOWN ? 52 : 28 },
     tooltip: tips(palette, (shown) => (shown.data?.node ? tipOf(shown.data.node) : "")),
-    xAxis: { type: "value", min: -0.6, max: nodes.length - 0.4, axisLine: { show: false }, axisTick: { show: false }, splitLine: { show: false }, interval: Math.max(1, Math.round(Math.min(nodes.length, MOST_SHOWN) / 12)), axisLabel: { color: palette.soft, formatter: (value) => nodes[value]?.number ?? "" } },
+    xAxis: { type: "value", min: -1, max: nodes.length, axisLine: { show: false }, axisTick: { show: false }, splitLine: { show: false }, interval: Math.max(1, Math.round(Math.min(nodes.length, MOST_SHOWN) / 12)), axisLabel: { color: palette.soft, formatter: (value) => nodes[value]?.number ?? "" } },
     yAxis: { type: "value", min: -0.7, max: Math.max(lanes, 1) + 0.7, inverse: true, show: false },
     dataZoom: nodes.length > MOST_SHOWN ? [{ type: "slider", start: first, end: 100, height: 18, bottom: 6, showDetail: false, borderColor: palette.line, fillerColor: palette.raised, handleStyle: { color: palette.accent } }, { type: "inside", start: first, end: 100, zoomOnMouseWheel: "ctrl" }] : [],
     series: [
