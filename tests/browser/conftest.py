@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from segp_cl.types import ModelSpec
 from tests.browser.driving import find_chromium, launch
@@ -18,6 +18,7 @@ from tests.e2e.conftest import COLOURS, Keepsight, colours
 __all__ = ["colours"]
 
 TEST_FILES = Path(__file__).parent
+expect.set_options(timeout=30_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

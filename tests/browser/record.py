@@ -122,7 +122,7 @@ def weigh(browser: Browser, url: str) -> dict[str, Any]:
     for _ in range(RUNS):
         context, page = window(browser, "wide", "light", url)
         answers: list[Any] = []
-        page.on("response", answers.append)
+        page.on("response", lambda answer, seen=answers: seen.append(answer))
         page.goto(url, wait_until="networkidle")
         weights.append(sum(answer.request.sizes()["responseBodySize"] for answer in answers))
         paints.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))

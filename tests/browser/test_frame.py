@@ -136,7 +136,7 @@ def test_the_language_follows_the_browser_and_the_switch(taught: Service, window
     page.goto(f"{taught.url}/teach")
     expect(page.get_by_role("heading", level=1)).to_have_text("Lehren")
     assert page.locator("html").get_attribute("lang") == "de"
-    page.get_by_role("button", name="English").click()
+    page.get_by_role("button", name="EN").click()
     expect(page).to_have_url(f"{taught.url}/teach")
     expect(page.get_by_role("heading", level=1)).to_have_text("Teach")
     page.goto(taught.url)
@@ -146,7 +146,7 @@ def test_the_language_follows_the_browser_and_the_switch(taught: Service, window
 def test_the_theme_follows_the_system_and_the_switch(taught: Service, window: Window) -> None:
     page = window(color_scheme="dark")
     page.goto(taught.url)
-    background = "getComputedStyle(document.body).backgroundColor"
+    background = "getComputedStyle(document.documentElement).backgroundColor"
     dark = page.evaluate(background)
     page.get_by_role("button", name="Light").click()
     page.wait_for_load_state()
@@ -193,7 +193,7 @@ def test_every_entry_of_the_navigation_leads_somewhere(taught: Service, window: 
 def test_the_first_page_is_light_and_asks_nothing_of_others(taught: Service, window: Window) -> None:
     page = window()
     answers: list[Response] = []
-    page.on("response", answers.append)
+    page.on("response", lambda answer: answers.append(answer))
     page.goto(taught.url, wait_until="networkidle")
     assert {answer.url.startswith(taught.url) for answer in answers} == {True}
     weight = sum(answer.request.sizes()["responseBodySize"] for answer in answers)

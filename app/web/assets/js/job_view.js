@@ -140,7 +140,7 @@ function outcome(job) {
     same ? null : accuracy(result.evaluation),
     gain,
     reasons(result),
-    h("div", { class: "row" }, h("a", { href: url("/"), role: "button" }, icon("scan-search"), gettext("Try it")), h("a", { href: url("/versions"), role: "button", class: "secondary" }, icon("git-branch"), gettext("To the versions"))),
+    h("div", { class: "row" }, h("a", { href: url("/"), class: "button" }, icon("scan-search"), gettext("Try it")), h("a", { href: url("/versions"), class: "button secondary" }, icon("git-branch"), gettext("To the versions"))),
   );
 }
 
