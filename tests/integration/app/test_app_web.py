@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 from app.access import COOKIE, CSRF_HEADER
 from app.settings import Settings
 from app.web.navigation import ENTRIES
+from app.web.page_routes import PARTS
 from app.web.pages import ROUTERS
 from keepsight.keys import SCOPES, KeyFile
 from model_store.types import VersionId
@@ -23,7 +24,7 @@ PAGES = sorted(
     route.path  # type: ignore[attr-defined]
     for router in ROUTERS
     for route in router.routes
-    if "GET" in route.methods and "{" not in route.path  # type: ignore[attr-defined]
+    if "GET" in route.methods and "{" not in route.path and not route.path.startswith(PARTS)  # type: ignore[attr-defined]
 )
 SCOPE_OF = {entry.path: entry.scope for entry in ENTRIES}
 
