@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.json_body import Text
 from app.schemas import MAX_LABEL_LENGTH
+from app.serving.answer_ids import MAX_LENGTH
 from exchange.corrections import Correction
 
 
@@ -21,12 +23,21 @@ class CorrectionFields(BaseModel):
     taught_as: str | None = Field(
         None, max_length=MAX_LABEL_LENGTH, description="The class that this image was taught as, by a wrong label."
     )
+    answer_id: str | None = Field(
+        None, max_length=MAX_LENGTH, description="The `id` of the answer, in place of the next three fields."
+    )
     answered: str | None = Field(
         None, max_length=MAX_LABEL_LENGTH, description="What it was answered. Default: what it is answered now."
     )
     probability: float | None = Field(None, ge=0, le=1, description="The probability of that answer.")
     answered_by: str | None = Field(None, max_length=100, description="The version that answered.")
     reason: str = Field("", max_length=1000, description="Why; kept until the correction is learned.")
+
+    @model_validator(mode="after")
+    def _told_once(self) -> Self:
+        if self.answer_id is not None and (self.answered, self.probability, self.answered_by) != (None,) * 3:
+            raise ValueError("answer_id says what was answered; leave answered, probability and answered_by out")
+        return self
 
 
 class CorrectionBody(CorrectionFields):

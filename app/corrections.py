@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from app.errors import InvalidRequestError
 from app.intake.keeping import keeping
 from app.intake.names import check_against_known, clean_name
 from app.services import Services
+from app.serving.answer_ids import read_answer_id
 from exchange.contracts import JobRecord
 from exchange.corrections import CorrectionLimits, Corrections
+from model_store.store import Store
+from model_store.types import VersionId
 from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
 from segp_cl.types import LearnedClass
 
@@ -41,6 +45,28 @@ def right_class(label: str, known: tuple[LearnedClass, ...], *, new_class: bool)
             f"the served version has no class {name!r}; send new_class=true if it is to become a class"
         )
     return name, as_prompt(DEFAULT_TEMPLATE, name)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What an image was answered, with which probability, and by which version; as far as it is known."""
+
+    label: str | None
+    probability: float | None
+    by: VersionId | None
+
+
+def answer_named(text: str, image: bytes, store: Store) -> Answered:
+    """Return what the id of an answer says about an image.
+
+    Raises:
+        InvalidRequestError: it is no id, or that of the answer to another image, or of another store's version.
+    """
+    said = read_answer_id(text)
+    said.check_image(image)
+    if all(said.version_id != entry.to for entry in store.journal()):
+        raise InvalidRequestError(f"answer_id: there never was a version {said.version_id} here")
+    return Answered(said.label, said.probability, said.version_id)
 
 
 def check_known(field: str, label: str | None, known: tuple[LearnedClass, ...]) -> None:

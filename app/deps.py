@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from app.errors import ForbiddenError, UnauthorizedError
+from app.access import Caller, admit
 from app.local_only import check_from_here
 from app.services import Services
 from keepsight.keys import KeyFileError
 
 _bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer ks_…`")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key in its own header.")
-
-
-@dataclass(frozen=True)
-class Caller:
-    """The caller of a request: a key's name and id, or `local` where no keys exist."""
-
-    name: str
-    key_id: str
-
-
-LOCAL = Caller("local", "local")
 
 
 async def get_services(request: Request) -> Services:
@@ -39,7 +27,7 @@ ServicesDep = Annotated[Services, Depends(get_services)]
 
 
 def requires(scope: str | None) -> Callable[..., Awaitable[Caller]]:
-    """Return a dependency that admits keys with `scope`, or any valid key if None. No scope contains another."""
+    """Return a dependency that admits callers with `scope`, or with any valid key if None."""
 
     async def dependency(
         request: Request,
@@ -48,20 +36,7 @@ def requires(scope: str | None) -> Callable[..., Awaitable[Caller]]:
         header: Annotated[str | None, Security(_header)],
     ) -> Caller:
         token = bearer.credentials if bearer else header
-        if not services.keys.needed() and services.settings.is_loopback:
-            check_from_here(request, services.settings)
-            return LOCAL
-        if not token:
-            raise UnauthorizedError("send an API key: 'Authorization: Bearer ks_…' or 'X-API-Key: ks_…'")
-        key = services.keys.verify(token)
-        if key is None:
-            raise UnauthorizedError("the API key is unknown or was revoked")
-        if scope is not None and scope not in key.scopes:
-            raise ForbiddenError(
-                f"the key {key.name!r} lacks the scope {scope!r}; it has {', '.join(key.scopes)}",
-                extensions={"missing_scope": scope},
-            )
-        return Caller(key.name, key.id)
+        return admit(request, services, token=token, scope=scope)
 
     return dependency
 

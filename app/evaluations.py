@@ -6,6 +6,7 @@ Everything here reads what was stored when a version was measured; nothing runs 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ from exchange.contracts import JobRecord, SetEvaluation, UpdateJob, new_job_id, 
 from exchange.jobs import Jobs
 from exchange.spool import Spool
 from model_store.evaluations import Evaluations, StoredEvaluation
+from model_store.naming import Naming, naming_at, naming_of, translate
 from model_store.store import Store
 from model_store.test_sets import StoredTestSet, StoredTestSets
 from model_store.types import Manifest, NoSuchTestSetError, VersionId
@@ -115,11 +117,22 @@ def report_of(
     task_of = {known.name: known.task for known in lineage[0].classes}
     tasks = sorted(set(task_of.values()))
     classes = {task: [name for name, of in task_of.items() if of == task] for task in tasks}
+    naming = Naming.of(lineage)
+    labelled = [_Labelled.by(store, found, naming) for found in chosen]
     test_images = {
-        task: sum(found.images_per_class.get(name, 0) for found in chosen for name in classes[task]) for task in tasks
+        task: sum(found.images.get(name, 0) for found in labelled for name in classes[task]) for task in tasks
     }
     rows = [
-        _Row.of(Evaluations(store.root), manifest, chosen, path=path, task_of=task_of)
+        _Row.of(
+            Evaluations(store.root),
+            manifest,
+            labelled,
+            path=path,
+            task_of=task_of,
+            called=translate(
+                [known.name for known in manifest.classes], Naming.of(lineage[lineage.index(manifest) :]), naming
+            ),
+        )
         for manifest in _last_of_each_task(lineage)
     ]
     not_measured = [Cell(version_id=row.manifest.version_id, test_set=name) for row in rows for name in row.missing]
@@ -146,12 +159,40 @@ def report_of(
     )
 
 
+def unknown_labels(store: Store, test_set: StoredTestSet, naming: Naming) -> list[str]:
+    """Return the labels of a test set that a version does not know, by this name or another."""
+    called = labels_by(store, test_set, naming)
+    return [label for label in test_set.images_per_class if called[label] not in naming.classes]
+
+
+def labels_by(store: Store, test_set: StoredTestSet, naming: Naming) -> dict[str, str]:
+    """Return what a version calls the classes that a test set was labelled with."""
+    at_that_time = naming_at(store, test_set.added_at)
+    return translate(test_set.images_per_class, at_that_time, naming, since=test_set.added_at)
+
+
 def _last_of_each_task(lineage: Sequence[Manifest]) -> list[Manifest]:
     """Return the newest version of the lineage with each number of tasks, oldest first; none without classes."""
     newest: dict[int, Manifest] = {}
     for manifest in lineage:
         newest.setdefault(manifest.tasks, manifest)
     return [newest[tasks] for tasks in sorted(newest) if newest[tasks].classes]
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """A test set with the numbers of images of each class, as the version that is asked about calls the classes."""
+
+    test_set: StoredTestSet
+    images: Mapping[str, int]
+
+    @classmethod
+    def by(cls, store: Store, test_set: StoredTestSet, naming: Naming) -> _Labelled:
+        called = labels_by(store, test_set, naming)
+        images: Counter[str] = Counter()
+        for label, count in test_set.images_per_class.items():
+            images[called[label]] += count
+        return cls(test_set, images)
 
 
 @dataclass
@@ -170,15 +211,17 @@ class _Row:
         cls,
         evaluations: Evaluations,
         manifest: Manifest,
-        chosen: Sequence[StoredTestSet],
+        chosen: Sequence[_Labelled],
         *,
         path: PathName,
         task_of: Mapping[str, int],
+        called: Mapping[str, str],
     ) -> _Row:
         row = cls(manifest)
-        known = {c.name for c in manifest.classes}
-        for test_set in chosen:
-            asked = {name for name in test_set.images_per_class if name in known and name in task_of}
+        known = {called[c.name] for c in manifest.classes}
+        for labelled in chosen:
+            test_set = labelled.test_set
+            asked = {name for name in labelled.images if name in known and name in task_of}
             if not asked:
                 continue
             stored = evaluations.get(manifest.version_id, test_set.digest)
@@ -188,15 +231,23 @@ class _Row:
                 row.unmeasured_tasks |= {task_of[name] for name in asked}
                 continue
             row.in_part |= not stored.is_whole
-            row._count(stored, path, task_of, test_set.name)
+            row._count(stored, path, task_of, test_set.name, called)
         return row
 
-    def _count(self, stored: StoredEvaluation, path: PathName, task_of: Mapping[str, int], name: str) -> None:
+    def _count(
+        self,
+        stored: StoredEvaluation,
+        path: PathName,
+        task_of: Mapping[str, int],
+        name: str,
+        called: Mapping[str, str],
+    ) -> None:
         images = right = 0
+        names = [called.get(each, each) for each in stored.names]
         for label, answer in zip(stored.labels, getattr(stored.answers, path), strict=True):
-            if label >= stored.known or (task := task_of.get(stored.names[label])) is None:
+            if label >= stored.known or (task := task_of.get(names[label])) is None:
                 continue
-            hit = int(answer == label)
+            hit = int(answer is not None and names[answer] == names[label])
             before = self.counts.get(task, (0, 0))
             self.counts[task] = (before[0] + 1, before[1] + hit)
             images, right = images + 1, right + hit
@@ -275,6 +326,7 @@ def compare(
     """
     manifests = {side: store.manifest(version) for side, version in (("a", a), ("b", b))}
     evaluations = Evaluations(store.root)
+    called = _common_names(store, manifests["a"], manifests["b"])
     not_measured: list[Cell] = []
     compared: list[_Compared] = []
     for found in _chosen(sets, test_set):
@@ -282,7 +334,7 @@ def compare(
         lacks = [version for version, stored in zip((a, b), pair, strict=True) if stored is None]
         if pair[0] is not None and pair[1] is not None:
             checksums = sets.read(found, numbers=()).checksums
-            compared.append(_Compared.of(found.name, checksums, pair[0], pair[1]))
+            compared.append(_Compared.of(found.name, checksums, pair[0], pair[1], called))
         not_measured += [Cell(version_id=version, test_set=found.name) for version in dict.fromkeys(lacks)]
     if not compared:
         raise NotEvaluatedError(list(dict.fromkeys(cell.version_id for cell in not_measured)), test_set)
@@ -338,8 +390,21 @@ class _Compared:
     only_b: int
 
     @classmethod
-    def of(cls, test_set: str, checksums: Sequence[str], a: StoredEvaluation, b: StoredEvaluation) -> _Compared:
-        ours, theirs = a.answers_by_number(), b.answers_by_number()
+    def of(
+        cls,
+        test_set: str,
+        checksums: Sequence[str],
+        a: StoredEvaluation,
+        b: StoredEvaluation,
+        called: tuple[Mapping[str, str], Mapping[str, str]],
+    ) -> _Compared:
+        ours, theirs = (
+            {
+                number: (names.get(label, label), names.get(answer, answer) if answer is not None else None)
+                for number, (label, answer) in stored.answers_by_number().items()
+            }
+            for stored, names in zip((a, b), called, strict=True)
+        )
         both = set(a.numbers) & set(b.numbers)
         rows = [
             _Pair(test_set, number, checksums[number], ours[number][0], ours[number][1], theirs[number][1])
@@ -348,6 +413,14 @@ class _Compared:
         return cls(
             test_set, a, b, rows, len((ours.keys() - theirs.keys()) & both), len((theirs.keys() - ours.keys()) & both)
         )
+
+
+def _common_names(store: Store, a: Manifest, b: Manifest) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Return what the newer of two versions calls the classes of each: what it has merged is one class of both."""
+    names = [naming_of(store, manifest.version_id) for manifest in (a, b)]
+    newer = names[a.number < b.number]
+    ours, theirs = (translate(each.classes, each, newer) for each in names)
+    return ours, theirs
 
 
 def _each_once(compared: Sequence[_Compared]) -> list[_Pair]:

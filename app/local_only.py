@@ -23,7 +23,8 @@ _FORWARDED = re.compile(
 """Headers that proxies, tunnels and content networks add."""
 _AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"(https?://([^/?#\s]+))(?:[/?#].*)?", re.IGNORECASE)
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+"""Methods that change nothing."""
 
 
 def check_from_here(request: Request, settings: Settings) -> None:
@@ -58,7 +59,7 @@ def _why_not_from_here(request: Request, allowed: Collection[str]) -> str | None
     sites = headers.getlist("sec-fetch-site")
     if not all(site in ("none", "same-origin") for site in sites):
         return "this one comes from a page of another site"
-    referers = headers.getlist("referer") if request.method not in _SAFE_METHODS else []
+    referers = headers.getlist("referer") if request.method not in SAFE_METHODS else []
     if not all(_is_page_here(referer) or _origin_of(referer) in allowed for referer in referers):
         return f"this one comes from the page {', '.join(referers)[:60]!r}"
     return None

@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request
-from fastapi.responses import RedirectResponse
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app import docs_page, problems
+from app import docs_page, problems, web
 from app.metrics import Metrics
 from app.middleware import BodyLimit, Methods, Observe
 from app.openapi import DESCRIPTION, TAGS
@@ -32,7 +31,7 @@ from app.routes import (
 from app.serving.live_model import LiveModel
 from app.settings import MIB, Settings
 from app.startup import running
-from app.wire.root import Below, outside_path
+from app.wire.root import Below
 
 OTHER_BODY_BYTES = MIB
 
@@ -83,10 +82,7 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
     for resource in resources:
         app.include_router(resource.router)
 
-    @app.get("/", include_in_schema=False)
-    async def landing(request: Request) -> RedirectResponse:
-        return RedirectResponse(outside_path(request.scope, "/docs"))
-
+    web.install(app)
     docs_page.install(app)
     # the last one added is the first to see a request
     app.add_middleware(QueryLimit)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _STALLS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -25,6 +26,15 @@ class Metrics:
             "keepsight_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, registry=registry
         )
         self.images = Counter("keepsight_images", "Images answered or refused.", ["outcome"], registry=registry)
+        self.answer_probability = Histogram(
+            "keepsight_answer_probability",
+            "Probability of the best label of an image.",
+            buckets=_SHARES,
+            registry=registry,
+        )
+        self.answers = Counter(
+            "keepsight_answers", "Images answered, by whether they look like no class.", ["unknown"], registry=registry
+        )
         self.inference_seconds = Histogram(
             "keepsight_inference_seconds", "Seconds of a forward pass, no waiting.", buckets=_SECONDS, registry=registry
         )
@@ -81,6 +91,12 @@ class Metrics:
         )
         self._test_sets: frozenset[tuple[str, str]] = frozenset()
         self.uploads = Counter("keepsight_uploads", "Task uploads, by outcome.", ["outcome"], registry=registry)
+
+    def count_answer(self, probability: float, unknown: bool | None) -> None:
+        """Count the answer to an image; `unknown` is None where the version cannot tell, or was asked other words."""
+        self.answer_probability.observe(probability)
+        if unknown is not None:
+            self.answers.labels("yes" if unknown else "no").inc()
 
     def count_ended(self, reason: str) -> None:
         """Count a connection that the server ended."""

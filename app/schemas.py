@@ -89,6 +89,12 @@ class ClassifyOptions(BaseModel):
         lt=1,
         description="Add the smallest set of labels that has the right one with this probability (`label_set`).",
     )
+    version: str | None = Field(
+        None,
+        max_length=100,
+        description="A stored version that answers instead of the served one. The first request waits until it is "
+        "loaded.",
+    )
     known_share: float = Field(
         DEFAULT_KNOWN_SHARE,
         gt=0,
@@ -185,6 +191,9 @@ class ClassifyResult(BaseModel):
     """The answer for one image: predictions, best first, or the error of this image alone."""
 
     index: int
+    id: str | None = Field(
+        None, description="Says which version answered what, for `answer_id` of a correction; null beside an error."
+    )
     filename: str | None
     predictions: list[Prediction]
     label_set: list[str] | None = Field(
@@ -274,6 +283,7 @@ class JobView(BaseModel):
     evaluates: list[str] | None = Field(None, description="The versions that it measures; null: it measures none.")
     edit: ClassEdit | None = Field(None, description="What it does to the classes; null: it edits none.")
     corrections: int = Field(0, description="How many corrections it learns; 0: it learns none.")
+    dry_run: bool = Field(False, description="Whether it only looks at the labels of its images, and learns nothing.")
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     cancel_requested: bool
     progress: JobProgressView | None
@@ -317,6 +327,7 @@ class JobView(BaseModel):
             edit=record.job.edit,
             evaluates=None if record.job.evaluates is None else list(record.job.evaluates),
             corrections=record.job.corrections,
+            dry_run=record.job.dry_run,
             state=record.state.value,
             cancel_requested=record.cancel_requested,
             progress=progress,

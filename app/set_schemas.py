@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -30,10 +30,9 @@ class SetInfo(BaseModel):
     expires_at: datetime = Field(description="Then it is removed with its images.")
 
     @classmethod
-    def of(cls, record: StoredTestSet, known: Collection[str]) -> SetInfo:
-        """Return what is told of a set; `known` are the classes of the current version."""
-        unknown = [label for label in record.images_per_class if label not in known]
-        return cls.model_validate({**record.model_dump(exclude={"folder"}), "unknown": unknown})
+    def of(cls, record: StoredTestSet, unknown: Sequence[str]) -> SetInfo:
+        """Return what is told of a set; `unknown` are its labels that the current version does not know."""
+        return cls.model_validate({**record.model_dump(exclude={"folder"}), "unknown": list(unknown)})
 
 
 class SetList(BaseModel):
@@ -150,7 +149,10 @@ class ClassComparison(Counts):
 
 
 class ChangedImage(BaseModel):
-    """An image that two versions answer differently. `a` and `b` are their answers; null: none."""
+    """An image that two versions answer differently. `a` and `b` are their answers; null: none.
+
+    Classes have the names that the newer of the two versions gives them.
+    """
 
     test_set: str
     image: int = Field(description="Its number in the set.")

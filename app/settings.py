@@ -14,7 +14,10 @@ from exchange.settings import SharedSettings
 
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
-OWN_PATHS = frozenset({"docs", "healthz", "metrics", "openapi.json", "readyz", "v1", "v2"})
+OWN_PATHS = frozenset(
+    {"assets", "classes", "corrections", "docs", "healthz", "keys", "live", "metrics", "openapi.json", "part"}
+)
+OWN_PATHS |= {"preferences", "readyz", "sign-in", "sign-out", "teach", "test-sets", "v1", "v2", "versions"}
 """First parts of the service's paths."""
 
 MIB = 1024 * 1024
@@ -26,6 +29,7 @@ class Settings(SharedSettings):
 
     # Keys
     keys_file: Path = Field(Path("var/keys.json"), description="API keys, hashed. Without keys: loopback only.")
+    session_s: float = Field(12 * 3600.0, gt=0, description="Seconds after which a sign-in at the page ends.")
 
     # Model
     serving_precision: Literal["auto", "float32", "bfloat16"] = Field(

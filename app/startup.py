@@ -11,22 +11,27 @@ from contextlib import asynccontextmanager
 
 import torch
 
+from app.backups import Backups
 from app.feeds import JobFeeds
+from app.figures import figures_of
 from app.intake.places import Intake
 from app.loop_watch import watch_loop
 from app.metrics import Metrics
 from app.pools import Pools
 from app.services import Services
 from app.serving.admission import Admission
+from app.serving.aside import Aside
 from app.serving.decode import Decoder
 from app.serving.engine import Engine
 from app.serving.live_model import LiveModel, Loader
 from app.serving.member import Member, new_server_id
 from app.serving.watcher import Watcher
+from app.sessions import Sessions
 from app.settings import Settings
 from app.test_set_gauges import follow_test_sets
 from app.tidy import tidy_when_idle
 from app.upkeep import Verifier
+from app.version_book import VersionBook
 from exchange.announcements import Announcements
 from exchange.contracts import CURRENT_CHANNEL
 from exchange.jobs import Jobs
@@ -70,7 +75,9 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
     device = str(base.device)
     roster = Roster(settings.redis_url, store.identity())
     beat_s = min(settings.poll_interval_s, settings.server_lost_after_s / 4)
-    member = Member(new_server_id(), roster=roster, live=live, device=device, beat_s=beat_s)
+    member = Member(
+        new_server_id(), roster=roster, live=live, device=device, beat_s=beat_s, figures=lambda: figures_of(metrics)
+    )
     jobs, announcements = Jobs(settings.redis_url), Announcements(settings.redis_url)
     passes = passes_of(settings, base.device)
     engine = Engine(
@@ -108,6 +115,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         settings=settings,
         metrics=metrics,
         keys=KeyFile(settings.keys_file, store=settings.store),
+        sessions=Sessions(settings.store, length_s=settings.session_s),
         store=store,
         test_sets=StoredTestSets(
             settings.store,
@@ -119,6 +127,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         jobs=jobs,
         announcements=announcements,
         live=live,
+        aside=Aside(live, Loader(store, base, warm=1, passes=passes)),
         admission=Admission(places=settings.queue_size, timeout_s=settings.classify_timeout_s, metrics=metrics),
         engine=engine,
         decoder=decoder,
@@ -128,6 +137,8 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         space_of=functools.lru_cache(1024)(lambda version_id: embedding_space(store.open(version_id))),
         verify=Verifier(store, base),
         intake=Intake(threads=settings.intake_threads, timeout_s=settings.upload_timeout_s),
+        backups=Backups(settings.store),
+        book=VersionBook(store),
         exports=Intake(threads=1, timeout_s=settings.export_timeout_s, late="the version was not exported"),
         pools=pools,
         feeds=feeds,
@@ -166,8 +177,10 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         jobs.close()
         engine.close()
         decoder.close()
+        services.aside.close()
         services.intake.close()
         services.exports.close()
+        services.backups.close()
 
 
 async def _see_keys(services: Services) -> None:

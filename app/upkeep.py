@@ -62,6 +62,8 @@ def _needed_by(job: UpdateJob, store: StoreReader) -> set[VersionId]:
         return {*job.merges, *policy.needed_to_merge(*job.merges, parents)}
     if job.evaluates is not None:
         return set(job.evaluates)
+    if job.dry_run:
+        return set()
     if job.parent is not None:
         return {job.parent}
     needed = set() if job.submitted_on is None else {job.submitted_on}

@@ -130,7 +130,8 @@ class ValidationReport(_Contract):
     """The result of validating an upload. Lists may be shortened; the count beside each counts all.
 
     `classes` counts the accepted images of each class, and `held_out` those of them that came in a val split.
-    `test_set` counts those of a test split that were kept as a test set. `notes` say how the folders were read.
+    `test_set` counts those of a test split, or of a val split, that were kept as a test set. `notes` say how the
+    folders were read.
     """
 
     classes: dict[str, int]
@@ -158,7 +159,8 @@ class UpdateJob(_Contract):
     `config` holds overrides of `LearnerConfig`; an unknown name or a value out of range is a validation error.
     `submitted_on` was CURRENT when the upload was accepted (None: not known), so the store is not to be begun anew.
     With `instant`, a version without training is made and served first. `corrections` is how many of those that
-    waited (see `exchange.corrections`) the images are; 0 for an uploaded task.
+    waited (see `exchange.corrections`) the images are; 0 for an uploaded task. With `dry_run`, what looks wrong in the
+    labels is told, and nothing is learned.
     """
 
     job_id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -178,6 +180,7 @@ class UpdateJob(_Contract):
     submitted_on: str | None = None
     instant: bool = False
     corrections: int = Field(0, ge=0)
+    dry_run: bool = False
 
     @model_validator(mode="after")
     def _has_work(self) -> Self:
@@ -189,12 +192,19 @@ class UpdateJob(_Contract):
             raise ValueError("expected classes to learn, two versions to merge, an edit, or versions to evaluate")
         if self.instant and (self.parent or not learns):
             raise ValueError("an instant version is put on top of CURRENT alone")
+        if self.dry_run and (self.instant or not learns):
+            raise ValueError("only a task of new classes can be checked, and a check makes no instant version")
         return self
 
     @model_validator(mode="after")
     def _config_is_valid(self) -> Self:
         LearnerConfig.model_validate(self.config)
         return self
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it trains nothing and publishes no training: it is done where instant versions are made."""
+        return self.edit is not None or self.dry_run
 
     @property
     def can_wait(self) -> bool:

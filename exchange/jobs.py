@@ -162,16 +162,16 @@ class Jobs(RedisClient):
     def send(self, record: JobRecord) -> None:
         """Have a queued job's work begin: with its instant version, if it is to have one and has none yet.
 
-        An edit waits for instant versions and other edits alone: it is made where they are.
+        An edit or a check waits for instant versions, edits and checks alone: it is done where they are made.
         """
-        if record.job.edit is not None or (record.job.instant and record.instant is None):
+        if record.job.is_quick or (record.job.instant and record.instant is None):
             self.ask_instantly(record.job_id)
         else:
             self.send_update(record.job_id, later=record.job.can_wait)
 
     def send_again(self, record: JobRecord) -> None:
         """Wake a worker up for a job that was begun, or whose message was lost: without an instant version."""
-        if record.job.edit is not None:
+        if record.job.is_quick:
             self.ask_instantly(record.job_id)
         else:
             self.send_update(record.job_id, later=record.job.can_wait)

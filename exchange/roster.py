@@ -30,6 +30,24 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")  # a newer release may report fields that are unknown here
 
 
+class ServerFigures(_Record):
+    """What a server has done since its start. `latency` counts requests that took at most each of the bounds, and all.
+
+    `answers` are images that were answered, with `probability_sum` of their best labels. Of those about which the
+    version can tell, `unknown` look like no class, and `known` like one.
+    """
+
+    requests: int
+    latency_bounds_s: tuple[float, ...]
+    latency: tuple[int, ...]
+    in_hand: int
+    queue: int
+    answers: int
+    probability_sum: float
+    unknown: int
+    known: int
+
+
 class ServerReport(_Record):
     """What a server process reports of itself. `answered` is the id of the last move that it prepared or refused."""
 
@@ -42,6 +60,7 @@ class ServerReport(_Record):
     state: ServerState
     answered: str | None = None
     reason: str | None = None
+    figures: ServerFigures | None = None
 
 
 class SeenServer(_Record):

@@ -186,6 +186,14 @@ class KeyFile:
         valid = key is not None and hmac.compare_digest(presented, key.sha256) and key.revoked_at is None
         return key if valid else None
 
+    def living(self, key_id: str) -> Key | None:
+        """Return the key of this id if it was not revoked, or None.
+
+        Raises:
+            KeyFileError: the file exists but is not a key file; then no key is valid.
+        """
+        return next((key for key in self.list() if key.id == key_id and key.revoked_at is None), None)
+
     def _remember(self) -> None:
         if self._seen:
             return

@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import json
 import logging
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final, Protocol
@@ -38,7 +39,9 @@ logger = logging.getLogger(__name__)
 POINTER: Final = "CURRENT"
 JOURNAL: Final = "journal.jsonl"
 VERSIONS: Final = "versions"
-LEFT_OUT: Final = frozenset({"tmp", "test-sets", VERSIONS})
+INDEX_FILE: Final = "backup.json"
+"""Of an archive that was made while it was sent: which versions are the store's, and which were damaged."""
+LEFT_OUT: Final = frozenset({"tmp", "test-sets", "sessions", VERSIONS})
 """Folders of a store that are not among a snapshot's files."""
 ATTEMPTS: Final = 5
 """How often a later moment is copied because a version was pruned meanwhile."""
@@ -96,17 +99,21 @@ class Source(Protocol):
 
 
 class FolderSource:
-    """A store in a folder. With `locked`, its lock is held for the moment of the snapshot."""
+    """A store in a folder. With `locked`, its lock is held for the moment of the snapshot.
 
-    def __init__(self, root: Path, *, locked: bool) -> None:
+    The snapshot is without the folders in `leave_out`.
+    """
+
+    def __init__(self, root: Path, *, locked: bool, leave_out: Sequence[str] = ()) -> None:
         if not (root / VERSIONS).is_dir():
             raise BackupError(f"{root} is not a store: it has no folder {VERSIONS}")
         self._reader = StoreReader(root)
         self._store = Store(root) if locked else None
+        self._leave_out = LEFT_OUT.union(leave_out)
 
     def snapshot(self) -> Snapshot:
         with contextlib.nullcontext() if self._store is None else self._store.at_rest("copying the store"):
-            return Snapshot(self._reader.version_ids(), _files_in(self._reader.root))
+            return Snapshot(self._reader.version_ids(), _files_in(self._reader.root, self._leave_out))
 
     def files_of(self, version_id: VersionId) -> VersionFiles:
         return self._reader.files_of(version_id)
@@ -128,7 +135,9 @@ class TarSource:
     def snapshot(self) -> Snapshot:
         inside = [name for name in self._members if name.startswith(f"{VERSIONS}/")]
         versions = {PurePosixPath(name).parts[1] for name in inside}
-        files = {name: self._read(name) for name in self._members if PurePosixPath(name).parts[0] not in LEFT_OUT}
+        if INDEX_FILE in self._members:
+            versions &= self._indexed()
+        files = {name: self._read(name) for name in self._members if _is_beside(name)}
         return Snapshot(tuple(sorted(filter(policy.is_version_id, versions), key=policy.age)), files)
 
     def files_of(self, version_id: VersionId) -> VersionFiles:
@@ -140,6 +149,12 @@ class TarSource:
             parts.append(self._read(name))
         return VersionFiles(*parts)
 
+    def _indexed(self) -> set[str]:
+        try:
+            return set(json.loads(self._read(INDEX_FILE))["versions"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BackupError(f"{INDEX_FILE} cannot be read from the tar file: {error}") from error
+
     def _read(self, name: str) -> bytes:
         try:
             with self._tar.extractfile(self._members[name]) or io.BytesIO() as file:
@@ -148,15 +163,19 @@ class TarSource:
             raise BackupError(f"{name} cannot be read from the tar file: {error}") from error
 
 
+def _is_beside(name: str) -> bool:
+    return PurePosixPath(name).parts[0] not in LEFT_OUT and name != INDEX_FILE
+
+
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name
 
 
-def _files_in(root: Path) -> dict[str, bytes]:
+def _files_in(root: Path, leave_out: Collection[str] = LEFT_OUT) -> dict[str, bytes]:
     """Return the bytes of all files of a store but those of versions, locks and what is left out."""
     found: dict[str, bytes] = {}
-    waiting = [path for path in root.iterdir() if path.name not in LEFT_OUT and not path.name.endswith(".lock")]
+    waiting = [path for path in root.iterdir() if path.name not in leave_out and not path.name.endswith(".lock")]
     while waiting:
         path = waiting.pop()
         try:

@@ -22,7 +22,8 @@ from model_store.types import (
 DIGEST_DIGITS = 12
 
 _VERSION_ID = re.compile(r"[0-9]{6,12}-[0-9a-f]{12}")
-_MOVES = ("promote", "rollback", "recover")
+MOVES = ("promote", "rollback", "recover")
+"""The actions of journal lines that say where CURRENT is."""
 NOTHING_HELD: Mapping[VersionId, str] = {}
 
 
@@ -158,7 +159,7 @@ def current_since(entries: Iterable[JournalEntry], moment: datetime) -> frozense
     """Return the versions that CURRENT named at `moment` or later."""
     named: set[VersionId] = set()
     for entry in entries:
-        if entry.action in _MOVES:
+        if entry.action in MOVES:
             if entry.at <= moment:
                 named.clear()
             if entry.to is not None:
@@ -178,7 +179,7 @@ def check_expected(expected: VersionId | None, actual: VersionId | None) -> None
 
 def served_before(entries: Iterable[JournalEntry], present: Collection[VersionId]) -> list[VersionId]:
     """Return the present versions that CURRENT was moved to, the last one first."""
-    named = [entry.to for entry in entries if entry.action in _MOVES and entry.to is not None]
+    named = [entry.to for entry in entries if entry.action in MOVES and entry.to is not None]
     return [version for version in dict.fromkeys(reversed(named)) if version in present]
 
 
@@ -255,7 +256,7 @@ def unexplained(
             known.add(entry.to)
         elif entry.action == "prune" and entry.from_ is not None:
             known.discard(entry.from_)
-        elif entry.action in _MOVES:
+        elif entry.action in MOVES:
             said = entry.to
     appeared = sorted(parents.keys() - known, key=age)
     gone = sorted(known - parents.keys(), key=age)

@@ -203,7 +203,7 @@ def carry_out(order: Order, channel: Channel) -> Done | DoneInstantly | Failed:
                 job, settings, on_progress=channel.step, on_labels=channel.tell_labels, before_publish=leave
             )
             return DoneInstantly(outcome=outcome)
-        if job.edit is None:
+        if not job.is_quick:
             yield_to_others()  # answers, instant versions and edits go first
         return Done(
             outcome=run_update(

@@ -15,7 +15,7 @@ from model_store.store import Store
 from model_store.types import Manifest, PreprocessingRecord, Provenance, VersionId
 from segp_cl.class_edits import ClassEdit
 from segp_cl.config import LearnerConfig
-from segp_cl.learn.edits import edit_classes, is_exact, restored
+from segp_cl.learn.edits import edit_classes, restored, told
 from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier
 from segp_cl.runtime.golden import GoldenAnswers
@@ -140,6 +140,7 @@ def _edited(
         settings,
         base,
         parents=(parent,),
+        edit=edit,
         batch_size=LearnerConfig().feature_batch_size,
         on_batch=lambda step, steps: on_progress(Progress("evaluating", step, steps)),
         most=settings.instant_test_images,
@@ -204,26 +205,6 @@ def _without(state: LearnerState, base: Backbone, *, edit: ClassEdit, golden: Go
         state, edit, backbone=base, config=LearnerConfig(), generator=generator, norm=usual_norm(golden)
     )
     return learned.state
-
-
-def told(state: LearnerState, edit: ClassEdit) -> dict[str, object]:
-    """Return what an edit takes away from a state and what it cannot, in sentences for people."""
-    found: dict[str, object] = {"words": edit.words, "statistics": "exact" if is_exact(state, edit) else "approximate"}
-    if edit.kind not in ("delete", "replace"):
-        return found
-    removed = ["name, prompt and text feature", "prototype and sum of features"]
-    remains = []
-    shared = "its part of the scatter that all classes share"
-    if is_exact(state, edit):
-        removed.append(shared)
-    else:
-        remains.append(f"{shared}: it was not kept apart (keep_class_scatter), so the whole was scaled down")
-    if state.lora is not None:
-        remains.append("what training changed in the adapters; a rollback to before the task is without it")
-    if state.calibration is not None:
-        remains.append("its share in the calibration and in the quantiles of held-out images, which name no class")
-    remains.append("versions before this one, until they are pruned")
-    return found | {"removed": removed, "remains": remains}
 
 
 def _provenance_of(job: UpdateJob) -> Provenance:

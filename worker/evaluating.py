@@ -70,8 +70,10 @@ def evaluate_versions(store: Store, job: UpdateJob, settings: WorkerSettings, on
             only=job.test_set,
         )
         for version in versions:
-            parents = store.manifest(version).parents
-            found = ruler.measure(Classifier(base, store.open(version)), parents, measure_parents=False)
+            manifest = store.manifest(version)
+            found = ruler.measure(
+                Classifier(base, store.open(version)), manifest.parents, edit=manifest.edit, measure_parents=False
+            )
             found.save(store, version)
             if found.published is not None:
                 not_measured.update(found.published.not_measured)

@@ -31,7 +31,7 @@ _OUTAGE_PAUSE_S: Final = 1.0
 
 
 class InstantLane:
-    """Takes jobs from the list of those that wait for their instant version, one at a time, and edits of the classes.
+    """Takes jobs from the list of those that wait for their instant version, one at a time, and edits and checks.
 
     An instant version is an extra: whatever becomes of it, the job then goes to the queue of updates. A job that is
     lost here waits in the queue without a message, which the sweeper notices.
@@ -40,7 +40,7 @@ class InstantLane:
         settings: the worker's settings.
         ledger: makes the writes that must reach Redis.
         processes: starts what does the work.
-        run: handles a whole job, as it would one from the queue of updates; that of edits.
+        run: handles a whole job, as it would one from the queue of updates; that of edits and checks.
         stop: set when the worker is to stop.
     """
 
@@ -94,7 +94,7 @@ class InstantLane:
             if record.state is not JobState.QUEUED:
                 logger.info("no instant version: the job is %s", record.state)
                 return
-            if record.job.edit is not None:
+            if record.job.is_quick:
                 self._run(job_id)
                 return
             if record.instant is None and not record.cancel_requested:

@@ -51,7 +51,7 @@ class Order(_Message):
     @property
     def returns(self) -> bool:
         """Whether the process then waits for another order: what trains needs memory, which ends with it."""
-        return self.instant or self.job.edit is not None
+        return self.instant or self.job.is_quick
 
 
 ORDERS: TypeAdapter[WarmUp | Order] = TypeAdapter(Annotated[WarmUp | Order, Field(discriminator="kind")])

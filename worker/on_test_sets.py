@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -25,10 +26,12 @@ from exchange.contracts import (
     utc_now,
 )
 from model_store.evaluations import Evaluations, PathAnswers, StoredEvaluation
+from model_store.naming import Naming, naming_at, naming_of, translate
 from model_store.store import Store
 from model_store.test_sets import StoredTestSet, StoredTestSets
 from model_store.types import Manifest, StoreError, VersionId
 from segp_cl.calibration import expected_calibration_error
+from segp_cl.class_edits import ClassEdit
 from segp_cl.data.image_sets import FolderImages
 from segp_cl.data.row_file import RowFile
 from segp_cl.errors import KeepsightError
@@ -120,35 +123,51 @@ class Ruler:
         self._evaluations = Evaluations(store.root)
         self._seen: dict[tuple[str, str], SeenOnce] = {}
         self._labels: dict[str, tuple[str, ...]] = {}
+        self._naming: dict[str, Naming | None] = {}
         self._not_measured: dict[str, str] = {}
         self._chosen = self._choose([self._sets.get(only)] if only is not None else self._sets.all(), most)
         self._batches = sum(-(-len(numbers) // batch_size) for _, numbers in self._chosen)
         self._batch = 0
 
     def measure(
-        self, classifier: Classifier, parents: Sequence[VersionId] = (), *, measure_parents: bool = True
+        self,
+        classifier: Classifier,
+        parents: Sequence[VersionId] = (),
+        *,
+        edit: ClassEdit | None = None,
+        measure_parents: bool = True,
     ) -> Found:
         """Return what a version answers to the chosen images of every set, beside what its parents answer.
 
-        An image is compared with the first parent that knows its label. What a parent answers is read where it was
-        stored, else measured and stored, unless that is not wanted. A set that is removed or damaged meanwhile is left
-        out, and why is told.
+        Images have the labels that the version has for their classes, which `edit` may have renamed. An image is
+        compared with the first parent that knows its label. What a parent answers is read where it was stored, else
+        measured and stored, unless that is not wanted. A set that is removed or damaged meanwhile is left out, and why
+        is told.
         """
         self._batch = 0
         results: list[SetEvaluation] = []
         evaluations: list[StoredEvaluation] = []
         evidence: list[OnSet] = []
         opened = [_Parent(self._store, self._base, parent) for parent in parents]
+        below = naming_of(self._store, parents[0]) if parents else Naming.of(())
+        naming = below.then(classifier.state.class_names, edit)
         not_measured = dict(self._not_measured)
         for test_set, numbers in self._chosen:
             try:
-                mine = self._answers(classifier, test_set, numbers)
+                mine = self._answers(classifier, test_set, numbers, naming)
                 before = [self._of_parent(each, test_set, numbers, measure=measure_parents) for each in opened]
             except KeepsightError as error:
                 logger.warning("nothing is measured on the test set %s: %s", test_set.name, error)
                 not_measured[test_set.name] = str(error)
                 continue
-            pairs = pairs_of(mine, [found for found in before if found is not None])
+            pairs = pairs_of(
+                mine,
+                [
+                    (found, translate(found.names, parent.naming, naming))
+                    for parent, found in zip(opened, before, strict=True)
+                    if found is not None
+                ],
+            )
             result = result_of(mine)
             if pairs:
                 result = result.model_copy(update={"against": _against(parents[0], pairs.values())})
@@ -171,6 +190,7 @@ class Ruler:
                 self._not_measured[test_set.name] = str(error)
                 continue
             self._labels[test_set.digest] = tuple(images.classes[label] for label in images.labels)
+            self._naming[test_set.digest] = naming_at(self._store, test_set.added_at)
             numbers: tuple[int, ...] = tuple(range(len(images.labels)))
             if left is not None:  # the smallest sets first, so that what they leave goes to the others
                 numbers = evenly(images.labels, numbers, left // (len(sets) - place))
@@ -188,25 +208,28 @@ class Ruler:
         stored = self._evaluations.get(parent.version, test_set.digest)
         if not measure or (stored is not None and set(numbers) <= set(stored.numbers)):
             return stored
-        found = self._answers(parent.classifier, test_set, numbers)
+        found = self._answers(parent.classifier, test_set, numbers, parent.naming)
         found = found.model_copy(
             update={"version_id": parent.version, "results": result_of(found).model_dump(mode="json")}
         )
         Found(evaluations=(found,)).save(self._store, parent.version)
         return found
 
-    def _answers(self, classifier: Classifier, test_set: StoredTestSet, numbers: Sequence[int]) -> StoredEvaluation:
+    def _answers(
+        self, classifier: Classifier, test_set: StoredTestSet, numbers: Sequence[int], naming: Naming
+    ) -> StoredEvaluation:
         begun = time.perf_counter()
         known = classifier.state.class_names
-        labels = [self._labels[test_set.digest][number] for number in numbers]
+        called = translate(test_set.images_per_class, self._naming[test_set.digest], naming, since=test_set.added_at)
+        labels = [called[self._labels[test_set.digest][number]] for number in numbers]
         names = (*known, *sorted(set(labels) - set(known)))
         position = {name: at for at, name in enumerate(names)}
         rows = _Rows(classifier)
         if known:
             seen = self._by_tower(classifier, test_set, numbers)
-            batches = [numbers[at : at + self._batch_size] for at in range(0, len(numbers), self._batch_size)]
-            for batch in batches:
-                truth = [position[self._labels[test_set.digest][number]] for number in batch]
+            for at in range(0, len(numbers), self._batch_size):
+                batch = numbers[at : at + self._batch_size]
+                truth = [position[label] for label in labels[at : at + self._batch_size]]
                 rows.add(classifier.scores_of(seen.by(classifier, batch)), truth)
                 self._batch = min(self._batch + 1, self._batches)  # a parent that is measured too has more
                 self._on_batch(self._batch, self._batches)
@@ -254,6 +277,7 @@ def measure_on_test_sets(
     base: Backbone,
     *,
     parents: Sequence[VersionId],
+    edit: ClassEdit | None = None,
     batch_size: int,
     folder: Path | None = None,
     on_batch: Callable[[int, int], None] = lambda step, steps: None,
@@ -265,7 +289,7 @@ def measure_on_test_sets(
     the version is published.
     """
     ruler = Ruler(store, settings, base, batch_size=batch_size, folder=folder, on_batch=on_batch, most=most)
-    return ruler.measure(classifier, parents)
+    return ruler.measure(classifier, parents, edit=edit)
 
 
 class _Parent:
@@ -282,6 +306,10 @@ class _Parent:
         if self._classifier is None:
             self._classifier = Classifier(self._base, self._store.open(self.version))
         return self._classifier
+
+    @cached_property
+    def naming(self) -> Naming:
+        return naming_of(self._store, self.version)
 
 
 class _Rows:
@@ -392,15 +420,25 @@ def result_of(stored: StoredEvaluation) -> SetEvaluation:
     )
 
 
-def pairs_of(mine: StoredEvaluation, before: Iterable[StoredEvaluation]) -> Mapping[str, Pairs]:
-    """Return a version's answers beside those of the first parent that knows an image's label, by class."""
-    earlier: dict[int, tuple[str, str | None]] = {}
-    for parent in before:
-        earlier = parent.answers_by_number() | earlier
+def pairs_of(
+    mine: StoredEvaluation, before: Iterable[tuple[StoredEvaluation, Mapping[str, str]]]
+) -> Mapping[str, Pairs]:
+    """Return a version's answers beside those of the first parent that knows an image's label, by class.
+
+    With each parent's answers comes what the version calls the parent's classes.
+    """
+    earlier: dict[int, bool] = {}
+    for parent, called in before:
+        rows = parent.answers_by_number()
+        rights = {
+            number: answer is not None and called.get(answer, answer) == called.get(label, label)
+            for number, (label, answer) in rows.items()
+        }
+        earlier = rights | earlier
     pairs: dict[str, Pairs] = {}
     for number, (label, answer) in mine.answers_by_number().items():
         if number in earlier:
-            was, is_right = earlier[number][1] == label, answer == label
+            was, is_right = earlier[number], answer == label
             one = Pairs(images=1, before=int(was), right=int(is_right), lost=int(was and not is_right))
             pairs[label] = pairs.get(label, Pairs()).plus(one)
     return pairs

@@ -34,6 +34,7 @@ from segp_cl.runtime.hardware import choose_device, choose_dtype
 from segp_cl.runtime.process import peak_rss_bytes
 from segp_cl.types import Learned, LearnerState, OnProgress, Progress
 from worker.base_model import base_model
+from worker.checking import check_task
 from worker.contributions import contributions_of
 from worker.editing import run_edit
 from worker.evaluating import evaluate_versions
@@ -74,6 +75,7 @@ def run_update(
     A task that names its parent is learned on that version, at the same time as others are, and CURRENT does not move.
     Two versions that are to be merged are put together without training, and so is what comes of them put in place.
     An edit of the classes is made on top of CURRENT, and waits for no training.
+    A task that is only checked has its labels looked at, and nothing is published.
     Versions that are to be evaluated are measured on test sets, and nothing is published.
 
     If an earlier attempt has published, the job is not learned again; its version is promoted if it never was and is
@@ -101,6 +103,10 @@ def run_update(
         if resume_only:
             raise NotPublishedError("an evaluation publishes no version")
         return evaluate_versions(store, job, settings, on_progress)
+    if job.dry_run:
+        if resume_only:
+            raise NotPublishedError("a check publishes no version")
+        return check_task(store, job, settings, on_progress=on_progress, on_labels=on_labels)
     if job.edit is not None:
         edited = run_edit(
             store, job, settings, on_progress=on_progress, before_publish=before_publish, resume_only=resume_only

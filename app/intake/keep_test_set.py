@@ -1,4 +1,4 @@
-"""Turns an uploaded archive, or the test split of one, into a stored test set."""
+"""Turns an uploaded archive, or the test or val split of one, into a stored test set."""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, Json, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, Json, JsonValue, field_validator, model_validator
 
 from app.errors import IdempotencyInProgressError, IdempotencyMismatchError, TaskRefusedError
 from app.intake.entry_names import Encoding
@@ -48,13 +49,18 @@ class TaskForm(BaseModel):
     extend: bool = Field(False, description="Whether known classes may get more images.")
     config: Json[dict[str, JsonValue]] = Field(default_factory=dict, description="Hyper-parameters to override.")
     instant: bool = Field(True, description="Whether a version without training is made and served first.")
+    dry_run: bool = Field(
+        False, description="Whether the images are only checked: their labels are looked at, and nothing is learned."
+    )
     parent: str | None = Field(
         None,
         description="The version to learn on, beside the current one: the result is published, and not promoted. "
         "Default: the current version.",
     )
     test_set: str | None = Field(
-        None, description="Keep the archive's test split as a test set of this name. Default: it is passed over."
+        None,
+        description="Keep the archive's test split, or its val split if it has no other, as a test set of this name. "
+        "Default: a test split is passed over.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random choices in the update.")
     encoding: Encoding = None
@@ -65,6 +71,12 @@ class TaskForm(BaseModel):
         if not name.strip() or not name.isprintable():
             raise ValueError("expected visible text")
         return name.strip()
+
+    @model_validator(mode="after")
+    def _checks_alone(self) -> Self:
+        if self.dry_run and (self.parent is not None or self.test_set is not None):
+            raise ValueError("dry_run learns and keeps nothing, so it goes with no parent and no test_set")
+        return self
 
     @field_validator("test_set")
     @classmethod
@@ -181,7 +193,7 @@ class Submissions:
             yield
             return
         was_there = any(known.name == form.test_set for known in self._keeper.sets.all())
-        reason = f"the test split of the task {form.name!r}"
+        reason = f"the {taken.test_split} split of the task {form.name!r}"
         self._keeper.keep(form.test_set, taken.test_set, who=who, reason=reason, replace=False)
         try:
             yield
@@ -266,7 +278,8 @@ def _record(
         submitted_by=submitted_by,
         submitted_on=submitted_on,
         parent=form.parent,
-        instant=form.instant and form.parent is None and not replaced,
+        instant=form.instant and form.parent is None and not replaced and not form.dry_run,
+        dry_run=form.dry_run,
         edit=ClassEdit(kind="replace", classes=tuple(replaced)) if replaced else None,
     )
     return JobRecord(job=job, validation=taken.report, created_at=now)

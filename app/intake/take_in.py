@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from app.errors import ArchiveError, ArchiveTooLargeError, TaskRefusedError, UnknownArchiveError
 from app.intake import unpack
@@ -39,7 +39,8 @@ class Taken:
     """A validated task in the spool: its classes with their numbers of images, and what was left out.
 
     `dataset_digest` is the spool's digest, which the worker compares before it learns. `repeated` counts the images
-    that equal an earlier one of their class byte for byte; they are kept. `test_set` has the images of the test set.
+    that equal an earlier one of their class byte for byte; they are kept. `test_set` has the images of the test set,
+    which is the split `test_split` of the upload.
     """
 
     classes: tuple[tuple[str, int], ...]
@@ -47,6 +48,7 @@ class Taken:
     dataset_digest: str
     repeated: int
     test_set: SpoolIndex | None = None
+    test_split: Literal["test", "val"] | None = None
 
 
 def open_source(
@@ -102,13 +104,14 @@ def take_in(
     `check_names` gets the cleaned class names before any image is read, and raises to refuse them. `check` is called
     between pieces and images, and raises when the upload is no longer wanted. The writer is closed on success only, so
     leaving its `with` block removes a refused upload. With `test_writer`, the images of a test split are written there
-    and are no part of the task; without, they are passed over.
+    and are no part of the task; without, they are passed over. Where there is no test split, those of a val split are
+    written there too, and are held out from the task as ever.
 
     Raises:
         ArchiveError: the upload as a whole is refused.
         ArchiveTooLargeError: its images have more pixels together than allowed.
-        TaskRefusedError: a class name is invalid, a class has no valid image to learn from, or there is no test split
-            and one was asked for; carries the report.
+        TaskRefusedError: a class name is invalid, a class has no valid image to learn from, or there is neither a test
+            nor a val split and a test set was asked for; carries the report.
         OSError: there is no room for it.
     """
     with_test = test_writer is not None
@@ -118,7 +121,8 @@ def take_in(
         names = clean_names([*source.labels, *source.held_out_labels, *source.test_labels])
         learned = list(dict.fromkeys(names[label] for label in source.labels))
         _check_held_out_are_learned(learned, [names[label] for label in source.held_out_labels])
-        tested = list(dict.fromkeys(names[label] for label in source.test_labels))
+        of_val = with_test and not source.test_labels
+        tested = list(dict.fromkeys(names[label] for label in source.test_labels or source.held_out_labels))
         check_names(learned)
         tally = Tally(names, learned)
         order = {name: index for index, name in enumerate(learned)}
@@ -128,11 +132,16 @@ def take_in(
             if item.test and test_writer is not None:
                 test_writer.add(test_order[name], data, suffix)
             else:
+                if test_writer is not None and of_val and item.held_out:
+                    test_writer.add(test_order[name], data, suffix)
                 writer.add(order[name], data, suffix, held_out=item.held_out, path=item.where)
         report = tally.report(source)
         _check_nothing_empty(report)
+        if of_val and report.held_out:
+            note = "there is no test split, so the val split is kept as the test set too"
+            report = report.model_copy(update={"test_set": report.held_out, "notes": (*report.notes, note)})
         if with_test and not report.test_set:
-            why = "the upload has no usable image in a test split, so there is nothing to keep as a test set"
+            why = "the upload has no usable image in a test split or a val split, so there is nothing to keep"
             raise TaskRefusedError(why, extensions={"validation": report.model_dump(mode="json")})
         check()
         test_set = None if test_writer is None else test_writer.close(tested)
@@ -143,6 +152,7 @@ def take_in(
         dataset_digest=index.digest,
         repeated=tally.repeated_within,
         test_set=test_set,
+        test_split=None if test_set is None else "val" if of_val else "test",
     )
 
 
@@ -159,7 +169,7 @@ def take_in_test_set(
 ) -> Taken:
     """Validate the images of a test set as those of a task are, and spool them.
 
-    They are those of the archive's test split, if it has one; else all, if it is not split.
+    They are those of the archive's test split, if it has one; else those of its val split; else all.
 
     Raises:
         ArchiveError: the upload as a whole is refused.
@@ -169,12 +179,10 @@ def take_in_test_set(
     """
     opened = open_source(file, archive_bytes, limits, check, encoding=encoding, with_test=True)
     with contextlib.closing(opened) as source:
-        if source.held_out_labels and not source.test_labels:
-            raise TaskRefusedError(
-                "the upload has a val split and no test split; send the images that are to be measured on alone, with "
-                "one folder per class, or in a test split"
-            )
-        labels = source.test_labels or source.labels
+        split: Literal["test", "val"] | None = (
+            "test" if source.test_labels else "val" if source.held_out_labels else None
+        )
+        labels = source.test_labels or source.held_out_labels or source.labels
         _check_classes(labels, limits)
         names = clean_names(labels)
         wanted = list(dict.fromkeys(names[label] for label in labels))
@@ -186,10 +194,11 @@ def take_in_test_set(
         def of_the_set() -> Iterator[Item]:
             nonlocal others
             for item in source.items():
-                if item.label is not None and bool(source.test_labels) is not item.test:
+                of_split = {"test": item.test, "val": item.held_out, None: True}[split]
+                if item.label is not None and not of_split:
                     others += 1
                 else:
-                    yield replace(item, test=False)
+                    yield replace(item, test=False, held_out=False)
 
         taken = _images(of_the_set(), pixels, names, limits, tally, check)
         for kept, (item, data, name) in enumerate(taken, start=1):
@@ -198,7 +207,7 @@ def take_in_test_set(
             writer.add(order[name], data, PurePosixPath(item.where).suffix)
         report = tally.report(source)
         if others:
-            why = f"the test split is the test set; {others} images of other splits are not kept"
+            why = f"the {split} split is the test set; {others} images of other splits are not kept"
             report = report.model_copy(update={"notes": (*report.notes, why)})
         if not report.accepted:
             extensions = {"validation": report.model_dump(mode="json")}
@@ -211,6 +220,7 @@ def take_in_test_set(
         dataset_digest=index.digest,
         repeated=tally.repeated_within,
         test_set=index,
+        test_split=split,
     )
 
 

@@ -7,6 +7,7 @@ import functools
 from typing import TypeVar
 
 from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 
 from app import moves
@@ -85,6 +86,24 @@ async def prune(request: Request, services: ServicesDep, caller: AdminCaller) ->
         dry_run=body.dry_run,
     )
     return Pruned.of(pruning, dry_run=body.dry_run)
+
+
+@router.get(
+    "/backup",
+    summary="The store as a file",
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "A tar archive.", "content": {"application/x-tar": {}}},
+        **problems(503),
+    },
+)
+async def backup(services: ServicesDep, caller: AdminCaller) -> Response:
+    """Send a copy of the store, made while it is sent. The store may be used and changed meanwhile.
+
+    It has every version, CURRENT, the journal, the gate's policy and what versions answered to test sets, but no test
+    set: a copy would outlive the deletion of people's images. An archive that was cut has no CURRENT, which comes last.
+    """
+    return services.backups.response(caller.key_id)
 
 
 @router.get("/gate", summary="What a version must pass", responses=problems(503))

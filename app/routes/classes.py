@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from app.deps import AnyCaller, ServicesDep, TrainCaller
+from app.edit_previews import EditPreview, PreviewBody, preview
 from app.edits import ClassMergeBody, ClassPatch, EditAccepted, ReplaceForm, merging, named, queue_edit, renaming
 from app.intake.keep_test_set import Keeper
 from app.intake.keeping import keeping
@@ -64,6 +65,22 @@ async def merge_classes(
     media_type(request, "application/json")
     body = await read_json(request, ClassMergeBody, max_bytes=MAX_BODY_BYTES, long_bytes=MAX_BODY_BYTES)
     return await _queued(request, response, services, caller.name, body.reason, lambda store: merging(store, body))
+
+
+@router.post(
+    "/classes/preview",
+    summary="What an edit would change",
+    responses=problems(400, 404, 409, 413, 415, 422, 503),
+    openapi_extra={"requestBody": json_body(PreviewBody)},
+)
+async def preview_edit(request: Request, services: ServicesDep, caller: TrainCaller) -> EditPreview:
+    """Say what a rename, swap, merge, delete or replace would change, without making it.
+
+    The same wishes are refused for the same reasons. Nothing is queued.
+    """
+    media_type(request, "application/json")
+    body = await read_json(request, PreviewBody, max_bytes=MAX_BODY_BYTES, long_bytes=MAX_BODY_BYTES)
+    return await services.pools.store.run(preview, services.store, services.test_sets, body)
 
 
 @router.post(

@@ -75,7 +75,7 @@ class Asked:
     "/classify",
     summary="Classify images",
     response_model=ClassifyAnswer,
-    responses=problems(400, 409, 413, 415, 422, 429, 503, 504),
+    responses=problems(400, 404, 409, 413, 415, 422, 429, 503, 504),
     openapi_extra={"requestBody": _BODY},
 )
 async def classify(
@@ -84,14 +84,14 @@ async def classify(
     caller: ClassifyCaller,
     options: Annotated[_Options, Query()],
 ) -> Response:
-    """Classify 1 to 64 images with the version that is served at this moment.
+    """Classify 1 to 64 images with the version that is served at this moment, or with `version`.
 
     An image that cannot be decoded has an error in its own result; the others are answered. One image may also be the
     body itself. Options may be in the query, the form or the JSON body.
     """
     asked = await _read(request, options.model_dump(exclude_unset=True), services)
     words = _labels(asked.options, services)
-    served = await take_served(services, request)
+    served = await take_served(services, request, asked.options.version)
     question = None
     if words is None:
         served.check_classes()
@@ -122,15 +122,20 @@ async def classify(
     wanted = Wanted(top_k, known_share=asked.options.known_share, least_probability=least)
 
     def answer() -> str:
+        found = results(served.version_id, asked.filenames, asked.images, slots, wanted)
+        for result in found:
+            if result.predictions:
+                services.metrics.count_answer(result.predictions[0].probability, result.unknown)
         return ClassifyAnswer(
             model_version=served.version_id,
             path=asked.options.path if question is None else question.answered_by,
             alike=alike,
-            results=results(asked.filenames, slots, wanted),
+            results=found,
         ).model_dump_json()
 
     # FastAPI would validate the answer again
-    content = await off_loop(_BYTES_PER_PREDICTION * top_k * len(slots), answer)
+    size = sum(len(image) for image in asked.images if isinstance(image, bytes))  # ids have a digest of each
+    content = await off_loop(size + _BYTES_PER_PREDICTION * top_k * len(slots), answer)
     return Response(content, media_type="application/json")
 
 

@@ -20,7 +20,7 @@ from app.correction_schemas import (
     CorrectionsRemoved,
     CorrectionView,
 )
-from app.corrections import check_known, corrections_of, queue_corrections, right_class
+from app.corrections import Answered, answer_named, check_known, corrections_of, queue_corrections, right_class
 from app.deps import ServicesDep, TrainCaller
 from app.encoded_images import images_from_base64
 from app.errors import InvalidRequestError
@@ -76,8 +76,9 @@ class _Sent:
 async def correct(request: Request, services: ServicesDep, caller: TrainCaller) -> Response:
     """Keep an image that was answered wrongly with its right label, until it is learned.
 
-    `label` is a class of the served version, or a new one with `new_class`. Where `answered` is not sent, the version
-    that is served now says what it answers. A correction of the same image takes the place of an earlier one.
+    `label` is a class of the served version, or a new one with `new_class`. `answer_id` says what was answered and by
+    which version. Where neither it nor `answered` is sent, the version that is served now says what it answers. A
+    correction of the same image takes the place of an earlier one.
     """
     sent = await _read(request, services)
     fields = sent.fields
@@ -87,6 +88,9 @@ async def correct(request: Request, services: ServicesDep, caller: TrainCaller) 
     check_known("taught_as", fields.taught_as, served.classes)
     if fields.taught_as == label:
         raise InvalidRequestError("taught_as is the right label, so there is nothing to correct in it")
+    named = None
+    if fields.answer_id is not None and isinstance(sent.image, bytes):
+        named = await services.pools.store.run(answer_named, fields.answer_id, sent.image, services.store)
 
     async def ask(pixels: Sequence[Pixels]) -> Sequence[Scored | Exception]:
         return await services.engine.scores(served, pixels, "fused")
@@ -99,7 +103,9 @@ async def correct(request: Request, services: ServicesDep, caller: TrainCaller) 
     if isinstance(answered[0], Exception):
         raise answered[0]
     best = predictions(answered[0], 1)[0]
-    of_client = fields.answered is not None
+    of_now = Answered(best.label, best.probability, served.version_id)
+    of_client = Answered(fields.answered, fields.probability, fields.answered_by)
+    told = named or (of_now if fields.answered is None else of_client)
     assert isinstance(sent.image, bytes)  # an image that failed to parse has raised its error
     keep = functools.partial(
         corrections_of(services).add,
@@ -108,9 +114,9 @@ async def correct(request: Request, services: ServicesDep, caller: TrainCaller) 
         corrected_by=caller.name,
         taught_as=fields.taught_as,
         prompt=prompt,
-        answered=fields.answered if of_client else best.label,
-        probability=fields.probability if of_client else best.probability,
-        answered_by=fields.answered_by if of_client else served.version_id,
+        answered=told.label,
+        probability=told.probability,
+        answered_by=told.by,
         reason=fields.reason,
     )
 

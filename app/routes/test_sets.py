@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from app.deps import AdminCaller, AnyCaller, ServicesDep
+from app.evaluations import unknown_labels
 from app.intake.keep_test_set import Keeper, Kept, SetForm, keep_upload
 from app.intake.limits import IntakeLimits
 from app.intake.places import Check
@@ -16,6 +17,7 @@ from app.offload import as_json
 from app.openapi import problems
 from app.services import Services
 from app.set_schemas import SET_NAME, SetDetails, SetInfo, SetList, SetStored
+from model_store.naming import Naming, naming_of
 from model_store.test_sets import RemovedTestSet
 
 router = APIRouter(prefix="/v1/test-sets", tags=["test sets"])
@@ -47,10 +49,10 @@ Reason = Annotated[str, Query(max_length=1000, description="Kept in the receipt 
 @router.get("", summary="All test sets", responses=problems(503), response_model=SetList)
 def list_test_sets(services: ServicesDep, caller: AnyCaller) -> Response:
     """List the test sets, and how much more may be stored. Their images are never sent."""
-    known, found, settings = _known(services), services.test_sets.all(), services.settings
+    current, found, settings = _naming(services), services.test_sets.all(), services.settings
     return as_json(
         SetList(
-            test_sets=[SetInfo.of(record, known) for record in found],
+            test_sets=[SetInfo.of(record, unknown_labels(services.store, record, current)) for record in found],
             sets_left=max(0, settings.max_test_sets - len(found)),
             bytes_left=max(0, settings.max_test_set_bytes - sum(record.bytes for record in found)),
         )
@@ -62,7 +64,7 @@ def get_test_set(name: Name, services: ServicesDep, caller: AnyCaller) -> Respon
     """Return a test set with the label and the checksum of each of its images, by number."""
     record = services.test_sets.get(name)
     images = services.test_sets.read(record, numbers=())
-    about = SetInfo.of(record, _known(services)).model_dump()
+    about = SetInfo.of(record, unknown_labels(services.store, record, _naming(services))).model_dump()
     labels = [images.classes[label] for label in images.labels]
     return as_json(SetDetails.model_validate({**about, "labels": labels, "checksums": list(images.checksums)}))
 
@@ -77,7 +79,8 @@ def get_test_set(name: Name, services: ServicesDep, caller: AnyCaller) -> Respon
 async def put_test_set(name: Name, request: Request, services: ServicesDep, caller: AdminCaller) -> SetStored:
     """Store labelled images to measure every version on, in place of the set of that name. Nothing learns from them.
 
-    They are kept until their time is over or they are removed. If the archive has a test split, that alone is stored.
+    They are kept until their time is over or they are removed. Of an archive with splits, the test split alone is
+    stored, or the val split if there is no test split.
     """
     check_multipart(request, "send multipart/form-data with the field archive")
     form = await receive_archive(request, services.spool)
@@ -100,8 +103,7 @@ async def put_test_set(name: Name, request: Request, services: ServicesDep, call
         kept = await services.intake.run(request, caller.key_id, work)
     finally:
         form.close()
-    known = set(kept.record.images_per_class) - set(kept.unknown)
-    return SetStored(test_set=SetInfo.of(kept.record, known), validation=kept.validation)
+    return SetStored(test_set=SetInfo.of(kept.record, kept.unknown), validation=kept.validation)
 
 
 @router.delete("/{name}", summary="Remove a test set", responses=problems(404, 422, 503, 507))
@@ -112,6 +114,6 @@ async def remove_test_set(
     return await services.pools.store.run(services.test_sets.remove, name, who=caller.name, reason=reason)
 
 
-def _known(services: Services) -> frozenset[str]:
+def _naming(services: Services) -> Naming:
     current = services.store.readable_current()
-    return frozenset() if current is None else frozenset(c.name for c in services.store.manifest(current).classes)
+    return Naming.of(()) if current is None else naming_of(services.store, current)

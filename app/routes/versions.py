@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
+from app.class_facts import VersionClasses, class_facts
 from app.deps import AdminCaller, AnyCaller, ServicesDep, TrainCaller
 from app.errors import NoContributionsError
 from app.exports import Format, make_export
@@ -15,7 +16,7 @@ from app.intake.keeping import keeping
 from app.json_body import read_json
 from app.media_types import media_type
 from app.merges import queue_merge
-from app.offload import as_json
+from app.offload import as_json, in_thread
 from app.openapi import json_body, problems
 from app.schemas import (
     DamagedVersion,
@@ -63,6 +64,18 @@ def list_versions(services: ServicesDep, caller: AnyCaller) -> Response:
 def get_version(version_id: str, services: ServicesDep, caller: AnyCaller) -> Response:
     """Return everything about a version except its tensors: parent, model, classes, data, settings, evaluation."""
     return as_json(services.store.manifest(version_id))
+
+
+@router.get(
+    "/versions/{version_id}/classes",
+    summary="What is known of a version's classes",
+    responses=problems(404, 409, 503),
+    response_model=VersionClasses,
+)
+async def get_version_classes(version_id: str, services: ServicesDep, caller: AnyCaller) -> Response:
+    """Return each class of a version with its accuracy, the nearest other classes, and what it is taken for."""
+    facts = await services.pools.store.run(class_facts, services.store, services.test_sets, version_id)
+    return await in_thread(as_json, facts)
 
 
 @router.get(

@@ -20,13 +20,17 @@ Ask = Callable[[Sequence[Pixels]], Awaitable[Sequence[A | Exception]]]
 """Maps the pixels of images to an answer or an error for each."""
 
 
-async def take_served(services: Services, request: Request) -> Served:
-    """Return the version that answers the whole request, and note it for the log.
+async def take_served(services: Services, request: Request, version: str | None = None) -> Served:
+    """Return the version that answers the whole request, and note it for the log: the served one, or `version`.
 
     Raises:
         NotReadyError: no version can be served at this moment.
+        VersionNotFoundError: there is no version of that name.
+        StoreError, GoldenAnswersError: it cannot be loaded.
     """
     served = await services.watcher.served()
+    if version is not None:
+        served = await services.aside.get(version)
     request.state.model_version = served.version_id
     return served
 

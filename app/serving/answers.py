@@ -15,7 +15,10 @@ from torch import Tensor
 
 from app.problems import problem_of
 from app.schemas import DEFAULT_KNOWN_SHARE, ClassifyResult, Prediction, Problem
+from app.serving.answer_ids import answer_id
 from app.serving.engine import Scored
+from model_store.types import VersionId
+from segp_cl.errors import KeepsightError
 
 DECIMALS: Final = 6
 """Of scores and probabilities in JSON, which are float32 and have about seven digits."""
@@ -71,10 +74,19 @@ def label_set(scored: Scored, least_probability: float) -> list[str]:
 
 
 def results(
-    filenames: Sequence[str | None], slots: Sequence[Scored | Exception], wanted: Wanted
+    version_id: VersionId,
+    filenames: Sequence[str | None],
+    images: Sequence[bytes | KeepsightError],
+    slots: Sequence[Scored | Exception],
+    wanted: Wanted,
 ) -> list[ClassifyResult]:
     """Return one result per image, in the order sent."""
-    return [_result(*each, wanted) for each in zip(range(len(slots)), filenames, slots, strict=True)]
+    found = [_result(*each, wanted) for each in zip(range(len(slots)), filenames, slots, strict=True)]
+    for result, image in zip(found, images, strict=True):
+        if result.predictions and isinstance(image, bytes):
+            best = result.predictions[0]
+            result.id = answer_id(version_id, image, best.label, best.probability)
+    return found
 
 
 def _ranked(scored: Scored) -> npt.NDArray[np.int64]:

@@ -10,13 +10,14 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from app.serving.live_model import LiveModel
 from app.serving.watcher import Watcher
 from exchange.redis_client import BrokerUnavailableError
-from exchange.roster import Move, Roster, ServerReport, ServerState
+from exchange.roster import Move, Roster, ServerFigures, ServerReport, ServerState
 from model_store.types import VersionId
 
 logger = logging.getLogger(__name__)
@@ -36,18 +37,29 @@ class Member:
         live: the version that is served.
         device: where the model runs, for display.
         beat_s: seconds between two reports.
+        figures: returns what this server has done so far.
 
     Attributes:
         refusal: why the last requested version cannot be served here.
         reaches_broker: whether the last report reached Redis.
     """
 
-    def __init__(self, server_id: str, *, roster: Roster, live: LiveModel, device: str, beat_s: float) -> None:
+    def __init__(
+        self,
+        server_id: str,
+        *,
+        roster: Roster,
+        live: LiveModel,
+        device: str,
+        beat_s: float,
+        figures: Callable[[], ServerFigures | None] = lambda: None,
+    ) -> None:
         self.id = server_id
         self._roster = roster
         self._live = live
         self._device = device
         self._beat_s = beat_s
+        self._figures = figures
         self._woken = asyncio.Event()
         self._asked: Move | None = None
         self._answered: str | None = None
@@ -160,6 +172,11 @@ class Member:
         self._answered = move.id
         self.wake()
 
+    @property
+    def report(self) -> ServerReport:
+        """What this server reports now."""
+        return self._report()
+
     def _report(self) -> ServerReport:
         state, reason = self._state()
         return ServerReport(
@@ -172,6 +189,7 @@ class Member:
             state=state,
             answered=self._answered,
             reason=reason,
+            figures=self._figures(),
         )
 
     def _state(self) -> tuple[ServerState, str | None]:

@@ -17,6 +17,7 @@ from keepsight.client.api import (
     Contributions,
     CorrectionReport,
     Corrections,
+    EditPreview,
     Gate,
     GateResult,
     ImageResult,
@@ -214,6 +215,8 @@ def outcome_sentence(job: Job) -> str:
     """Return what became of a finished job."""
     result, error = job["result"], job["error"]
     if job["state"] == "succeeded" and result:
+        if job.get("dry_run"):
+            return "its images were checked; nothing was learned"
         if job.get("evaluates"):
             return "measured; nothing was published"
         if result["promoted"]:
@@ -246,6 +249,21 @@ def remains_lines(job: Job) -> list[str]:
     told = (report or {}).get("edit")
     remains = told.get("remains") if isinstance(told, Mapping) else None
     return [f"remains: {what}" for what in remains] if isinstance(remains, list) else []
+
+
+def edit_preview_lines(found: EditPreview) -> list[str]:
+    """Return what an edit would change, in sentences."""
+    before, after = found["classes_before"], found["classes_after"]
+    lines = [f"This would {found['words']}, on {found['version_id']}. Nothing was changed."]
+    lines.append(f"Classes: {before}, as before." if before == after else f"Classes: {before} now, {after} then.")
+    for facts in found["affected"]:
+        accuracy = "" if facts["accuracy"] is None else f", accuracy {facts['accuracy']:.0%}"
+        near = "" if facts["nearest"] is None else f", nearest to {facts['nearest']['label']}"
+        lines.append(f"{facts['name']}: {facts['images']} images{accuracy}{near}.")
+    lines += [f"Test set {each['test_set']}: {each['images']} images of them." for each in found["test_sets"]]
+    lines += [f"Removed: {what}." for what in found["removed"]]
+    lines += [f"Remains: {what}." for what in found["remains"]]
+    return lines
 
 
 def classes_table(found: Classes) -> Table:

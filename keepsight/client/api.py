@@ -6,6 +6,7 @@ from typing import Literal, NotRequired, TypedDict
 
 PathName = Literal["fused", "text", "visual"]
 ZeroShot = Literal["untouched", "adapted"]
+EditKind = Literal["rename", "swap", "merge", "delete", "replace"]
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 TERMINAL_STATES: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -42,10 +43,12 @@ class ImageResult(TypedDict):
 
     `label_set` has the right label with the probability that was asked for, None if none was asked for. `unknown` says
     that the image looks like none of the classes, `unknown_score` which share of their images looks less strange. These
-    are None where the version cannot tell, and a service older than this client sends none of the three.
+    are None where the version cannot tell, and a service older than this client sends none of the three. `id` is for
+    the `answer_id` of a correction; None beside an error, and not sent by older services.
     """
 
     index: int
+    id: NotRequired[str | None]
     filename: str | None
     predictions: list[Prediction]
     label_set: NotRequired[list[str] | None]
@@ -128,8 +131,8 @@ class Renamed(TypedDict):
 class Validation(TypedDict):
     """What an upload contains: accepted images per class, and what became of all other files.
 
-    `held_out` counts the images of `classes` that came in a val split, `test_set` those of a test split that was kept
-    as a test set. `notes` say how the folders were read. Lists
+    `held_out` counts the images of `classes` that came in a val split, `test_set` those of a test split, or of a
+    val split, that were kept as a test set. `notes` say how the folders were read. Lists
     have up to 1,000 rows, and the count beside each counts all. A service older than this client sends only the first
     two and those of rejected files.
     """
@@ -159,7 +162,7 @@ class Accepted(TypedDict):
 class ClassEdit(TypedDict):
     """What an edit does to the classes: `rename`, `swap`, `merge`, `delete` or `replace`."""
 
-    kind: Literal["rename", "swap", "merge", "delete", "replace"]
+    kind: EditKind
     classes: list[str]
     name: str | None
     prompt: str | None
@@ -171,6 +174,67 @@ class EditAccepted(TypedDict):
     job_id: str
     location: str
     edit: ClassEdit
+
+
+class Neighbour(TypedDict):
+    """Another class, and the cosine between the two."""
+
+    label: str
+    cosine: float
+
+
+class TakenFor(TypedDict):
+    """Another class that images of this one were answered with."""
+
+    label: str
+    images: int
+
+
+class ClassFacts(TypedDict):
+    """What is known of one class: `accuracy` of the fused path, None where nothing was measured.
+
+    `accuracy_on` says what it was measured on: `test_sets`, `held_out` or `left_one_out`.
+    """
+
+    name: str
+    prompt: str
+    task: int
+    images: int
+    accuracy: float | None
+    accuracy_on: str | None
+    accuracy_images: int
+    nearest: Neighbour | None
+    nearest_text: Neighbour | None
+    taken_for: list[TakenFor]
+
+
+class VersionClasses(TypedDict):
+    """`GET /v1/versions/{id}/classes`."""
+
+    version_id: str
+    classes: list[ClassFacts]
+
+
+class ConcernedSet(TypedDict):
+    """A test set with images of the classes that an edit is about."""
+
+    test_set: str
+    images: int
+
+
+class EditPreview(TypedDict):
+    """`POST /v1/classes/preview`: what an edit would change."""
+
+    edit: ClassEdit
+    words: str
+    version_id: str
+    classes_before: int
+    classes_after: int
+    affected: list[ClassFacts]
+    statistics: Literal["exact", "approximate"]
+    removed: list[str]
+    remains: list[str]
+    test_sets: list[ConcernedSet]
 
 
 class MergeAccepted(TypedDict):
@@ -603,8 +667,8 @@ class Job(TypedDict):
     """`GET /v1/jobs/{id}`. `serving` says what of the task was put into service so far.
 
     `parent` is the version that it learns on beside the current one, `merges` names the two that it merges, `evaluates`
-    those that it measures, `edit` says what it does to the classes, and `corrections` is how many of these it learns. A
-    service older than this client sends none of these, and no `instant`.
+    those that it measures, `edit` says what it does to the classes, and `corrections` is how many of these it learns.
+    With `dry_run` it only looks at labels. A service older than this client sends none of these, and no `instant`.
     """
 
     job_id: str
@@ -617,6 +681,7 @@ class Job(TypedDict):
     cancel_requested: bool
     progress: JobProgress | None
     corrections: NotRequired[int]
+    dry_run: NotRequired[bool]
     serving: NotRequired[Literal["served_instantly", "trained", "merged", "edited", "corrected"] | None]
     instant: NotRequired[Instant | None]
     contributions: NotRequired[Contributions | None]

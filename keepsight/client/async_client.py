@@ -25,6 +25,8 @@ from keepsight.client.api import (
     CorrectionsAccepted,
     CorrectionsRemoved,
     EditAccepted,
+    EditKind,
+    EditPreview,
     Embeddings,
     EvaluateAccepted,
     Gate,
@@ -43,11 +45,21 @@ from keepsight.client.api import (
     StoredTestSetDetails,
     StoredTestSets,
     Verified,
+    VersionClasses,
     Versions,
     ZeroShot,
 )
 from keepsight.client.calls import DEFAULT_URL, Call
-from keepsight.client.downloads import ExportedFile, ExportFormat, OnBytes, exported, file_for, receiving
+from keepsight.client.downloads import (
+    BackupFile,
+    ExportedFile,
+    ExportFormat,
+    OnBytes,
+    backed_up,
+    exported,
+    file_for,
+    receiving,
+)
 from keepsight.client.events import JobEvents
 from keepsight.client.images import Image, embedding_inputs, named_image, named_images
 from keepsight.client.problems import api_error, unreachable
@@ -117,6 +129,7 @@ class AsyncClient:
         zero_shot: ZeroShot | None = None,
         set_coverage: float | None = None,
         known_share: float | None = None,
+        version: str | None = None,
         timeout_ms: int | None = None,
     ) -> Classification:
         """Classify 1 to 64 images, over the served classes or over `labels` (classes or any words)."""
@@ -132,6 +145,7 @@ class AsyncClient:
                 zero_shot=zero_shot,
                 set_coverage=set_coverage,
                 known_share=known_share,
+                version=version,
                 timeout_ms=timeout_ms,
             )
         )
@@ -159,6 +173,7 @@ class AsyncClient:
         seed: int | None = None,
         encoding: str | None = None,
         instant: bool = True,
+        dry_run: bool = False,
         parent: str | None = None,
         test_set: str | None = None,
     ) -> Accepted:
@@ -174,6 +189,7 @@ class AsyncClient:
                 seed=seed,
                 encoding=encoding,
                 instant=instant,
+                dry_run=dry_run,
                 parent=parent,
                 test_set=test_set,
             )
@@ -272,6 +288,7 @@ class AsyncClient:
         *,
         new_class: bool = False,
         taught_as: str | None = None,
+        answer_id: str | None = None,
         answered: str | None = None,
         probability: float | None = None,
         answered_by: str | None = None,
@@ -294,6 +311,7 @@ class AsyncClient:
             label,
             new_class=new_class,
             taught_as=taught_as,
+            answer_id=answer_id,
             answered=answered,
             probability=probability,
             answered_by=answered_by,
@@ -320,6 +338,16 @@ class AsyncClient:
     async def classes(self) -> Classes:
         """Return the classes that are served."""
         return await self._send(calls.classes())
+
+    async def version_classes(self, version_id: str) -> VersionClasses:
+        """Return what is known of a version's classes: accuracy, the nearest others, and what they are taken for."""
+        return await self._send(calls.version_classes(version_id))
+
+    async def preview_edit(
+        self, kind: EditKind, classes: Sequence[str], *, name: str | None = None, prompt: str | None = None
+    ) -> EditPreview:
+        """Return what an edit of the classes would change. Nothing is queued."""
+        return await self._send(calls.preview_edit(kind, classes, name=name, prompt=prompt))
 
     async def rename_class(
         self,
@@ -413,7 +441,24 @@ class AsyncClient:
             DownloadError: the file cannot be written.
         """
         target = file_for(path, version_id, form)
-        call = calls.export(version_id, form)
+        response = await self._download(calls.export(version_id, form), target, on_bytes)
+        return exported(target, response)
+
+    async def backup(self, path: Path, *, on_bytes: OnBytes | None = None) -> BackupFile:
+        """Write a copy of the service's store to a tar file, which appears once it is received.
+
+        Args:
+            path: the file.
+            on_bytes: gets the bytes received so far, and 0, because it is not known how many there will be.
+
+        Raises:
+            DownloadError: the file cannot be written.
+            ApiError: the answer ended too early.
+        """
+        response = await self._download(calls.backup(), path, on_bytes)
+        return backed_up(path, response)
+
+    async def _download(self, call: Call[None], target: Path, on_bytes: OnBytes | None) -> httpx.Response:
         for attempt in itertools.count(1):
             try:
                 response = await self._http.send(call.request(self._http.build_request), stream=True)
@@ -422,7 +467,7 @@ class AsyncClient:
                         with receiving(target, response, on_bytes) as write:
                             async for piece in response.aiter_bytes():
                                 await anyio.to_thread.run_sync(write, piece)
-                        return exported(target, response)
+                        return response
                     await response.aread()
                 finally:
                     await response.aclose()

@@ -26,6 +26,7 @@ def classify_files(
     zero_shot: ZeroShot | None = None,
     set_coverage: float | None = None,
     known_share: float | None = None,
+    version: str | None = None,
 ) -> Classification:
     """Classify any number of files, 64 per request; each request's files are read just before it.
 
@@ -52,6 +53,7 @@ def classify_files(
             zero_shot=zero_shot,
             set_coverage=set_coverage,
             known_share=known_share,
+            version=version,
         )
         for offset, (file, result) in enumerate(zip(batch, answer["results"], strict=True)):
             results.append({**result, "index": start + offset, "filename": sendable(str(file))})

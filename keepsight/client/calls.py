@@ -25,6 +25,8 @@ from keepsight.client.api import (
     CorrectionsAccepted,
     CorrectionsRemoved,
     EditAccepted,
+    EditKind,
+    EditPreview,
     Embeddings,
     EvaluateAccepted,
     Gate,
@@ -43,6 +45,7 @@ from keepsight.client.api import (
     StoredTestSetDetails,
     StoredTestSets,
     Verified,
+    VersionClasses,
     Versions,
     ZeroShot,
 )
@@ -145,6 +148,7 @@ def classify(
     zero_shot: ZeroShot | None,
     set_coverage: float | None,
     known_share: float | None,
+    version: str | None,
     timeout_ms: int | None,
 ) -> Call[Classification]:
     form: dict[str, Any] = {"top_k": str(top_k), "path": path}
@@ -156,6 +160,8 @@ def classify(
         form["with_classes"] = "true"
     if zero_shot is not None:
         form["zero_shot"] = zero_shot
+    if version is not None:
+        form["version"] = version
     for option, value in (("set_coverage", set_coverage), ("known_share", known_share), ("timeout_ms", timeout_ms)):
         if value is not None:
             form[option] = str(value)
@@ -183,6 +189,7 @@ def teach(
     seed: int | None,
     encoding: str | None,
     instant: bool,
+    dry_run: bool,
     parent: str | None,
     test_set: str | None,
 ) -> Call[Accepted]:
@@ -202,6 +209,8 @@ def teach(
         form["encoding"] = encoding
     if not instant:
         form["instant"] = "false"
+    if dry_run:
+        form["dry_run"] = "true"
     if parent is not None:
         form["parent"] = parent
     if test_set is not None:
@@ -318,13 +327,20 @@ def correct(
     *,
     new_class: bool,
     taught_as: str | None,
+    answer_id: str | None,
     answered: str | None,
     probability: float | None,
     answered_by: str | None,
     reason: str,
 ) -> Call[Correction]:
     form = {"label": label, "new_class": "true" if new_class else "false", "reason": reason}
-    given = {"taught_as": taught_as, "answered": answered, "probability": probability, "answered_by": answered_by}
+    given = {
+        "taught_as": taught_as,
+        "answer_id": answer_id,
+        "answered": answered,
+        "probability": probability,
+        "answered_by": answered_by,
+    }
     form |= {name: str(value) for name, value in given.items() if value is not None}
     name, data = image
     files = {"image": (name, data, "application/octet-stream")}
@@ -349,6 +365,16 @@ def learn_corrections() -> Call[CorrectionsAccepted]:
 
 def classes() -> Call[Classes]:
     return Call("GET", "/v1/classes")
+
+
+def version_classes(version_id: str) -> Call[VersionClasses]:
+    return Call("GET", f"/v1/versions/{_segment(version_id)}/classes")
+
+
+def preview_edit(kind: EditKind, classes: Sequence[str], *, name: str | None, prompt: str | None) -> Call[EditPreview]:
+    given = {"kind": kind, "classes": list(classes), "name": name, "prompt": prompt}
+    body = {key: value for key, value in given.items() if value is not None}
+    return Call("POST", "/v1/classes/preview", body={"json": body})
 
 
 def rename_class(name: str, new_name: str | None, *, prompt: str | None, swap: bool, reason: str) -> Call[EditAccepted]:
@@ -421,6 +447,11 @@ def export(version_id: str, form: ExportFormat) -> Call[None]:
     """Describe the download of a version, which `keepsight.client.downloads` reads."""
     route = f"/v1/versions/{_segment(version_id)}/export"
     return Call("GET", route, body={"params": {"format": form}}, timeout_s=EXPORT_TIMEOUT_S)
+
+
+def backup() -> Call[None]:
+    """Describe the download of the store, which `keepsight.client.downloads` reads."""
+    return Call("GET", "/v1/admin/backup", timeout_s=UPKEEP_TIMEOUT_S)
 
 
 def _upload(route: str, archive: Archive, filename: str, form: Mapping[str, str]) -> Call[Accepted]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,42 @@ class ExportedFile:
     path: Path
     bytes: int
     difference: float | None
+
+
+@dataclass(frozen=True)
+class BackupFile:
+    """A store in a tar file, which `keepsight restore` takes. `damaged` versions were left out, and why."""
+
+    path: Path
+    bytes: int
+    versions: tuple[str, ...]
+    damaged: dict[str, str]
+
+
+def backed_up(path: Path, response: httpx.Response) -> BackupFile:
+    """Return what was received. A file that is not complete is removed.
+
+    Raises:
+        ApiError: the answer ended too early.
+        DownloadError: the file cannot be read.
+    """
+    try:
+        with tarfile.open(path, "r:") as archive:
+            names = set(archive.getnames())
+            index = archive.extractfile("backup.json") if {"backup.json", "CURRENT"} <= names else None
+            if index is None:
+                raise ApiError(response.status_code, f"{response.url} ended before the backup was complete")
+            with index:
+                said = json.load(index)
+        return BackupFile(path, path.stat().st_size, tuple(said["versions"]), dict(said["damaged"]))
+    except (tarfile.TarError, ValueError, KeyError) as error:
+        path.unlink(missing_ok=True)
+        raise ApiError(response.status_code, f"{response.url} sent no backup: {error}") from error
+    except ApiError:
+        path.unlink(missing_ok=True)
+        raise
+    except OSError as error:
+        raise DownloadError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def file_for(path: Path, version_id: str, form: ExportFormat) -> Path:

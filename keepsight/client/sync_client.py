@@ -24,6 +24,8 @@ from keepsight.client.api import (
     CorrectionsAccepted,
     CorrectionsRemoved,
     EditAccepted,
+    EditKind,
+    EditPreview,
     Embeddings,
     EvaluateAccepted,
     Gate,
@@ -42,11 +44,21 @@ from keepsight.client.api import (
     StoredTestSetDetails,
     StoredTestSets,
     Verified,
+    VersionClasses,
     Versions,
     ZeroShot,
 )
 from keepsight.client.calls import DEFAULT_URL, Call
-from keepsight.client.downloads import ExportedFile, ExportFormat, OnBytes, exported, file_for, receiving
+from keepsight.client.downloads import (
+    BackupFile,
+    ExportedFile,
+    ExportFormat,
+    OnBytes,
+    backed_up,
+    exported,
+    file_for,
+    receiving,
+)
 from keepsight.client.events import JobEvents
 from keepsight.client.images import Image, embedding_inputs, named_image, named_images
 from keepsight.client.problems import api_error, unreachable
@@ -116,6 +128,7 @@ class Client:
         zero_shot: ZeroShot | None = None,
         set_coverage: float | None = None,
         known_share: float | None = None,
+        version: str | None = None,
         timeout_ms: int | None = None,
     ) -> Classification:
         """Classify 1 to 64 images, over the served classes or over `labels` (classes or any words).
@@ -130,6 +143,7 @@ class Client:
             zero_shot: Who scores words that were never taught: the base model, `untouched`, or the `adapted` towers.
             set_coverage: Ask for `label_set`, which has the right label with this probability.
             known_share: The share of images of learned classes that are not to be called unknown; default 0.95.
+            version: A stored version that answers instead of the served one.
             timeout_ms: Milliseconds after which the service gives the request up.
         """
         named = named_images(images)
@@ -144,6 +158,7 @@ class Client:
                 zero_shot=zero_shot,
                 set_coverage=set_coverage,
                 known_share=known_share,
+                version=version,
                 timeout_ms=timeout_ms,
             )
         )
@@ -175,6 +190,7 @@ class Client:
         seed: int | None = None,
         encoding: str | None = None,
         instant: bool = True,
+        dry_run: bool = False,
         parent: str | None = None,
         test_set: str | None = None,
     ) -> Accepted:
@@ -190,8 +206,9 @@ class Client:
             seed: Seed of all random choices in the update.
             encoding: Encoding of the names in an archive that does not say it itself, for example gbk.
             instant: Whether a version without training is made and served first.
+            dry_run: Whether the images are only checked: their labels are looked at, and nothing is learned.
             parent: The version to learn on, beside the current one: the result is published, and not promoted.
-            test_set: Keep the archive's test split as a test set of this name; without it, it is passed over.
+            test_set: Keep the archive's test split, or its val split if it has no other, as a test set of this name.
 
         The answer's validation says what became of every file, and of what a folder has and was not sent.
 
@@ -210,6 +227,7 @@ class Client:
                 seed=seed,
                 encoding=encoding,
                 instant=instant,
+                dry_run=dry_run,
                 parent=parent,
                 test_set=test_set,
             )
@@ -324,6 +342,7 @@ class Client:
         *,
         new_class: bool = False,
         taught_as: str | None = None,
+        answer_id: str | None = None,
         answered: str | None = None,
         probability: float | None = None,
         answered_by: str | None = None,
@@ -336,6 +355,7 @@ class Client:
             label: The right class.
             new_class: Whether `label` is to become a class, if it is none yet.
             taught_as: The class that this very image was taught as, by a wrong label.
+            answer_id: The `id` of the answer, in place of the next three.
             answered: What it was answered. Left out: the service says what it answers now.
             probability: The probability of that answer.
             answered_by: The version that answered.
@@ -346,6 +366,7 @@ class Client:
             label,
             new_class=new_class,
             taught_as=taught_as,
+            answer_id=answer_id,
             answered=answered,
             probability=probability,
             answered_by=answered_by,
@@ -372,6 +393,16 @@ class Client:
     def classes(self) -> Classes:
         """Return the classes that are served."""
         return self._send(calls.classes())
+
+    def version_classes(self, version_id: str) -> VersionClasses:
+        """Return what is known of a version's classes: accuracy, the nearest others, and what they are taken for."""
+        return self._send(calls.version_classes(version_id))
+
+    def preview_edit(
+        self, kind: EditKind, classes: Sequence[str], *, name: str | None = None, prompt: str | None = None
+    ) -> EditPreview:
+        """Return what an edit of the classes would change. Nothing is queued."""
+        return self._send(calls.preview_edit(kind, classes, name=name, prompt=prompt))
 
     def rename_class(
         self,
@@ -463,7 +494,24 @@ class Client:
             DownloadError: the file cannot be written.
         """
         target = file_for(path, version_id, form)
-        call = calls.export(version_id, form)
+        response = self._download(calls.export(version_id, form), target, on_bytes)
+        return exported(target, response)
+
+    def backup(self, path: Path, *, on_bytes: OnBytes | None = None) -> BackupFile:
+        """Write a copy of the service's store to a tar file, which appears once it is received.
+
+        Args:
+            path: the file.
+            on_bytes: gets the bytes received so far, and 0, because it is not known how many there will be.
+
+        Raises:
+            DownloadError: the file cannot be written.
+            ApiError: the answer ended too early.
+        """
+        response = self._download(calls.backup(), path, on_bytes)
+        return backed_up(path, response)
+
+    def _download(self, call: Call[None], target: Path, on_bytes: OnBytes | None) -> httpx.Response:
         for attempt in itertools.count(1):
             try:
                 response = self._http.send(call.request(self._http.build_request), stream=True)
@@ -472,7 +520,7 @@ class Client:
                         with receiving(target, response, on_bytes) as write:
                             for piece in response.iter_bytes():
                                 write(piece)
-                        return exported(target, response)
+                        return response
                     response.read()
                 finally:
                     response.close()

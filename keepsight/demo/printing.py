@@ -80,7 +80,7 @@ def print_farewell(screen: Console, url: str, image: Path, store: Path) -> None:
     command = Path(sys.argv[0])
     keepsight = shlex.quote(os.path.relpath(command)) if command.name == "keepsight" else "keepsight"
     curl = f"curl -F images=@{shlex.quote(os.path.relpath(image))} -F top_k=3 {url}/v1/classify"
-    screen.print(f"\nThe service is running at [bold]{url}[/] (API documentation: {url}/docs). Try it:\n")
+    screen.print(f"\nOpen [bold]{url}[/] in a browser (API documentation: {url}/docs), or try it here:\n")
     screen.print(f"  {curl}", markup=False, soft_wrap=True)
     screen.print(f"  {keepsight} versions --url {url}", markup=False, soft_wrap=True)
     screen.print("\nStop it:\n")

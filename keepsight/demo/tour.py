@@ -51,7 +51,7 @@ def run_demo(settings: DemoSettings, *, quiet: bool = False) -> dict[str, Any]:
         try:
             with tour.timed("starting the service"):
                 note = start(settings, screen)
-            screen.print(f"Service ready at {note['url']} after {tour.seconds['starting the service']:.1f} s")
+            screen.print(f"The page: [bold]{note['url']}[/] (ready after {tour.seconds['starting the service']:.1f} s)")
             with Client(note["url"]) as client:
                 image = data.tasks[0].held_out[0][0]
                 with SteadyClient(note["url"], image, data.classes, data.template) as steady:

@@ -109,6 +109,26 @@ def is_exact(state: LearnerState, edit: ClassEdit) -> bool:
     return state.sums.own is not None and state.sums.own[state.class_names.index(edit.classes[0])] is not None
 
 
+def told(state: LearnerState, edit: ClassEdit) -> dict[str, object]:
+    """Return what an edit takes away from a state and what it cannot, in sentences for people."""
+    found: dict[str, object] = {"words": edit.words, "statistics": "exact" if is_exact(state, edit) else "approximate"}
+    if edit.kind not in ("delete", "replace"):
+        return found
+    removed = ["name, prompt and text feature", "prototype and sum of features"]
+    remains = []
+    shared = "its part of the scatter that all classes share"
+    if is_exact(state, edit):
+        removed.append(shared)
+    else:
+        remains.append(f"{shared}: it was not kept apart (keep_class_scatter), so the whole was scaled down")
+    if state.lora is not None:
+        remains.append("what training changed in the adapters; a rollback to before the task is without it")
+    if state.calibration is not None:
+        remains.append("its share in the calibration and in the quantiles of held-out images, which name no class")
+    remains.append("versions before this one, until they are pruned")
+    return found | {"removed": removed, "remains": remains}
+
+
 def _arithmetic(state: LearnerState, edit: ClassEdit) -> tuple[LearnerState, list[int]]:
     """Return the state with the edit's names, rows and sums, and the rows whose prompts are still to be encoded."""
     rows = [state.class_names.index(name) for name in edit.classes]

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from app import correction_schemas, deps, edits, schemas, set_schemas
+from app import class_facts, correction_schemas, deps, edit_previews, edits, schemas, set_schemas
 from app.intake.keep_test_set import SetForm
 from app.intake.submission import TaskForm
 from app.main import create_app
@@ -58,7 +58,7 @@ ROUTERS = (
 MODELS: dict[str, type[BaseModel]] = {
     **{
         name: value
-        for module in (schemas, set_schemas, correction_schemas, edits)
+        for module in (schemas, set_schemas, correction_schemas, edits, class_facts, edit_previews)
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, BaseModel)
     },
@@ -193,6 +193,9 @@ def test_the_page_has_an_example_of_every_answer_that_is_not_trivial() -> None:
         "Comparison",
         "ContributionReport",
         "EditAccepted",
+        "EditPreview",
+        "PreviewBody",
+        "VersionClasses",
         "EvaluateAccepted",
         "EvaluateBody",
         "MergeAccepted",

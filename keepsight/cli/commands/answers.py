@@ -37,6 +37,10 @@ def classify(
         float | None,
         typer.Option(metavar="SHARE", help="Share of images of learned classes not to be called unknown (0.95)."),
     ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option("--version", metavar="VERSION", help="A stored version that answers instead of the served one."),
+    ] = None,
     url: options.Url = options.URL,
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
@@ -75,6 +79,7 @@ def classify(
             zero_shot=zero_shot,
             set_coverage=set_coverage,
             known_share=known_share,
+            version=version,
         )
     for group in answer.get("alike", []):
         console.err().print(f"the model cannot tell these labels apart: {', '.join(group)}", markup=False)

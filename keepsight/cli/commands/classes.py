@@ -12,7 +12,7 @@ from keepsight.cli.intake import intake_lines
 
 if TYPE_CHECKING:
     from keepsight.client import Client
-    from keepsight.client.api import Accepted, EditAccepted
+    from keepsight.client.api import Accepted, EditAccepted, EditPreview
 
 app = typer.Typer(
     help="List the classes; rename, swap, merge, replace or delete them, without training.", rich_markup_mode=None
@@ -22,6 +22,7 @@ Prompt = Annotated[
     str | None,
     typer.Option(help="The sentence that the text tower reads [default: the old one, with the new name in it]"),
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would change.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -49,6 +50,7 @@ def rename(
     name: Name,
     new_name: Annotated[str | None, typer.Argument(metavar="[NEW_NAME]", help="Leave it out for a new prompt.")] = None,
     prompt: Prompt = None,
+    dry_run: DryRun = False,
     reason: options.Reason = "",
     wait: options.Wait = True,
     url: options.Url = options.URL,
@@ -57,6 +59,9 @@ def rename(
 ) -> None:
     """Give a class another name, another --prompt, or both."""
     with options.connect(url, api_key) as client:
+        if dry_run:
+            _preview(client.preview_edit("rename", [name], name=new_name, prompt=prompt), as_json=as_json)
+            return
         accepted = client.rename_class(name, new_name, prompt=prompt, reason=reason)
         _conclude(client, accepted, done="Renamed", wait=wait, as_json=as_json)
 
@@ -65,6 +70,7 @@ def rename(
 def swap(
     name: Name,
     other: Annotated[str, typer.Argument(metavar="OTHER_CLASS", help="The class that has the right name.")],
+    dry_run: DryRun = False,
     reason: options.Reason = "",
     wait: options.Wait = True,
     url: options.Url = options.URL,
@@ -73,6 +79,9 @@ def swap(
 ) -> None:
     """Exchange the names of two classes that were taught under each other's."""
     with options.connect(url, api_key) as client:
+        if dry_run:
+            _preview(client.preview_edit("swap", [name, other]), as_json=as_json)
+            return
         accepted = client.rename_class(name, other, swap=True, reason=reason)
         _conclude(client, accepted, done="Swapped", wait=wait, as_json=as_json)
 
@@ -82,6 +91,7 @@ def merge(
     names: Annotated[list[str], typer.Argument(metavar="CLASS CLASS...", help="The classes that become one.")],
     into: Annotated[str, typer.Option("--into", help="What they are called then; it may be one of them.")],
     prompt: Prompt = None,
+    dry_run: DryRun = False,
     reason: options.Reason = "",
     wait: options.Wait = True,
     url: options.Url = options.URL,
@@ -90,6 +100,9 @@ def merge(
 ) -> None:
     """Make several classes one, as if it had been taught with all their images."""
     with options.connect(url, api_key) as client:
+        if dry_run:
+            _preview(client.preview_edit("merge", names, name=into, prompt=prompt), as_json=as_json)
+            return
         accepted = client.merge_classes(names, into, prompt=prompt, reason=reason)
         _conclude(client, accepted, done="Merged", wait=wait, as_json=as_json)
 
@@ -97,6 +110,7 @@ def merge(
 @app.command("delete")
 def delete(
     name: Name,
+    dry_run: DryRun = False,
     reason: options.Reason = "",
     wait: options.Wait = True,
     url: options.Url = options.URL,
@@ -105,6 +119,9 @@ def delete(
 ) -> None:
     """Take a class away, and say what remains of it."""
     with options.connect(url, api_key) as client:
+        if dry_run:
+            _preview(client.preview_edit("delete", [name]), as_json=as_json)
+            return
         accepted = client.delete_class(name, reason=reason)
         _conclude(client, accepted, done="Deleted", wait=wait, as_json=as_json)
 
@@ -116,6 +133,7 @@ def replace(
         Path,
         typer.Argument(metavar="DIR_OR_ARCHIVE", help="A folder with one subfolder, of that name; or an archive."),
     ],
+    dry_run: DryRun = False,
     reason: options.Reason = "",
     encoding: Annotated[
         str | None, typer.Option(help="Encoding of the names in an archive that does not say it itself.")
@@ -129,11 +147,24 @@ def replace(
     from keepsight.cli.commands.teaching import sending
 
     with options.connect(url, api_key) as client:
+        if dry_run:
+            _preview(client.preview_edit("replace", [name]), as_json=as_json)
+            return
         with sending(source) as (body, filename):
             accepted = client.replace_class(name, body, filename, reason=reason, encoding=encoding)
         if not as_json:
             console.print_notes(intake_lines(accepted["validation"]))
         _conclude(client, accepted, done="Replaced", wait=wait, as_json=as_json)
+
+
+def _preview(found: EditPreview, *, as_json: bool) -> None:
+    from keepsight.cli.views import edit_preview_lines
+
+    if as_json:
+        console.print_json(found)
+        return
+    for line in edit_preview_lines(found):
+        console.out().print(line, markup=False)
 
 
 def _conclude(client: Client, accepted: Accepted | EditAccepted, *, done: str, wait: bool, as_json: bool) -> None:

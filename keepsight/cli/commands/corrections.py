@@ -21,6 +21,9 @@ def correct(
         str | None,
         typer.Option(metavar="LABEL", help="The class that this very image was taught as, by a wrong label."),
     ] = None,
+    answer_id: Annotated[
+        str | None, typer.Option("--answer", metavar="ID", help="The id of the answer, as `classify --json` prints it.")
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why; kept until the correction is learned.")] = "",
     url: options.Url = options.URL,
     api_key: options.ApiKey = None,
@@ -30,7 +33,9 @@ def correct(
     if not image.is_file():
         raise CommandError(f"{image} is no file")
     with options.connect(url, api_key) as client:
-        kept = client.correct(image, label, new_class=new_class, taught_as=taught_as, reason=reason)
+        kept = client.correct(
+            image, label, new_class=new_class, taught_as=taught_as, answer_id=answer_id, reason=reason
+        )
     if as_json:
         console.print_json(kept)
         return

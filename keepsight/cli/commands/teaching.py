@@ -48,6 +48,9 @@ def teach(
     instant: Annotated[
         bool, typer.Option("--instant/--no-instant", help="Serve a version without training first, within seconds.")
     ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check the images and their labels; learn nothing.")
+    ] = False,
     parent: Annotated[
         str | None,
         typer.Option(
@@ -56,7 +59,7 @@ def teach(
     ] = None,
     test_set: Annotated[
         str | None,
-        typer.Option("--test-set", metavar="NAME", help="Keep the test split as a test set; else it is passed over."),
+        typer.Option("--test-set", metavar="NAME", help="Keep the test split, or the val split, as a test set."),
     ] = None,
     wait: options.Wait = True,
     url: options.Url = options.URL,
@@ -77,12 +80,20 @@ def teach(
             seed=seed,
             encoding=encoding,
             instant=instant,
+            dry_run=dry_run,
             parent=parent,
             test_set=test_set,
         )
         if not as_json:
             console.print_notes(intake_lines(accepted["validation"]))
-        conclude(client, accepted, label=name or source.name, done="Learned", wait=wait, as_json=as_json)
+        conclude(
+            client,
+            accepted,
+            label=name or source.name,
+            done="Checked" if dry_run else "Learned",
+            wait=wait,
+            as_json=as_json,
+        )
 
 
 def conclude(
@@ -166,6 +177,7 @@ def upload(
     seed: int | None,
     encoding: str | None,
     instant: bool,
+    dry_run: bool = False,
     parent: str | None = None,
     test_set: str | None = None,
 ) -> Accepted:
@@ -183,6 +195,7 @@ def upload(
             seed=seed,
             encoding=encoding,
             instant=instant,
+            dry_run=dry_run,
             parent=parent,
             test_set=test_set,
         )

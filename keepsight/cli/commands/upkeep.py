@@ -142,13 +142,42 @@ def export(
 def backup(
     target: Annotated[Path, typer.Argument(metavar="FOLDER|FILE.tar", help="Where to copy the store.")],
     store: options.StorePath = options.DEFAULT_STORE,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Fetch the store of the service at --url; FILE.tar is written.")
+    ] = False,
+    url: options.Url = options.URL,
+    api_key: options.ApiKey = None,
     as_json: options.Json = False,
 ) -> None:
     """Copy the store on this machine, which may be in use. A folder with an earlier backup is brought up to date.
 
     Every version of the copy is verified. Exits with 1 if a version of the store is damaged.
     """
+    if remote:
+        fetch_backup(target, url, api_key, as_json=as_json)
+        return
     run_store("backup", store, target, as_json=as_json)
+
+
+def fetch_backup(target: Path, url: str, api_key: str | None, *, as_json: bool) -> None:
+    """Write the service's store to a tar file."""
+    from keepsight.cli.follow import transfer_bar
+
+    if target.suffix != ".tar":
+        raise CommandError(f"{target} is no name of a tar file; --remote writes FILE.tar")
+    with options.connect(url, api_key) as client, transfer_bar(console.err()) as bar:
+        task = bar.add_task("backup", total=None)
+        made = client.backup(target, on_bytes=lambda received, _: bar.update(task, completed=received))
+    if as_json:
+        console.print_json(
+            {"path": str(made.path), "bytes": made.bytes, "written": made.versions, "damaged": made.damaged}
+        )
+    else:
+        size = console.size(made.bytes)
+        console.out().print(f"{made.path} has {len(made.versions)} verified versions ({size}).", markup=False)
+    console.print_notes(f"{version} is damaged and was left out: {why}" for version, why in made.damaged.items())
+    if made.damaged:
+        raise typer.Exit(1)
 
 
 def restore(

@@ -227,3 +227,49 @@ def test_both_clients_edit(
             assert (await other.replace_class("cat", opened, reason="why"))["validation"]["accepted"] == 3
 
     asyncio.run(run())
+
+
+def test_facts_of_classes_and_what_an_edit_would_change(client: TestClient, taught: VersionId) -> None:
+    found = client.get(f"/v1/versions/{taught}/classes").json()
+    assert found["version_id"] == taught
+    names = [known["name"] for known in found["classes"]]
+    assert names == ["cat", "dog", "side/cow"]
+    for known in found["classes"]:
+        assert known["nearest"]["label"] in set(names) - {known["name"]}
+        assert -1 <= known["nearest_text"]["cosine"] <= 1
+        assert (known["accuracy"], known["accuracy_on"], known["taken_for"]) == (None, None, [])
+    jobs = client.get("/v1/jobs").json()["jobs"]
+    merge = client.post("/v1/classes/preview", json={"kind": "merge", "classes": ["cat", "dog"], "name": "pet"})
+    assert merge.status_code == 200, merge.text
+    assert merge.json()["edit"] == {
+        "kind": "merge",
+        "classes": ["cat", "dog"],
+        "name": "pet",
+        "prompt": "a photo of a pet.",
+    }
+    assert (merge.json()["classes_before"], merge.json()["classes_after"]) == (3, 2)
+    assert [known["name"] for known in merge.json()["affected"]] == ["cat", "dog"]
+    gone = client.post("/v1/classes/preview", json={"kind": "delete", "classes": ["side/cow"]}).json()
+    assert (gone["classes_after"], gone["edit"]["kind"]) == (2, "delete")
+    assert any("prototype" in what for what in gone["removed"])
+    assert gone["remains"]
+    assert client.get("/v1/jobs").json()["jobs"] == jobs, "nothing was queued"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"kind": "rename", "classes": ["cat"], "name": "dog"}, 409),
+        ({"kind": "rename", "classes": ["cat"]}, 422),
+        ({"kind": "rename", "classes": ["cat", "dog"], "name": "pet"}, 422),
+        ({"kind": "rename", "classes": ["yak"], "name": "ox"}, 404),
+        ({"kind": "swap", "classes": ["cat"]}, 422),
+        ({"kind": "merge", "classes": ["cat", "dog"]}, 422),
+        ({"kind": "delete", "classes": ["cat"], "name": "dog"}, 422),
+        ({"kind": "delete", "classes": ["\u0000"]}, 404),
+    ],
+)
+def test_a_preview_refuses_what_the_edit_would(
+    client: TestClient, taught: VersionId, body: dict[str, object], status: int
+) -> None:
+    assert client.post("/v1/classes/preview", json=body).status_code == status

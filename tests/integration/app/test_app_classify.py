@@ -23,6 +23,7 @@ from segp_cl.data.preprocessing import to_pixels
 from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier, Features
 from tests.tolerances import FLOAT32_REORDERED
+from tests.waiting import wait_until
 
 Teach = Callable[..., VersionId]
 Picture = Callable[..., bytes]
@@ -514,3 +515,19 @@ def test_labels_have_neither_sets_nor_unknown_images(taught: TestClient, picture
     assert (response.status_code, "learned classes" in response.json()["detail"]) == (422, True)
     response = taught.post("/v1/classify", files=files, data={option: "1"})
     assert response.status_code == 422
+
+
+def test_a_stored_version_answers_beside_the_served_one(
+    client: TestClient, store: Store, teach: Callable[..., VersionId], picture: Picture
+) -> None:
+    first = teach("cat", "dog")
+    second = teach("cat", "dog", "cow", seed=1)
+    wait_until(lambda: client.get("/v1/versions").json()["serving"] == second)
+    served = ask(client, picture(1), top_k=5)
+    beside = ask(client, picture(1), top_k=5, version=first)
+    assert beside["model_version"] == first
+    assert {each["label"] for each in beside["results"][0]["predictions"]} == {"cat", "dog"}
+    assert ask(client, picture(1), top_k=5, version=second) == served == ask(client, picture(1), top_k=5)
+    for wrong in ("000009-0123456789ab", "../../etc"):
+        refused = client.post("/v1/classify", files={"images": picture(1)}, data={"version": wrong})
+        assert (refused.status_code, refused.json()["type"]) == (404, "urn:keepsight:problem:version-not-found")

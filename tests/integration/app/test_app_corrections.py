@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
+from app.serving.answer_ids import answer_id
 from app.settings import Settings
 from exchange.corrections import taken_by
 from exchange.jobs import Jobs
@@ -50,6 +51,44 @@ def test_a_correction_is_kept_with_what_is_answered_now(
     listed = client.get("/v1/corrections").json()
     assert listed["corrections"] == [kept]
     assert (listed["bytes"], listed["learned_at_count"]) == (len(picture(1)), configure().corrections_learn_count)
+
+
+def test_the_id_of_an_answer_says_what_was_answered_also_after_another_version_is_served(
+    client: TestClient, taught: VersionId, teach: Teach, picture: Picture
+) -> None:
+    files = [("images", ("a.png", picture(1))), ("images", ("b.txt", b"text"))]
+    first, broken = client.post("/v1/classify", files=files).json()["results"]
+    assert broken["id"] is None
+    version = teach("cat", "dog", "owl", "yak")
+    wait_until(lambda: client.get("/v1/versions").json()["serving"] == version)
+    kept = correct(client, picture(1), answer_id=first["id"])
+    best = first["predictions"][0]
+    assert (kept["answered"], kept["answered_by"]) == (best["label"], taught)
+    assert kept["probability"] == pytest.approx(best["probability"])
+
+
+def test_the_answer_that_an_id_names_may_be_to_words(client: TestClient, taught: VersionId, picture: Picture) -> None:
+    asked = {"labels": ["ein Käfer", "snow"]}
+    (found,) = client.post("/v1/classify", files={"images": picture(1)}, data=asked).json()["results"]
+    kept = correct(client, picture(1), answer_id=found["id"])
+    assert (kept["answered"], kept["answered_by"]) == (found["predictions"][0]["label"], taught)
+
+
+def test_an_id_that_is_not_of_this_image_is_refused(client: TestClient, taught: VersionId, picture: Picture) -> None:
+    (found,) = client.post("/v1/classify", files={"images": picture(1)}).json()["results"]
+    for given, said in (
+        (answer_id("000002-aaaaaaaaaaaa", picture(1), "cat", 0.5), "there never was a version"),
+        (answer_id(taught, picture(2), "cat", 0.5), "another image"),
+        (found["id"][:-3] + "AAA", "expected the id of an answer"),
+        ("", "expected the id of an answer"),
+        ("é" * 30, "expected the id of an answer"),
+    ):
+        answer = client.post("/v1/corrections", files={"image": picture(1)}, data={"label": "cat", "answer_id": given})
+        assert (answer.status_code, said in answer.json()["detail"]) == (422, True), answer.text
+    twice = {"label": "cat", "answer_id": found["id"], "answered": "owl"}
+    answer = client.post("/v1/corrections", files={"image": picture(1)}, data=twice)
+    assert (answer.status_code, "answer_id says" in answer.text) == (422, True)
+    assert client.get("/v1/corrections").json()["corrections"] == []
 
 
 def test_json_with_base64_and_what_the_client_was_answered(

@@ -17,6 +17,8 @@ from starlette.testclient import TestClient
 
 from app import docs_page
 from app.settings import OWN_PATHS, Settings
+from app.web.navigation import ENTRIES
+from app.web.pages import ROUTERS
 from keepsight.client import Client
 from keepsight.keys import KeyFile
 from tests.waiting import wait_until
@@ -157,7 +159,10 @@ def test_the_client_works_below_a_path(
 
 
 def test_paths_that_begin_like_ours_are_refused(client: TestClient) -> None:
-    ours = {path.split("/")[1] for path in client.get("/openapi.json").json()["paths"]} | {"docs", "openapi.json"}
+    paths = [*client.get("/openapi.json").json()["paths"], "/docs", "/openapi.json", "/assets"]
+    paths += [getattr(route, "path", "/") for router in ROUTERS for route in router.routes]
+    paths += [entry.path for entry in ENTRIES]
+    ours = {path.split("/")[1] for path in paths if path != "/"}
     assert ours == OWN_PATHS
     for path in ours:
         with pytest.raises(ValueError, match="own paths"):

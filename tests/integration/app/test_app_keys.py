@@ -153,6 +153,7 @@ BODIES = [
     ("/v1/corrections/learn", "train"),
     ("/v1/versions/merge", "train"),
     ("/v1/classes/merge", "train"),
+    ("/v1/classes/preview", "train"),
     ("/v1/classes/x/replace", "train"),
     ("/v1/versions/x/pin", "admin"),
     ("/v1/admin/prune", "admin"),

@@ -32,6 +32,7 @@ NOT_ALL_IN_A_SCHEMA = {
     "/v1/test-sets/{name}": "which bytes are an archive",
     "/v1/versions/merge": "which hyper-parameters there are",
     "/v1/classes/merge": "which names can be shown",
+    "/v1/classes/preview": "which fields go together",
     "/v1/admin/prune": "that 2.0 is no whole number",
     "/v1/classes/{name}": "which fields go together",
     "/v1/classes/{name}/replace": "which bytes are an archive",

@@ -35,6 +35,7 @@ PROTECTED = [
     ("POST", "/v1/tasks", "train"),
     ("POST", "/v1/versions/merge", "train"),
     ("POST", "/v1/classes/merge", "train"),
+    ("POST", "/v1/classes/preview", "train"),
     ("POST", "/v1/classes/x/replace", "train"),
     ("PATCH", "/v1/classes/x", "train"),
     ("DELETE", "/v1/classes/x", "train"),
@@ -59,12 +60,14 @@ PROTECTED = [
     ("POST", "/v1/admin/rollback", "admin"),
     ("GET", "/v1/admin/rollout", "admin"),
     ("GET", "/v1/admin/gate", "admin"),
+    ("GET", "/v1/admin/backup", "admin"),
     ("PATCH", "/v1/admin/gate", "admin"),
 ]
 ANY_KEY = [
     ("GET", "/v1/versions"),
     ("GET", "/v1/versions/x"),
     ("GET", "/v1/versions/x/contributions"),
+    ("GET", "/v1/versions/x/classes"),
     ("GET", "/v1/versions/x/report"),
     ("GET", "/v1/versions/x/test-sets/m"),
     ("GET", "/v1/versions/a/compare/b"),
@@ -188,9 +191,10 @@ def test_what_is_not_expected_is_a_problem_that_tells_nothing(
     assert client.get("/v1/versions").status_code == 200
 
 
-def test_the_landing_page_leads_to_the_documentation(client: TestClient) -> None:
+def test_the_first_page_leads_to_the_documentation(client: TestClient) -> None:
     response = client.get("/", follow_redirects=False)
-    assert (response.status_code, response.headers["location"]) == (307, "/docs")
+    assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert 'href="/docs"' in response.text
 
 
 def test_every_operation_is_documented(client: TestClient) -> None:

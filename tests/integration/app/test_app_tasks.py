@@ -450,3 +450,14 @@ def test_jobs_are_listed_in_pages(client: TestClient, archive: Archive) -> None:
     for bad in ({"limit": 0}, {"limit": 1001}, {"limit": "x"}):
         assert client.get("/v1/jobs", params=bad).status_code == 422
     assert client.get("/v1/jobs", params={"before": "nobody"}).status_code == 404
+
+
+def test_a_dry_run_is_a_job_that_learns_nothing(client: TestClient, archive: Archive) -> None:
+    files = {"archive": ("pets.zip", archive({"cat": 2, "dog": 3}))}
+    accepted = client.post("/v1/tasks", data={"name": "pets", "dry_run": "true"}, files=files)
+    assert accepted.status_code == 202
+    assert accepted.json()["validation"]["classes"] == {"cat": 2, "dog": 3}
+    assert client.get(accepted.json()["location"]).json()["dry_run"] is True
+    for more in ({"parent": "000001-0123456789ab"}, {"test_set": "field"}):
+        refused = client.post("/v1/tasks", data={"name": "pets", "dry_run": "true", **more}, files=files)
+        assert (refused.status_code, "dry_run learns and keeps nothing" in refused.json()["detail"]) == (422, True)

@@ -10,19 +10,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from app.backups import Backups
 from app.feeds import JobFeeds
 from app.intake.places import Intake
 from app.metrics import Metrics
 from app.pools import Pools
 from app.services import Services
 from app.serving.admission import Admission
+from app.serving.aside import Aside
 from app.serving.decode import Decoder
 from app.serving.engine import Engine
 from app.serving.live_model import LiveModel, Served
 from app.serving.member import Member
 from app.serving.watcher import Watcher
+from app.sessions import Sessions
 from app.settings import Settings
 from app.upkeep import Verified
+from app.version_book import VersionBook
 from exchange.announcements import Announcements
 from exchange.contracts import CURRENT_CHANNEL
 from exchange.jobs import Jobs
@@ -77,12 +81,14 @@ class House:
             settings=settings,
             metrics=metrics,
             keys=KeyFile(folder / "keys.json"),
+            sessions=Sessions(folder / "store", length_s=settings.session_s),
             store=self.store,
             test_sets=StoredTestSets(self.store.root),
             spool=spool,
             jobs=jobs,
             announcements=announcements,
             live=live,
+            aside=Aside(live, self._load),
             admission=Admission(places=4, timeout_s=30, metrics=metrics),
             engine=Engine(max_images=4, max_labels=4, max_wait_s=0, label_cache_size=4, metrics=metrics),
             decoder=Decoder(threads=2, max_image_bytes=10_000, max_image_pixels=10_000),
@@ -90,6 +96,8 @@ class House:
             member=member,
             roster=roster,
             space_of=lambda version_id: version_id,
+            backups=Backups(folder / "store"),
+            book=VersionBook(self.store),
             exports=Intake(threads=1, timeout_s=10),
             verify=lambda version_id: Verified("intact", "same"),
             intake=Intake(threads=1, timeout_s=20.0),
@@ -132,6 +140,7 @@ class House:
         self.services.jobs.close()
         self.services.engine.close()
         self.services.decoder.close()
+        self.services.aside.close()
 
     def _load(self, version_id: VersionId) -> Served:
         self.loaded.append(version_id)

@@ -130,6 +130,11 @@ def test_a_job_teaches_or_merges_or_evaluates() -> None:
         a_job(classes=(), merges=two, evaluates=two)
     with pytest.raises(ValidationError, match="instant version"):
         a_job(classes=(), evaluates=two, instant=True)
+    with pytest.raises(ValidationError, match="a check makes no instant version"):
+        a_job(classes=(), evaluates=two, dry_run=True)
+    with pytest.raises(ValidationError, match="a check makes no instant version"):
+        a_job(instant=True, dry_run=True)
+    assert (a_job(dry_run=True).is_quick, a_job().is_quick) == (True, False)
     job = a_job(classes=(), evaluates=two, test_set="field")
     assert record_from_hash(record_to_hash(JobRecord(job=job, created_at=NOW))).job == job
     assert job.can_wait

@@ -241,7 +241,7 @@ def test_pairs_count_images_whose_label_both_know() -> None:
         labels=(1, 1, 1, 0, 0, 0),
         answers=PathAnswers(text=(1,) * 6, visual=(1,) * 6, fused=(1, 0, 1, 0, 0, 0)),
     )
-    pairs = pairs_of(evaluation(), [before])
+    pairs = pairs_of(evaluation(), [(before, {})])
     cat, dog = pairs["cat"], pairs["dog"]
     assert (cat.images, cat.before, cat.right, cat.lost, cat.won) == (3, 2, 3, 0, 1)
     assert (dog.images, dog.before, dog.right, dog.lost, dog.won) == (1, 1, 0, 1, 0)
@@ -253,5 +253,5 @@ def test_an_image_is_compared_with_the_first_parent_that_knows_its_label() -> No
     columns = {"probability": (0.9,), "unknown": None, "label_sets": None, "answers": answers}
     ours = evaluation(names=("cat",), known=1, numbers=(0,), labels=(0,), **columns)
     theirs = evaluation(names=("dog",), known=1, numbers=(4,), labels=(0,), **columns)
-    pairs = pairs_of(evaluation(), [ours, theirs])
+    pairs = pairs_of(evaluation(), [(ours, {}), (theirs, {})])
     assert {name: (of.before, of.right) for name, of in pairs.items()} == {"cat": (1, 1), "dog": (1, 0)}

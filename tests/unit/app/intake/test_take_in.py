@@ -330,6 +330,25 @@ def test_a_picture_on_both_sides_of_the_test_split_is_told(
     assert {taken.report.repeated[0].path, taken.report.repeated[0].first_path} == {"train/cat/1.png", "test/cat/3.png"}
 
 
+def test_a_val_split_becomes_the_test_set_where_there_is_no_test_split_and_stays_held_out(
+    spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
+) -> None:
+    data = make_zip({"train/cat/1.png": png(1), "train/cat/2.png": png(2), "val/cat/3.png": png(3)})
+    with spool.create(new_job_id()) as test_writer, spool.create(new_job_id()) as writer:
+        taken = take_in(
+            io.BytesIO(data),
+            len(data),
+            writer,
+            limits=limits,
+            check_names=lambda names: None,
+            test_writer=test_writer,
+        )
+    assert taken.test_set is not None
+    assert (taken.test_split, taken.test_set.classes, len(taken.test_set.files)) == ("val", ("cat",), 1)
+    assert (taken.report.classes, taken.report.held_out, taken.report.test_set) == ({"cat": 3}, {"cat": 1}, {"cat": 1})
+    assert taken.report.notes[-1] == "there is no test split, so the val split is kept as the test set too"
+
+
 def take_set(data: bytes, spool: Spool, limits: IntakeLimits, *, most: int = 100) -> Taken:
     with spool.create(new_job_id()) as writer:
         return take_in_test_set(
@@ -337,7 +356,7 @@ def take_set(data: bytes, spool: Spool, limits: IntakeLimits, *, most: int = 100
         )
 
 
-def test_a_test_set_is_the_test_split_or_all_of_an_archive_without_splits(
+def test_a_test_set_is_the_test_split_or_the_val_split_or_all_of_an_archive_without_splits(
     spool: Spool, limits: IntakeLimits, make_zip: Make, png: Png
 ) -> None:
     members = {path: b"torn" if "torn" in path else png(number) for number, path in enumerate(SPLIT)}
@@ -347,8 +366,9 @@ def test_a_test_set_is_the_test_split_or_all_of_an_archive_without_splits(
     assert taken.report.rejected_count == 1
     plain = take_set(make_zip({"cat/1.png": png(1), "yak/2.png": png(2)}), spool, limits)
     assert plain.report.classes == {"cat": 1, "yak": 1}
-    with pytest.raises(TaskRefusedError, match="a val split and no test split"):
-        take_set(make_zip({"train/cat/1.png": png(1), "val/cat/2.png": png(2)}), spool, limits)
+    of_val = take_set(make_zip({"train/cat/1.png": png(1), "val/cat/2.png": png(2)}), spool, limits)
+    assert (of_val.report.classes, of_val.report.held_out, of_val.test_split) == ({"cat": 1}, {}, "val")
+    assert of_val.report.notes[-1] == "the val split is the test set; 1 images of other splits are not kept"
     with pytest.raises(TaskRefusedError, match="no usable image"):
         take_set(make_zip({"cat/1.png": b"torn"}), spool, limits)
     with pytest.raises(ArchiveTooLargeError, match="more than 1 images"):

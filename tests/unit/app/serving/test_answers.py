@@ -9,10 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from app.serving.answer_ids import read_answer_id
 from app.serving.answers import DECIMALS, Wanted, encoded, label_set, predictions, results
 from app.serving.engine import Scored
 from segp_cl.errors import ImageDecodeError
 from segp_cl.types import Path
+
+VERSION = "000002-9f86d081884c"
 
 
 def scored(path: Path = "fused") -> Scored:
@@ -71,14 +74,17 @@ def test_equal_scores_keep_the_labels_order() -> None:
 
 
 def test_every_image_has_its_result_or_its_own_error() -> None:
+    broken = ImageDecodeError("not an image")
     first, second, third = results(
-        ["x.png", None, "z.png"], [scored(), ImageDecodeError("not an image"), scored("text")], Wanted(top_k=1)
+        VERSION, ["x.png", None, "z.png"], [b"x", broken, b"z"], [scored(), broken, scored("text")], Wanted(top_k=1)
     )
     assert [(result.index, result.filename) for result in (first, second, third)] == [
         (0, "x.png"),
         (1, None),
         (2, "z.png"),
     ]
+    assert second.id is None
+    assert read_answer_id(third.id or "").label == third.predictions[0].label
     assert [prediction.label for result in (first, third) for prediction in result.predictions] == ["b", "c"]
     assert (first.error, third.error, second.predictions) == (None, None, [])
     assert second.error is not None
@@ -101,7 +107,11 @@ def test_a_set_has_all_labels_that_are_likely_enough_and_the_best(least: float, 
 @pytest.mark.parametrize(("share", "unknown"), [(None, None), (0.2, False), (0.9, False), (0.9000001, True)])
 def test_an_image_that_is_stranger_than_most_is_unknown(share: float | None, unknown: bool | None) -> None:
     (result,) = results(
-        ["x.png"], [replace(scored(), unknown_score=share)], Wanted(1, known_share=0.9, least_probability=0.3)
+        VERSION,
+        ["x.png"],
+        [b"x"],
+        [replace(scored(), unknown_score=share)],
+        Wanted(1, known_share=0.9, least_probability=0.3),
     )
     assert result.unknown is unknown
     assert result.unknown_score == (None if share is None else round(share, DECIMALS))
@@ -109,5 +119,5 @@ def test_an_image_that_is_stranger_than_most_is_unknown(share: float | None, unk
 
 
 def test_no_set_is_given_unless_one_was_asked_for() -> None:
-    (result,) = results([None], [scored()], Wanted(1))
+    (result,) = results(VERSION, [None], [b"x"], [scored()], Wanted(1))
     assert result.label_set is None

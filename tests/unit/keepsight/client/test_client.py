@@ -385,6 +385,8 @@ def test_a_move_may_say_what_it_expects_to_find(service: Any, connect: Connect, 
         ("cancel", ("j1",), "DELETE /v1/jobs/j1"),
         ("version", ("v1",), "GET /v1/versions/v1"),
         ("classes", (), "GET /v1/classes"),
+        ("version_classes", ("v1",), "GET /v1/versions/v1/classes"),
+        ("preview_edit", ("delete", ["cat"]), "POST /v1/classes/preview"),
         ("rollout", (), "GET /v1/admin/rollout"),
     ],
 )
@@ -414,7 +416,7 @@ def test_both_clients_have_the_same_methods_with_the_same_parameters_and_answers
         return {name: (s.parameters, str(s.return_annotation).removeprefix("Async")) for name, s in signatures.items()}
 
     assert surface(Client) == surface(AsyncClient)
-    assert len(surface(Client)) == 41
+    assert len(surface(Client)) == 44
 
 
 def test_the_package_offers_the_clients_without_importing_them_before_they_are_asked_for() -> None:

@@ -1,0 +1,181 @@
+"""All versions of a store as people look at them: lineage, what each is, and what differs between two.
+
+Manifests never change, so each is read once for as long as its file stays the same: a store of hundreds of versions is
+listed without reading it anew.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from exchange.contracts import GateResult
+from model_store.gate import REPORT_KEY, let_through, reasons_of
+from model_store.naming import Naming, translate
+from model_store.store import Store
+from model_store.types import MANIFEST_FILE, CorruptVersionError, Manifest, VersionId, VersionNotFoundError
+
+
+@dataclass(frozen=True)
+class VersionLine:
+    """A version in the list. `held_because` is empty unless the gate holds it."""
+
+    manifest: Manifest
+    is_current: bool
+    pinned: bool
+    held_because: tuple[str, ...]
+    in_lineage: bool
+
+    @property
+    def accuracy(self) -> float | None:
+        """The fused accuracy that was measured when it was made."""
+        overall = (self.manifest.evaluation or {}).get("overall")
+        value = overall.get("fused") if isinstance(overall, dict) else None
+        return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def shown_as(self) -> str:
+        """How it was made, or `held`; `first` of a version that nothing made."""
+        return "held" if self.held_because else self.manifest.made or "first"
+
+    @property
+    def what(self) -> str | None:
+        """What was taught or edited, in words; None where nothing says it."""
+        if self.manifest.edit is not None:
+            return self.manifest.edit.words
+        return None if self.manifest.dataset is None else self.manifest.dataset.name
+
+
+@dataclass(frozen=True)
+class Book:
+    """All versions, newest first, the damaged ones with what is wrong, and CURRENT."""
+
+    lines: tuple[VersionLine, ...]
+    damaged: Mapping[VersionId, str]
+    current: VersionId | None
+
+    def line(self, version_id: VersionId) -> VersionLine:
+        """Return a version.
+
+        Raises:
+            VersionNotFoundError: there is no such version, or it is damaged.
+        """
+        for line in self.lines:
+            if line.manifest.version_id == version_id:
+                return line
+        raise VersionNotFoundError(version_id)
+
+    @property
+    def lineage(self) -> tuple[Manifest, ...]:
+        """CURRENT, its parent, and so on."""
+        return lineage_of((line.manifest for line in self.lines), self.current)
+
+
+def lineage_of(manifests: Iterable[Manifest], version_id: VersionId | None) -> tuple[Manifest, ...]:
+    """Return a version, its parent, and so on, as far as they are among the manifests."""
+    known = {manifest.version_id: manifest for manifest in manifests}
+    chain: dict[VersionId, Manifest] = {}
+    while version_id is not None and version_id in known and version_id not in chain:
+        chain[version_id] = known[version_id]
+        version_id = known[version_id].parent
+    return tuple(chain.values())
+
+
+class VersionBook:
+    """Reads the versions of a store, and each manifest once while its file stays the same. Thread-safe."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._read: dict[VersionId, tuple[tuple[int, int, int], Manifest]] = {}
+
+    def read(self) -> Book:
+        """Return all versions. Reads the store: run it in a thread."""
+        with self._lock:
+            found, damaged = self._manifests()
+        current, journal = self._store.readable_current(), self._store.journal()
+        pinned, free = self._store.pinned(), let_through(journal) | {current}
+        above = {manifest.version_id for manifest in lineage_of(found.values(), current)}
+        lines = [
+            VersionLine(
+                manifest,
+                is_current=version == current,
+                pinned=version in pinned,
+                held_because=() if version in free else reasons_of(manifest),
+                in_lineage=version in above,
+            )
+            for version, manifest in found.items()
+        ]
+        return Book(tuple(reversed(lines)), damaged, current)
+
+    def _manifests(self) -> tuple[dict[VersionId, Manifest], dict[VersionId, str]]:
+        read: dict[VersionId, tuple[tuple[int, int, int], Manifest]] = {}
+        damaged: dict[VersionId, str] = {}
+        for version in self._store.version_ids():
+            try:
+                status = (self._store.root / "versions" / version / MANIFEST_FILE).stat()
+                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+                known = self._read.get(version)
+                read[version] = known if known and known[0] == stamp else (stamp, self._store.manifest(version))
+            except (VersionNotFoundError, FileNotFoundError):
+                continue  # pruned since the folder was listed
+            except CorruptVersionError as error:
+                damaged[version] = f"{error.file}: {error.problem}"
+        self._read = read
+        return {version: manifest for version, (_, manifest) in read.items()}, damaged
+
+
+def gate_of(manifest: Manifest) -> GateResult | None:
+    """Return what the gate found when a version was made; None for one that it did not judge."""
+    found = (manifest.report or {}).get(REPORT_KEY)
+    return None if found is None else GateResult.model_validate(found)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs between two versions, the older first. Classes have the names of the version that has them."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    renamed: tuple[tuple[str, str], ...]
+    more_images: tuple[tuple[str, int, int], ...]
+    new_prompts: tuple[tuple[str, str, str], ...]
+    settings: tuple[tuple[str, object, object], ...]
+    steps: tuple[Manifest, ...]
+
+
+def changes_between(manifests: Iterable[Manifest], older: Manifest, newer: Manifest) -> Changes:
+    """Return what differs between two versions, and the versions between them if one was made of the other."""
+    every = tuple(manifests)
+    before, after = lineage_of(every, older.version_id), lineage_of(every, newer.version_id)
+    was = {known.name: known for known in older.classes}
+    now = {known.name: known for known in newer.classes}
+    called = translate(was, Naming.of(before), Naming.of(after))
+    both = {old: called[old] for old in was if called[old] in now}
+    images: Counter[str] = Counter()
+    for old, new in both.items():
+        images[new] += was[old].images  # of a merged class, what its parts had together
+    versions = [manifest.version_id for manifest in after]
+    steps = after[: versions.index(older.version_id)] if older.version_id in versions else ()
+    names = sorted({*older.settings, *newer.settings})
+    return Changes(
+        added=tuple(name for name in now if name not in both.values()),
+        removed=tuple(name for name in was if name not in both),
+        renamed=tuple((old, new) for old, new in both.items() if old != new),
+        more_images=tuple(
+            (name, count, now[name].images) for name, count in images.items() if count != now[name].images
+        ),
+        new_prompts=tuple(
+            (new, was[old].prompt, now[new].prompt)
+            for old, new in both.items()
+            if was[old].prompt != now[new].prompt and old == new
+        ),
+        settings=tuple(
+            (name, older.settings.get(name), newer.settings.get(name))
+            for name in names
+            if older.settings.get(name) != newer.settings.get(name)
+        ),
+        steps=tuple(reversed(steps)),
+    )

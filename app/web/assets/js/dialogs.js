@@ -1,0 +1,106 @@
+// Dialogs: opened and closed alike, and jobs that a change begins, followed to their end inside of one.
+
+import { api } from "./api.js";
+import { h, icon, notice, toast } from "./dom.js";
+import { followJob } from "./events.js";
+import { gettext } from "./texts.js";
+
+/** Have the buttons with `data-close` close a dialog, and a click beside it too. */
+export function prepare(dialog) {
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
+  });
+  return dialog;
+}
+
+/** Show what went wrong, as a sentence. */
+export function showProblem(place, problem) {
+  place.replaceChildren(notice("error", problem.title ?? gettext("Something went wrong"), problem.detail ?? problem.message));
+}
+
+/** Show that something is under way. */
+export function showBusy(place, text) {
+  place.replaceChildren(h("p", { class: "row" }, icon("loader-circle"), h("span", {}, text)));
+}
+
+/** Move CURRENT back to a version; toasts say what came of it. */
+export async function undo(versionId, expected, reason) {
+  try {
+    await api("/v1/admin/rollback", { method: "POST", json: { version_id: versionId, expected, reason } });
+    toast(gettext("Undone."));
+    setTimeout(() => location.reload(), 600);
+  } catch (problem) {
+    toast(problem.detail ?? problem.message);
+  }
+}
+
+/** Show a sentence after the page was loaded again, with something to undo. */
+export function toastAfterLoad(text, undone = null) {
+  sessionStorage.setItem("keepsight-toast", JSON.stringify({ text, undone }));
+  location.reload();
+}
+
+const kept = sessionStorage.getItem("keepsight-toast");
+if (kept) {
+  sessionStorage.removeItem("keepsight-toast");
+  const { text, undone } = JSON.parse(kept);
+  const action = undone && { label: gettext("Undo"), run: () => undo(undone.to, undone.expected, gettext("undone on the page")) };
+  toast(text, action);
+}
+
+/** What a job of a version came to, as a sentence; null while it goes on. */
+export function outcomeOf(job) {
+  if (job.state === "failed") return { kind: "error", text: job.error?.detail ?? gettext("The job failed.") };
+  if (job.state === "cancelled") return { kind: "warning", text: gettext("The job was cancelled.") };
+  if (job.state !== "succeeded") return null;
+  const held = job.result?.held_because ?? [];
+  if (held.length) return { kind: "warning", text: gettext("The gate holds the new version: %(why)s", { why: held.join("; ") }), result: job.result };
+  if (job.result && !job.result.promoted && !job.evaluates) {
+    return { kind: "warning", text: job.result.not_promoted_because ?? gettext("The new version is not served."), result: job.result };
+  }
+  return { kind: "success", text: gettext("Done."), result: job.result };
+}
+
+/** Follow a job and tell in `place` how it goes; `onEnd` gets its outcome. */
+export function tellOfJob(jobId, place, onEnd) {
+  const phases = {
+    queued: gettext("It waits for its turn."),
+    loading: gettext("The version is read."),
+    editing: gettext("The classes are edited."),
+    evaluating: gettext("The new version is measured."),
+    publishing: gettext("The new version is published."),
+  };
+  showBusy(place, phases.queued);
+  return followJob(
+    jobId,
+    (job) => {
+      const outcome = outcomeOf(job);
+      if (outcome) onEnd(outcome, job);
+      else showBusy(place, phases[job.progress?.phase ?? "queued"] ?? gettext("It is being done."));
+    },
+    () => showProblem(place, { title: gettext("The job is not known any more."), detail: "" }),
+  );
+}
+
+/** Have the buttons with `data-measure` measure versions on a test set, or on all. */
+export function prepareMeasuring(under = document) {
+  under.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-measure]");
+    if (!button) return;
+    button.disabled = true;
+    const place = h("span", { class: "hint", role: "status" });
+    button.after(place);
+    try {
+      const json = { versions: button.dataset.measure.split(" ") };
+      if (button.dataset.set) json.test_set = button.dataset.set;
+      const accepted = await api("/v1/evaluations", { method: "POST", json });
+      tellOfJob(accepted.job_id, place, (outcome) => {
+        if (outcome.kind === "success") location.reload();
+        else showProblem(place, { title: outcome.text, detail: "" });
+      });
+    } catch (problem) {
+      button.disabled = false;
+      showProblem(place, problem);
+    }
+  });
+}

@@ -1,0 +1,45 @@
+"""The page where images are tried."""
+
+from __future__ import annotations
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from app.deps import ServicesDep
+from app.web.page_routes import Classifying, page_router
+from app.web.rendering import render
+from model_store.types import Manifest
+
+router = page_router()
+
+
+@router.get("/")
+async def show(request: Request, services: ServicesDep, caller: Classifying) -> Response:
+    """Show where images go, what the served version knows, and which other versions could answer."""
+    served = await services.watcher.served()
+    stored = await services.pools.store.run(services.store.list)
+    others = [_told(manifest) for manifest in reversed(stored) if manifest.version_id != served.version_id]
+    settings = services.settings
+    return render(
+        request,
+        "try/page.html",
+        caller,
+        served=served.version_id,
+        classes=[each.name for each in served.classes],
+        others=[other for other in others if other["classes"]],
+        can_correct="train" in caller.scopes,
+        can_teach="train" in caller.scopes,
+        most_images=settings.max_images,
+        most_labels=settings.max_labels,
+        most_bytes=settings.max_image_bytes,
+    )
+
+
+def _told(manifest: Manifest) -> dict[str, object]:
+    return {
+        "id": manifest.version_id,
+        "number": manifest.number,
+        "classes": len(manifest.classes),
+        "made": manifest.made or "",
+        "created_at": manifest.created_at,
+    }

@@ -1,0 +1,161 @@
+"""Renders templates: one environment for each language, and what every page is given."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from babel.dates import format_datetime, format_timedelta
+from babel.numbers import format_decimal, format_percent
+from babel.units import format_unit
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+
+from app.access import Caller
+from app.web import served_files
+from app.web.languages import Language, language_of, languages
+from app.web.navigation import ENTRIES
+from app.wire.root import outside_path, route_path
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+THEMES: Final = ("auto", "light", "dark")
+_UNITS: Final = ("byte", "kilobyte", "megabyte", "gigabyte")
+THEME_COOKIE: Final = "keepsight_theme"
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Vary": "Accept-Language, Cookie",
+}
+"""Headers of every page. Images may come from memory (`blob:`, previews) and from the style sheet's own (`data:`)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a page shows of the request it answers: who asks, in which language and in which colours."""
+
+    path: str
+    caller: Caller | None
+    language: Language
+    theme: str
+    version_id: str | None
+
+    @property
+    def texts(self) -> dict[str, str | list[str]]:
+        """The texts of the page's scripts."""
+        return dict(self.language.script_texts)
+
+    @classmethod
+    def of(cls, request: Request, caller: Caller | None) -> View:
+        """Return the view of a request; `caller` is None where nobody was let in."""
+        theme = request.cookies.get(THEME_COOKIE, "auto")
+        services = getattr(request.app.state, "services", None)
+        return cls(
+            path=route_path(request.scope),
+            caller=caller,
+            language=language_of(request),
+            theme=theme if theme in THEMES else "auto",
+            version_id=None if services is None or caller is None else services.live.version_id,
+        )
+
+
+def render(
+    request: Request, template: str, caller: Caller | None = None, *, status: int = 200, **values: Any
+) -> HTMLResponse:
+    """Return a page, or a part of one.
+
+    Args:
+        request: what is answered.
+        template: the template's path under `templates/`.
+        caller: who asks; None where nobody was let in.
+        status: the answer's status.
+        values: what the template shows. They are escaped.
+    """
+    view = View.of(request, caller)
+    entries = [] if caller is None else [e for e in ENTRIES if e.scope is None or e.scope in caller.scopes]
+    content = (
+        _environment(view.language.code)
+        .get_template(template)
+        .render(
+            view=view,
+            entries=entries,
+            languages=languages().values(),
+            root=outside_path(request.scope, ""),
+            csrf_token=None if caller is None else caller.csrf_token,
+            **values,
+        )
+    )
+    return HTMLResponse(content, status_code=status, headers=HEADERS)
+
+
+@functools.cache
+def _environment(code: str) -> Environment:
+    language = languages()[code]
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.i18n"],
+        auto_reload=False,
+    )
+    environment.install_gettext_translations(language.translations, newstyle=True)  # type: ignore[attr-defined]
+    environment.globals |= {"url": _url, "asset": _asset}
+    environment.filters |= _filters(language)
+    return environment
+
+
+@pass_context
+def _url(context: Context, path: str) -> str:
+    """Return the address of a page or route as a browser reaches it."""
+    return f"{context['root']}{path}"
+
+
+@pass_context
+def _asset(context: Context, name: str) -> str:
+    """Return the address of one of the page's files."""
+    served_files.known(name)
+    return f"{context['root']}/assets/{served_files.digest()}/{name}"
+
+
+def _filters(language: Language) -> dict[str, Callable[..., str]]:
+    locale = language.locale
+
+    def number(value: float, digits: int = 0) -> str:
+        return str(format_decimal(value, format=f"#,##0.{'0' * digits}" if digits else "#,##0", locale=locale))
+
+    def percent(value: float, digits: int = 0) -> str:
+        """Return a share in [0, 1] as per cent."""
+        return str(format_percent(value, format=f"#,##0{'.' + '0' * digits if digits else ''}%", locale=locale))
+
+    def moment(value: datetime) -> str:
+        """Return a time in UTC; scripts show it in the reader's own zone."""
+        return str(format_datetime(value, "medium", locale=locale))
+
+    def size(value: float) -> str:
+        """Return bytes in the largest unit that gives a whole number of them."""
+        step = min(int(math.log10(max(value, 1)) / 3), len(_UNITS) - 1)
+        return str(format_unit(round(value / 1000**step, 1), _UNITS[step], length="short", locale=locale))
+
+    def span(value: timedelta) -> str:
+        """Return a length of time: 14 days."""
+        return str(format_timedelta(value, threshold=1.0, locale=locale))
+
+    return {"number": number, "percent": percent, "moment": moment, "size": size, "span": span, "params": _params}
+
+
+def _params(values: Mapping[str, object], **others: object) -> str:
+    """Return values as the query of an address."""
+    return urlencode({name: value for name, value in {**values, **others}.items() if value != ""})

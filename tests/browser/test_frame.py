@@ -1,0 +1,200 @@
+"""What is true of every page: who is let in, accessibility, languages, themes, the keyboard, and what it weighs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Response, expect
+
+from app.web.navigation import ENTRIES
+from app.web.page_routes import PARTS
+from app.web.pages import ROUTERS
+from keepsight.keys import KeyFile
+from segp_cl.types import ModelSpec
+from tests.browser.conftest import Service, end, serve, squares
+from tests.browser.driving import THEMES, WIDTHS, serious_findings
+
+Window = Callable[..., Page]
+PATHS = sorted(
+    route.path  # type: ignore[attr-defined]
+    for router in ROUTERS
+    for route in router.routes
+    if "GET" in route.methods and "{" not in route.path and not route.path.startswith(PARTS)  # type: ignore[attr-defined]
+)
+FIRST_PAGE_BYTES = 200_000
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec) -> Iterator[Service]:
+    """A service with keys."""
+    keepsight, service = serve(tmp_path_factory.mktemp("guarded"), tiny_spec, "--no-worker")
+    yield service
+    end(keepsight)
+
+
+def sign_in(page: Page, token: str) -> None:
+    page.get_by_label("API key").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+
+
+def test_a_person_is_refused_without_a_key_and_let_in_with_one_until_it_is_revoked(
+    guarded: Service, window: Window
+) -> None:
+    keys = KeyFile(guarded.keepsight.folder / "var" / "keys.json")
+    created = keys.create("ada", ["classify", "train"])
+    page = window()
+    page.goto(f"{guarded.url}/teach")
+    expect(page).to_have_url(re.compile(r"/sign-in\?next=%2Fteach$"))
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(0)
+    sign_in(page, created.token[:-2] + "xx")
+    expect(page.get_by_role("alert")).to_contain_text("This key is unknown or was revoked.")
+    sign_in(page, created.token)
+    expect(page).to_have_url(f"{guarded.url}/teach")
+
+    (cookie,) = page.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+    assert created.token not in cookie["value"]
+    assert page.evaluate("document.cookie") == ""
+    links = page.get_by_role("navigation").get_by_role("link").all_inner_texts()
+    assert "Keys" not in links, "that page asks for the scope admin"
+    expect(page.get_by_text("ada")).to_be_visible()
+
+    page.get_by_role("button", name="Sign out").click()
+    expect(page).to_have_url(f"{guarded.url}/sign-in")
+    page.context.add_cookies([{"name": cookie["name"], "value": cookie["value"], "url": guarded.url}])
+    page.goto(guarded.url)
+    expect(page).to_have_url(f"{guarded.url}/sign-in")  # the server knows it no more
+
+    sign_in(page, created.token)
+    expect(page.get_by_role("heading", name="Try", exact=True)).to_be_visible()
+    keys.revoke(created.key.id)
+    page.reload()
+    expect(page).to_have_url(f"{guarded.url}/sign-in")
+
+
+def test_a_session_changes_nothing_without_its_token(guarded: Service, window: Window, tmp_path: Path) -> None:
+    token = KeyFile(guarded.keepsight.folder / "var" / "keys.json").create("eve", ["classify", "train"]).token
+    page = window()
+    page.goto(guarded.url)
+    sign_in(page, token)
+    (image,) = squares(tmp_path / "red", "red", count=1)
+    page.fill("#words", "red, blue")
+    page.set_input_files("#choose", image)
+    expect(page.locator(".result .best")).to_have_text(re.compile("red|blue"))
+    asked = """async (token) => {
+      const headers = token ? { "X-CSRF-Token": token } : {};
+      return (await fetch("/v1/corrections", { method: "DELETE", headers })).status;
+    }"""
+    assert page.evaluate(asked, None) == 403
+    assert page.evaluate(asked, "0" * 64) == 403
+    assert page.evaluate(asked, page.locator('meta[name="csrf-token"]').get_attribute("content")) == 200
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_axe_finds_nothing_serious_on_any_page(
+    theme: str, taught: Service, guarded: Service, window: Window, tmp_path: Path
+) -> None:
+    KeyFile(guarded.keepsight.folder / "var" / "keys.json").create("one", ["admin"])
+    images = squares(tmp_path / "red", "red", count=2)
+    page = window(color_scheme=theme)
+    found = {}
+    for path in PATHS:
+        page.goto((guarded.url if path == "/sign-in" else taught.url) + path)
+        if path == "/":
+            page.set_input_files("#choose", images)
+            expect(page.locator(".result .bars")).to_have_count(2)
+        if path == "/teach":
+            page.fill("#class-name", "crimson")
+            page.press("#class-name", "Enter")
+            page.set_input_files('[data-class="crimson"] input[type=file]', images)
+            page.on("dialog", lambda dialog: dialog.accept())
+            page.click("#check")
+            expect(page.locator("#report table")).to_be_visible()
+        found[path] = serious_findings(page.context, page)
+    page.goto(f"{taught.url}/teach")
+    page.locator(".latest a").first.click()
+    expect(page.get_by_role("link", name="To the versions")).to_be_visible()
+    found["job"] = serious_findings(page.context, page)
+    page.goto(f"{taught.url}/teach/none")
+    found["problem"] = serious_findings(page.context, page)
+    assert {place: said for place, said in found.items() if said} == {}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_page_is_wider_than_its_window(width: str, taught: Service, window: Window) -> None:
+    page = window(*WIDTHS[width])
+    for path in PATHS:
+        page.goto(taught.url + path)
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, path
+
+
+def test_the_language_follows_the_browser_and_the_switch(taught: Service, window: Window) -> None:
+    page = window(locale="de-DE")
+    page.goto(f"{taught.url}/teach")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Lehren")
+    assert page.locator("html").get_attribute("lang") == "de"
+    page.get_by_role("button", name="EN").click()
+    expect(page).to_have_url(f"{taught.url}/teach")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Teach")
+    page.goto(taught.url)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Try")
+
+
+def test_the_theme_follows_the_system_and_the_switch(taught: Service, window: Window) -> None:
+    page = window(color_scheme="dark")
+    page.goto(taught.url)
+    background = "getComputedStyle(document.documentElement).backgroundColor"
+    dark = page.evaluate(background)
+    page.get_by_role("button", name="Light").click()
+    page.wait_for_load_state()
+    assert page.evaluate(background) != dark
+    page.get_by_role("button", name="Dark").click()
+    page.wait_for_load_state()
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate(background) == dark
+
+
+def test_everything_can_be_reached_with_the_keyboard(taught: Service, window: Window) -> None:
+    page = window()
+    page.goto(taught.url)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#choose")).to_be_focused()
+    page.goto(f"{taught.url}/teach")
+    page.focus("#class-name")
+    page.keyboard.type("crimson")
+    page.keyboard.press("Enter")
+    expect(page.locator('[data-class="crimson"]')).to_be_visible()
+    expect(page.locator("#class-name")).to_be_focused()
+
+
+def test_small_windows_have_a_menu(taught: Service, window: Window) -> None:
+    page = window(*WIDTHS["narrow"])
+    page.goto(taught.url)
+    link = page.get_by_role("link", name="Teach", exact=True)
+    expect(link).to_be_hidden()
+    menu = page.get_by_role("button", name="Menu")
+    menu.click()
+    expect(menu).to_have_attribute("aria-expanded", "true")
+    link.click()
+    expect(page).to_have_url(f"{taught.url}/teach")
+
+
+def test_every_entry_of_the_navigation_leads_somewhere(taught: Service, window: Window) -> None:
+    assert {entry.path for entry in ENTRIES} <= set(PATHS)
+
+
+def test_the_first_page_is_light_and_asks_nothing_of_others(taught: Service, window: Window) -> None:
+    page = window()
+    answers: list[Response] = []
+    page.on("response", lambda answer: answers.append(answer))
+    page.goto(taught.url, wait_until="networkidle")
+    assert {answer.url.startswith(taught.url) for answer in answers} == {True}
+    weight = sum(answer.request.sizes()["responseBodySize"] for answer in answers)
+    assert 10_000 < weight < FIRST_PAGE_BYTES
