@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segp_cl.statistics import FeatureSampler
 from segp_cl.types import OnProgress, Progress
+
+Draw = Callable[[Tensor], Tensor]
 
 
 def align_head(
     project: Callable[[Tensor], Tensor],
     head: Sequence[nn.Parameter],
-    sampler: FeatureSampler,
+    draw: Draw,
     text_features: Float[Tensor, "seen joint"],
     *,
-    norm: Float[Tensor, ""],
     logit_scale: float,
     steps: int,
     batch_size: int,
@@ -38,11 +38,11 @@ def align_head(
     head that all classes share.
 
     Args:
-        project: raw features to the joint space, unit norm, through `head`.
+        project: what is drawn to the joint space, unit norm, through `head`.
         head: the parameters to train, in place.
-        sampler: samples features of all seen classes.
+        draw: samples one feature for each entry of the classes that it is given, scaled to the usual norm; or what the
+            part of the head that is not trained makes of it.
         text_features: u_c of all seen classes, unit norm, on the device.
-        norm: the usual norm of raw features.
         logit_scale: the multiplier of cosines.
         steps: number of steps.
         batch_size: features per step.
@@ -54,7 +54,7 @@ def align_head(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(1, steps + 1):
         classes = torch.randint(len(text_features), (batch_size,), generator=generator)
-        images = project(sampler.draw(classes, norm, generator=generator))
+        images = project(draw(classes))
         loss = F.cross_entropy(logit_scale * images @ text_features.T, classes.to(images.device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -284,6 +284,38 @@ class FeatureSampler:
         drawn: Tensor = norm * (means + noise @ self._factor.T)
         return drawn
 
+    def mapped(
+        self,
+        matrix: Float[Tensor, "out raw"],
+        norm: Float[Tensor, ""],
+        *,
+        rows: int,
+        generator: torch.Generator,
+    ) -> MappedSampler:
+        """Return a sampler of M r for features r scaled to `norm`, M the `matrix`.
+
+        All classes vary alike, so `rows` rows of noise are drawn and mapped once, for all of them.
+        """
+        means = norm * self._means @ matrix.T
+        if self._factor is None:
+            return MappedSampler(means, torch.zeros(1, len(matrix)).to(means))
+        noise = torch.randn(rows, self._means.shape[1], generator=generator).to(means)
+        return MappedSampler(means, norm * noise @ (matrix @ self._factor).T)
+
+
+@dataclass(frozen=True)
+class MappedSampler:
+    """Samples what a linear map makes of features. A sample is its class's `means` row and any row of `noise`."""
+
+    means: Float[Tensor, "seen out"]
+    noise: Float[Tensor, "rows out"]
+
+    def draw(self, classes: Int64[Tensor, " drawn"], *, generator: torch.Generator) -> Float[Tensor, "drawn out"]:
+        """Sample one for each entry of `classes`."""
+        rows = torch.randint(len(self.noise), classes.shape, generator=generator)
+        drawn: Tensor = self.means[classes.to(self.means.device)] + self.noise[rows.to(self.noise.device)]
+        return drawn
+
 
 def _factor(covariance: Float64[Tensor, "raw raw"]) -> Float64[Tensor, "raw raw"]:
     """Return L with L Lᵀ = Σ, to a millionth of the mean variance: Σ of few images has no inverse."""

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segp_cl.alignment import align_head
 from segp_cl.config import LearnerConfig
+from segp_cl.learn.heads import align_adapted_head
 from segp_cl.models.backbone import Backbone
 from segp_cl.statistics import ClassSums, FeatureSampler
 from segp_cl.types import HEAD, LoraState, OnProgress
@@ -64,16 +64,13 @@ class Towers:
         if self._adapters is None or covariance is None or not config.align_steps or not self._has_head:
             return 0
         like = texts.to(self._model.device)
-        align_head(
-            self._model.project,
-            self._adapters.trainable_of(HEAD),
+        align_adapted_head(
+            self._model,
+            self._adapters,
             FeatureSampler(sums.means.to(like), covariance.to(like)),
             like,
             norm=norm.to(like),
-            logit_scale=self._model.logit_scale,
-            steps=config.align_steps,
-            batch_size=config.align_batch_size,
-            learning_rate=config.learning_rate,
+            config=config,
             generator=self._generator,
             on_progress=on_progress,
         )

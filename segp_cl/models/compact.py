@@ -55,8 +55,16 @@ class SoftmaxHead(nn.Module):
         self.register_buffer("names", names - names.mean(dim=0), persistent=False)
 
     def forward(self, raw: Float[Tensor, "batch raw"]) -> Float[Tensor, "batch joint"]:
-        probabilities = torch.softmax(self.classifier(raw) / HEAD_TEMPERATURE, dim=-1)
-        return probabilities @ self.get_buffer("names")
+        return self.rest(self.classifier(raw))
+
+    @property
+    def first(self) -> nn.Linear:
+        """The linear layer, whose outputs `rest` maps to text space."""
+        return self.classifier
+
+    def rest(self, mapped: Float[Tensor, "batch names"]) -> Float[Tensor, "batch joint"]:
+        """Map the linear layer's outputs to text space."""
+        return torch.softmax(mapped / HEAD_TEMPERATURE, dim=-1) @ self.get_buffer("names")
 
 
 class MeanPooledText(nn.Module):

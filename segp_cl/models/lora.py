@@ -198,6 +198,12 @@ class Adapters:
         """Return the trained factors of one tower."""
         return [b for _, _, targets, adapter in self._places if targets[0].tower == tower for b in adapter.b]
 
+    def added_to(self, module: nn.Module) -> LoraOutput:
+        """Return the adapter that adds to the outputs of `module`."""
+        (found,) = (adapter for adapted, *_, adapter in self._places if adapted is module)
+        assert isinstance(found, LoraOutput), "an attention projection's adapter changes its weight"
+        return found
+
     @property
     def merged(self) -> bool:
         return self._originals is not None

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segp_cl.alignment import align_head
 from segp_cl.fusion import choose_fusion_weight, expected_fusion_weight
+from segp_cl.learn.heads import align_adapted_head
 from segp_cl.learn.held_out import HeldOut, carried, summarised
 from segp_cl.learn.training import Inputs, Outcome, Session
 from segp_cl.models.lora import Adapters
@@ -80,19 +80,15 @@ def with_old_classes(session: Session, task: MomentSums, old: ClassSums) -> Clas
 
 def align(session: Session, adapters: Adapters, gathered: Gathered) -> None:
     """Train the head to separate all seen classes, if it is adapted and there is a covariance."""
-    config, head = session.config, adapters.trainable_of(HEAD)
-    if not (config.align_steps and head and gathered.sampler):
+    if not (session.config.align_steps and adapters.trainable_of(HEAD) and gathered.sampler):
         return
-    align_head(
-        session.model.project,
-        head,
+    align_adapted_head(
+        session.model,
+        adapters,
         gathered.sampler,
         gathered.text_features.to(session.device),
         norm=gathered.norm,
-        logit_scale=session.model.logit_scale,
-        steps=config.align_steps,
-        batch_size=config.align_batch_size,
-        learning_rate=config.learning_rate,
+        config=session.config,
         generator=session.generator,
         on_progress=session.report,
     )

@@ -36,17 +36,17 @@ class Scene:
         return F.normalize(F.linear(raw, self.head), dim=-1)
 
     def align(self, steps: int = 150, reports: list[Progress] | None = None) -> None:
+        source, sampler = generator(), FeatureSampler(self.prototypes, self.covariance)
         align_head(
             self.project,
             [self.head],
-            FeatureSampler(self.prototypes, self.covariance),
+            lambda classes: sampler.draw(classes, torch.tensor(3.0), generator=source),
             self.texts,
-            norm=torch.tensor(3.0),
             logit_scale=10.0,
             steps=steps,
             batch_size=64,
             learning_rate=0.05,
-            generator=generator(),
+            generator=source,
             on_progress=None if reports is None else reports.append,
         )
 
