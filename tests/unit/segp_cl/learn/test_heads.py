@@ -33,11 +33,10 @@ def drawn(*shape: int, seed: int) -> Tensor:
 def model(tiny_backbone: Backbone, request: pytest.FixtureRequest) -> Backbone:
     """A small model whose head is adapted."""
     made = tiny_backbone.shared_copy()
-    linear = nn.Linear(made.raw_dim, 7 if request.param == "softmax" else made.joint_dim)
-    nn.init.normal_(linear.weight, generator=generator(4))
-    nn.init.normal_(linear.bias, generator=generator(5))
-    if request.param == "linear":
-        linear.bias = None
+    outputs = 7 if request.param == "softmax" else made.joint_dim
+    linear = nn.Linear(made.raw_dim, outputs, bias=request.param != "linear")
+    for seed, parameter in enumerate(linear.parameters(), start=4):
+        nn.init.normal_(parameter, generator=generator(seed))
     head = SoftmaxHead(linear, drawn(7, made.joint_dim, seed=6)) if request.param == "softmax" else linear
     made.head = head.requires_grad_(False)
     made.adapts_head = True
