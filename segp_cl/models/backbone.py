@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import takewhile
@@ -170,24 +170,38 @@ class Backbone(nn.Module):
 
     def shared_copy(self) -> Backbone:
         """Return a second model over the same tensors, whose modules can be adapted without changing this one."""
-        memo: dict[int, object] = {id(buffer): buffer for buffer in self.buffers()}
-        # new parameter objects over the same storage: pointing one elsewhere leaves the original alone
-        memo |= {id(p): nn.Parameter(p.data, requires_grad=False) for p in self.parameters()}
-        copied = copy.deepcopy(self, memo)
-        if self._compiler is not None:  # compiled code is not copied with a module
-            copied.compile_towers(backend=self._compiler)
-        return copied
+        return self._copied()
 
     def with_lora(self, lora: LoraState | None) -> Backbone:
-        """Return a copy for serving: adapted weights merged into new tensors, all others shared with this model.
+        """Return a copy for serving: adapted weights merged into new tensors, all else shared with this model.
+
+        Towers without adapters are this model's own modules, unless they are compiled: leave them as they are.
 
         Raises:
             IncompatibleStateError: the adapters belong to another architecture.
         """
-        served = self.shared_copy()
+        adapted = () if lora is None else tuple(lora.factors)
+        kept = {
+            name: tower
+            for name, tower in self.towers.items()
+            if self._compiler is None and not any(target.startswith(f"{name}.") for target in adapted)
+        }
+        served = self._copied(shared=kept.values())
         if lora is not None:
             bake(served.towers, lora)
         return served
+
+    def _copied(self, *, shared: Iterable[nn.Module] = ()) -> Backbone:
+        """Return a copy that has these modules and all buffers themselves, and new parameters over the same storage.
+
+        New parameter objects: pointing one elsewhere leaves the original alone.
+        """
+        memo: dict[int, object] = {id(each): each for each in (*shared, *self.buffers())}
+        memo |= {id(each): nn.Parameter(each.data, requires_grad=False) for each in self.parameters()}
+        copied = copy.deepcopy(self, memo)
+        if self._compiler is not None:  # compiled code is not copied with a module
+            copied.compile_towers(backend=self._compiler)
+        return copied
 
     def adapt(self, config: LearnerConfig, lora: LoraState | None, *, generator: torch.Generator) -> Adapters:
         """Attach `lora` to this model's weights for training, and fresh adapters where a trained tower has none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import tempfile
@@ -16,7 +17,7 @@ from benchmarks.common.process import ROOT
 from benchmarks.serving.contenders import CLASSIFY
 from benchmarks.serving.figures import median_ratio, ratios_by_round
 from benchmarks.serving.foreign import interleaved, load_of
-from benchmarks.serving.servers import Launch, Server, running
+from benchmarks.serving.servers import Launch, Server, ServerError, running
 from benchmarks.serving.workplace import COMPACT, Workplace, measure_load
 
 BEFORE: Final = "2f32a32"
@@ -41,6 +42,7 @@ def measure(place: Workplace) -> dict[str, Any]:
             running(place.ours(COMPACT, store), place.log("gain-now")) as ours,
             running(before, place.log("gain-before")) as theirs,
         ):
+            check_engines(ours, theirs)
             servers = {NOW: ours, THEN: theirs}
             for server in servers.values():
                 freeze(server.root, frozen=True)
@@ -70,6 +72,17 @@ def measure(place: Workplace) -> dict[str, Any]:
         "windows": [window.as_record() for window in windows],
         "load": load_of(windows),
     }
+
+
+def check_engines(ours: Server, theirs: Server) -> None:
+    """Make sure that the servers are what they are called.
+
+    Raises:
+        ServerError: ours is not run by OpenVINO, or theirs knows of engines.
+    """
+    engines = [json.loads(server.get("/readyz")[1]).get("engine") for server in (ours, theirs)]
+    if engines != ["openvino", None]:
+        raise ServerError(f"the engines now and before are {engines}, expected openvino and none that is named")
 
 
 @contextlib.contextmanager

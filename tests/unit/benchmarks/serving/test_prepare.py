@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
 from benchmarks.common.process import ROOT
 from benchmarks.serving import prepare
-from benchmarks.serving.parts.gain import CheckoutError, checked_out
+from benchmarks.serving.parts.gain import CheckoutError, check_engines, checked_out
+from benchmarks.serving.servers import Server, ServerError
 from benchmarks.serving.stores import build
 from segp_cl.models.backbone import Backbone
 from segp_cl.types import ModelSpec
@@ -42,3 +44,22 @@ def test_an_earlier_commit_is_there_for_as_long_as_it_is_measured() -> None:
 def test_a_commit_that_git_does_not_have_is_said() -> None:
     with pytest.raises(CheckoutError, match="0000000"), checked_out("0000000"):
         pass
+
+
+class Ready:
+    """A server as far as its engine goes."""
+
+    def __init__(self, body: str) -> None:
+        self.body = body.encode()
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        assert path == "/readyz"
+        return 200, self.body
+
+
+def test_servers_that_are_not_what_they_are_called_are_not_compared() -> None:
+    fast, slow, old = (cast(Server, Ready(each)) for each in ('{"engine": "openvino"}', '{"engine": "torch"}', "{}"))
+    check_engines(fast, old)
+    for ours, theirs in ((slow, old), (fast, slow), (fast, fast)):
+        with pytest.raises(ServerError, match="engines now and before"):
+            check_engines(ours, theirs)
