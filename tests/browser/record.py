@@ -20,10 +20,10 @@ import httpx
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from app.web.pages import ROUTERS
 from keepsight.keys import KeyFile
 from tests.browser.driving import THEMES, WIDTHS, launch, serious_findings
 from tests.e2e.conftest import Keepsight
+from tests.page_paths import PAGES
 
 ROOT: Final = Path(__file__).parents[2]
 PICTURES: Final = ROOT / "docs" / "img" / "web"
@@ -69,17 +69,6 @@ def digits(folder: Path) -> Path:
             (target / name).mkdir(parents=True, exist_ok=True)
             image.save(target / name / f"{at}.png")
     return folder
-
-
-def pages() -> list[str]:
-    """Return the paths of all pages without parameters."""
-    found = {
-        route.path  # type: ignore[attr-defined]
-        for router in ROUTERS
-        for route in router.routes
-        if "GET" in route.methods and "{" not in route.path  # type: ignore[attr-defined]
-    }
-    return sorted(found)
 
 
 def window(browser: Browser, size: str, theme: str, url: str) -> tuple[BrowserContext, Page]:
@@ -143,7 +132,7 @@ def weigh(browser: Browser, url: str) -> dict[str, Any]:
 def look(browser: Browser, urls: dict[str, str], images: list[Path]) -> dict[str, Any]:
     """Take pictures of every page in both themes and sizes, and have axe-core look at each."""
     serious = []
-    for path in pages():
+    for path in PAGES:
         name = path.strip("/") or "try"
         for size in WIDTHS:
             for theme in THEMES:
@@ -157,7 +146,7 @@ def look(browser: Browser, urls: dict[str, str], images: list[Path]) -> dict[str
                 if (size, theme) != ("narrow", "dark"):
                     picture(page, f"{name}-{size}-{theme}")
                 context.close()
-    return {"pages": len(pages()), "axe_serious": len(serious), "axe_findings": serious}
+    return {"pages": len(PAGES), "axe_serious": len(serious), "axe_findings": serious}
 
 
 def picture(page: Page, name: str) -> None:

@@ -93,6 +93,7 @@ def test_a_person_teaches_two_classes_by_dropping_files_sees_them_answered_and_c
         assert httpx.get(f"{service.url}/v1/corrections").json()["corrections"] == []
 
     # Two versions side by side.
+    page.get_by_text("Compare with another version").click()
     page.get_by_label("Compare with version").select_option(label="2 – 2 classes · instant")
     expect(results.first.get_by_role("heading", name="Version 2")).to_be_visible()
     expect(results.first.get_by_role("heading", name="Version 3")).to_be_visible()
