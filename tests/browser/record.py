@@ -71,8 +71,8 @@ def digits(folder: Path) -> Path:
     return folder
 
 
-def window(browser: Browser, size: str, theme: str, url: str) -> tuple[BrowserContext, Page]:
-    """Open a window of somebody who is signed in, if `url` asks for it."""
+def window(browser: Browser, size: str, theme: str) -> tuple[BrowserContext, Page]:
+    """Open a window of somebody who was never here."""
     width, height = WIDTHS[size]
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme="dark" if theme == "dark" else "light", locale="en-GB"
@@ -83,7 +83,7 @@ def window(browser: Browser, size: str, theme: str, url: str) -> tuple[BrowserCo
 
 def teach(browser: Browser, url: str, folder: Path) -> dict[str, Any]:
     """Teach classes from an empty page; return the clicks, and the seconds until they are answered."""
-    context, page = window(browser, "wide", "light", url)
+    context, page = window(browser, "wide", "light")
     page.goto(url)
     begun = time.monotonic()
     person = Clicks(page)
@@ -108,7 +108,7 @@ def weigh(browser: Browser, url: str) -> dict[str, Any]:
     """Return what the first page weighs on the wire, and when it is first painted, in a browser with an empty cache."""
     paints, weights = [], []
     for _ in range(RUNS):
-        context, page = window(browser, "wide", "light", url)
+        context, page = window(browser, "wide", "light")
         answers: list[Any] = []
         page.on("response", lambda answer, seen=answers: seen.append(answer))
         page.goto(url, wait_until="networkidle")
@@ -136,7 +136,7 @@ def look(browser: Browser, urls: dict[str, str], images: list[Path]) -> dict[str
         name = path.strip("/") or "try"
         for size in WIDTHS:
             for theme in THEMES:
-                context, page = window(browser, size, theme, urls.get(path, urls["*"]))
+                context, page = window(browser, size, theme)
                 page.goto(urls.get(path, urls["*"]) + path, wait_until="load")
                 if path == "/":
                     page.set_input_files("#choose", images)

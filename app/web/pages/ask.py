@@ -34,7 +34,7 @@ async def show(request: Request, services: ServicesDep, caller: Classifying) -> 
 
 @router.get("/try/versions")
 async def versions(request: Request, services: ServicesDep, caller: Classifying) -> Response:
-    """Show the versions that could answer beside the served one. Reading them all takes time, so only who asks waits."""
+    """Show the versions that could answer beside the served one. Reading them takes time, so only who asks waits."""
     served = await services.watcher.served()
     stored = await services.pools.store.run(services.store.list)
     others = [_told(manifest) for manifest in reversed(stored) if manifest.version_id != served.version_id]
