@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import httpx
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Response, sync_playwright
 
 from keepsight.keys import KeyFile
 from tests.browser.driving import THEMES, WIDTHS, launch, serious_findings
@@ -30,7 +30,7 @@ PICTURES: Final = ROOT / "docs" / "img" / "web"
 SUMMARY: Final = ROOT / "docs" / "results" / "web" / "summary.json"
 RUNS: Final = 9
 CLASSES: Final = ("zero", "one", "seven")
-PER_CLASS: Final = 20
+PER_CLASS: Final = 40
 WAIT_MS: Final = 240_000
 
 
@@ -96,7 +96,7 @@ def teach(browser: Browser, url: str, folder: Path) -> dict[str, Any]:
     person.click("#learn")
     page.wait_for_selector("#progress [data-state=good] .figures")
     seconds = time.monotonic() - begun
-    page.wait_for_selector(".losses span")
+    page.wait_for_selector(".chart canvas")
     picture(page, "teach-progress")
     page.get_by_role("link", name="To the versions").wait_for()
     picture(page, "teach-done")
@@ -104,17 +104,21 @@ def teach(browser: Browser, url: str, folder: Path) -> dict[str, Any]:
     return {"clicks_to_teach": person.count, "seconds_to_teach": round(seconds, 1)}
 
 
+def load(browser: Browser, url: str) -> tuple[int, float]:
+    """Open the first page with an empty cache; return its bytes on the wire, and milliseconds until it is painted."""
+    context, page = window(browser, "wide", "light")
+    answers: list[Response] = []
+    page.on("response", lambda answer: answers.append(answer))
+    page.goto(url, wait_until="networkidle")
+    weight = sum(answer.request.sizes()["responseBodySize"] for answer in answers)
+    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    context.close()
+    return weight, float(painted)
+
+
 def weigh(browser: Browser, url: str) -> dict[str, Any]:
-    """Return what the first page weighs on the wire, and when it is first painted, in a browser with an empty cache."""
-    paints, weights = [], []
-    for _ in range(RUNS):
-        context, page = window(browser, "wide", "light")
-        answers: list[Any] = []
-        page.on("response", lambda answer, seen=answers: seen.append(answer))
-        page.goto(url, wait_until="networkidle")
-        weights.append(sum(answer.request.sizes()["responseBodySize"] for answer in answers))
-        paints.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
-        context.close()
+    """Return what the first page weighs, and how fast it is: in the browser, and the server's part alone."""
+    weights, paints = zip(*(load(browser, url) for _ in range(RUNS)), strict=True)
     with httpx.Client() as client:
         client.get(url)
         server = []
