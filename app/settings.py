@@ -17,7 +17,7 @@ _ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5}
 OWN_PATHS = frozenset(
     {"assets", "classes", "corrections", "docs", "healthz", "keys", "live", "metrics", "openapi.json", "part"}
 )
-OWN_PATHS |= {"preferences", "readyz", "sign-in", "sign-out", "teach", "test-sets", "v1", "v2", "versions"}
+OWN_PATHS |= {"preferences", "readyz", "sign-in", "sign-out", "teach", "test-sets", "try", "v1", "v2", "versions"}
 """First parts of the service's paths."""
 
 MIB = 1024 * 1024

@@ -18,20 +18,19 @@ from typing import Any, Final
 
 import httpx
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Response, sync_playwright
 
-from app.web.page_routes import PARTS
-from app.web.pages import ROUTERS
 from keepsight.keys import KeyFile
 from tests.browser.driving import THEMES, WIDTHS, launch, serious_findings
 from tests.e2e.conftest import Keepsight
+from tests.page_paths import PAGES
 
 ROOT: Final = Path(__file__).parents[2]
 PICTURES: Final = ROOT / "docs" / "img" / "web"
 SUMMARY: Final = ROOT / "docs" / "results" / "web" / "summary.json"
 RUNS: Final = 9
 CLASSES: Final = ("zero", "one", "seven")
-PER_CLASS: Final = 20
+PER_CLASS: Final = 40
 WAIT_MS: Final = 240_000
 
 
@@ -72,19 +71,8 @@ def digits(folder: Path) -> Path:
     return folder
 
 
-def pages() -> list[str]:
-    """Return the paths of all pages without parameters."""
-    found = {
-        route.path  # type: ignore[attr-defined]
-        for router in ROUTERS
-        for route in router.routes
-        if "GET" in route.methods and "{" not in route.path and not route.path.startswith(PARTS)  # type: ignore[attr-defined]
-    }
-    return sorted(found)
-
-
-def window(browser: Browser, size: str, theme: str, url: str) -> tuple[BrowserContext, Page]:
-    """Open a window of somebody who is signed in, if `url` asks for it."""
+def window(browser: Browser, size: str, theme: str) -> tuple[BrowserContext, Page]:
+    """Open a window of somebody who was never here."""
     width, height = WIDTHS[size]
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme="dark" if theme == "dark" else "light", locale="en-GB"
@@ -95,7 +83,7 @@ def window(browser: Browser, size: str, theme: str, url: str) -> tuple[BrowserCo
 
 def teach(browser: Browser, url: str, folder: Path) -> dict[str, Any]:
     """Teach classes from an empty page; return the clicks, and the seconds until they are answered."""
-    context, page = window(browser, "wide", "light", url)
+    context, page = window(browser, "wide", "light")
     page.goto(url)
     begun = time.monotonic()
     person = Clicks(page)
@@ -108,7 +96,7 @@ def teach(browser: Browser, url: str, folder: Path) -> dict[str, Any]:
     person.click("#learn")
     page.wait_for_selector("#progress [data-state=good] .figures")
     seconds = time.monotonic() - begun
-    page.wait_for_selector(".losses span")
+    page.wait_for_selector(".chart canvas")
     picture(page, "teach-progress")
     page.get_by_role("link", name="To the versions").wait_for()
     picture(page, "teach-done")
@@ -116,17 +104,21 @@ def teach(browser: Browser, url: str, folder: Path) -> dict[str, Any]:
     return {"clicks_to_teach": person.count, "seconds_to_teach": round(seconds, 1)}
 
 
+def load(browser: Browser, url: str) -> tuple[int, float]:
+    """Open the first page with an empty cache; return its bytes on the wire, and milliseconds until it is painted."""
+    context, page = window(browser, "wide", "light")
+    answers: list[Response] = []
+    page.on("response", lambda answer: answers.append(answer))
+    page.goto(url, wait_until="networkidle")
+    weight = sum(answer.request.sizes()["responseBodySize"] for answer in answers)
+    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    context.close()
+    return weight, float(painted)
+
+
 def weigh(browser: Browser, url: str) -> dict[str, Any]:
-    """Return what the first page weighs on the wire, and when it is first painted, in a browser with an empty cache."""
-    paints, weights = [], []
-    for _ in range(RUNS):
-        context, page = window(browser, "wide", "light", url)
-        answers: list[Any] = []
-        page.on("response", lambda answer, seen=answers: seen.append(answer))
-        page.goto(url, wait_until="networkidle")
-        weights.append(sum(answer.request.sizes()["responseBodySize"] for answer in answers))
-        paints.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
-        context.close()
+    """Return what the first page weighs, and how fast it is: in the browser, and the server's part alone."""
+    weights, paints = zip(*(load(browser, url) for _ in range(RUNS)), strict=True)
     with httpx.Client() as client:
         client.get(url)
         server = []
@@ -144,11 +136,11 @@ def weigh(browser: Browser, url: str) -> dict[str, Any]:
 def look(browser: Browser, urls: dict[str, str], images: list[Path]) -> dict[str, Any]:
     """Take pictures of every page in both themes and sizes, and have axe-core look at each."""
     serious = []
-    for path in pages():
+    for path in PAGES:
         name = path.strip("/") or "try"
         for size in WIDTHS:
             for theme in THEMES:
-                context, page = window(browser, size, theme, urls.get(path, urls["*"]))
+                context, page = window(browser, size, theme)
                 page.goto(urls.get(path, urls["*"]) + path, wait_until="load")
                 if path == "/":
                     page.set_input_files("#choose", images)
@@ -158,7 +150,7 @@ def look(browser: Browser, urls: dict[str, str], images: list[Path]) -> dict[str
                 if (size, theme) != ("narrow", "dark"):
                     picture(page, f"{name}-{size}-{theme}")
                 context.close()
-    return {"pages": len(pages()), "axe_serious": len(serious), "axe_findings": serious}
+    return {"pages": len(PAGES), "axe_serious": len(serious), "axe_findings": serious}
 
 
 def picture(page: Page, name: str) -> None:

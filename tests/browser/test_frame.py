@@ -10,20 +10,13 @@ import pytest
 from playwright.sync_api import Page, Response, expect
 
 from app.web.navigation import ENTRIES
-from app.web.page_routes import PARTS
-from app.web.pages import ROUTERS
 from keepsight.keys import KeyFile
 from segp_cl.types import ModelSpec
 from tests.browser.conftest import Service, end, serve, squares
 from tests.browser.driving import THEMES, WIDTHS, serious_findings
+from tests.page_paths import PAGES
 
 Window = Callable[..., Page]
-PATHS = sorted(
-    route.path  # type: ignore[attr-defined]
-    for router in ROUTERS
-    for route in router.routes
-    if "GET" in route.methods and "{" not in route.path and not route.path.startswith(PARTS)  # type: ignore[attr-defined]
-)
 FIRST_PAGE_BYTES = 200_000
 
 
@@ -101,7 +94,7 @@ def test_axe_finds_nothing_serious_on_any_page(
     images = squares(tmp_path / "red", "red", count=2)
     page = window(color_scheme=theme)
     found = {}
-    for path in PATHS:
+    for path in PAGES:
         page.goto((guarded.url if path == "/sign-in" else taught.url) + path)
         if path == "/":
             page.set_input_files("#choose", images)
@@ -126,7 +119,7 @@ def test_axe_finds_nothing_serious_on_any_page(
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_page_is_wider_than_its_window(width: str, taught: Service, window: Window) -> None:
     page = window(*WIDTHS[width])
-    for path in PATHS:
+    for path in PAGES:
         page.goto(taught.url + path)
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, path
 
@@ -187,7 +180,7 @@ def test_small_windows_have_a_menu(taught: Service, window: Window) -> None:
 
 
 def test_every_entry_of_the_navigation_leads_somewhere(taught: Service, window: Window) -> None:
-    assert {entry.path for entry in ENTRIES} <= set(PATHS)
+    assert {entry.path for entry in ENTRIES} <= set(PAGES)
 
 
 def test_the_first_page_is_light_and_asks_nothing_of_others(taught: Service, window: Window) -> None:

@@ -15,10 +15,8 @@ router = page_router()
 
 @router.get("/")
 async def show(request: Request, services: ServicesDep, caller: Classifying) -> Response:
-    """Show where images go, what the served version knows, and which other versions could answer."""
+    """Show where images go, and what the served version knows."""
     served = await services.watcher.served()
-    stored = await services.pools.store.run(services.store.list)
-    others = [_told(manifest) for manifest in reversed(stored) if manifest.version_id != served.version_id]
     settings = services.settings
     return render(
         request,
@@ -26,13 +24,21 @@ async def show(request: Request, services: ServicesDep, caller: Classifying) -> 
         caller,
         served=served.version_id,
         classes=[each.name for each in served.classes],
-        others=[other for other in others if other["classes"]],
         can_correct="train" in caller.scopes,
         can_teach="train" in caller.scopes,
         most_images=settings.max_images,
         most_labels=settings.max_labels,
         most_bytes=settings.max_image_bytes,
     )
+
+
+@router.get("/try/versions")
+async def versions(request: Request, services: ServicesDep, caller: Classifying) -> Response:
+    """Show the versions that could answer beside the served one. Reading them takes time, so only who asks waits."""
+    served = await services.watcher.served()
+    stored = await services.pools.store.run(services.store.list)
+    others = [_told(manifest) for manifest in reversed(stored) if manifest.version_id != served.version_id]
+    return render(request, "try/versions.html", caller, others=[other for other in others if other["classes"]])
 
 
 def _told(manifest: Manifest) -> dict[str, object]:

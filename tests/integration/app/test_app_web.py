@@ -11,21 +11,15 @@ from starlette.testclient import TestClient
 from app.access import COOKIE, CSRF_HEADER
 from app.settings import Settings
 from app.web.navigation import ENTRIES
-from app.web.page_routes import PARTS
-from app.web.pages import ROUTERS
 from keepsight.keys import SCOPES, KeyFile
 from model_store.types import VersionId
+from tests.page_paths import PAGES
+from tests.waiting import wait_until
 
 Configure = Callable[..., Settings]
 Serve = Callable[[Settings], TestClient]
 SAME = {"Sec-Fetch-Site": "same-origin"}
 GERMAN = {"Accept-Language": "de"}
-PAGES = sorted(
-    route.path  # type: ignore[attr-defined]
-    for router in ROUTERS
-    for route in router.routes
-    if "GET" in route.methods and "{" not in route.path and not route.path.startswith(PARTS)  # type: ignore[attr-defined]
-)
 SCOPE_OF = {entry.path: entry.scope for entry in ENTRIES}
 
 
@@ -229,8 +223,6 @@ def test_pages_ask_for_the_scope_of_what_they_show_and_say_which_is_missing(
 def test_a_name_of_a_class_is_never_code(client: TestClient, teach: Callable[..., VersionId]) -> None:
     teach('<img src=x onerror="alert(1)">', "{{ 7 * 7 }}")
     client.app.state.services.watcher.wake()  # type: ignore[attr-defined]
-    from tests.waiting import wait_until
-
     wait_until(lambda: "7 * 7" in client.get("/").text)
     shown = client.get("/").text
     assert "<img src=x" not in shown

@@ -18,7 +18,7 @@ from tests.unit.worker.test_labels import with_wrong_labels
 from tests.unit.worker.test_pipeline import first as first
 from tests.unit.worker.test_pipeline import store as store
 from tests.unit.worker.test_pipeline import update
-from worker.pipeline import NotPublishedError
+from worker.pipeline import NotPublishedError, run_update
 from worker.settings import WorkerSettings
 
 CHECKS = """
@@ -46,7 +46,7 @@ def test_wrong_labels_are_told_and_nothing_is_published(
 
 def test_a_check_has_nothing_to_resume(settings: WorkerSettings, store: Store, first: VersionId) -> None:
     with pytest.raises(NotPublishedError, match="a check publishes no version"):
-        update(checked(with_wrong_labels(settings)), settings, resume_only=True)
+        run_update(checked(with_wrong_labels(settings)), settings, on_progress=lambda progress: None, resume_only=True)
 
 
 def test_a_check_is_done_where_instant_versions_are_made_and_its_images_are_removed(

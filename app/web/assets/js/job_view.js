@@ -39,11 +39,20 @@ export function followed(place, { onCancel }) {
     losses.add(job.progress);
     stages.replaceChildren(...[sent(job), instant(job), training(job, losses), outcome(job)].filter(Boolean));
     losses.draw();
+    serving(job);
     const sentence = spoken(job);
     if (sentence !== told) said.textContent = told = sentence;
   }
   return { show };
 }
+
+/** Say at the side which version is served, once a version of this task is. */
+function serving(job) {
+  const made = [job.result, job.instant].find((each) => each?.promoted);
+  const place = document.getElementById("serving");
+  if (made && place && !OVER.includes(first ??= job.state)) place.textContent = gettext("Serving version %(number)s", { number: versionNumber(made.version_id) });
+}
+let first = null; // how the task was when the page was opened: of one that was over, the server has said what is served
 
 /** What a screen reader is told: when a stage or phase begins, and not every step. */
 function spoken(job) {

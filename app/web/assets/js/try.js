@@ -28,7 +28,7 @@ function asked() {
     withClasses: words.length > 0 && form.elements.with_classes.checked && !form.elements.with_classes.disabled,
     path: form.elements.path.value,
     coverage: words.length ? "" : form.elements.set_coverage.value,
-    versions: ["", form.elements.version.value].filter((version, at) => !at || version),
+    versions: ["", form.elements.version?.value ?? ""].filter((version, at) => !at || version),
   };
 }
 
