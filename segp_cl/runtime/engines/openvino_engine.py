@@ -37,8 +37,8 @@ class OpenVinoEngine:
     """Runs image towers with OpenVINO on the CPU, and with PyTorch where that fails.
 
     Image towers with the same adapters are compiled once, however many versions have them: those that leave the tower
-    as it is share the base model's. What is compiled holds the weights in its own layout, and lives as long as a
-    version needs it.
+    as it is share the base model's. What is compiled holds the weights in its own layout, beside the plain ones, and
+    lives as long as a version needs it.
 
     Args:
         graph: the base model's image tower (`segp_cl.runtime.engines.graph.convert`).
