@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 from urllib.parse import urlencode, urlsplit
 
 from fastapi import APIRouter, Depends, Request
@@ -23,10 +23,6 @@ from keepsight.keys import KeyFileError
 from segp_cl.errors import KeepsightError
 
 logger = logging.getLogger(__name__)
-
-
-PARTS: Final = "/part/"
-"""Where the paths begin of what scripts and htmx put into pages."""
 
 
 class PageRoute(APIRoute):
