@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 POINTER: Final = "CURRENT"
 JOURNAL: Final = "journal.jsonl"
 VERSIONS: Final = "versions"
-LEFT_OUT: Final = frozenset({"tmp", "test-sets", VERSIONS})
+LEFT_OUT: Final = frozenset({"sessions", "tmp", "test-sets", VERSIONS})
 """Folders of a store that are not among a snapshot's files."""
 ATTEMPTS: Final = 5
 """How often a later moment is copied because a version was pruned meanwhile."""
