@@ -129,7 +129,7 @@ def test_the_language_follows_the_browser_and_the_switch(taught: Service, window
     page.goto(f"{taught.url}/teach")
     expect(page.get_by_role("heading", level=1)).to_have_text("Lehren")
     assert page.locator("html").get_attribute("lang") == "de"
-    page.get_by_role("button", name="EN").click()
+    page.get_by_role("button", name="EN", exact=True).click()
     expect(page).to_have_url(f"{taught.url}/teach")
     expect(page.get_by_role("heading", level=1)).to_have_text("Teach")
     page.goto(taught.url)
@@ -141,10 +141,10 @@ def test_the_theme_follows_the_system_and_the_switch(taught: Service, window: Wi
     page.goto(taught.url)
     background = "getComputedStyle(document.documentElement).backgroundColor"
     dark = page.evaluate(background)
-    page.get_by_role("button", name="Light").click()
+    page.get_by_role("button", name="Light", exact=True).click()
     page.wait_for_load_state()
     assert page.evaluate(background) != dark
-    page.get_by_role("button", name="Dark").click()
+    page.get_by_role("button", name="Dark", exact=True).click()
     page.wait_for_load_state()
     page.emulate_media(color_scheme="light")
     assert page.evaluate(background) == dark

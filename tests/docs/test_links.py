@@ -127,8 +127,11 @@ def test_the_index_lists_every_decision_with_its_title_status_and_date() -> None
 
 
 def test_pictures_are_svg_with_a_title_and_their_own_background() -> None:
-    pictures = sorted((DOCS / "img").iterdir())
+    pictures = sorted(path for path in (DOCS / "img").iterdir() if path.is_file())
     assert pictures
+    screenshots = [path for path in (DOCS / "img").rglob("*") if path.is_file() and path not in pictures]
+    assert {path.parent.name for path in screenshots} == {"web"}
+    assert {path.suffix for path in screenshots} == {".png"}
     for picture in pictures:
         root = ElementTree.parse(picture).getroot()
         names = [element.tag.rpartition("}")[2] for element in root]
