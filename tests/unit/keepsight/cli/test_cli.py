@@ -938,3 +938,35 @@ def test_the_classes_are_listed(run_cli: RunCli, service: Any) -> None:
     service.script["GET /v1/classes"] = {"model_version": "v1", "classes": [known]}
     assert "a photo of a cat." in run_cli("classes").out
     assert run_cli("classes", "--json").json["classes"] == [known]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        (("rename", "cat", "puss"), {"kind": "rename", "classes": ["cat"], "name": "puss"}),
+        (("swap", "cat", "dog"), {"kind": "swap", "classes": ["cat", "dog"]}),
+        (("merge", "cat", "dog", "--into", "pet"), {"kind": "merge", "classes": ["cat", "dog"], "name": "pet"}),
+        (("delete", "cat"), {"kind": "delete", "classes": ["cat"]}),
+    ],
+)
+def test_an_edit_says_first_what_it_would_change(
+    run_cli: RunCli, service: Any, arguments: tuple[str, ...], sent: object
+) -> None:
+    facts = {"name": "cat", "images": 7, "accuracy": 0.5, "nearest": {"label": "dog", "cosine": 0.4}}
+    service.script["POST /v1/classes/preview"] = {
+        "words": "do it",
+        "version_id": "v3",
+        "classes_before": 3,
+        "classes_after": 2,
+        "affected": [facts],
+        "test_sets": [{"test_set": "field", "images": 4}],
+        "removed": ["the prototype"],
+        "remains": ["old versions"],
+    }
+    told = run_cli("classes", *arguments, "--dry-run")
+    assert told.code == 0, told.err
+    assert [json.loads(request.content) for request in service.requests] == [sent]
+    for said in ("Nothing was changed.", "3 now, 2 then", "cat: 7 images, accuracy 50%, nearest to dog.", "field: 4"):
+        assert said in told.out
+    assert "Removed: the prototype." in told.out
+    assert "Remains: old versions." in told.out
