@@ -23,7 +23,7 @@ SLOW_MS = 120_000
 TRAINS_LONG = """
 const send = XMLHttpRequest.prototype.send;
 XMLHttpRequest.prototype.send = function (body) {
-  if (body instanceof FormData && body.has("archive")) body.append("config", '{"epochs": 1000, "k_adv": 1, "rank": 4}');
+  if (body instanceof FormData && body.has("archive")) body.append("config", '{"epochs": 1000, "batch_size": 2, "k_adv": 1, "rank": 4}');
   return send.call(this, body);
 };
 """

@@ -38,6 +38,13 @@ export function chosen(input) {
   return files;
 }
 
+/** Have an input of files give what is chosen to `take`, also what was chosen before this script ran. */
+export function takesChoices(input, take) {
+  const give = () => input.files.length && take(chosen(input));
+  input.addEventListener("change", give);
+  give();
+}
+
 /** Have an element take drops: `take` gets the files, each with its path. */
 export function takesDrops(element, take) {
   let depth = 0; // children fire events of their own

@@ -4,7 +4,7 @@ import { api, Problem, upload, url } from "./api.js";
 import { zipped } from "./archive.js";
 import { ClassBox, entriesOf, nameOf, sorted } from "./collection.js";
 import { confirmed, h, icon, notice, toast } from "./dom.js";
-import { chosen, looksLikeImage, takesDrops, takesPastes } from "./drops.js";
+import { chosen, looksLikeImage, takesChoices, takesDrops, takesPastes } from "./drops.js";
 import { followJob } from "./events.js";
 import { followed } from "./job_view.js";
 import { reportOf } from "./report_view.js";
@@ -284,8 +284,7 @@ document.getElementById("new-class").addEventListener("submit", (event) => {
   changed();
 });
 for (const id of ["choose-folder", "choose-archive"]) {
-  const input = document.getElementById(id);
-  input.addEventListener("change", () => add(chosen(input)));
+  takesChoices(document.getElementById(id), add);
 }
 form.addEventListener("submit", (event) => event.preventDefault());
 part.check.addEventListener("click", check);

@@ -2,7 +2,7 @@
 
 import { api, Problem } from "./api.js";
 import { confirmed, h, icon, notice, toast } from "./dom.js";
-import { chosen, looksLikeImage, takesDrops, takesPastes } from "./drops.js";
+import { looksLikeImage, takesChoices, takesDrops, takesPastes } from "./drops.js";
 import { bytes, gettext, ngettext, number, percent } from "./texts.js";
 
 const AT_ONCE = 8;
@@ -236,8 +236,7 @@ function askAgain() {
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("input", askAgain);
 for (const name of ["choose", "photograph"]) {
-  const input = document.getElementById(name);
-  input.addEventListener("change", () => add(chosen(input)));
+  takesChoices(document.getElementById(name), add);
 }
 takesDrops(document.getElementById("drop"), add);
 takesDrops(document.body, add); // beside its place is as good
