@@ -129,7 +129,14 @@ def test_below_a_path_every_address_has_it(
 ) -> None:
     client = serve(configure(root_path="/vision"))
     assert client.get(f"{prefix}/healthz").status_code == 200
-    assert client.get(f"{prefix}/", follow_redirects=False).headers["location"] == "/vision/docs"
+    first = client.get(f"{prefix}/")
+    assert first.status_code == 200
+    assert first.headers["content-type"].startswith("text/html")
+    links = set(re.findall(r'(?:src|href|action)="([^"#]+)"', first.text))
+    assert {"/vision/docs", "/vision/teach"} <= links
+    for link in links:
+        assert link.startswith("/vision/"), link
+        assert client.get(link.removeprefix("/vision") if not prefix else link).status_code in (200, 405), link
     slash = client.get(f"{prefix}/v1/versions/", follow_redirects=False)
     assert slash.headers["location"].endswith("/vision/v1/versions")
     assert client.get(f"{prefix}/openapi.json").json()["servers"] == [{"url": "/vision"}]
