@@ -153,6 +153,8 @@ def test_a_person_measures_compares_rolls_back_and_comes_back(
     assert versions(coloured)["current"] == before["version_id"]
     page.get_by_role("button", name="Undo").click()
     wait_until(lambda: versions(coloured)["current"] == newest["version_id"])
+    # the page loads itself anew then, which would end another navigation
+    expect(page.locator(".serving")).to_contain_text(f"version {newest['number']}", timeout=SLOW_MS)
 
     page.goto(f"{coloured.url}/versions/{newest['version_id']}")
     expect(page.get_by_text("crimson was a mistake")).to_be_visible()

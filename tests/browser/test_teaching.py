@@ -23,7 +23,8 @@ SLOW_MS = 120_000
 TRAINS_LONG = """
 const send = XMLHttpRequest.prototype.send;
 XMLHttpRequest.prototype.send = function (body) {
-  if (body instanceof FormData && body.has("archive")) body.append("config", '{"epochs": 1000, "batch_size": 2, "k_adv": 1, "rank": 4}');
+  const config = {epochs: 1000, batch_size: 2, k_adv: 1, rank: 4};
+  if (body instanceof FormData && body.has("archive")) body.append("config", JSON.stringify(config));
   return send.call(this, body);
 };
 """
@@ -172,7 +173,7 @@ def test_a_lost_connection_is_told_and_comes_back_and_a_task_can_be_cancelled(
     page.get_by_role("dialog").get_by_role("button", name="Cancel the task").click()
     expect(page.get_by_role("heading", name="Cancelled")).to_be_visible(timeout=SLOW_MS)
     expect(page.get_by_role("heading", name=re.compile("Instant version 2"))).to_be_visible()
-    assert jobs(service)[0]["state"] == "cancelled"
+    wait_until(lambda: jobs(service)[0]["state"] == "cancelled")
 
 
 def test_images_are_pasted_and_words_of_ones_own_are_answered_beside_the_classes(
