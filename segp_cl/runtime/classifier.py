@@ -122,8 +122,7 @@ class Classifier:
 
     def fall_back(self, why: str) -> bool:
         """Let PyTorch run the image tower from now on. Returns whether another engine ran it before."""
-        changed = [each.fall_back(why) for each in dict.fromkeys((self._pass, self._base_pass))]
-        return any(changed)
+        return self._pass.fall_back(why)
 
     @property
     def parts(self) -> Parts:

@@ -138,7 +138,7 @@ def export_onnx(classifier: Classifier, preprocessing: Preprocessing, *, about: 
     file's metadata has `labels`, `preprocessing` and `answers` as JSON; see `describe`.
 
     Args:
-        classifier: on the CPU, without packed weights.
+        classifier: on the CPU.
         preprocessing: the base model's.
         about: metadata of the version, such as its id.
 

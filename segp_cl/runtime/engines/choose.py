@@ -74,6 +74,11 @@ def _openvino(
     base: Backbone, by_torch: TorchEngine, precision: Precision, threads: int, cache: Path | None, failed: Failed
 ) -> Engine:
     # an extra of the package, and imported only where it is used
-    from segp_cl.runtime.engines.openvino_engine import open_engine
+    try:
+        from segp_cl.runtime.engines.openvino_engine import open_engine
 
-    return open_engine(base, by_torch, precision=precision, threads=threads, cache=cache, failed=failed)
+        return open_engine(base, by_torch, precision=precision, threads=threads, cache=cache, failed=failed)
+    except EngineError:
+        raise
+    except Exception as error:  # an installation that is broken, and whatever the engine raises
+        raise EngineError(f"{type(error).__name__}: {error}") from error

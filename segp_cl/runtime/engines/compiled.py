@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from typing import Any, Final
 
@@ -16,6 +17,9 @@ from torch import Tensor
 from segp_cl.pixels import as_unit_pixels
 from segp_cl.runtime.passes import CPU_CHUNK
 
+CORE: Final = openvino.Core()
+"""The engine. There is one, which is never dropped: it gives the thread that first compiles a stack for signals, and takes
+the memory back with itself, in whatever thread that happens. The next signal would then end the process."""
 SMALL_BYTES: Final = 64 << 20
 """Largest image tower that is compiled a second time for passes of many images: its memory is worth the speed."""
 _LONGEST_MS: Final = 3_600_000
@@ -40,12 +44,16 @@ class CompiledTower:
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
             "ENABLE_CPU_PINNING": False,  # server processes, decoders and workers share the cores
         }
-        core = openvino.Core()
-        self._together = _Requests(core.compile_model(filled, "CPU", {**common, "NUM_STREAMS": 1}))
+        self._together = _Requests(CORE.compile_model(filled, "CPU", {**common, "NUM_STREAMS": 1}))
         small = _weights_bytes(filled) <= SMALL_BYTES
-        self._threads = threads if small else 1
+        self._threads = threads if small and 2 * threads <= CPU_CHUNK else 1
         if self._threads > 1:
-            self._alone = _Requests(core.compile_model(filled, "CPU", {**common, "NUM_STREAMS": threads}))
+            self._alone = _Requests(CORE.compile_model(filled, "CPU", {**common, "NUM_STREAMS": threads}))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Batch sizes that reach everything that was compiled."""
+        return (2,) if self._threads == 1 else (2, 2 * self._threads)
 
     def __call__(
         self, pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
@@ -78,7 +86,8 @@ class _Requests:
                 started.append(request)
         finally:  # whatever happens, none may read `inputs` after the return
             for request in started:
-                request.wait_for(_LONGEST_MS)
+                with contextlib.suppress(RuntimeError):  # that is raised below
+                    request.wait_for(_LONGEST_MS)
         for request in requests:
             request.wait()  # raises the request's error
         # a copy: the request's memory is the next pass's
@@ -100,4 +109,4 @@ def _weights_bytes(filled: openvino.Model) -> int:
 
 def has_bfloat16() -> bool:
     """Return whether OpenVINO computes in bfloat16 on this CPU."""
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

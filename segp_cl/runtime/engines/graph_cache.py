@@ -17,7 +17,7 @@ import openvino
 import torch
 
 from segp_cl.models.backbone import Backbone
-from segp_cl.runtime.engines.compiled import has_bfloat16
+from segp_cl.runtime.engines.compiled import CORE
 from segp_cl.runtime.engines.graph import weights_of
 
 logger = logging.getLogger(__name__)
@@ -34,19 +34,24 @@ class Converted:
     Attributes:
         graph: see `segp_cl.runtime.engines.graph.convert`.
         record: what was measured of it (`segp_cl.runtime.engines.probing`), as JSON.
+        keep: whether it is stored. What could not be measured in time is tried again at the next start.
     """
 
     graph: openvino.Model
     record: dict[str, Any]
+    keep: bool = True
 
 
 Make = Callable[[], Converted]
 
 
-def key_of(base: Backbone) -> str:
-    """Return the name of a base model's folder: what the graph and its measurements depend on, as a digest."""
+def key_of(base: Backbone, *, bfloat16: bool) -> str:
+    """Return the name of a base model's folder: what the graph and its measurements depend on, as a digest.
+
+    `bfloat16`: whether that arithmetic is measured too.
+    """
     shapes = {name: tuple(weight.shape) for name, weight in weights_of(base).items()}
-    versions = (FORMAT, openvino.__version__, torch.__version__, has_bfloat16())
+    versions = (FORMAT, openvino.__version__, torch.__version__, bfloat16)
     parts = (*versions, base.weights_digest, base.preprocessing.size, sorted(shapes.items()))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
@@ -69,6 +74,8 @@ def load_or_make(folder: Path, key: str, make: Make) -> Converted:
         except Exception as error:  # whatever is wrong with it, it can be made again
             logger.warning("the converted model in %s is damaged and is made again: %s", place, error)
     converted = make()
+    if not converted.keep:
+        return converted
     try:
         _write(place, converted)
     except OSError as error:
@@ -82,7 +89,7 @@ def _read(place: Path) -> Converted:
     for name, data in stored.items():
         if hashlib.sha256(data).hexdigest() != record["sha256"][name]:
             raise ValueError(f"{name} has another SHA-256 than when it was written")
-    return Converted(openvino.Core().read_model(place / GRAPH), record["measured"])
+    return Converted(CORE.read_model(place / GRAPH), record["measured"])
 
 
 def _write(place: Path, converted: Converted) -> None:

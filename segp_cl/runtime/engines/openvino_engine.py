@@ -106,7 +106,7 @@ class OpenVinoEngine:
                 assert isinstance(model, Backbone), "others are not converted"
                 filled = fill_in(self._graph, weights_of(model))
                 tower = CompiledTower(filled, threads=self._threads, precision=self._precision)
-                check(model, tower, min_cosine=self._min_cosine)
+                check(model, tower, sizes=tower.sizes, min_cosine=self._min_cosine)
                 self._compiled[key] = tower
         return tower
 
@@ -141,10 +141,12 @@ def open_engine(
     if precision == "bfloat16" and not has_bfloat16():
         raise EngineUnavailableError("bfloat16 is asked for, which this CPU does not compute in")
 
-    def make() -> Converted:
-        return convert_and_measure(base, threads=threads, bfloat16=has_bfloat16())
+    measure = precision == "auto" and has_bfloat16()
 
-    converted = make() if cache is None else load_or_make(cache, key_of(base), make)
+    def make() -> Converted:
+        return convert_and_measure(base, threads=threads, bfloat16=measure)
+
+    converted = make() if cache is None else load_or_make(cache, key_of(base, bfloat16=measure), make)
     fast = precision == "bfloat16" or (precision == "auto" and bool(converted.record["bfloat16_will_do"]))
     arithmetic = torch.bfloat16 if fast else torch.float32
     logger.info("engine=openvino precision=%s measured=%s", str(arithmetic).removeprefix("torch."), converted.record)
@@ -164,10 +166,12 @@ def convert_and_measure(base: Backbone, *, threads: int, bfloat16: bool) -> Conv
     graph = convert(base)
     filled = fill_in(graph, weights_of(base))
     exact = CompiledTower(filled, threads=threads)
-    cosine = check(base, exact, sizes=_SIZES)
-    record: dict[str, Any] = {"float32": {"pictures": sum(_SIZES), "cosine": cosine}, "bfloat16_will_do": False}
+    sizes = (*_SIZES, *exact.sizes)
+    cosine = check(base, exact, sizes=sizes)
+    record: dict[str, Any] = {"float32": {"pictures": sum(sizes), "cosine": cosine}, "bfloat16_will_do": False}
     if bfloat16:
         rough = CompiledTower(filled, threads=threads, precision=torch.bfloat16)
         found = compare_bfloat16(base.preprocessing.size, exact, rough)
         record |= {"bfloat16": found.as_record(), "bfloat16_will_do": found.will_do}
+        return Converted(graph, record, keep=found.in_time)
     return Converted(graph, record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -35,13 +36,15 @@ class Comparison:
         pictures: how many were compared.
         cosine: the least cosine of raw features.
         same_top1: the share of pictures whose nearest of 100 others stays the same.
-        complete: whether all pictures were compared in time.
+        complete: whether all pictures were compared.
+        in_time: whether it did not end for lack of time.
     """
 
     pictures: int
     cosine: float
     same_top1: float
     complete: bool = True
+    in_time: bool = True
 
     @property
     def will_do(self) -> bool:
@@ -88,8 +91,10 @@ def compare_bfloat16(
         nearest = [(F.normalize(raw - centre, dim=-1) @ directions.T).argmax(dim=-1) for raw in (exact, rough)]
         same += int((nearest[0] == nearest[1]).sum())
         seen += len(batch)
-        if cosine < MIN_COSINE or (seen < count and time.monotonic() > deadline):
+        if cosine < MIN_COSINE:
             return Comparison(seen, cosine, same / seen, complete=False)
+        if seen < count and time.monotonic() > deadline:
+            return Comparison(seen, cosine, same / seen, complete=False, in_time=False)
     return Comparison(seen, cosine, same / seen)
 
 
@@ -106,4 +111,5 @@ def _noise(size: int, count: int, *, seed: int) -> Float[Tensor, "count 3 size s
 
 
 def _least_cosine(one: Tensor, other: Tensor) -> float:
-    return float(F.cosine_similarity(one.float(), other.float(), dim=-1).min())
+    found = float(F.cosine_similarity(one.float(), other.float(), dim=-1).min())
+    return found if math.isfinite(found) else -1.0  # `min` would pass over a NaN

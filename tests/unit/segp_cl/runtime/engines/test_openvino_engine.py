@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -226,3 +228,30 @@ def test_large_towers_are_compiled_once_for_all_batches(
     assert hasattr(small, "_alone")
     assert not hasattr(large, "_alone")
     assert torch.allclose(large(images), small(images), atol=FLOAT32_REORDERED)
+
+
+SIGNALLED = """
+import os, signal, threading
+import numpy as np
+import openvino
+import torch
+from openvino import opset13
+from segp_cl.runtime.engines.compiled import CompiledTower
+
+images = opset13.parameter([-1, 3, 4, 4], np.float32)
+towers = [CompiledTower(openvino.Model([opset13.relu(images)], [images]))]
+towers[0](torch.zeros(1, 3, 4, 4))
+dropping = threading.Thread(target=towers.clear)
+dropping.start()
+dropping.join()
+seen = []
+signal.signal(signal.SIGTERM, lambda *_: seen.append("seen"))
+os.kill(os.getpid(), signal.SIGTERM)
+print(*seen)
+"""
+
+
+@pytest.mark.slow
+def test_signals_arrive_after_a_tower_has_gone_in_another_thread_than_it_was_compiled_in() -> None:
+    ran = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "seen\n"), ran.stderr
