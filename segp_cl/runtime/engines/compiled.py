@@ -18,8 +18,8 @@ from segp_cl.pixels import as_unit_pixels
 from segp_cl.runtime.passes import CPU_CHUNK
 
 CORE: Final = openvino.Core()
-"""The engine. There is one, which is never dropped: it gives the thread that first compiles a stack for signals, and takes
-the memory back with itself, in whatever thread that happens. The next signal would then end the process."""
+"""The engine. There is one, which is never dropped: it gives the thread that first compiles a stack for signals, and
+takes the memory back with itself, in whatever thread that happens. The next signal would then end the process."""
 SMALL_BYTES: Final = 64 << 20
 """Largest image tower that is compiled a second time for passes of many images: its memory is worth the speed."""
 _LONGEST_MS: Final = 3_600_000

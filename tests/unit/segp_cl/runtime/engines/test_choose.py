@@ -64,6 +64,30 @@ def test_torch_runs_a_model_that_cannot_be_converted(
         choose_engine(tiny_backbone, wanted="openvino")
 
 
+def test_torch_runs_where_the_installation_is_broken(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **settings: object) -> None:
+        raise OSError("libtbb.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(openvino_engine, "open_engine", broken)
+    with caplog.at_level("INFO"):
+        assert choose_engine(tiny_backbone).name == "torch"
+    assert "libtbb" in caplog.text
+    with pytest.raises(EngineError, match="libtbb"):
+        choose_engine(tiny_backbone, wanted="openvino")
+
+
+def test_answers_that_are_no_numbers_are_refused(tiny_backbone: Backbone) -> None:
+    def half(images: Tensor) -> Tensor:
+        raw = tiny_backbone.raw_features(images).clone()
+        raw[-1] = torch.nan
+        return raw
+
+    with pytest.raises(EngineError, match="cosine -1"):
+        check(tiny_backbone, half, sizes=(2, 3))
+
+
 def test_a_conversion_that_answers_otherwise_is_refused(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,23 @@ def test_a_tower_that_answers_otherwise_than_torch_is_run_by_torch(
     assert "cosine" in reasons[0]
 
 
+def test_a_tower_that_is_wrong_for_many_images_alone_is_run_by_torch(
+    tiny_backbone: Backbone, graph: openvino.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small towers are compiled twice, and passes of many images take the second."""
+    right = CompiledTower._chunk
+    few = 2
+
+    def wrong(self: CompiledTower, images: Tensor) -> Tensor:
+        return right(self, images if len(images) <= few else 1 - images / 255)
+
+    monkeypatch.setattr(CompiledTower, "_chunk", wrong)
+    reasons: list[str] = []
+    engine = OpenVinoEngine(graph, TorchEngine(), threads=2, failed=reasons.append)
+    assert engine.image_pass(tiny_backbone, None).engine == "torch"
+    assert [reason for reason in reasons if "cosine" in reason] == reasons != []
+
+
 def test_many_threads_that_meet_a_failure_count_it_once(
     tiny_backbone: Backbone, graph: openvino.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
