@@ -5,24 +5,27 @@ The routes and the page ask here. What follows from a version alone is computed 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from exchange.contracts import Evaluation
 from model_store.evaluations import Evaluations
-from model_store.naming import Naming, translate
+from model_store.naming import Naming, known_lineage, translate
 from model_store.store import Store
 from model_store.test_sets import StoredTestSets
-from model_store.types import Manifest, VersionId
+from model_store.types import VersionId
 from segp_cl.nearest import nearest_classes
 
 MOST_CONFUSIONS = 3
 _VERSIONS_KEPT = 8
+_TALLIES_KEPT = 64
 How = Literal["test_sets", "held_out", "left_one_out"]
 
 
@@ -79,12 +82,13 @@ def class_facts(store: Store, sets: StoredTestSets, version: VersionId) -> Versi
 
     Raises:
         VersionNotFoundError: there is no such version.
-        CorruptVersionError: its bytes are not what was published, or those of a version that it was learned on.
+        CorruptVersionError: its bytes are not what was published.
     """
+    manifest = store.manifest(version)  # what is cached below may have been pruned meanwhile
     known = _of_version(store, version)
     tested, wrong = _on_test_sets(store, sets, version)
     classes = []
-    for record in known.manifest.classes:
+    for record in manifest.classes:
         measured = tested.get(record.name) or known.taught.get(record.name)
         classes.append(
             ClassFacts(
@@ -108,7 +112,6 @@ def class_facts(store: Store, sets: StoredTestSets, version: VersionId) -> Versi
 
 @dataclass(frozen=True)
 class _OfVersion:
-    manifest: Manifest
     visual: Mapping[str, Neighbour]
     text: Mapping[str, Neighbour]
     taught: Mapping[str, _Measured]
@@ -125,12 +128,12 @@ def _of_version(store: Store, version: VersionId) -> _OfVersion:
         }
         for column in (near.visual, near.text)
     )
-    return _OfVersion(store.manifest(version), visual, text, _when_taught(store, version))
+    return _OfVersion(visual, text, _when_taught(store, version))
 
 
 def _when_taught(store: Store, version: VersionId) -> dict[str, _Measured]:
     """Return what was measured of each class when it was last taught, under the name that the version gives it."""
-    lineage = store.lineage(version)
+    lineage = known_lineage(store, version)
     found: dict[str, _Measured] = {}
     target = Naming.of(lineage)
     for at, manifest in enumerate(lineage):
@@ -138,9 +141,12 @@ def _when_taught(store: Store, version: VersionId) -> dict[str, _Measured]:
             continue
         measured = Evaluation.model_validate(manifest.evaluation).per_class
         called = translate(measured, Naming.of(lineage[at:]), target)
+        of_here: dict[str, _Measured] = {}
         for name, accuracy in measured.items():
-            right = round(accuracy.fused * accuracy.images)
-            found.setdefault(called[name], _Measured(accuracy.images, right, accuracy.how))
+            part = of_here.get(called[name], _Measured(0, 0, accuracy.how))  # a merged class has several
+            right = part.right + round(accuracy.fused * accuracy.images)
+            of_here[called[name]] = _Measured(part.images + accuracy.images, right, accuracy.how)
+        found = of_here | found
     return found
 
 
@@ -151,15 +157,20 @@ def _on_test_sets(
     images: Counter[str] = Counter()
     right: Counter[str] = Counter()
     wrong: dict[str, Counter[str]] = {}
-    evaluations = Evaluations(store.root)
     for test_set in sets.all():
-        stored = evaluations.get(version, test_set.digest)
-        if stored is None:
-            continue
-        for label, answer in stored.answers_by_number().values():
-            images[label] += 1
-            if answer == label:
-                right[label] += 1
-            elif answer is not None:
-                wrong.setdefault(label, Counter())[answer] += 1
+        path = Evaluations(store.root).path(version, test_set.digest)
+        with contextlib.suppress(FileNotFoundError):
+            for (label, answer), count in _tally(store.root, version, test_set.digest, path.stat().st_mtime_ns):
+                images[label] += count
+                if answer == label:
+                    right[label] += count
+                elif answer is not None:
+                    wrong.setdefault(label, Counter())[answer] += count
     return {name: _Measured(count, right[name], "test_sets") for name, count in images.items()}, wrong
+
+
+@functools.lru_cache(maxsize=_TALLIES_KEPT)
+def _tally(root: Path, version: VersionId, digest: str, at_ns: int) -> list[tuple[tuple[str, str | None], int]]:
+    """Return how often each label was answered with each class on a test set. `at_ns`: when that was stored."""
+    stored = Evaluations(root).get(version, digest)
+    return [] if stored is None else list(Counter(stored.answers_by_number().values()).items())

@@ -30,7 +30,7 @@ from exchange.contracts import JobRecord, SetEvaluation, UpdateJob, new_job_id, 
 from exchange.jobs import Jobs
 from exchange.spool import Spool
 from model_store.evaluations import Evaluations, StoredEvaluation
-from model_store.naming import Naming, naming_at, naming_of, translate
+from model_store.naming import Naming, Namings, translate
 from model_store.store import Store
 from model_store.test_sets import StoredTestSet, StoredTestSets
 from model_store.types import Manifest, NoSuchTestSetError, VersionId
@@ -117,8 +117,8 @@ def report_of(
     task_of = {known.name: known.task for known in lineage[0].classes}
     tasks = sorted(set(task_of.values()))
     classes = {task: [name for name, of in task_of.items() if of == task] for task in tasks}
-    naming = Naming.of(lineage)
-    labelled = [_Labelled.by(store, found, naming) for found in chosen]
+    naming, namings = Naming.of(lineage), Namings(store)
+    labelled = [_Labelled.by(namings, found, naming) for found in chosen]
     test_images = {
         task: sum(found.images.get(name, 0) for found in labelled for name in classes[task]) for task in tasks
     }
@@ -159,16 +159,15 @@ def report_of(
     )
 
 
-def unknown_labels(store: Store, test_set: StoredTestSet, naming: Naming) -> list[str]:
+def unknown_labels(namings: Namings, test_set: StoredTestSet, naming: Naming) -> list[str]:
     """Return the labels of a test set that a version does not know, by this name or another."""
-    called = labels_by(store, test_set, naming)
+    called = labels_by(namings, test_set, naming)
     return [label for label in test_set.images_per_class if called[label] not in naming.classes]
 
 
-def labels_by(store: Store, test_set: StoredTestSet, naming: Naming) -> dict[str, str]:
+def labels_by(namings: Namings, test_set: StoredTestSet, naming: Naming) -> dict[str, str]:
     """Return what a version calls the classes that a test set was labelled with."""
-    at_that_time = naming_at(store, test_set.added_at)
-    return translate(test_set.images_per_class, at_that_time, naming, since=test_set.added_at)
+    return translate(test_set.images_per_class, namings.at(test_set.added_at), naming, since=test_set.added_at)
 
 
 def _last_of_each_task(lineage: Sequence[Manifest]) -> list[Manifest]:
@@ -187,8 +186,8 @@ class _Labelled:
     images: Mapping[str, int]
 
     @classmethod
-    def by(cls, store: Store, test_set: StoredTestSet, naming: Naming) -> _Labelled:
-        called = labels_by(store, test_set, naming)
+    def by(cls, namings: Namings, test_set: StoredTestSet, naming: Naming) -> _Labelled:
+        called = labels_by(namings, test_set, naming)
         images: Counter[str] = Counter()
         for label, count in test_set.images_per_class.items():
             images[called[label]] += count
@@ -417,7 +416,8 @@ class _Compared:
 
 def _common_names(store: Store, a: Manifest, b: Manifest) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Return what the newer of two versions calls the classes of each: what it has merged is one class of both."""
-    names = [naming_of(store, manifest.version_id) for manifest in (a, b)]
+    namings = Namings(store)
+    names = [namings.of(manifest.version_id) for manifest in (a, b)]
     newer = names[a.number < b.number]
     ours, theirs = (translate(each.classes, each, newer) for each in names)
     return ours, theirs

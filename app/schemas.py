@@ -42,7 +42,6 @@ MAX_TIMEOUT_MS = 2**31 - 1
 MAX_LABEL_LENGTH = 200
 Serving = Literal["served_instantly", "trained", "merged", "edited", "corrected"]
 PathName = Literal["fused", "text", "visual"]
-"""What the name of a test set is."""
 Label = Annotated[
     str, WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_LABEL_LENGTH, "pattern": r"\S"})
 ]

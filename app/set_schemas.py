@@ -13,6 +13,7 @@ from exchange.contracts import ValidationReport
 from model_store.test_sets import NAME_PATTERN, StoredTestSet
 
 SET_NAME = f"^{NAME_PATTERN}$"
+"""What the name of a test set is."""
 
 
 class SetInfo(BaseModel):

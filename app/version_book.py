@@ -12,10 +12,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from exchange.contracts import GateResult
-from model_store.gate import REPORT_KEY, let_through, reasons_of
+from model_store import codec
+from model_store.gate import REPORT_KEY
 from model_store.naming import Naming, translate
 from model_store.store import Store
-from model_store.types import MANIFEST_FILE, CorruptVersionError, Manifest, VersionId, VersionNotFoundError
+from model_store.types import (
+    MANIFEST_FILE,
+    TENSORS_FILE,
+    CorruptVersionError,
+    Manifest,
+    VersionId,
+    VersionNotFoundError,
+)
 
 
 @dataclass(frozen=True)
@@ -67,11 +75,6 @@ class Book:
                 return line
         raise VersionNotFoundError(version_id)
 
-    @property
-    def lineage(self) -> tuple[Manifest, ...]:
-        """CURRENT, its parent, and so on."""
-        return lineage_of((line.manifest for line in self.lines), self.current)
-
 
 def lineage_of(manifests: Iterable[Manifest], version_id: VersionId | None) -> tuple[Manifest, ...]:
     """Return a version, its parent, and so on, as far as they are among the manifests."""
@@ -95,15 +98,15 @@ class VersionBook:
         """Return all versions. Reads the store: run it in a thread."""
         with self._lock:
             found, damaged = self._manifests()
-        current, journal = self._store.readable_current(), self._store.journal()
-        pinned, free = self._store.pinned(), let_through(journal) | {current}
+        current, pinned = self._store.readable_current(), self._store.pinned()
+        held = self._store.held(*found.values())
         above = {manifest.version_id for manifest in lineage_of(found.values(), current)}
         lines = [
             VersionLine(
                 manifest,
                 is_current=version == current,
                 pinned=version in pinned,
-                held_because=() if version in free else reasons_of(manifest),
+                held_because=held.get(version, ()),
                 in_lineage=version in above,
             )
             for version, manifest in found.items()
@@ -115,10 +118,15 @@ class VersionBook:
         damaged: dict[VersionId, str] = {}
         for version in self._store.version_ids():
             try:
-                status = (self._store.root / "versions" / version / MANIFEST_FILE).stat()
+                folder = self._store.root / "versions" / version
+                status = (folder / MANIFEST_FILE).stat()
                 stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
                 known = self._read.get(version)
-                read[version] = known if known and known[0] == stamp else (stamp, self._store.manifest(version))
+                entry = known if known and known[0] == stamp else (stamp, self._store.manifest(version))
+                if problem := codec.incomplete(folder / TENSORS_FILE):
+                    damaged[version] = f"{TENSORS_FILE}: {problem}"
+                else:
+                    read[version] = entry
             except (VersionNotFoundError, FileNotFoundError):
                 continue  # pruned since the folder was listed
             except CorruptVersionError as error:

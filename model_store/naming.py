@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Self
 
 from model_store import policy
 from model_store.reader import StoreReader
-from model_store.types import CorruptVersionError, Manifest, VersionId, VersionNotFoundError
+from model_store.types import CorruptVersionError, JournalEntry, Manifest, VersionId, VersionNotFoundError
 from segp_cl.class_edits import ClassEdit
 
 
@@ -72,28 +73,61 @@ def translate(
     return found
 
 
-def naming_of(store: StoreReader, version: VersionId) -> Naming:
-    """Return how a version names its classes. Where a version before it is damaged, no earlier edit is known.
+class Namings:
+    """How the versions of a store name their classes: journal and lineages are read once, while they are asked for.
+
+    Args:
+        store: the store.
+    """
+
+    def __init__(self, store: StoreReader) -> None:
+        self._store = store
+        self._known: dict[VersionId, Naming] = {}
+
+    @cached_property
+    def _moves(self) -> list[JournalEntry]:
+        return [entry for entry in self._store.journal() if entry.action in policy.MOVES]
+
+    def of(self, version: VersionId) -> Naming:
+        """Return how a version names its classes. Where a version before it is damaged, no earlier edit is known.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            CorruptVersionError: its manifest is damaged.
+        """
+        if version not in self._known:
+            self._known[version] = Naming.of(known_lineage(self._store, version))
+        return self._known[version]
+
+    def as_far_as_known(self, version: VersionId | None) -> Naming:
+        """Return the same, and that of no classes where the version is pruned or damaged, or there is none."""
+        try:
+            return Naming.of(()) if version is None else self.of(version)
+        except (VersionNotFoundError, CorruptVersionError):
+            return Naming.of(())
+
+    def at(self, moment: datetime) -> Naming | None:
+        """Return how the version that was CURRENT at a moment named its classes; None where it cannot be read."""
+        before = [entry.to for entry in self._moves if entry.at <= moment]
+        if not before or before[-1] is None:
+            return None
+        try:
+            return self.of(before[-1])
+        except (VersionNotFoundError, CorruptVersionError):
+            return None
+
+
+def known_lineage(store: StoreReader, version: VersionId) -> Sequence[Manifest]:
+    """Return a version, its parent, and so on; the version alone where one before it is damaged.
 
     Raises:
         VersionNotFoundError: there is no such version.
         CorruptVersionError: its manifest is damaged.
     """
     try:
-        return Naming.of(store.lineage(version))
+        return store.lineage(version)
     except CorruptVersionError:
-        return Naming.of([store.manifest(version)])
-
-
-def naming_at(store: StoreReader, moment: datetime) -> Naming | None:
-    """Return how the version named its classes that CURRENT named at a moment; None where it cannot be read."""
-    moves = [entry for entry in store.journal() if entry.action in policy.MOVES and entry.at <= moment]
-    if not moves or moves[-1].to is None:
-        return None
-    try:
-        return naming_of(store, moves[-1].to)
-    except (VersionNotFoundError, CorruptVersionError):
-        return None
+        return [store.manifest(version)]
 
 
 def _apart(source: Naming | None, target: Naming, since: datetime | None) -> tuple[list[ClassEdit], list[ClassEdit]]:

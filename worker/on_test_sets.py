@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +25,7 @@ from exchange.contracts import (
     utc_now,
 )
 from model_store.evaluations import Evaluations, PathAnswers, StoredEvaluation
-from model_store.naming import Naming, naming_at, naming_of, translate
+from model_store.naming import Naming, Namings, translate
 from model_store.store import Store
 from model_store.test_sets import StoredTestSet, StoredTestSets
 from model_store.types import Manifest, StoreError, VersionId
@@ -123,6 +122,7 @@ class Ruler:
         self._evaluations = Evaluations(store.root)
         self._seen: dict[tuple[str, str], SeenOnce] = {}
         self._labels: dict[str, tuple[str, ...]] = {}
+        self._namings = Namings(store)
         self._naming: dict[str, Naming | None] = {}
         self._not_measured: dict[str, str] = {}
         self._chosen = self._choose([self._sets.get(only)] if only is not None else self._sets.all(), most)
@@ -148,8 +148,8 @@ class Ruler:
         results: list[SetEvaluation] = []
         evaluations: list[StoredEvaluation] = []
         evidence: list[OnSet] = []
-        opened = [_Parent(self._store, self._base, parent) for parent in parents]
-        below = naming_of(self._store, parents[0]) if parents else Naming.of(())
+        opened = [_Parent(self._store, self._base, parent, self._namings.as_far_as_known(parent)) for parent in parents]
+        below = self._namings.as_far_as_known(parents[0] if parents else None)
         naming = below.then(classifier.state.class_names, edit)
         not_measured = dict(self._not_measured)
         for test_set, numbers in self._chosen:
@@ -190,7 +190,7 @@ class Ruler:
                 self._not_measured[test_set.name] = str(error)
                 continue
             self._labels[test_set.digest] = tuple(images.classes[label] for label in images.labels)
-            self._naming[test_set.digest] = naming_at(self._store, test_set.added_at)
+            self._naming[test_set.digest] = self._namings.at(test_set.added_at)
             numbers: tuple[int, ...] = tuple(range(len(images.labels)))
             if left is not None:  # the smallest sets first, so that what they leave goes to the others
                 numbers = evenly(images.labels, numbers, left // (len(sets) - place))
@@ -295,10 +295,11 @@ def measure_on_test_sets(
 class _Parent:
     """A parent, whose classifier is made when it is first needed."""
 
-    def __init__(self, store: Store, base: Backbone, version: VersionId) -> None:
+    def __init__(self, store: Store, base: Backbone, version: VersionId, naming: Naming) -> None:
         self._store = store
         self._base = base
         self.version = version
+        self.naming = naming
         self._classifier: Classifier | None = None
 
     @property
@@ -306,10 +307,6 @@ class _Parent:
         if self._classifier is None:
             self._classifier = Classifier(self._base, self._store.open(self.version))
         return self._classifier
-
-    @cached_property
-    def naming(self) -> Naming:
-        return naming_of(self._store, self.version)
 
 
 class _Rows:

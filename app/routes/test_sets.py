@@ -15,9 +15,8 @@ from app.intake.places import Check
 from app.intake.receive import check_multipart, parse_archive, receive_archive
 from app.offload import as_json
 from app.openapi import problems
-from app.services import Services
 from app.set_schemas import SET_NAME, SetDetails, SetInfo, SetList, SetStored
-from model_store.naming import Naming, naming_of
+from model_store.naming import Namings
 from model_store.test_sets import RemovedTestSet
 
 router = APIRouter(prefix="/v1/test-sets", tags=["test sets"])
@@ -49,10 +48,12 @@ Reason = Annotated[str, Query(max_length=1000, description="Kept in the receipt 
 @router.get("", summary="All test sets", responses=problems(503), response_model=SetList)
 def list_test_sets(services: ServicesDep, caller: AnyCaller) -> Response:
     """List the test sets, and how much more may be stored. Their images are never sent."""
-    current, found, settings = _naming(services), services.test_sets.all(), services.settings
+    found, settings = services.test_sets.all(), services.settings
+    namings = Namings(services.store)
+    current = namings.as_far_as_known(services.store.readable_current())
     return as_json(
         SetList(
-            test_sets=[SetInfo.of(record, unknown_labels(services.store, record, current)) for record in found],
+            test_sets=[SetInfo.of(record, unknown_labels(namings, record, current)) for record in found],
             sets_left=max(0, settings.max_test_sets - len(found)),
             bytes_left=max(0, settings.max_test_set_bytes - sum(record.bytes for record in found)),
         )
@@ -64,7 +65,9 @@ def get_test_set(name: Name, services: ServicesDep, caller: AnyCaller) -> Respon
     """Return a test set with the label and the checksum of each of its images, by number."""
     record = services.test_sets.get(name)
     images = services.test_sets.read(record, numbers=())
-    about = SetInfo.of(record, unknown_labels(services.store, record, _naming(services))).model_dump()
+    namings = Namings(services.store)
+    current = namings.as_far_as_known(services.store.readable_current())
+    about = SetInfo.of(record, unknown_labels(namings, record, current)).model_dump()
     labels = [images.classes[label] for label in images.labels]
     return as_json(SetDetails.model_validate({**about, "labels": labels, "checksums": list(images.checksums)}))
 
@@ -112,8 +115,3 @@ async def remove_test_set(
 ) -> RemovedTestSet:
     """Remove a test set, its images and what versions answered to them. The answer is the receipt."""
     return await services.pools.store.run(services.test_sets.remove, name, who=caller.name, reason=reason)
-
-
-def _naming(services: Services) -> Naming:
-    current = services.store.readable_current()
-    return Naming.of(()) if current is None else naming_of(services.store, current)

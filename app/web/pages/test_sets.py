@@ -13,7 +13,7 @@ from app.services import Services
 from app.web.page_routes import AnyReader, page_router
 from app.web.rendering import render
 from model_store.evaluations import Evaluations
-from model_store.naming import Naming, naming_of
+from model_store.naming import Namings
 
 router = page_router()
 
@@ -27,14 +27,15 @@ async def show(request: Request, services: ServicesDep, caller: AnyReader) -> Re
 def _shown(services: Services) -> dict[str, Any]:
     store, settings = services.store, services.settings
     current = store.readable_current()
-    naming = Naming.of(()) if current is None else naming_of(store, current)
+    namings = Namings(store)
+    naming = namings.as_far_as_known(current)
     evaluations, found = Evaluations(store.root), services.test_sets.all()
     rows = []
     for record in found:
         stored = None if current is None else evaluations.get(current, record.digest)
         overall = None if stored is None else stored.results.get("overall")
         accuracy = overall.get("fused") if isinstance(overall, dict) else None
-        unknown = unknown_labels(store, record, naming)
+        unknown = unknown_labels(namings, record, naming)
         rows.append({"set": record, "unknown": unknown, "accuracy": accuracy, "measured": stored is not None})
     used = sum(record.bytes for record in found)
     return {

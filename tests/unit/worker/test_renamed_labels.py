@@ -8,13 +8,13 @@ import pytest
 
 from app.evaluations import compare, report_of, unknown_labels
 from exchange.contracts import SetEvaluation, UpdateJob, new_job_id, utc_now
-from model_store.naming import naming_of
+from model_store.naming import Namings
 from model_store.store import Store
 from model_store.test_sets import StoredTestSet, StoredTestSets
 from model_store.types import VersionId
 from tests.unit.worker.test_editing import MERGE, RENAME, SWAP, edit_job, pets
 from tests.unit.worker.test_on_test_sets import found_in, stored_set
-from tests.unit.worker.test_pipeline import PETS, first, settings, store, update
+from tests.unit.worker.test_pipeline import BIRDS, PETS, first, settings, spooled, store, update
 from worker.evaluating import evaluate_versions
 from worker.settings import WorkerSettings
 
@@ -45,7 +45,7 @@ def test_images_under_the_old_name_count_as_the_renamed_class(
     assert found.against is not None
     assert (found.against.images, found.against.right_to_wrong) == (8, 0), "the class is the same as before"
     sets = StoredTestSets(settings.store)
-    assert unknown_labels(store, field, naming_of(store, outcome.version_id)) == []
+    assert unknown_labels(Namings(store), field, Namings(store).of(outcome.version_id)) == []
     measured(store, settings, pets)
     comparison = compare(store, sets, pets, outcome.version_id, test_set=None, most=10)
     assert (comparison.overall.images, comparison.changed_count) == (8, 0)
@@ -64,12 +64,28 @@ def test_a_rollback_takes_the_rename_back(
     found = measured(store, settings, pets)[pets]
     assert set(found.per_class) == {"cat", "dog"}
     assert found.unknown_labels == 0
-    before = naming_of(store, pets)
-    assert unknown_labels(store, field, before) == []
-    assert unknown_labels(store, after, before) == [], "labelled under the new name, and measured under the old one"
-    assert unknown_labels(store, after, naming_of(store, renamed)) == []
+    before = Namings(store).of(pets)
+    assert unknown_labels(Namings(store), field, before) == []
+    assert unknown_labels(Namings(store), after, before) == [], (
+        "labelled under the new name, and measured under the old one"
+    )
+    assert unknown_labels(Namings(store), after, Namings(store).of(renamed)) == []
     later = stored_set(settings.store, tmp_path / "later", PETS, "later")
-    assert unknown_labels(store, later, naming_of(store, renamed)) == []
+    assert unknown_labels(Namings(store), later, Namings(store).of(renamed)) == []
+
+
+def test_a_version_whose_parent_is_pruned_is_still_measured(
+    settings: WorkerSettings, store: Store, first: VersionId, pets: VersionId, tmp_path: Path
+) -> None:
+    child = update(spooled(settings, BIRDS, strategy="prototypes"), settings).version_id
+    store.pin(child, who="ann")
+    store.rollback(first, who="ann", reason="to prune what came after")
+    store.prune(1, who="ann")
+    assert {manifest.version_id for manifest in store.list()} == {first, child}
+    both = stored_set(settings.store, tmp_path / "both", {**PETS, **BIRDS}, "both")
+    found = measured(store, settings, child)[child]
+    assert set(found.per_class) == {*PETS, *BIRDS}
+    assert unknown_labels(Namings(store), both, Namings(store).of(child)) == []
 
 
 def test_merged_classes_are_measured_on_the_images_of_both(
