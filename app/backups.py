@@ -32,11 +32,6 @@ class Backups:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="backup", initializer=yield_to_others)
         self._sending = False
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no backup is being sent."""
-        return not self._sending
-
     def response(self, who: str) -> Response:
         """Return the answer that sends a backup. It ends when the client hangs up.
 

@@ -52,12 +52,14 @@ from keepsight.client.api import (
 from keepsight.client.calls import DEFAULT_URL, Call
 from keepsight.client.downloads import (
     BackupFile,
+    Check,
     ExportedFile,
     ExportFormat,
     OnBytes,
-    backed_up,
+    check_backup,
     exported,
     file_for,
+    no_check,
     receiving,
 )
 from keepsight.client.events import JobEvents
@@ -455,16 +457,18 @@ class AsyncClient:
             DownloadError: the file cannot be written.
             ApiError: the answer ended too early.
         """
-        response = await self._download(calls.backup(), path, on_bytes)
-        return backed_up(path, response)
+        response = await self._download(calls.backup(), path, on_bytes, check=check_backup)
+        return await anyio.to_thread.run_sync(check_backup, path, response)
 
-    async def _download(self, call: Call[None], target: Path, on_bytes: OnBytes | None) -> httpx.Response:
+    async def _download(
+        self, call: Call[None], target: Path, on_bytes: OnBytes | None, *, check: Check = no_check
+    ) -> httpx.Response:
         for attempt in itertools.count(1):
             try:
                 response = await self._http.send(call.request(self._http.build_request), stream=True)
                 try:
                     if response.is_success:
-                        with receiving(target, response, on_bytes) as write:
+                        with receiving(target, response, on_bytes, check=check) as write:
                             async for piece in response.aiter_bytes():
                                 await anyio.to_thread.run_sync(write, piece)
                         return response

@@ -20,6 +20,12 @@ FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 DIFFERENCE_HEADER = "Keepsight-Difference"
 OnBytes = Callable[[int, int], None]
 """Gets the bytes received so far, and how many there will be."""
+Check = Callable[[Path, httpx.Response], object]
+"""Gets a file that was received whole, and raises if it is not what was asked for."""
+
+
+def no_check(path: Path, response: httpx.Response) -> None:
+    """Take any file."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,8 @@ class BackupFile:
     damaged: dict[str, str]
 
 
-def backed_up(path: Path, response: httpx.Response) -> BackupFile:
-    """Return what was received. A file that is not complete is removed.
+def check_backup(path: Path, response: httpx.Response) -> BackupFile:
+    """Return what is in a backup that was received.
 
     Raises:
         ApiError: the answer ended too early.
@@ -58,11 +64,7 @@ def backed_up(path: Path, response: httpx.Response) -> BackupFile:
                 said = json.load(index)
         return BackupFile(path, path.stat().st_size, tuple(said["versions"]), dict(said["damaged"]))
     except (tarfile.TarError, ValueError, KeyError) as error:
-        path.unlink(missing_ok=True)
         raise ApiError(response.status_code, f"{response.url} sent no backup: {error}") from error
-    except ApiError:
-        path.unlink(missing_ok=True)
-        raise
     except OSError as error:
         raise DownloadError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -81,8 +83,16 @@ def file_for(path: Path, version_id: str, form: ExportFormat) -> Path:
 
 
 @contextlib.contextmanager
-def receiving(path: Path, response: httpx.Response, on_bytes: OnBytes | None) -> Iterator[Callable[[bytes], None]]:
+def receiving(
+    path: Path,
+    response: httpx.Response,
+    on_bytes: OnBytes | None,
+    *,
+    check: Check = no_check,
+) -> Iterator[Callable[[bytes], None]]:
     """Yield what writes the pieces of a response to a file, which has its name only once all of them are there.
+
+    `check` gets the file before that, and raises if it is not what was asked for: what had the name before stays.
 
     Raises:
         DownloadError: the file cannot be written.
@@ -101,6 +111,7 @@ def receiving(path: Path, response: httpx.Response, on_bytes: OnBytes | None) ->
             yield write
             if expected and file.tell() != expected:
                 raise ApiError(response.status_code, f"{response.url} sent {file.tell()} bytes, expected {expected}")
+        check(part, response)
         part.replace(path)
     except OSError as error:
         raise DownloadError(f"{path} cannot be written: {error.strerror}") from error

@@ -72,3 +72,14 @@ def test_an_answer_that_is_no_whole_backup_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(ApiError, match="no backup"):
         client.backup(tmp_path / "a.tar")
     assert [*tmp_path.iterdir()] == []
+
+
+def test_what_is_no_backup_does_not_replace_an_earlier_one(tmp_path: Path) -> None:
+    """A proxy may answer with a page of its own."""
+    kept = tmp_path / "backup.tar"
+    kept.write_bytes(b"an earlier one")
+    answer = httpx.MockTransport(lambda request: httpx.Response(200, text="<html>please sign in</html>"))
+    with Client("http://127.0.0.1:1", transport=answer) as client, pytest.raises(ApiError, match="sent no backup"):
+        client.backup(kept)
+    assert [path.name for path in tmp_path.iterdir()] == ["backup.tar"]
+    assert kept.read_bytes() == b"an earlier one"
