@@ -67,6 +67,8 @@ def read_answer_id(text: str) -> AnswerId:
         if kind != _FORMAT:
             raise ValueError(f"the format is {kind}")
         label = said[_HEAD.size :].decode()
+        if not (0 <= probability <= 1 and label):  # anybody can make check digits
+            raise ValueError(f"the label {label[:40]!r} has the probability {probability}")
         return AnswerId(policy.version_id_of(number, digest.hex()), label, round(probability, 6), image)
     except (ValueError, struct.error, binascii.Error) as error:
         raise InvalidRequestError(

@@ -80,6 +80,9 @@ def test_an_id_that_is_not_of_this_image_is_refused(client: TestClient, taught: 
         (answer_id("000002-aaaaaaaaaaaa", picture(1), "cat", 0.5), "there never was a version"),
         (answer_id(taught, picture(2), "cat", 0.5), "another image"),
         (found["id"][:-3] + "AAA", "expected the id of an answer"),
+        (answer_id(taught, picture(1), "cat", float("nan")), "expected the id of an answer"),
+        (answer_id(taught, picture(1), "cat", 7.0), "expected the id of an answer"),
+        (answer_id(taught, picture(1), "", 0.5), "expected the id of an answer"),
         ("", "expected the id of an answer"),
         ("é" * 30, "expected the id of an answer"),
     ):
