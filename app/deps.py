@@ -36,7 +36,7 @@ def requires(scope: str | None) -> Callable[..., Awaitable[Caller]]:
         header: Annotated[str | None, Security(_header)],
     ) -> Caller:
         token = bearer.credentials if bearer else header
-        return admit(request, services, token=token, scope=scope)
+        return await admit(request, services, token=token, scope=scope)
 
     return dependency
 

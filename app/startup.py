@@ -127,7 +127,7 @@ async def running(settings: Settings, metrics: Metrics, live: LiveModel) -> Asyn
         jobs=jobs,
         announcements=announcements,
         live=live,
-        aside=Aside(live, Loader(store, base, warm=1, engine=runner)),
+        aside=Aside(live, Loader(store, base, warm=0, engine=runner)),  # which keeps the last one itself
         admission=Admission(places=settings.queue_size, timeout_s=settings.classify_timeout_s, metrics=metrics),
         engine=engine,
         decoder=decoder,

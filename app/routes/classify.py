@@ -25,6 +25,7 @@ from app.services import Services
 from app.serving.answer_images import Pixels, answer_images, check_image_count, take_served
 from app.serving.answers import Wanted, results
 from app.serving.engine import Scored
+from app.serving.live_model import Served
 from app.serving.question import Question
 from segp_cl.errors import KeepsightError
 from segp_cl.prompts import DEFAULT_TEMPLATE, as_prompt
@@ -91,7 +92,7 @@ async def classify(
     """
     asked = await _read(request, options.model_dump(exclude_unset=True), services)
     words = _labels(asked.options, services)
-    served = await take_served(services, request, asked.options.version)
+    served = await _served(services, request, asked.options)
     question = None
     if words is None:
         served.check_classes()
@@ -232,3 +233,13 @@ def _labels(options: ClassifyOptions, services: Services) -> dict[str, str] | No
         raise InvalidRequestError("a label is given twice")
     template = DEFAULT_TEMPLATE if options.template is None else options.template
     return {word: as_prompt(template, word) for word in words}
+
+
+async def _served(services: Services, request: Request, options: ClassifyOptions) -> Served:
+    """Return the version that answers. Another one than the served may have to be loaded, within the deadline."""
+    version = options.version
+    if version is None:
+        return await take_served(services, request)
+    return await services.admission.while_wanted(
+        request, lambda: take_served(services, request, version), timeout_ms=options.timeout_ms
+    )
