@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,6 +33,16 @@ class Settings(SharedSettings):
     session_s: float = Field(12 * 3600.0, gt=0, description="Seconds after which a sign-in at the page ends.")
 
     # Model
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="What runs the image tower of versions: `auto` is OpenVINO on a CPU where it is installed and "
+        "answers like PyTorch, else PyTorch. On a GPU it is PyTorch in any case.",
+    )
+    engine_cache: Path | None = Field(
+        None,
+        description="Folder in which models that were converted for OpenVINO are kept; unset: `keepsight` in the "
+        "user's cache. All stores may share it.",
+    )
     serving_precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Arithmetic of the image tower when it answers; scores are float32 either way. `auto`: float32, or "
@@ -122,6 +133,14 @@ class Settings(SharedSettings):
     events_poll_s: float = Field(1.0, gt=0, description="Seconds between looks at a job, beside its announcements.")
     events_streams: int = Field(256, ge=1, description="Event streams at once; one more is answered 429.")
     events_heartbeat_s: float = Field(15.0, gt=0, description="Seconds between heartbeats on a quiet event stream.")
+
+    @property
+    def engine_cache_folder(self) -> Path:
+        """Where converted models are kept."""
+        if self.engine_cache is not None:
+            return self.engine_cache
+        # unlike that of `Path`, this leaves `~` where nobody knows the user's home
+        return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "keepsight"
 
     @field_validator("cors_origins", mode="before")
     @classmethod

@@ -56,16 +56,6 @@ class SharedSettings(BaseSettings):
         ge=1,
         description="CPU threads of one forward pass or update.",
     )
-    engine: Literal["auto", "torch", "openvino"] = Field(
-        "auto",
-        description="What runs the image tower of versions: `auto` is OpenVINO on a CPU where it is installed and "
-        "answers like PyTorch, else PyTorch. On a GPU it is PyTorch in any case.",
-    )
-    engine_cache: Path | None = Field(
-        None,
-        description="Folder in which models that were converted for OpenVINO are kept; unset: `keepsight` in the "
-        "user's cache. All stores may share it.",
-    )
     max_image_pixels: int = Field(
         250_000_000, ge=1, description="Largest single image, in pixels of its own size; memory may allow fewer."
     )
@@ -109,12 +99,6 @@ class SharedSettings(BaseSettings):
         if value > most:
             raise ValueError(f"expected at most {most:g}")
         return value
-
-    @property
-    def engine_cache_folder(self) -> Path:
-        """Where converted models are kept."""
-        users = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-        return self.engine_cache or users / "keepsight"
 
     @property
     def model_spec(self) -> ModelSpec:
