@@ -37,7 +37,7 @@ class Caller:
 LOCAL = Caller("local", "local")
 
 
-def admit(request: Request, services: Services, *, token: str | None, scope: str | None) -> Caller:
+async def admit(request: Request, services: Services, *, token: str | None, scope: str | None) -> Caller:
     """Return the caller of a request, if it has `scope`, or any valid key if None. No scope contains another.
 
     A key comes as `token`, or by the cookie of a session that was begun with it. Where there are no keys, the request
@@ -53,7 +53,8 @@ def admit(request: Request, services: Services, *, token: str | None, scope: str
         check_from_here(request, services.settings)
         return LOCAL
     secret = None if token else request.cookies.get(COOKIE)
-    session = None if secret is None else services.sessions.find(secret)
+    # sessions lie in the store, and a disk that hangs must not keep others waiting
+    session = None if secret is None else await services.pools.store.run(services.sessions.find, secret)
     if token:
         key = services.keys.verify(token)
         refusal = "the API key is unknown or was revoked"

@@ -115,10 +115,15 @@ class Sessions:
     def _tidy(self) -> None:
         now, left = self._clock(), []
         for path in self._folder.iterdir():
+            if path.name.startswith("."):  # another server's that is being written, or what a killed one left
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < now - self._length_s:
+                        path.unlink()
+                continue
             session = self._read(path, "")
             if session is not None and session.ends_at > now:
                 left.append((session.ends_at, path))
-            elif not path.name.startswith(".") or path.stat().st_mtime < now - self._length_s:
+            else:
                 path.unlink(missing_ok=True)
         for _, path in sorted(left)[: max(0, len(left) - MOST + 1)]:
             path.unlink(missing_ok=True)

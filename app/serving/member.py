@@ -12,7 +12,6 @@ import secrets
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 from app.serving.live_model import LiveModel
 from app.serving.watcher import Watcher
@@ -100,8 +99,11 @@ class Member:
         """Report once, and begin to prepare the version that the reply names. Does nothing if Redis is gone."""
         loop = asyncio.get_running_loop()
         try:
-            report = partial(self._roster.report, self._report(), after_failure=self._failed)
-            move = await loop.run_in_executor(self._pool, report)
+            state, failed = self._report(), self._failed
+            # counting takes milliseconds, which the event loop has not
+            move = await loop.run_in_executor(
+                self._pool, lambda: self._roster.report(self._with_figures(state), after_failure=failed)
+            )
         except BrokerUnavailableError as error:
             logger.debug("could not report: %s", error)
             self.reaches_broker, self._failed = False, True
@@ -172,10 +174,12 @@ class Member:
         self._answered = move.id
         self.wake()
 
-    @property
-    def report(self) -> ServerReport:
-        """What this server reports now."""
-        return self._report()
+    async def report(self) -> ServerReport:
+        """Return what this server reports now."""
+        return await asyncio.to_thread(self._with_figures, self._report())
+
+    def _with_figures(self, report: ServerReport) -> ServerReport:
+        return report.model_copy(update={"figures": self._figures()})
 
     def _report(self) -> ServerReport:
         state, reason = self._state()
@@ -189,7 +193,6 @@ class Member:
             state=state,
             answered=self._answered,
             reason=reason,
-            figures=self._figures(),
         )
 
     def _state(self) -> tuple[ServerState, str | None]:

@@ -34,12 +34,3 @@ ENTRIES: Final = (
     Entry("/corrections", N_("Corrections"), "list-checks", "train"),
     Entry("/keys", N_("Keys"), "key-round", "admin"),
 )
-
-
-def entry_of(path: str) -> Entry:
-    """Return the entry of a page.
-
-    Raises:
-        KeyError: no entry has this path.
-    """
-    return {entry.path: entry for entry in ENTRIES}[path]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
@@ -35,7 +35,9 @@ class PageRoute(APIRoute):
         async def handle_or_show(request: Request) -> Response:
             try:
                 return await handle(request)
-            except UnauthorizedError:
+            except UnauthorizedError as error:
+                if route_path(request.scope).startswith("/part/") and not is_part(request):  # a script asks
+                    return JSONResponse(problems.problem_of(error), status_code=401)
                 return _to_sign_in(request)
             except (KeepsightError, KeyFileError) as error:
                 document = problems.problem_of(error)
@@ -63,7 +65,7 @@ def opens(scope: str | None) -> Callable[..., Awaitable[Caller]]:
     """Return a dependency that lets in who has `scope`, or any valid key if None: by a session, or without keys."""
 
     async def dependency(request: Request, services: ServicesDep) -> Caller:
-        return admit(request, services, token=None, scope=scope)
+        return await admit(request, services, token=None, scope=scope)
 
     return dependency
 
@@ -92,21 +94,30 @@ def check_same_site(request: Request) -> None:
         ForbiddenError: it comes from another site, or nothing says where from.
     """
     site = request.headers.get("sec-fetch-site")
-    origin = request.headers.get("origin", "")
-    if site == "same-origin" or (site is None and urlsplit(origin).netloc == request.headers.get("host")):
+    host = request.headers.get("origin", "").partition("://")[2]
+    if site == "same-origin" or (site is None and host and host == request.headers.get("host")):
         return
     raise ForbiddenError("this form was not sent from a page of this service; open the page, and send it from there")
 
 
 def local_path(request: Request, wanted: str) -> str:
     """Return where to go next: the wanted page of this service, or the first one if it is none of ours."""
-    parts = urlsplit(wanted)
-    ours = wanted.startswith("/") and not wanted.startswith("//") and "\\" not in wanted and not parts.netloc
+    ours = wanted.startswith("/") and not wanted.startswith("//") and "\\" not in wanted
     return outside_path(request.scope, wanted if ours and wanted.isprintable() else "/")
 
 
+def _page_of(request: Request) -> str:
+    """Return the path and query of the page that is asked for, or of the one that a part is asked for."""
+    path, query = route_path(request.scope), request.url.query
+    if is_part(request):
+        root = outside_path(request.scope, "")
+        shown = request.headers.get("hx-current-url", "").partition("://")[2]
+        path, _, query = ("/" + shown.partition("/")[2]).removeprefix(root).partition("?")
+    return f"{path or '/'}?{query}" if query else path or "/"
+
+
 def _to_sign_in(request: Request) -> Response:
-    path = route_path(request.scope)
+    path = _page_of(request)
     query = {} if path == "/" else {"next": path}
     target = outside_path(request.scope, "/sign-in") + (f"?{urlencode(query)}" if query else "")
     if is_part(request):  # the whole page goes there, not the part

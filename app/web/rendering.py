@@ -15,11 +15,13 @@ from babel.dates import format_datetime, format_timedelta
 from babel.numbers import format_decimal, format_percent
 from babel.units import format_unit
 from fastapi import Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
+from starlette.types import Receive, Scope, Send
 
 from app.access import Caller
+from app.offload import in_thread
 from app.web import served_files
 from app.web.languages import Language, language_of, languages
 from app.web.navigation import ENTRIES
@@ -72,7 +74,7 @@ class View:
 
 def render(
     request: Request, template: str, caller: Caller | None = None, *, status: int = 200, **values: Any
-) -> HTMLResponse:
+) -> Response:
     """Return a page, or a part of one.
 
     Args:
@@ -82,21 +84,37 @@ def render(
         status: the answer's status.
         values: what the template shows. They are escaped.
     """
-    view = View.of(request, caller)
-    entries = [] if caller is None else [e for e in ENTRIES if e.scope is None or e.scope in caller.scopes]
-    content = (
-        _environment(view.language.code)
-        .get_template(template)
-        .render(
-            view=view,
-            entries=entries,
-            languages=languages().values(),
-            root=outside_path(request.scope, ""),
-            csrf_token=None if caller is None else caller.csrf_token,
-            **values,
+
+    def make() -> str:
+        view = View.of(request, caller)
+        entries = [] if caller is None else [e for e in ENTRIES if e.scope is None or e.scope in caller.scopes]
+        return (
+            _environment(view.language.code)
+            .get_template(template)
+            .render(
+                view=view,
+                entries=entries,
+                languages=languages().values(),
+                root=outside_path(request.scope, ""),
+                csrf_token=None if caller is None else caller.csrf_token,
+                **values,
+            )
         )
-    )
-    return HTMLResponse(content, status_code=status, headers=HEADERS)
+
+    return _Rendered(make, status)
+
+
+class _Rendered(Response):
+    """A page that is rendered in a thread when it is sent: that takes milliseconds, and the event loop has others."""
+
+    def __init__(self, make: Callable[[], str], status: int) -> None:
+        super().__init__(status_code=status)
+        self._make = make
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Render and send it."""
+        content = await in_thread(self._make)
+        await HTMLResponse(content, status_code=self.status_code, headers=HEADERS)(scope, receive, send)
 
 
 @functools.cache

@@ -8,7 +8,6 @@ from fastapi.responses import Response
 from app.deps import ServicesDep
 from app.web.page_routes import Classifying, page_router
 from app.web.rendering import render
-from model_store.types import Manifest
 
 router = page_router()
 
@@ -36,16 +35,6 @@ async def show(request: Request, services: ServicesDep, caller: Classifying) -> 
 async def versions(request: Request, services: ServicesDep, caller: Classifying) -> Response:
     """Show the versions that could answer beside the served one. Reading them takes time, so only who asks waits."""
     served = await services.watcher.served()
-    stored = await services.pools.store.run(services.store.list)
-    others = [_told(manifest) for manifest in reversed(stored) if manifest.version_id != served.version_id]
-    return render(request, "try/versions.html", caller, others=[other for other in others if other["classes"]])
-
-
-def _told(manifest: Manifest) -> dict[str, object]:
-    return {
-        "id": manifest.version_id,
-        "number": manifest.number,
-        "classes": len(manifest.classes),
-        "made": manifest.made or "",
-        "created_at": manifest.created_at,
-    }
+    book = await services.pools.store.run(services.book.read)
+    others = [line.manifest for line in book.lines if line.manifest.version_id != served.version_id]
+    return render(request, "try/versions.html", caller, others=[other for other in others if other.classes])

@@ -54,7 +54,7 @@ def _sees_all(caller: Caller) -> bool:
 
 
 async def _servers(services: Services, caller: Caller) -> tuple[list[dict[str, Any]], bool]:
-    seen, reachable = [SeenServer(report=services.member.report, seen_s=0.0)], services.member.reaches_broker
+    seen, reachable = [SeenServer(report=await services.member.report(), seen_s=0.0)], services.member.reaches_broker
     if _sees_all(caller):
         try:
             # what this server says now is newer than its last sign of life

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from app.class_facts import class_facts
 from app.deps import ServicesDep
 from app.evaluations import labels_by
+from app.offload import in_thread
 from app.services import Services
 from app.version_book import Book, VersionLine, gate_of, lineage_of
 from app.web.page_routes import AnyReader, page_router
@@ -19,7 +20,7 @@ from app.web.paging import page_of
 from app.web.rendering import render
 from exchange.redis_client import BrokerUnavailableError
 from model_store.evaluations import Evaluations
-from model_store.naming import Naming
+from model_store.naming import Naming, Namings
 from model_store.types import VersionId
 
 router = page_router()
@@ -67,7 +68,7 @@ async def rows(
 async def graph(services: ServicesDep, caller: AnyReader) -> Response:
     """Return the versions as nodes, the oldest first, with their parents and the lane that each is drawn in."""
     book = await services.pools.store.run(services.book.read)
-    return JSONResponse({"current": book.current, "nodes": _nodes(book)})
+    return await in_thread(lambda: JSONResponse({"current": book.current, "nodes": _nodes(book)}))
 
 
 @router.get("/versions/{version_id}")
@@ -82,11 +83,11 @@ def _details(services: Services, version_id: VersionId) -> dict[str, Any]:
     line = book.line(version_id)
     manifest = line.manifest
     evaluations = Evaluations(store.root)
-    naming = Naming.of(lineage_of((each.manifest for each in book.lines), version_id))
+    naming, namings = Naming.of(lineage_of((each.manifest for each in book.lines), version_id)), Namings(store)
     measured = []
     for test_set in services.test_sets.all():
         stored = evaluations.get(version_id, test_set.digest)
-        called = labels_by(store, test_set, naming)
+        called = labels_by(namings, test_set, naming)
         known = sum(count for label, count in test_set.images_per_class.items() if called[label] in naming.classes)
         overall = None if stored is None else stored.results.get("overall")
         measured.append((test_set, known, stored is not None, overall if isinstance(overall, dict) else None))

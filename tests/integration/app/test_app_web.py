@@ -79,8 +79,12 @@ def test_pages_lead_to_the_sign_in_and_back(client: TestClient, keys: KeyFile) -
     token = keys.create("ada", ["train"]).token
     answer = client.get("/teach", follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=%2Fteach")
-    part = client.get("/teach", headers={"HX-Request": "true"})
-    assert (part.status_code, part.headers["hx-redirect"]) == (204, "/sign-in?next=%2Fteach")
+    shown = "http://127.0.0.1:8000/versions/compare?one=a&other=b"
+    part = client.get("/part/live", headers={"HX-Request": "true", "HX-Current-URL": shown})
+    assert part.status_code == 204
+    assert part.headers["hx-redirect"] == "/sign-in?next=%2Fversions%2Fcompare%3Fone%3Da%26other%3Db"
+    scripted = client.get("/part/live", headers={"Accept": "application/json"})
+    assert (scripted.status_code, scripted.json()["type"]) == (401, "urn:keepsight:problem:unauthorized")
     back = client.post("/sign-in", data={"key": token, "next": "/teach"}, headers=SAME, follow_redirects=False)
     assert (back.status_code, back.headers["location"]) == (303, "/teach")
     assert client.get("/teach").status_code == 200
