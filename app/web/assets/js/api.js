@@ -12,13 +12,11 @@ export class Problem extends Error {
     this.title = gettext(document.title);
     this.detail = document.detail ?? null;
     this.status = document.status;
-    this.type = document.type ?? "";
-    this.document = document;
   }
 }
 
-function headers(more = {}) {
-  return token ? { "X-CSRF-Token": token, ...more } : more;
+function headers() {
+  return token ? { "X-CSRF-Token": token } : {};
 }
 
 function unreachable() {
@@ -31,13 +29,13 @@ function unreachable() {
 
 function signInIfNeeded(status) {
   if (status !== 401) return;
-  const here = location.pathname.slice(root.length) || "/";
+  const here = (location.pathname.slice(root.length) || "/") + location.search;
   location.assign(`${root}/sign-in?next=${encodeURIComponent(here)}`);
 }
 
 /** Ask a path of the API and return its JSON; null for an empty answer. Throws a Problem. */
-export async function api(path, { method = "GET", json = undefined, form = undefined, signal = undefined, more = {} } = {}) {
-  const asked = { method, headers: headers(more), signal };
+export async function api(path, { method = "GET", json = undefined, form = undefined, signal = undefined } = {}) {
+  const asked = { method, headers: headers(), signal };
   if (json !== undefined) {
     asked.body = JSON.stringify(json);
     asked.headers["Content-Type"] = "application/json";
@@ -55,21 +53,23 @@ export async function api(path, { method = "GET", json = undefined, form = undef
 function read(status, text, phrase) {
   signInIfNeeded(status);
   let document = null;
+  let unreadable = false;
   try {
     document = text ? JSON.parse(text) : null;
   } catch {
-    document = { title: phrase || gettext("The answer cannot be read"), status };
+    unreadable = true;
+    document = { title: status < 300 || !phrase ? gettext("The answer cannot be read") : phrase, status };
   }
-  if (status < 200 || status >= 300) throw new Problem(document ?? { title: phrase, status });
+  if (status < 200 || status >= 300 || unreadable) throw new Problem(document ?? { title: phrase, status });
   return document;
 }
 
 /** Send a form and tell how much of it was sent, which fetch cannot. Throws a Problem. */
-export function upload(path, form, { method = "POST", onProgress = () => {}, signal = undefined, more = {} } = {}) {
+export function upload(path, form, { method = "POST", onProgress = () => {}, signal = undefined } = {}) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open(method, root + path);
-    for (const [name, value] of Object.entries(headers(more))) request.setRequestHeader(name, value);
+    for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
     request.upload.addEventListener("progress", (event) => onProgress(event.loaded, event.total));
     request.addEventListener("load", () => {
       try {

@@ -39,14 +39,17 @@ export function sorted(found) {
   return { boxes };
 }
 
-/** Return the entries of the archive for classes by hand. A number before each name keeps equal names apart. */
+let numbered = 0;
+
+/** Return the entries of the archive for classes by hand. A number that stays with an image keeps equal names apart. */
 export function entriesOf(boxes) {
   const entries = [];
   for (const box of boxes) {
-    box.images.forEach((image, at) => {
+    for (const image of box.images) {
+      image.number ??= ++numbered;
       const name = image.file.name.replaceAll(/[\\/]/g, "_") || "image";
-      entries.push({ path: `${box.name.trim()}/${at + 1}-${name}`, file: image.file, box, image });
-    });
+      entries.push({ path: `${box.name.trim()}/${image.number}-${name}`, file: image.file, box, image });
+    }
   }
   return entries;
 }

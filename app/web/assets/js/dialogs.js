@@ -3,6 +3,7 @@
 import { api } from "./api.js";
 import { h, icon, notice, toast } from "./dom.js";
 import { followJob } from "./events.js";
+import { phaseName } from "./phases.js";
 import { gettext } from "./texts.js";
 
 /** Have the buttons with `data-close` close a dialog, and a click beside it too. */
@@ -49,7 +50,7 @@ if (kept) {
 }
 
 /** What a job of a version came to, as a sentence; null while it goes on. */
-export function outcomeOf(job) {
+function outcomeOf(job) {
   if (job.state === "failed") return { kind: "error", text: job.error?.detail ?? gettext("The job failed.") };
   if (job.state === "cancelled") return { kind: "warning", text: gettext("The job was cancelled.") };
   if (job.state !== "succeeded") return null;
@@ -63,20 +64,13 @@ export function outcomeOf(job) {
 
 /** Follow a job and tell in `place` how it goes; `onEnd` gets its outcome. */
 export function tellOfJob(jobId, place, onEnd) {
-  const phases = {
-    queued: gettext("It waits for its turn."),
-    loading: gettext("The version is read."),
-    editing: gettext("The classes are edited."),
-    evaluating: gettext("The new version is measured."),
-    publishing: gettext("The new version is published."),
-  };
-  showBusy(place, phases.queued);
+  showBusy(place, phaseName("waiting"));
   return followJob(
     jobId,
     (job) => {
       const outcome = outcomeOf(job);
       if (outcome) onEnd(outcome, job);
-      else showBusy(place, phases[job.progress?.phase ?? "queued"] ?? gettext("It is being done."));
+      else showBusy(place, `${phaseName(job.progress?.phase ?? "waiting")} …`);
     },
     () => showProblem(place, { title: gettext("The job is not known any more."), detail: "" }),
   );

@@ -9,7 +9,7 @@ export function h(name, properties = {}, ...children) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else if (key in element && key !== "list") element[key] = value;
-    else element.setAttribute(key === "className" ? "class" : key, value === true ? "" : value);
+    else element.setAttribute(key, value === true ? "" : value);
   }
   element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return element;

@@ -11,7 +11,7 @@ function lost(isLost) {
 
 /**
  * Call `onJob` with a job now and after each of its changes, until it has ended. Returns a function that stops it.
- * The browser sends the last event's id by itself when it connects again; where it gives up, a new stream is opened.
+ * A new stream begins with the job as it is, so nothing is missed.
  */
 export function followJob(jobId, onJob, onGone = () => {}) {
   let source = null;

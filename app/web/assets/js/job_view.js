@@ -2,27 +2,10 @@
 
 import { url } from "./api.js";
 import { h, icon, notice } from "./dom.js";
+import { phaseName } from "./phases.js";
 import { duration, gettext, ngettext, number, percent } from "./texts.js";
 
 const OVER = ["succeeded", "failed", "cancelled"];
-
-function phaseName(phase) {
-  const names = {
-    waiting: gettext("Waiting for its turn"),
-    loading: gettext("Loading"),
-    labels: gettext("Looking at the labels"),
-    stem: gettext("Reading the images"),
-    anchors: gettext("Making anchors of old classes"),
-    train: gettext("Training"),
-    drift: gettext("Measuring what moved"),
-    prototypes: gettext("Making prototypes"),
-    align: gettext("Aligning both paths"),
-    merging: gettext("Merging"),
-    evaluating: gettext("Measuring"),
-    publishing: gettext("Publishing"),
-  };
-  return names[phase] ?? phase;
-}
 
 /** Show a job under `place` whenever `show` is called with it. `onCancel` is called when somebody wants it to end. */
 export function followed(place, { onCancel }) {

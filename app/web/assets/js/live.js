@@ -3,6 +3,7 @@
 import { api, url } from "./api.js";
 import { draw, tips } from "./charts.js";
 import { h } from "./dom.js";
+import { phaseName } from "./phases.js";
 import { duration, gettext, moment, number, percent } from "./texts.js";
 
 const EVERY_MS = 2000;
@@ -29,7 +30,6 @@ const JOBS = {
   failed: [gettext("failed"), "bad"],
   cancelled: [gettext("cancelled"), "warn"],
 };
-const PHASES = { loading: gettext("reading"), learning: gettext("learning"), evaluating: gettext("measuring"), publishing: gettext("publishing") };
 const badge = ([text, kind]) => h("span", { class: "badge", "data-kind": kind }, text);
 const numberOf = (version) => (version ? Number(version.split("-")[0]) : null);
 
@@ -112,7 +112,7 @@ function showProcesses(now, seconds) {
       cell(each.figures ? number(each.figures.queue) : null, gettext("Waiting images")),
     );
   });
-  for (const [id, values] of series) if (values.length < times.length + 1 && id) values.push(null);
+  for (const values of series.values()) if (values.length < times.length + 1) values.push(null);
   document.getElementById("processes").replaceChildren(...rows);
 }
 
@@ -124,7 +124,7 @@ function showJobs(jobs) {
     ...(jobs ?? []).map((job) => {
       const progress = job.state === "running" ? job.progress : null;
       const share = progress?.steps ? progress.step / progress.steps : null;
-      const words = progress ? `${PHASES[progress.phase] ?? progress.phase}${progress.eta_s ? `, ${gettext("about %(time)s left", { time: duration(progress.eta_s) })}` : ""}` : moment(job.finished_at ?? job.created_at);
+      const words = progress ? `${phaseName(progress.phase)}${progress.eta_s ? `, ${gettext("about %(time)s left", { time: duration(progress.eta_s) })}` : ""}` : moment(job.finished_at ?? job.created_at);
       return h(
         "li",
         {},
@@ -169,6 +169,7 @@ async function look() {
   latency.median.push(median);
   latency.p95.push(p95);
   if (times.length > MOST_POINTS) for (const list of [times, latency.median, latency.p95, ...series.values()]) list.shift();
+  for (const [id, values] of series) if (values.every((value) => value === null) && !now.processes.some((each) => each.id === id)) series.delete(id);
   rate.paint();
   time.paint();
   before = { ...now, at };

@@ -30,7 +30,7 @@ let stopFollowing = () => {};
 // Collecting
 
 function add(found) {
-  if (!page || part.collect.hidden) return;
+  if (!page || part.collect.hidden || part.collect.inert) return;
   const sort = sorted(found);
   if (sort.mixed) return say(gettext("Drop one archive alone."));
   if ((sort.archive || sort.folder) && boxes.length) return say(gettext("There are classes already; remove them to teach an archive or a nested folder instead."));
@@ -129,7 +129,7 @@ function drop(box) {
   changed();
   toast(gettext("%(name)s was removed.", { name: box.name }), {
     label: gettext("Undo"),
-    run: () => (boxes.splice(at, 0, box), changed()),
+    run: () => part.collect.inert || (boxes.splice(at, 0, box), changed()),
   });
 }
 
@@ -166,6 +166,7 @@ function busy(isBusy) {
   part.sending.hidden = !isBusy;
   part.stop.hidden = !isBusy;
   part.check.disabled = part.learn.disabled = isBusy;
+  part.collect.inert = isBusy; // what is sent is what is shown
 }
 
 async function send(dryRun) {
@@ -293,6 +294,8 @@ part.stop.addEventListener("click", () => sending?.abort());
 window.addEventListener("beforeunload", (event) => {
   if (boxes.length || sending?.signal.aborted === false && !part.sending.hidden) event.preventDefault();
 });
+const dropPlace = document.getElementById("drop");
+if (dropPlace) takesDrops(dropPlace, add);
 takesDrops(document.body, add);
 takesPastes(add);
 if (page.dataset.job) watch(page.dataset.job);

@@ -3,6 +3,7 @@
 import { api, upload } from "./api.js";
 import { prepare, prepareMeasuring, showBusy, showProblem, toastAfterLoad } from "./dialogs.js";
 import { h, notice } from "./dom.js";
+import { holdStrayDrops, takesChoices, takesDrops } from "./drops.js";
 import { bytes, gettext, ngettext } from "./texts.js";
 
 prepareMeasuring();
@@ -18,19 +19,10 @@ function choose(chosen) {
 }
 
 function prepareForm() {
-  const drop = document.getElementById("set-drop");
-  document.getElementById("set-file").addEventListener("change", (event) => choose(event.target.files[0]));
-  for (const name of ["dragenter", "dragover"]) {
-    drop.addEventListener(name, (event) => {
-      event.preventDefault();
-      drop.classList.add("over");
-    });
-  }
-  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
-  drop.addEventListener("drop", (event) => {
-    event.preventDefault();
-    choose(event.dataTransfer.files[0]);
-  });
+  const take = ([one]) => choose(one?.file);
+  takesChoices(document.getElementById("set-file"), take);
+  takesDrops(document.getElementById("set-drop"), take);
+  holdStrayDrops();
   form.addEventListener("submit", store);
 }
 

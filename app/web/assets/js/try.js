@@ -19,7 +19,7 @@ const mostBytes = Number(page.dataset.mostBytes);
 const canCorrect = page.dataset.canCorrect === "yes";
 
 const shown = []; // {file, preview, card}, the newest first
-let round = 0; // answers of an earlier one are too late
+let round = new AbortController(); // answers of an earlier one are too late
 
 function asked() {
   const words = [...new Set(form.elements.words.value.split(/[,;\n]/).map((word) => word.trim()).filter(Boolean))];
@@ -32,7 +32,7 @@ function asked() {
   };
 }
 
-async function classify(files, options, version) {
+async function classify(files, options, version, signal) {
   const body = new FormData();
   for (const file of files) body.append("images", file, file.name || "image");
   body.append("top_k", String(SHOWN));
@@ -42,7 +42,7 @@ async function classify(files, options, version) {
   if (options.withClasses) body.append("with_classes", "true");
   if (options.coverage) body.append("set_coverage", options.coverage);
   if (version) body.append("version", version);
-  return api("/v1/classify", { method: "POST", form: body });
+  return api("/v1/classify", { method: "POST", form: body, signal });
 }
 
 function add(found) {
@@ -70,12 +70,12 @@ async function ask(items, asOf = round) {
     try {
       const files = some.map((item) => item.file);
       const answers = [];
-      for (const version of options.versions) answers.push(await classify(files, options, version));
+      for (const version of options.versions) answers.push(await classify(files, options, version, asOf.signal));
       if (asOf !== round) return;
       some.forEach((item, at) => show(item, answers.map((answer) => ({ ...answer, result: answer.results[at] })), options));
     } catch (problem) {
-      if (!(problem instanceof Problem)) throw problem;
       if (asOf !== round) return;
+      if (!(problem instanceof Problem)) throw problem;
       failure.replaceChildren(notice("error", problem.title, problem.detail));
       for (const item of items.slice(start)) unanswered(item);
       return;
@@ -131,7 +131,7 @@ function show(item, answers, options) {
   item.card.replaceChildren(
     head(item, h("p", { class: "best" }, best.label), badges),
     h("div", { class: "answers" }, answers.map((answer) => bars(answer, answers.length > 1))),
-    ...(canCorrect && known.size ? [h("footer", {}, correction(item, answers[0], options))] : []),
+    ...(canCorrect ? [h("footer", {}, correction(item, answers[0], options))] : []),
   );
 }
 
@@ -192,12 +192,7 @@ function correction(item, answer, options) {
       if (!(await confirmed(title, text, gettext("Begin the class"), gettext("Cancel")))) return;
       body.append("new_class", "true");
     }
-    if (!options.words.length) {
-      const best = answer.result.predictions[0];
-      body.append("answered", best.label);
-      body.append("probability", String(best.probability));
-      body.append("answered_by", answer.model_version);
-    }
+    if (!options.words.length) body.append("answer_id", answer.result.id);
     try {
       const kept = await api("/v1/corrections", { method: "POST", form: body });
       told.replaceWith(kindly(item, answer, options, kept));
@@ -228,7 +223,8 @@ let timer = null;
 function askAgain() {
   clearTimeout(timer);
   timer = setTimeout(() => {
-    round += 1;
+    round.abort();
+    round = new AbortController();
     if (shown.length) ask([...shown]);
   }, 400);
 }

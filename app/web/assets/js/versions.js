@@ -18,19 +18,18 @@ const numberOf = (version) => Number(version.split("-")[0]);
 let wished = null;
 
 function describe({ move, version, held }) {
-  const of = { number: numberOf(version) };
+  const of = { number: version ? numberOf(version) : null };
   const words = {
     promote: [gettext("Serve version %(number)s?", of), gettext("All servers load it before any of them answers with it."), gettext("Serve it")],
-    rollback: [gettext("Roll back to version %(number)s?", of), gettext("All servers load it before any of them answers with it. Nothing is removed: you can come back."), gettext("Roll back")],
+    rollback: [version ? gettext("Roll back to version %(number)s?", of) : gettext("Roll back to the version before?"), gettext("All servers load it before any of them answers with it. Nothing is removed: you can come back."), gettext("Roll back")],
     pin: [gettext("Pin version %(number)s?", of), gettext("A pinned version is not pruned."), gettext("Pin")],
     unpin: [gettext("Unpin version %(number)s?", of), gettext("It may be pruned again."), gettext("Unpin")],
   }[move];
   document.getElementById("move-title").textContent = words[0];
   document.getElementById("move-text").textContent = words[1];
   document.getElementById("move-do").textContent = words[2];
-  const reasons = move === "promote" || move === "rollback" ? held : [];
   document.getElementById("move-held").replaceChildren(
-    ...(reasons.length ? [notice("warning", gettext("The gate holds this version."), reasons.join("; "))] : []),
+    ...(held.length ? [notice("warning", gettext("The gate holds this version."), held.join("; "))] : []),
   );
 }
 
@@ -50,7 +49,8 @@ document.addEventListener("click", (event) => {
 async function carryOut({ move, version, expected, held }, reason) {
   if (move === "pin") return api(`/v1/versions/${version}/pin`, { method: "POST", json: { reason } });
   if (move === "unpin") return api(`/v1/versions/${version}/pin?${new URLSearchParams({ reason })}`, { method: "DELETE" });
-  const json = { version_id: version, reason };
+  const json = { reason };
+  if (version) json.version_id = version;
   if (expected) json.expected = expected;
   if (move === "promote" && held.length) json.anyway = true;
   return api(`/v1/admin/${move}`, { method: "POST", json });
@@ -70,7 +70,7 @@ form?.addEventListener("submit", async (event) => {
   try {
     const done = await carryOut(wished, reason);
     const moved = !wished.move.endsWith("pin");
-    const of = { number: numberOf(wished.version) };
+    const of = { number: numberOf(moved ? done.to : wished.version) };
     const text = moved ? gettext("Version %(number)s is served.", of) : done.pinned ? gettext("Version %(number)s is pinned.", of) : gettext("Version %(number)s is not pinned any more.", of);
     toastAfterLoad(text, moved && done.from ? { to: done.from, expected: done.to } : null);
   } catch (problem) {
