@@ -16,13 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 VENDOR = ROOT / "app" / "web" / "assets" / "vendor"
 FOR_TESTS = ROOT / "tests" / "browser" / "axe"
 ICONS = (
-    "activity", "arrow-right", "badge-check", "ban", "camera", "check", "chevron-down", "circle-alert", "circle-check",
-    "circle-help", "circle-x", "clock", "download", "ellipsis", "file-archive", "flask-conical", "folder",
-    "folder-plus", "git-branch", "git-compare", "git-merge", "globe", "graduation-cap", "hourglass", "image",
-    "image-plus", "info", "key-round", "layers", "list-checks", "loader-circle", "log-in", "log-out", "menu", "monitor",
-    "moon", "package-open", "pencil", "pin", "plus", "refresh-cw", "rotate-ccw", "scan-search", "search", "send",
-    "settings-2", "shield", "sparkles", "split", "sun", "tag", "tags", "trash-2", "triangle-alert", "undo-2", "upload",
-    "wifi-off", "x", "zap",
+    "activity", "arrow-right", "ban", "camera", "check", "circle-alert", "circle-check", "circle-help",
+    "circle-x", "clock", "file-archive", "flask-conical", "folder", "folder-plus", "git-branch", "git-compare",
+    "git-merge", "graduation-cap", "image", "image-plus", "info", "key-round", "list-checks", "loader-circle",
+    "log-in", "log-out", "menu", "monitor", "moon", "pencil", "pin", "plus", "refresh-cw", "rotate-ccw",
+    "scan-search", "search", "sun", "tags", "trash-2", "triangle-alert", "undo-2", "upload", "wifi-off", "x",
+    "zap",
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from benchmarks.serving.servers import Launch, Server, ServerError, running
 from benchmarks.serving.workplace import COMPACT, Workplace, measure_load
 
 BEFORE: Final = "2f32a32"
-"""The last commit whose versions were run by PyTorch alone."""
+"""The code that the gain is held against. Much besides engines has come since."""
 CLIENTS: Final = 16
 NOW, THEN = "now", "before"
 

@@ -97,7 +97,8 @@ class Batches:
                 found = await loop.run_in_executor(self.thread, self.work, [item for item, _ in taken])
             except Exception as error:
                 for _, waiting in taken:
-                    waiting.set_exception(error)
+                    if not waiting.done():
+                        waiting.set_exception(error)
                 continue
             for (_, waiting), result in zip(taken, found, strict=True):
                 if not waiting.done():
