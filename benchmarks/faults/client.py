@@ -1,6 +1,6 @@
 """The steady client: a process that asks for a picture's class all the time, and writes down how each request ended.
 
-    python -m benchmarks.faults.client URL PICTURE RECORD
+    python -m benchmarks.faults.client URL PICTURE RECORD PATIENCE_S
 
 Requests start at a fixed rate, whatever became of those before. Three of four go over connections that are kept, the
 fourth over one of its own, as clients of both habits do. A line of JSON is appended to RECORD for each answer, and one
@@ -25,7 +25,7 @@ from benchmarks.common.process import ROOT
 
 PER_S: Final = 20
 PATIENCE_S: Final = 25.0
-"""Seconds after which a request without an answer has failed: less than what the server allows itself."""
+"""Seconds after which a request without an answer has failed, at least: less than what the server allows itself."""
 BEAT_S: Final = 0.25
 KEPT: Final = 6
 """Connections that are kept open: enough that every server has some."""
@@ -42,15 +42,22 @@ class Asked:
 
 
 class Steady:
-    """The client's process, and what it has written so far."""
+    """The client's process, and what it has written so far.
 
-    def __init__(self, url: str, picture: bytes, folder: Path) -> None:
+    Args:
+        url: the service's address.
+        picture: what it asks about.
+        folder: where it writes.
+        patience_s: seconds that a request may take.
+    """
+
+    def __init__(self, url: str, picture: bytes, folder: Path, *, patience_s: float = PATIENCE_S) -> None:
         self._record = folder / "steady.jsonl"
         image = folder / "steady.png"
         image.write_bytes(picture)
         self._record.touch()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.faults.client", url, str(image), str(self._record)],
+            [sys.executable, "-m", "benchmarks.faults.client", url, str(image), str(self._record), str(patience_s)],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
         )
@@ -135,11 +142,12 @@ class _Connection:
 
 
 class _Client:
-    def __init__(self, url: str, picture: bytes, record: IO[str]) -> None:
+    def __init__(self, url: str, picture: bytes, record: IO[str], patience_s: float) -> None:
         address = urlsplit(url)
         self._host, self._port = str(address.hostname), int(address.port or 80)
         self._request = classify_request(picture, f"{self._host}:{self._port}")
         self._record = record
+        self._patience_s = patience_s
         self._idle: list[_Connection] = []
         self._busy = 0
         self._open: set[float] = set()
@@ -168,10 +176,10 @@ class _Client:
         self._open.add(at)
         why: str | None
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(self._patience_s):
                 why = await self._ask(fresh=fresh)
         except TimeoutError:
-            why = f"no answer in {PATIENCE_S:g} s"
+            why = f"no answer in {self._patience_s:g} s"
         except (OSError, asyncio.IncompleteReadError) as error:
             why = f"{type(error).__name__}: {error}"
         self._open.discard(at)
@@ -231,12 +239,12 @@ def wrong_with(status: int, body: bytes) -> str | None:
 
 def main() -> None:
     """Ask until a signal ends it, or the process that started it is gone."""
-    url, picture, record = sys.argv[1:]
+    url, picture, record, patience_s = sys.argv[1:]
     parent = os.getppid()
 
     async def until_orphaned() -> None:
         with Path(record).open("a", encoding="utf-8") as file:
-            asking = asyncio.create_task(_Client(url, Path(picture).read_bytes(), file).run())
+            asking = asyncio.create_task(_Client(url, Path(picture).read_bytes(), file, float(patience_s)).run())
             while os.getppid() == parent and not asking.done():
                 await asyncio.sleep(1)
             asking.cancel()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
-from benchmarks.faults.client import Steady
+from benchmarks.faults.client import PATIENCE_S, Steady
 from benchmarks.faults.fault import Fault
 from benchmarks.faults.pictures import Pictures
 from benchmarks.faults.service import ServiceError, running
 from benchmarks.faults.stage import Stage
 from benchmarks.faults.trial import NotWholeError, Outcome, Trial
+
+_STARTS: Final = 3
+"""How many times as long as the first start the steady client waits for an answer, at least."""
 
 
 @contextlib.contextmanager
@@ -29,7 +33,9 @@ def stage(folder: Path, *, name: str, model: str, seed: int) -> Iterator[Stage]:
             raise ServiceError(f"switching off the gate was answered {answer}")
         made = Stage(service, pictures)
         made.first, made.base = learned(made), learned(made)
-        with Steady(service.url, pictures.png(), folder) as made.client:
+        # whoever asks while all servers are killed waits for others to start, on a slow machine longer than elsewhere
+        patience_s = max(PATIENCE_S, _STARTS * service.started_in_s)
+        with Steady(service.url, pictures.png(), folder, patience_s=patience_s) as made.client:
             service.wait(lambda: made.client.between(0, float("inf")), "a first answer to the steady client")
             yield made
 
