@@ -143,7 +143,7 @@ def test_a_person_measures_compares_rolls_back_and_comes_back(
     page.goto(f"{coloured.url}/versions")
     page.get_by_role("button", name="Roll back", exact=True).click()
     dialog = page.get_by_role("dialog")
-    expect(dialog.get_by_role("heading")).to_have_text(f"Roll back to version {before['number']}?")
+    expect(dialog.get_by_role("heading")).to_have_text("Roll back to the version before?")
     dialog.get_by_label("Reason").fill(" ")
     dialog.get_by_role("button", name="Roll back").click()
     expect(dialog.get_by_role("alert")).to_contain_text("Say why")

@@ -31,12 +31,12 @@ def model(tiny_backbone: Backbone) -> Backbone:
 def test_by_default_passes_are_eager_and_float32() -> None:
     passes = passes_of(Settings(threads=3), CPU)
     assert passes == PassSettings(warm=(1, 8), threads=3)
-    assert passes_of(Settings(threads=3), GPU) == PassSettings(warm=(1, 32), most=32)
+    assert passes_of(Settings(threads=3), GPU) == PassSettings(warm=(1, 32), most=32, on_gpu=True)
 
 
 def test_settings_say_how_passes_are_made() -> None:
     settings = Settings(serving_precision="bfloat16", cuda_graphs=True, max_batch_size=3)
-    assert passes_of(settings, GPU) == PassSettings(torch.bfloat16, (1, 2, 3), True, (1, 2, 3), most=3)
+    assert passes_of(settings, GPU) == PassSettings(torch.bfloat16, (1, 2, 3), True, (1, 2, 3), most=3, on_gpu=True)
 
 
 def test_no_more_images_are_gathered_than_are_cheaper_together() -> None:
