@@ -145,11 +145,16 @@ def ran_by_test(tmp_path: Path, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_the_whole_suite_is_checked_and_its_reach_measured(tmp_path: Path) -> None:
-    said = ran_by_test(tmp_path)
+@pytest.mark.parametrize("arguments", [(), ("--coverage",)])
+def test_the_whole_suite_is_checked_and_its_reach_measured_if_that_is_asked_for(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    said = ran_by_test(tmp_path, *arguments)
     assert said[:3] == ["check", "-m", "pytest"]
-    assert said[-2:] == ["--cov", "--cov-report=term:skip-covered"]  # and nothing is run after it
-    assert "loadfile" in said  # in several processes, a file's tests in one of them
+    measured = ["--cov", "--cov-report=term:skip-covered"] if arguments else []
+    assert said[-2:] == ["--dist", "loadfile", *measured][-2:]  # a file's tests in one process, and nothing after it
+    assert "--cov" in said or not arguments
+    assert not any(word.startswith("--cov") for word in said) or arguments
     assert "-m" not in said[3:]  # none is left out
 
 
@@ -164,17 +169,18 @@ esac
 
 
 @pytest.mark.parametrize(
-    ("failed", "alone", "reached", "status", "said"),
+    ("arguments", "failed", "alone", "reached", "status", "said"),
     [
-        (["a.py::x", "b.py::y"], 0, 0, 0, ["check", "alone", "reached"]),
-        (["a.py::x"], 1, 0, 1, ["check", "alone"]),
-        (["a.py::x"], 0, 2, 1, ["check", "alone", "reached"]),
-        (["a.py::x", "b.py::y", "c.py::z", "d.py::z"], 0, 0, 1, ["check"]),
-        ([], 0, 0, 1, ["check"]),  # too little was reached
+        ([], ["a.py::x", "b.py::y"], 0, 0, 0, ["check", "alone"]),
+        (["--coverage"], ["a.py::x", "b.py::y"], 0, 0, 0, ["check", "alone", "reached"]),
+        ([], ["a.py::x"], 1, 0, 1, ["check", "alone"]),
+        (["--coverage"], ["a.py::x"], 0, 2, 1, ["check", "alone", "reached"]),
+        ([], ["a.py::x", "b.py::y", "c.py::z", "d.py::z"], 0, 0, 1, ["check"]),
+        (["--coverage"], [], 0, 0, 1, ["check"]),  # too little was reached
     ],
 )
 def test_a_few_tests_that_failed_in_a_crowd_are_run_again_alone(
-    tmp_path: Path, failed: list[str], alone: int, reached: int, status: int, said: list[str]
+    tmp_path: Path, arguments: list[str], failed: list[str], alone: int, reached: int, status: int, said: list[str]
 ) -> None:
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "_env").write_text(FAKE_ENVIRONMENT + 'die() { echo "$*" >&2; exit 1; }\n')
@@ -187,7 +193,7 @@ def test_a_few_tests_that_failed_in_a_crowd_are_run_again_alone(
     (cache / "lastfailed").write_text(json.dumps(dict.fromkeys(failed, True)))
     script = tmp_path / "scripts" / "test"
     script.write_text((ROOT / "scripts" / "test").read_text())
-    command = ["/bin/bash", str(script)]
+    command = ["/bin/bash", str(script), *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     ran = [word for word in done.stdout.split() if word in ("check", "alone", "reached")]
     assert (done.returncode, ran) == (status, said)
