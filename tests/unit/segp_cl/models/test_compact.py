@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from segp_cl.config import LearnerConfig, StrategyName
@@ -123,6 +124,19 @@ def test_the_names_of_its_head_are_open_clips() -> None:
 def test_other_names_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compact, "NAMES_SHA256", "0" * 64)
     with pytest.raises(ModelLoadError, match="ImageNet names"):
+        compact.imagenet_names()
+
+
+def test_the_features_of_its_head_are_those_of_the_names(model: Backbone) -> None:
+    computed = compact.name_features(model.text_tower, model.tokenize, compact.imagenet_names())
+    kept = load_file(compact.NAME_FEATURES)["features"]
+    assert torch.allclose(kept, computed, atol=FLOAT32_REORDERED)
+    assert torch.equal(model.head.get_buffer("names"), kept - kept.mean(dim=0))
+
+
+def test_altered_features_of_names_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "NAME_FEATURES_SHA256", "0" * 64)
+    with pytest.raises(ModelLoadError, match="keepsight"):
         load_backbone(ModelSpec())
 
 
