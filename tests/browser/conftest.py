@@ -101,6 +101,10 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+BROUGHT_ABOUT = ("Failed to load resource", "htmx:sendError", "htmx:afterRequest")
+"""What is said of answers of 4xx and of lost connections, which tests want."""
+
+
 @dataclass
 class Windows:
     """Opens windows, and keeps what their pages complained about."""
@@ -122,9 +126,7 @@ class Windows:
         return page
 
     def _said(self, message: ConsoleMessage) -> None:
-        if (
-            message.type == "error" and "Failed to load resource" not in message.text
-        ):  # answers of 4xx, which tests want
+        if message.type == "error" and not any(text in message.text for text in BROUGHT_ABOUT):
             self.complaints.append(message.text)
 
 

@@ -35,7 +35,7 @@ def test_a_demo_that_is_killed_takes_its_service_with_it(
     keepsight: Any, colours: Path, finish: Callable[..., Any]
 ) -> None:
     process = keepsight.popen("demo", "--data", str(colours), "--exit", "--port", "0")
-    while "Service ready" not in process.stdout.readline():
+    while "(ready after" not in process.stdout.readline():
         assert process.poll() is None
     assert len(keepsight.left_running()) >= 4  # up, broker, worker, server
     process.kill()
