@@ -106,6 +106,10 @@ class Namings:
         except (VersionNotFoundError, CorruptVersionError):
             return Naming.of(())
 
+    def current(self) -> Naming:
+        """Return how CURRENT names its classes, as far as that is known."""
+        return self.as_far_as_known(self._store.readable_current())
+
     def at(self, moment: datetime) -> Naming | None:
         """Return how the version that was CURRENT at a moment named its classes; None where it cannot be read."""
         before = [entry.to for entry in self._moves if entry.at <= moment]

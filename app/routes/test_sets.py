@@ -50,7 +50,7 @@ def list_test_sets(services: ServicesDep, caller: AnyCaller) -> Response:
     """List the test sets, and how much more may be stored. Their images are never sent."""
     found, settings = services.test_sets.all(), services.settings
     namings = Namings(services.store)
-    current = namings.as_far_as_known(services.store.readable_current())
+    current = namings.current()
     return as_json(
         SetList(
             test_sets=[SetInfo.of(record, unknown_labels(namings, record, current)) for record in found],
@@ -66,7 +66,7 @@ def get_test_set(name: Name, services: ServicesDep, caller: AnyCaller) -> Respon
     record = services.test_sets.get(name)
     images = services.test_sets.read(record, numbers=())
     namings = Namings(services.store)
-    current = namings.as_far_as_known(services.store.readable_current())
+    current = namings.current()
     about = SetInfo.of(record, unknown_labels(namings, record, current)).model_dump()
     labels = [images.classes[label] for label in images.labels]
     return as_json(SetDetails.model_validate({**about, "labels": labels, "checksums": list(images.checksums)}))

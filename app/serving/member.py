@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from app.offload import in_thread
 from app.serving.live_model import LiveModel
 from app.serving.watcher import Watcher
 from exchange.redis_client import BrokerUnavailableError
@@ -176,7 +177,7 @@ class Member:
 
     async def report(self) -> ServerReport:
         """Return what this server reports now."""
-        return await asyncio.to_thread(self._with_figures, self._report())
+        return await in_thread(self._with_figures, self._report())
 
     def _with_figures(self, report: ServerReport) -> ServerReport:
         return report.model_copy(update={"figures": self._figures()})

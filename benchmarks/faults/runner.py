@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -26,15 +27,16 @@ def stage(folder: Path, *, name: str, model: str, seed: int) -> Iterator[Stage]:
         ServiceError: it does not start, or does not learn.
     """
     pictures = Pictures(seed)
+    begun = time.monotonic()
     with running(folder, name=name, model=model) as service:
+        # whoever asks while all servers are killed waits for others to start, on a slow machine longer than elsewhere
+        patience_s = max(PATIENCE_S, _STARTS * (time.monotonic() - begun))
         # pictures of one grey each teach a model with random weights too little for the gate
         answer = service.ask("PATCH", "/v1/admin/gate", {"enabled": False})
         if answer.status != 200:
             raise ServiceError(f"switching off the gate was answered {answer}")
         made = Stage(service, pictures)
         made.first, made.base = learned(made), learned(made)
-        # whoever asks while all servers are killed waits for others to start, on a slow machine longer than elsewhere
-        patience_s = max(PATIENCE_S, _STARTS * service.started_in_s)
         with Steady(service.url, pictures.png(), folder, patience_s=patience_s) as made.client:
             service.wait(lambda: made.client.between(0, float("inf")), "a first answer to the steady client")
             yield made

@@ -75,7 +75,6 @@ class Service:
         self.port = free_ports(1 + SERVERS)
         self.metrics_port = self.port + 1
         self.url = f"http://127.0.0.1:{self.port}"
-        self.started_in_s = 0.0
         self._model = model
         for folder in (self.temporary, self.spool):
             folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +82,6 @@ class Service:
 
     def start(self) -> None:
         """Start it on what is in its folders."""
-        self._begun = time.monotonic()
         command = [sys.executable, "-P", "-m", "keepsight", "up", "--store", str(self.store), "--port", str(self.port)]
         command += ["--model", self._model, "--threads", "1", "--api-processes", str(SERVERS)]
         command += ["--metrics-port", str(self.metrics_port)]
@@ -126,7 +124,6 @@ class Service:
             ServiceError: it ended, or is not ready in time.
         """
         self.wait(lambda: self.ready() and len(self.metrics()) == SERVERS, "all servers", timeout_s=START_S)
-        self.started_in_s = time.monotonic() - self._begun
 
     # --- its processes ------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, cast
@@ -457,8 +458,11 @@ class AsyncClient:
             DownloadError: the file cannot be written.
             ApiError: the answer ended too early.
         """
-        response = await self._download(calls.backup(), path, on_bytes, check=check_backup)
-        return await anyio.to_thread.run_sync(check_backup, path, response)
+        found: list[BackupFile] = []
+        await self._download(
+            calls.backup(), path, on_bytes, check=lambda part, response: found.append(check_backup(part, response))
+        )
+        return replace(found[-1], path=path)
 
     async def _download(
         self, call: Call[None], target: Path, on_bytes: OnBytes | None, *, check: Check = no_check

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -510,7 +511,11 @@ class Client:
             DownloadError: the file cannot be written.
             ApiError: the answer ended too early.
         """
-        return check_backup(path, self._download(calls.backup(), path, on_bytes, check=check_backup))
+        found: list[BackupFile] = []
+        self._download(
+            calls.backup(), path, on_bytes, check=lambda part, response: found.append(check_backup(part, response))
+        )
+        return replace(found[-1], path=path)
 
     def _download(
         self, call: Call[None], target: Path, on_bytes: OnBytes | None, *, check: Check = no_check

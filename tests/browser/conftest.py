@@ -101,15 +101,12 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-BROUGHT_ABOUT = ("Failed to load resource", "htmx:sendError", "htmx:afterRequest")
-"""What is said of answers of 4xx and of lost connections, which tests want."""
-
-
 @dataclass
 class Windows:
     """Opens windows, and keeps what their pages complained about."""
 
     browser: Browser
+    brought_about: tuple[str, ...] = ("Failed to load resource",)  # by answers of 4xx, which tests want
     complaints: list[str] = field(default_factory=list)
     contexts: list[BrowserContext] = field(default_factory=list)
 
@@ -126,7 +123,7 @@ class Windows:
         return page
 
     def _said(self, message: ConsoleMessage) -> None:
-        if message.type == "error" and not any(text in message.text for text in BROUGHT_ABOUT):
+        if message.type == "error" and not message.text.startswith(self.brought_about):
             self.complaints.append(message.text)
 
 

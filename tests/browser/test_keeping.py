@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 
 from keepsight.keys import KeyFile
 from segp_cl.types import ModelSpec
-from tests.browser.conftest import Service, end, serve, squares
+from tests.browser.conftest import Service, Windows, end, serve, squares
 from tests.browser.driving import serious_findings
 from tests.e2e.conftest import COLOURS
 from tests.waiting import wait_until
@@ -191,8 +191,9 @@ def test_corrections_that_wait_are_removed_or_learned(coloured: Service, window:
 
 
 def test_figures_of_every_answer_are_seen_and_a_lost_connection_is_told(
-    coloured: Service, window: Window, tmp_path: Path
+    coloured: Service, window: Windows, tmp_path: Path
 ) -> None:
+    window.brought_about += ("htmx:afterRequest", "htmx:sendError")  # of parts that are asked for without a connection
     page = window()
     page.goto(f"{coloured.url}/live")
     (image,) = squares(tmp_path / "asked", FIRST, count=1)

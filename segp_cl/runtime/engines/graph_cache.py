@@ -34,12 +34,10 @@ class Converted:
     Attributes:
         graph: see `segp_cl.runtime.engines.graph.convert`.
         record: what was measured of it (`segp_cl.runtime.engines.probing`), as JSON.
-        keep: whether it is stored. What could not be measured in time is tried again at the next start.
     """
 
     graph: openvino.Model
     record: dict[str, Any]
-    keep: bool = True
 
 
 Make = Callable[[], Converted]
@@ -74,8 +72,6 @@ def load_or_make(folder: Path, key: str, make: Make) -> Converted:
         except Exception as error:  # whatever is wrong with it, it can be made again
             logger.warning("the converted model in %s is damaged and is made again: %s", place, error)
     converted = make()
-    if not converted.keep:
-        return converted
     try:
         _write(place, converted)
     except OSError as error:

@@ -173,5 +173,4 @@ def convert_and_measure(base: Backbone, *, threads: int, bfloat16: bool) -> Conv
         rough = CompiledTower(filled, threads=threads, precision=torch.bfloat16)
         found = compare_bfloat16(base.preprocessing.size, exact, rough)
         record |= {"bfloat16": found.as_record(), "bfloat16_will_do": found.will_do}
-        return Converted(graph, record, keep=found.in_time)
     return Converted(graph, record)
