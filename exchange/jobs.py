@@ -181,6 +181,11 @@ class Jobs(RedisClient):
         with reaching():
             (self._redis.lpush if first else self._redis.rpush)(INSTANT_KEY, job_id)
 
+    def wait_instantly(self) -> frozenset[str]:
+        """The ids of the jobs on that list."""
+        with reaching():
+            return frozenset(cast("list[str]", self._redis.lrange(INSTANT_KEY, 0, -1)))
+
     def next_instant(self, timeout_s: float) -> str | None:
         """Take the first job off that list; None if there is none for `timeout_s`, at most half the client's patience.
 
@@ -316,6 +321,10 @@ class Jobs(RedisClient):
     def heartbeat(self, job_id: str, *, owner: str) -> bool:
         """Record that `owner` is still working on the job. Return False if it no longer has the job."""
         return self._script(scripts.HEARTBEAT, self._job(job_id), [owner, _beat()]) == "beaten"
+
+    def waiting_heartbeat(self, job_id: str) -> bool:
+        """Record that a queued job's instant version is being made. Return False if the job is not queued any more."""
+        return self._script(scripts.WAITING_HEARTBEAT, self._job(job_id), [_beat()]) == "beaten"
 
     def save_progress(self, job_id: str, progress: JobProgress, *, owner: str) -> bool:
         """Store the job's progress and a heartbeat. Return False and store nothing if `owner` no longer has the job."""

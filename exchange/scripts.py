@@ -51,6 +51,13 @@ redis.call('HSET', KEYS[1], 'heartbeat', ARGV[2])
 return 'beaten'
 """
 
+# ARGV: heartbeat
+WAITING_HEARTBEAT: Final = """
+if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return 'over' end
+redis.call('HSET', KEYS[1], 'heartbeat', ARGV[1])
+return 'beaten'
+"""
+
 # ARGV: owner, heartbeat, progress
 PROGRESS: Final = """
 if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return 'over' end

@@ -135,7 +135,12 @@ class InstantLane:
 
     def _follow(self, process: JobProcess, job_id: str) -> DoneInstantly | Failed | Lost | None:
         patience = Patience(self._settings.max_job_s, self._settings.max_silence_s)
+        beaten_at = float("-inf")
         while True:
+            if time.monotonic() - beaten_at >= self._settings.heartbeat_s:
+                beaten_at = time.monotonic()
+                with contextlib.suppress(BrokerUnavailableError):  # silence during an outage does not count
+                    self._jobs.waiting_heartbeat(job_id)
             message = process.next(_POLL_S)
             if isinstance(message, DoneInstantly | Failed | Lost):
                 return message

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright
 
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -58,6 +58,12 @@ def _sent(files: Sequence[Path]) -> list[dict[str, str]]:
         {"name": path.name, "type": f"image/{path.suffix[1:]}", "content": base64.b64encode(path.read_bytes()).decode()}
         for path in files
     ]
+
+
+def follow(page: Page, link: Locator) -> None:
+    """Click a link, and wait for the scripts of the page that it leads to."""
+    with page.expect_navigation(wait_until="load"):
+        link.click()
 
 
 def drop(page: Page, selector: str, files: Sequence[Path]) -> None:

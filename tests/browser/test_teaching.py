@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Service, squares
-from tests.browser.driving import drop, paste
+from tests.browser.driving import drop, follow, paste
 from tests.waiting import wait_until
 
 Window = Callable[..., Page]
@@ -52,7 +52,7 @@ def test_a_person_teaches_two_classes_by_dropping_files_sees_them_answered_and_c
     page = window()
     page.goto(service.url)
     expect(page.get_by_role("heading", name="No classes are taught yet")).to_be_visible()
-    page.get_by_role("link", name="Teach classes").click()
+    follow(page, page.get_by_role("link", name="Teach classes"))
 
     red, blue = squares(tmp_path / "red", "red"), squares(tmp_path / "blue", "blue")
     name_class(page, "red")
@@ -79,7 +79,7 @@ def test_a_person_teaches_two_classes_by_dropping_files_sees_them_answered_and_c
         ("trained", 2),
     ]
 
-    page.get_by_role("link", name="Try it").click()
+    follow(page, page.get_by_role("link", name="Try it"))
     drop(page, "#drop", [red[7], blue[7]])
     results = page.locator(".result")
     expect(results.locator(".best")).to_have_text(["red", "blue"])
@@ -142,7 +142,7 @@ def test_folders_and_archives_are_taught_as_they_are_and_what_is_wrong_is_told_f
     expect(page.get_by_text("1 picture is there twice")).to_be_visible(timeout=SLOW_MS)
     page.click("#learn")
     expect(page.get_by_role("link", name="To the versions")).to_be_visible(timeout=SLOW_MS)
-    page.get_by_role("link", name="Teach more").click()
+    follow(page, page.get_by_role("link", name="Teach more"))
     page.set_input_files("#choose-archive", archive)
     page.click("#check")
     expect(page.get_by_role("alert")).to_contain_text("A class is already known")

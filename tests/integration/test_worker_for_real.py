@@ -351,15 +351,18 @@ def test_two_workers_teach_two_branches_side_by_side_and_one_merge_makes_a_versi
     base = site.store.current()
     assert base is not None
     known = len(site.store.manifest(base).classes)
+    began = site.log.read_text().count(" ready.")
     site.start_worker()
+    wait_until(lambda: site.log.read_text().count(" ready.") > began, 150)
     first, second = (site.teach(*names, parent=base, **SHORT) for names in (("newt", "toad"), ("moth", "wasp")))
-    site.training(first)
-    site.training(second)
-    assert {site.jobs.get(job).state for job in (first, second)} == {JobState.RUNNING}
-    assert site.process_of(first) != site.process_of(second)
     versions = []
-    for job in (first, second):
-        outcome = site.finished(job).outcome
+    done = [site.finished(job) for job in (first, second)]
+    times = [(record.started_at, record.finished_at) for record in done]
+    begun, ended = zip(*times, strict=True)
+    assert max(begun) < min(ended), f"one after the other: {times}"
+    assert site.process_of(first) != site.process_of(second)
+    for record in done:
+        outcome = record.outcome
         assert outcome is not None
         assert (outcome.promoted, outcome.held_because) == (False, ())
         versions.append(outcome.version_id)

@@ -171,3 +171,21 @@ def test_what_comes_after_the_job_has_ended_is_not_stored(jobs: Jobs, accepted: 
     jobs.finish(accepted.job_id, JobState.CANCELLED)
     assert not jobs.save_instant(accepted.job_id, InstantOutcome(at=utc_now()))
     assert jobs.get(accepted.job_id).instant is None
+
+
+def test_signs_of_life_are_shown_while_it_is_made(
+    lane: Callable[[str], Lane], jobs: Jobs, accepted: JobRecord
+) -> None:
+    made = lane("time.sleep(60)")
+    working = threading.Thread(target=made.next)
+    working.start()
+    seen: set[str | None] = set()
+    try:
+        wait_until(lambda: seen.add(jobs.get(accepted.job_id).heartbeat) or len(seen - {None}) >= 3)
+    finally:
+        made.stop.set()
+        working.join(20)
+    assert not working.is_alive()
+    assert jobs.get(accepted.job_id).state == JobState.QUEUED
+    jobs.finish(accepted.job_id, JobState.CANCELLED)
+    assert not jobs.waiting_heartbeat(accepted.job_id)

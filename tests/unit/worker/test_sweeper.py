@@ -292,3 +292,26 @@ def test_test_sets_whose_time_is_over_are_removed_once_a_minute(
 def test_a_store_without_test_sets_is_not_touched(sweeper: Sweeper, settings: WorkerSettings) -> None:
     sweeper.sweep_test_sets()
     assert not settings.store.exists()
+
+
+def test_a_job_that_waits_for_its_instant_version_is_not_sent_past_it(
+    sweeper: Sweeper, jobs: Jobs, submit: Submit, clock: Clock
+) -> None:
+    job_id = submit().job_id
+    drain(jobs)
+    jobs.ask_instantly(job_id)
+    for _ in range(4):
+        sweeper.sweep()
+        clock.now += 14
+    assert jobs.waiting_messages() == 0
+
+    assert jobs.next_instant(0.1) == job_id  # it is being made
+    for _ in range(4):
+        assert jobs.waiting_heartbeat(job_id)
+        sweeper.sweep()
+        clock.now += 14
+    assert jobs.waiting_messages() == 0
+
+    clock.now += 2  # whoever made it died
+    sweeper.sweep()
+    assert jobs.waiting_messages() == 1
