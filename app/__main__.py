@@ -18,7 +18,7 @@ from app.settings import Settings
 from exchange.heartbeat import Heartbeat
 from exchange.settings import why_refused
 from keepsight.keys import KeyFile, KeyFileError
-from segp_cl.runtime.process import set_aside_what_lives_on, set_up_server
+from segp_cl.runtime.process import importing, set_aside_what_lives_on, set_up_server
 
 REFUSED = 2
 _OURS = ("app", "model_store", "segp_cl", "keepsight", "uvicorn")
@@ -76,15 +76,16 @@ def log_config(level: str) -> dict[str, object]:
 def _serve(settings: Settings) -> int:
     set_up_server()
     # imported late: PyTorch takes seconds to import, and the refusals above should appear at once
-    from prometheus_client import start_http_server
+    with importing():
+        from prometheus_client import start_http_server
 
-    from app.main import create_app
-    from app.metrics import Metrics
-    from app.wire.server import Server
-    from segp_cl.errors import KeepsightError
+        from app.main import create_app
+        from app.metrics import Metrics
+        from app.wire.server import Server
+        from segp_cl.errors import KeepsightError
 
-    metrics = Metrics()
-    app = create_app(settings, metrics=metrics)
+        metrics = Metrics()
+        app = create_app(settings, metrics=metrics)
 
     def refusal() -> str | None:
         error = app.state.startup_error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -45,8 +46,10 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            app.openapi()  # FastAPI keeps it; making it holds up every thread, so it is done before anything is served
+            # FastAPI keeps it; making it holds up every thread, so it is done before anything is served
+            described = asyncio.create_task(asyncio.to_thread(app.openapi))
             async with running(settings, metrics, live) as services:
+                await described
                 app.state.services = services
                 yield
         except Exception as error:

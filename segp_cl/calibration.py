@@ -11,7 +11,6 @@ from typing import Final
 
 import torch
 from jaxtyping import Float, Int64
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 PRIOR_IMAGES: Final = 4.0
@@ -38,6 +37,8 @@ def fit_scale(
         expected: the multiplier without any image, greater than 0.
         gone: returns Σ -log p at a multiplier, in nats, of images that are no more.
     """
+    from scipy.optimize import minimize_scalar  # here, because servers never fit and it takes long to import
+
     scores = scores.double()
 
     def cost(octaves: float) -> float:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from scipy.stats import binomtest
-
 from segp_cl.errors import KeepsightError
 
 
@@ -126,6 +124,8 @@ def sign_test(wins: int, losses: int) -> float:
 
     Images on which two versions are equally right or wrong say nothing and do not count (McNemar's exact test).
     """
+    from scipy.stats import binomtest  # here, because it takes as long to import as all the rest of this package
+
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 

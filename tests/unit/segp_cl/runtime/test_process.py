@@ -96,3 +96,29 @@ def test_an_operators_allocator_settings_are_kept() -> None:
     assert added["A"] == "b"
     own = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
     assert set_up_environment(own)["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
+
+
+IMPORTS = """
+import gc, weakref
+from segp_cl.runtime.process import importing
+class Knot:
+    def __init__(self):
+        self.own = self
+with importing():
+    assert not gc.isenabled()
+    lives_on = Knot()
+assert gc.isenabled()
+set_aside = gc.get_freeze_count()
+garbage = Knot()
+gone = weakref.ref(garbage)
+del garbage
+with importing():
+    assert not gc.isenabled()
+gc.collect()
+print(set_aside > 0, gone() is None)
+"""
+
+
+def test_what_is_imported_first_is_set_aside_and_later_garbage_is_not() -> None:
+    ran = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout.split() == ["True", "True"]
