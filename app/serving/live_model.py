@@ -21,6 +21,7 @@ from segp_cl.runtime.classifier import Classifier, NoClassesError, embedding_spa
 from segp_cl.runtime.engines.interface import Engine
 from segp_cl.runtime.engines.torch_engine import TorchEngine
 from segp_cl.runtime.golden import GoldenAnswers, GoldenAnswersError, pictures, replay, replay_features
+from segp_cl.runtime.process import give_memory_back
 from segp_cl.types import LearnedClass
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Loader:
             GoldenAnswersError: it does not reproduce its golden answers.
         """
         kept = self._kept.pop(version_id, None)
+        loaded = kept is None
         if kept is None:
             kept = self._load(version_id)
         elif kept[1] is not None:
@@ -87,11 +89,14 @@ class Loader:
         self._kept[version_id] = kept
         while len(self._kept) > self._warm:
             self._kept.popitem(last=False)
+        if loaded:
+            give_memory_back()  # what loading needed, and the version that made way
         return kept[0]
 
     def _load(self, version_id: VersionId) -> tuple[Served, GoldenAnswers | None]:
         content = self._store.read(version_id)
         classifier = Classifier(self._base, content.state, engine=self._engine)
+        classifier.only_answers()
         served = Served(version_id, classifier, self._base.preprocessing)
         size = self._base.preprocessing.size
         for batch_size in self._engine.warm:

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from segp_cl.config import NO_SETTINGS, LearnerConfig, ModelSettings, ResolvedConfig
 from segp_cl.data.preprocessing import Preprocessing
 from segp_cl.errors import ModelLoadError
-from segp_cl.models.lora import Adapters, bake, new_lora
+from segp_cl.models.lora import Adapters, bake, check_fit, new_lora
 from segp_cl.types import HEAD, LoraState, ModelSpec
 
 Tokenizer = Callable[[Sequence[str]], Int[Tensor, "prompts length"]]
@@ -171,6 +171,15 @@ class Backbone(nn.Module):
     def shared_copy(self) -> Backbone:
         """Return a second model over the same tensors, whose modules can be adapted without changing this one."""
         return self._copied()
+
+    def check_lora(self, lora: LoraState | None) -> None:
+        """See that adapters fit this model.
+
+        Raises:
+            IncompatibleStateError: they belong to another architecture.
+        """
+        if lora is not None:
+            check_fit(self.towers, lora)
 
     def with_lora(self, lora: LoraState | None) -> Backbone:
         """Return a copy for serving: adapted weights merged into new tensors, all else shared with this model.

@@ -304,6 +304,17 @@ def new_lora(
     return LoraState(rank=config.rank, scale=config.lora_scale, factors=factors)
 
 
+def check_fit(towers: dict[str, nn.Module], lora: LoraState) -> None:
+    """See that every adapter has its matrix.
+
+    Raises:
+        IncompatibleStateError: the adapters belong to another architecture.
+    """
+    for targets in _by_parameter(towers, lora):
+        weight = getattr(towers[targets[0].tower].get_submodule(targets[0].path), targets[0].parameter)
+        _check_shapes(weight, targets, [lora.factors[target.key] for target in targets])
+
+
 def bake(towers: dict[str, nn.Module], lora: LoraState) -> None:
     """Replace every adapted weight by a new tensor W + scale * B A; the old tensors do not change."""
     for targets in _by_parameter(towers, lora):

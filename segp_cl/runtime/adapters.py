@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from segp_cl.types import LoraState
-
-_IMAGE = "image."
+from segp_cl.types import HEAD, LoraState
 
 
 def image_part(lora: LoraState | None) -> LoraState | None:
     """Return the image tower's adapters; None: it has none."""
-    return _part(lora, of_image=True)
+    return _part(lora, "image")
 
 
-def other_part(lora: LoraState | None) -> LoraState | None:
-    """Return the adapters of head and text tower; None: they have none."""
-    return _part(lora, of_image=False)
+def head_part(lora: LoraState | None) -> LoraState | None:
+    """Return the head's adapters; None: it has none."""
+    return _part(lora, HEAD)
+
+
+def text_part(lora: LoraState | None) -> LoraState | None:
+    """Return the text tower's adapters; None: it has none."""
+    return _part(lora, "text")
 
 
 def digest_of(lora: LoraState | None, *, of: str = "") -> str:
@@ -32,8 +35,8 @@ def digest_of(lora: LoraState | None, *, of: str = "") -> str:
     return digest.hexdigest()
 
 
-def _part(lora: LoraState | None, *, of_image: bool) -> LoraState | None:
+def _part(lora: LoraState | None, tower: str) -> LoraState | None:
     if lora is None:
         return None
-    factors = {target: each for target, each in lora.factors.items() if target.startswith(_IMAGE) is of_image}
+    factors = {target: each for target, each in lora.factors.items() if target.startswith(f"{tower}.")}
     return replace(lora, factors=factors) if factors else None

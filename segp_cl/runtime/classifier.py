@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, UInt8
@@ -12,7 +13,7 @@ from torch import Tensor
 from segp_cl.errors import IncompatibleStateError, KeepsightError
 from segp_cl.odds import at, least_probability
 from segp_cl.open_vocabulary import expected_familiarity, open_probabilities
-from segp_cl.runtime.adapters import digest_of, image_part, other_part
+from segp_cl.runtime.adapters import digest_of, head_part, image_part, text_part
 from segp_cl.runtime.engines.interface import Engine, EngineName, ServableModel
 from segp_cl.runtime.engines.torch_engine import TorchEngine
 from segp_cl.scores import Whitener, dual_path_scores, probabilities
@@ -63,7 +64,8 @@ def image_tower(state: LearnerState) -> str:
 class Classifier:
     """Classifies images by a learned state. Immutable, without gradients, thread-safe.
 
-    The state's adapters are merged into a copy of the base model, which itself does not change. Words that were never
+    The state's adapters are merged into a copy of the base model, which itself does not change; those of the text tower
+    when it is first asked for, for the texts of the state's classes are in the state. Words that were never
     taught are scored by the untouched base model: of an image tower that has no adapters, the raw features serve both.
     Pixels may be 8-bit or floats in [0, 1]; they are moved to the model's device, and results stay there. `engine` runs
     the image tower, by default PyTorch does; features and scores are always float32.
@@ -85,7 +87,8 @@ class Classifier:
             )
         self.state = state
         engine = engine or TorchEngine()
-        self._model = base.with_lora(other_part(state.lora))
+        base.check_lora(state.lora)
+        self._model = base.with_lora(head_part(state.lora))
         self._pass = engine.image_pass(base, image_part(state.lora))
         self._base = base
         self._base_pass = engine.image_pass(base, None) if state.moves_image_tower else self._pass
@@ -104,6 +107,10 @@ class Classifier:
         if whitening is not None:
             self._whitening = whitening.to(self._prototypes)
         self._text_features = state.text_features.to(base.device)
+
+    def only_answers(self) -> None:
+        """Let go of the state's sums and covariance, which are megabytes that only learning needs."""
+        self.state = replace(self.state, sums=None, covariance=None)
 
     @property
     def logit_scale(self) -> float:
@@ -198,7 +205,11 @@ class Classifier:
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "prompts joint"]:
         """Compute unit-norm text features of full sentences with the adapted text tower."""
-        return self._model.text_features(prompts)
+        return self._text_model.text_features(prompts)
+
+    @cached_property
+    def _text_model(self) -> ServableModel:
+        return self._base.with_lora(text_part(self.state.lora))
 
     @torch.inference_mode()
     def encode_untouched(self, prompts: Sequence[str]) -> Float[Tensor, "prompts joint"]:

@@ -30,6 +30,9 @@ class MeanColour:
     def text_features(self, prompts: Sequence[str]) -> Tensor:
         return torch.zeros(len(prompts), 3)
 
+    def check_lora(self, lora: LoraState | None) -> None:
+        """Any will do."""
+
     def with_lora(self, lora: LoraState | None) -> MeanColour:
         return self
 

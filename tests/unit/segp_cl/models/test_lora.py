@@ -260,7 +260,11 @@ def test_adapters_of_another_model_are_refused(tiny_backbone: Backbone) -> None:
     renamed = LoraState(2, 1.0, {key.replace("resblocks.0", "resblocks.9"): f for key, f in lora.factors.items()})
     with pytest.raises(IncompatibleStateError, match=r"resblocks\.9"):
         tiny_backbone.with_lora(renamed)
+    with pytest.raises(IncompatibleStateError, match=r"resblocks\.9"):
+        tiny_backbone.check_lora(renamed)
     key = next(iter(lora.factors))
     misshaped = LoraState(2, 1.0, {key: LoraFactors(a=torch.zeros(2, 7), b=torch.zeros(5, 2))})
     with pytest.raises(IncompatibleStateError, match="5x7"):
         tiny_backbone.with_lora(misshaped)
+    with pytest.raises(IncompatibleStateError, match="5x7"):
+        tiny_backbone.check_lora(misshaped)

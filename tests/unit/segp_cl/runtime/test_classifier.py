@@ -53,6 +53,9 @@ class FakeModel(nn.Module):
         angles = torch.tensor([len(prompt) / 10 for prompt in prompts])
         return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
+    def check_lora(self, lora: LoraState | None) -> None:
+        """Any will do."""
+
     def with_lora(self, lora: LoraState | None) -> FakeModel:
         matrix = self.matrix.detach().clone()
         if lora is not None:
