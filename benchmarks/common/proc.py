@@ -80,6 +80,17 @@ def memory_mib(pids: Iterable[int]) -> tuple[float, str]:
         return sum(_field_kib(PROC / str(pid) / "status", "VmRSS") for pid in pids) / 1024, "RSS"
 
 
+def resident_mib(pid: int) -> float:
+    """What a process holds, pages that others share included, in MiB."""
+    return _field_kib(PROC / str(pid) / "status", "VmRSS") / 1024
+
+
+def private_mib(pid: int) -> float:
+    """What a process holds that no other shares, in MiB."""
+    rollup = PROC / str(pid) / "smaps_rollup"
+    return (_field_kib(rollup, "Private_Clean") + _field_kib(rollup, "Private_Dirty")) / 1024
+
+
 def _field_kib(path: Path, name: str) -> float:
     value = proc_field(path, name)
     if value is None:

@@ -20,7 +20,7 @@ from benchmarks.serving import gpu as gpu_benchmark
 from benchmarks.serving import record
 from benchmarks.serving.figures import AIMS
 from benchmarks.serving.foreign import Gate
-from benchmarks.serving.parts import abuse, bare, commit, gain, peers, prepare, swaps
+from benchmarks.serving.parts import abuse, bare, commit, gain, peers, prepare, start, swaps
 from benchmarks.serving.plan import QUICK, Part, Plan
 from benchmarks.serving.report import write_report
 from benchmarks.serving.workplace import Workplace
@@ -35,6 +35,7 @@ MEASURE: dict[Part, Callable[[Workplace], dict[str, Any]]] = {
     Part.ABUSE: abuse.measure,
     Part.GAIN: gain.measure,
     Part.PREPARE: prepare.measure,
+    Part.START: start.measure,
 }
 app = typer.Typer(add_completion=False)
 

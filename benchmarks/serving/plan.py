@@ -21,6 +21,7 @@ class Part(StrEnum):
     ABUSE = "abuse"
     GAIN = "gain"
     PREPARE = "prepare"
+    START = "start"
 
 
 class Plan(BaseModel):
@@ -56,6 +57,9 @@ class Plan(BaseModel):
     cold_versions: int = 7
     gain_rounds: int = 5
     prepared_versions: int = 6
+    starts: int = 5
+    start_versions: int = 50
+    rest_s: float = 12.0
     abuse_requests: int = 10_000
     abuse_share: float = 0.05
     abuse_clients: int = 32
@@ -81,5 +85,8 @@ QUICK: Final = Plan(
     cold_versions=4,
     gain_rounds=1,
     prepared_versions=3,
+    starts=1,
+    start_versions=3,
+    rest_s=6.0,
     abuse_requests=600,
 )

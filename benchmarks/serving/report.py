@@ -77,7 +77,7 @@ def _bare(found: Record, part: Record) -> list[str]:
             scatter = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else NOTHING
             rows.append((model, what, number(found.get(f"{what}_ratio_{model}")), scatter))
     loops = "; ".join(
-        f"{model}: {d['loop']['engine']}, batches of {d['loop']['batch']}, {d['loop']['decoders']} threads"
+        f"{model}: {d['loop'].get('engine', 'torch')}, batches of {d['loop']['batch']}, {d['loop']['decoders']} threads"
         for model, d in part["models"].items()
     )
     return [
@@ -206,6 +206,25 @@ def _prepare(found: Record, part: Record) -> list[str]:
     ]
 
 
+def _start(found: Record, part: Record) -> list[str]:
+    keys = (
+        ("seconds until `/readyz` answers 200", "ready_s_compact"),
+        ("the slowest", "ready_s_most_compact"),
+        ("MiB that the server holds at rest", "rest_mib_compact"),
+        ("of them its own alone", "rest_private_mib_compact"),
+        (f"MiB after {part['versions']} versions", "rest_mib_compact_50"),
+        ("of them its own alone", "rest_private_mib_compact_50"),
+    )
+    return [
+        "## Starting",
+        _conditions(part),
+        f"`keepsight up` with broker, worker and one server, `compact`, {len(part['starts'])} times after a first time "
+        "that does not count: that one converts the model. Memory is resident (RSS) of the server process, code that "
+        "processes share included; its own alone are private pages. A version counts once it was served.",
+        table(("what", "measured"), [(what, number(found.get(key))) for what, key in keys]),
+    ]
+
+
 _PARTS = (
     ("bare", _bare),
     ("peers", _peers),
@@ -213,6 +232,7 @@ _PARTS = (
     ("swaps", _swaps),
     ("commit", _commit),
     ("prepare", _prepare),
+    ("start", _start),
     ("abuse", _abuse),
 )
 

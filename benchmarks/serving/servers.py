@@ -20,6 +20,7 @@ from benchmarks.common.proc import all_stats, freeze, members, tree_cpu_s
 from benchmarks.common.process import ROOT
 
 READY_S: Final = 240.0
+_POLL_S: Final = 0.05
 _TAIL: Final = 1500
 
 
@@ -92,7 +93,7 @@ class Server:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self.get(self._ready)[0] == 200:
                     return
-            time.sleep(0.2)
+            time.sleep(_POLL_S)
         raise ServerError(f"{self.name} is not ready after {timeout_s:g} s: {self.tail()}")
 
     def tail(self) -> str:
@@ -161,9 +162,12 @@ def running(launch: Launch, log: Path) -> Iterator[Server]:
         server.stop()
 
 
-def keepsight(store: Path, *, model: str, pretrained: str | None, threads: int, api_processes: int) -> Launch:
-    """`keepsight up` without a worker, as it ships: broker, server and their supervisor count as its tree."""
-    command = [sys.executable, "-m", "keepsight", "up", "--store", str(store), "--port", "{port}", "--no-worker"]
+def keepsight(
+    store: Path, *, model: str, pretrained: str | None, threads: int, api_processes: int, worker: bool = False
+) -> Launch:
+    """`keepsight up`, as it ships: broker, server and their supervisor count as its tree, and a worker if asked for."""
+    command = [sys.executable, "-m", "keepsight", "up", "--store", str(store), "--port", "{port}"]
+    command += [] if worker else ["--no-worker"]
     command += ["--model", model, "--threads", str(threads)]
     command += ["--pretrained", pretrained] if pretrained else []
     command += ["--api-processes", str(api_processes)] if api_processes > 1 else []

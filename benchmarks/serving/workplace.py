@@ -85,11 +85,13 @@ class Workplace:
         made = answer_of("benchmarks.serving.stores", json.dumps(settings), environment=environment, code=code)
         return root, made["versions"]
 
-    def ours(self, model: str, store: Path, *, api_processes: int = 1) -> Launch:
+    def ours(self, model: str, store: Path, *, api_processes: int = 1, worker: bool = False) -> Launch:
         """How Keepsight is started on a store."""
         known, pretrained = self.spec(model)
         threads = self.plan.threads
-        launch = keepsight(store, model=known, pretrained=pretrained, threads=threads, api_processes=api_processes)
+        launch = keepsight(
+            store, model=known, pretrained=pretrained, threads=threads, api_processes=api_processes, worker=worker
+        )
         return replace(launch, environment={**launch.environment, "KEEPSIGHT_ENGINE_CACHE": str(self.cache)})
 
     @property

@@ -82,6 +82,10 @@ def prepare() -> dict[str, Any]:
     return {"figures": {"prepare_s_compact": 0.2}, "models": {"compact": {"versions": []}}, "load": LOAD}
 
 
+def start() -> dict[str, Any]:
+    return {"figures": {"ready_s_compact": 5.5, "rest_mib_compact": 800.0}, "versions": 3, "starts": [{}], "load": LOAD}
+
+
 FAKE = {
     Part.BARE: bare,
     Part.PEERS: peers,
@@ -90,6 +94,7 @@ FAKE = {
     Part.ABUSE: abuse,
     Part.GAIN: gain,
     Part.PREPARE: prepare,
+    Part.START: start,
 }
 
 
@@ -117,6 +122,9 @@ class TestSummary:
             "compact_gain_c16",
             "prepare_s_compact",
             "prepare_s_vit_b32",
+            "ready_s_compact",
+            "rest_mib_compact",
+            "rest_ratio_compact_50",
             "swap_failed",
             "swap_mixed",
             "swap_p99_ratio",
