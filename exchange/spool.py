@@ -8,6 +8,7 @@ is complete.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -26,6 +27,8 @@ _SUFFIX: Final = re.compile(r"\.[a-z0-9]{1,8}")
 _PARTIAL: Final = ".part"
 MAX_PATH: Final = 500
 """Most characters that are kept of where an image lies in an upload."""
+_LOCK_FILE: Final = "writer.lock"
+"""Is locked by the process that writes a folder, for as long as it writes; the lock ends with the process."""
 NOTE_FILE: Final = "job.json"
 """The job's note; see `exchange.notes`."""
 
@@ -61,7 +64,10 @@ def _digest(classes: Sequence[str], labels: Sequence[int], checksums: Sequence[s
 
 
 class SpoolWriter:
-    """Writes one job's images. Leaving the `with` block without `close` removes everything that was written."""
+    """Writes one job's images. Leaving the `with` block without `close` removes everything that was written.
+
+    Until the block is left, `Spool.is_orphaned` tells others whether this process still lives.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._final = folder
@@ -72,6 +78,7 @@ class SpoolWriter:
         self._held_out: list[bool] = []
         self._paths: list[str] = []
         self._folder.mkdir(mode=0o700)
+        self._lock = _locked(self._folder / _LOCK_FILE)
         (self._folder / "images").mkdir()
 
     def add(self, class_index: int, data: bytes, suffix: str = "", *, held_out: bool = False, path: str = "") -> None:
@@ -135,6 +142,13 @@ class SpoolWriter:
         """Remove everything that was written and not closed. Does nothing after `close`."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            with contextlib.suppress(OSError):  # removed with its folder
+                (self._final / _LOCK_FILE).unlink()
+            os.close(self._lock)
+            self._lock = None
+
     def __enter__(self) -> Self:
         return self
 
@@ -142,6 +156,7 @@ class SpoolWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.abort()
+        self._unlock()
 
 
 class Spool:
@@ -261,6 +276,19 @@ class Spool:
                 if path.name != NOTE_FILE:
                     remove_path(path)
 
+    def is_orphaned(self, job_id: str) -> bool:
+        """Return whether the process that wrote this folder died over it. False also where that cannot be told."""
+        folder = self.folder(job_id)
+        for path in (folder.with_name(folder.name + _PARTIAL), folder):
+            with contextlib.suppress(OSError):
+                lock = os.open(path / _LOCK_FILE, os.O_RDWR)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+                finally:
+                    os.close(lock)
+        return False
+
     def folders(self) -> dict[str, int]:
         """Return the jobs that have a folder, complete or not, each with a stamp that changes when a file is added."""
         found: dict[str, int] = {}
@@ -269,6 +297,18 @@ class Spool:
             if _JOB_ID.fullmatch(job_id):
                 found[job_id] = max(found.get(job_id, 0), _stamp(path))
         return found
+
+
+def _locked(path: Path) -> int | None:
+    """Make a file and lock it until its descriptor, which is returned, is closed; None where files cannot be locked."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # some network file systems; the writer then looks like one of an earlier release
+        os.close(lock)
+        path.unlink()
+        return None
+    return lock
 
 
 def sync_folder(path: Path) -> None:

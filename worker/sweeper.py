@@ -198,7 +198,8 @@ class Sweeper:
         except JobNotFoundError:
             record = self._restored(job_id)
         if record is None:
-            abandoned = self._unchanged_s(self._folders, job_id, (stamp,)) > ABANDONED_AFTER_S
+            patience = self._stale_after_s if self._spool.is_orphaned(job_id) else ABANDONED_AFTER_S
+            abandoned = self._unchanged_s(self._folders, job_id, (stamp,)) > patience
         else:
             abandoned = record.state.terminal
         if abandoned:

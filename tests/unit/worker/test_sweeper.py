@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -238,6 +240,36 @@ def test_folders_of_no_job_are_removed_once_nothing_was_added_for_long_whatever_
     clock.now += ABANDONED_AFTER_S + 1
     sweeper.sweep()
     assert set(spool.folders()) == {queued}
+
+
+def test_what_a_server_that_was_killed_over_an_upload_left_is_removed_soon(
+    sweeper: Sweeper, spool: Spool, clock: Clock
+) -> None:
+    killed, written, living = new_job_id(), new_job_id(), new_job_id()
+    code = """
+import os, pathlib, sys
+from exchange.spool import Spool
+spool = Spool(pathlib.Path(sys.argv[1]))
+spool.create(sys.argv[2]).add(0, b"x")
+writer = spool.create(sys.argv[3])
+writer.add(0, b"x")
+writer.close(["cat"])
+os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", code, str(spool.root), killed, written], timeout=60)
+    with spool.create(living) as writer:
+        writer.add(0, b"x")
+        for elapsed_s in (0, 14):
+            clock.now += elapsed_s
+            sweeper.sweep()
+            assert set(spool.folders()) == {killed, written, living}
+        clock.now += 2
+        sweeper.sweep()
+        assert set(spool.folders()) == {living}
+        writer.close(["cat"])
+        assert not spool.is_orphaned(living)
+    assert not spool.is_orphaned(living)
+    assert sorted(path.name for path in spool.folder(living).iterdir()) == ["images", "index.json"]
 
 
 def test_one_record_that_cannot_be_read_does_not_stop_the_sweep_and_ends_when_it_is_silent(
