@@ -7,7 +7,8 @@ classes were taught under each other's names, and a test set's labels were right
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -78,10 +79,12 @@ class Namings:
 
     Args:
         store: the store.
+        lineage: a version, its parent, and so on, for whom manifests have been read already; see `known_lineage`.
     """
 
-    def __init__(self, store: StoreReader) -> None:
+    def __init__(self, store: StoreReader, lineage: Callable[[VersionId], Sequence[Manifest]] | None = None) -> None:
         self._store = store
+        self._lineage = lineage or functools.partial(known_lineage, store)
         self._known: dict[VersionId, Naming] = {}
 
     @cached_property
@@ -96,7 +99,7 @@ class Namings:
             CorruptVersionError: its manifest is damaged.
         """
         if version not in self._known:
-            self._known[version] = Naming.of(known_lineage(self._store, version))
+            self._known[version] = Naming.of(self._lineage(version))
         return self._known[version]
 
     def as_far_as_known(self, version: VersionId | None) -> Naming:

@@ -230,6 +230,29 @@ class Line:
     reason: str
 
 
+def not_surely_explained(entries: Sequence[JournalEntry], present: Sequence[VersionId]) -> tuple[VersionId, ...]:
+    """Return the present versions of which the journal may say too little, so that their manifests must be read.
+
+    Those are the ones that it does not name, and the last one if its line is the last: a process that was interrupted
+    may have written that a version was published, and not why it is held.
+    """
+    known = _published(entries)
+    if entries and entries[-1].action == "publish":
+        known.discard(entries[-1].to or "")
+    return tuple(version for version in present if version not in known)
+
+
+def _published(entries: Sequence[JournalEntry]) -> set[VersionId]:
+    """Return the versions that were published and not pruned since."""
+    known: set[VersionId] = set()
+    for entry in entries:
+        if entry.action == "publish" and entry.to is not None:
+            known.add(entry.to)
+        elif entry.action == "prune" and entry.from_ is not None:
+            known.discard(entry.from_)
+    return known
+
+
 def unexplained(
     entries: Sequence[JournalEntry],
     parents: Mapping[VersionId, VersionId | None],
@@ -244,20 +267,14 @@ def unexplained(
 
     Args:
         entries: the journal, oldest first.
-        parents: the parent of every present version (also None if its manifest cannot be read).
+        parents: the present versions, with the parent of those that are `not_surely_explained` (None if its manifest
+            cannot be read).
         current: the version in CURRENT.
-        held: why the gate held versions, as their manifests say.
+        held: why the gate held those, as their manifests say.
     """
-    known: set[VersionId] = set()
-    said: VersionId | None = None
+    known = _published(entries)
     known_held = {entry.to for entry in entries if entry.action == "hold"}
-    for entry in entries:
-        if entry.action == "publish" and entry.to is not None:
-            known.add(entry.to)
-        elif entry.action == "prune" and entry.from_ is not None:
-            known.discard(entry.from_)
-        elif entry.action in MOVES:
-            said = entry.to
+    said = next((entry.to for entry in reversed(entries) if entry.action in MOVES), None)
     appeared = sorted(parents.keys() - known, key=age)
     gone = sorted(known - parents.keys(), key=age)
     lines = [

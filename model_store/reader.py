@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -356,16 +357,29 @@ class StoreReader:
 
     def version_of_job(self, job_id: str) -> VersionId | None:
         """Return the version that a job has published, or None. Its instant versions do not count."""
-        found = (manifest for manifest in self.list() if manifest.job_id == job_id and not manifest.is_instant)
+        found = (manifest for manifest in self._of_job(job_id) if not manifest.is_instant)
         return next((manifest.version_id for manifest in found), None)
 
     def instants_of_job(self, job_id: str) -> Manifests:
         """Return the instant versions of a job, the oldest first: one for each version that it was put on."""
-        return [manifest for manifest in self.list() if manifest.job_id == job_id and manifest.is_instant]
+        return [manifest for manifest in self._of_job(job_id) if manifest.is_instant]
 
     def made_of_job(self, job_id: str, made: Made) -> Manifests:
         """Return what a job has made in one way, such as its instant versions: one a parent, the oldest first."""
-        return [manifest for manifest in self.list() if manifest.job_id == job_id and manifest.made == made]
+        return [manifest for manifest in self._of_job(job_id) if manifest.made == made]
+
+    def _of_job(self, job_id: str) -> Iterator[Manifest]:
+        """Yield the manifests of a job's versions, oldest first. The others are not parsed, which takes long."""
+        wanted = json.dumps(job_id).encode()
+        for version_id in self.version_ids():
+            try:
+                data = self._read(version_id, MANIFEST_FILE)
+                if wanted in data and (manifest := codec.unpack_manifest(data, version_id)).job_id == job_id:
+                    yield manifest
+            except VersionNotFoundError:
+                continue  # pruned since the folder was listed
+            except CorruptVersionError as error:
+                logger.warning("%s", error)
 
     def version_ids(self) -> tuple[VersionId, ...]:
         """Return the ids of all versions, oldest first."""
@@ -376,6 +390,17 @@ class StoreReader:
         except OSError as error:
             raise StoreError(f"{self._versions} cannot be read: {error.strerror}") from error
         return tuple(sorted(names, key=lambda name: (policy.number_of(name), name)))
+
+    def _readable(self, version_ids: Iterable[VersionId]) -> dict[VersionId, Manifest | None]:
+        """Return the manifests of these versions, or None where one cannot be read."""
+        found: dict[VersionId, Manifest | None] = {}
+        for version_id in version_ids:
+            try:
+                found[version_id] = self.manifest(version_id)
+            except (VersionNotFoundError, CorruptVersionError) as error:
+                logger.warning("%s", error)
+                found[version_id] = None
+        return found
 
     def _manifests(self) -> dict[VersionId, Manifest | None]:
         """Return the manifest of every version, oldest first, or None where it cannot be read."""

@@ -104,12 +104,12 @@ class StoreWriter(Locking, StoreReader):
 
     def _reconcile(self) -> Journal:
         """Return the journal, after adding lines that explain what interrupted processes left."""
-        journal = read_journal(self._journal)
-        manifests = self._manifests()
+        journal, present = read_journal(self._journal), self.version_ids()
+        manifests = self._readable(policy.not_surely_explained(journal.entries, present))
         held = {version: "; ".join(reasons_of(manifest)) for version, manifest in manifests.items() if manifest}
         lines = policy.unexplained(
             journal.entries,
-            parents_of(manifests),
+            dict.fromkeys(present) | parents_of(manifests),
             self.readable_current(),
             {version: reasons for version, reasons in held.items() if reasons},
         )

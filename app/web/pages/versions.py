@@ -20,7 +20,7 @@ from app.web.paging import page_of
 from app.web.rendering import render
 from exchange.redis_client import BrokerUnavailableError
 from model_store.evaluations import Evaluations
-from model_store.naming import Naming, Namings
+from model_store.naming import Namings
 from model_store.types import VersionId
 
 router = page_router()
@@ -83,7 +83,9 @@ def _details(services: Services, version_id: VersionId) -> dict[str, Any]:
     line = book.line(version_id)
     manifest = line.manifest
     evaluations = Evaluations(store.root)
-    naming, namings = Naming.of(lineage_of((each.manifest for each in book.lines), version_id)), Namings(store)
+    manifests = [each.manifest for each in book.lines]
+    namings = Namings(store, lambda version: lineage_of(manifests, version))
+    naming = namings.as_far_as_known(version_id)
     measured = []
     for test_set in services.test_sets.all():
         stored = evaluations.get(version_id, test_set.digest)

@@ -239,6 +239,31 @@ def test_a_manifest_comes_back_exactly() -> None:
     assert codec.pack_manifest(back) == codec.pack_manifest(manifest)
 
 
+def test_manifests_share_the_classes_that_they_have_in_common() -> None:
+    first = codec.unpack_manifest(codec.pack_manifest(manifest_of(learned())), VERSION)
+    renamed = first.classes[1].model_copy(update={"name": "another"})
+    other = manifest_of(learned()).model_copy(update={"classes": (first.classes[0], renamed, first.classes[2])})
+    second = codec.unpack_manifest(codec.pack_manifest(other), VERSION)
+    assert second.classes == other.classes
+    assert [one is two for one, two in zip(first.classes, second.classes, strict=True)] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"images": "many"}, {"images": [1]}, {"colour": "red"}, {"name": None}],
+    ids=["no number", "a list", "a field too many", "no name"],
+)
+def test_a_manifest_whose_classes_are_malformed_is_corrupt(change: dict[str, Any]) -> None:
+    fields = json.loads(codec.pack_manifest(manifest_of(learned())))
+    fields["classes"][1] |= change
+    fields["manifest_sha256"] = "0" * 64
+    blank = json.dumps(fields).encode()
+    before, _, after = blank.rpartition(b"0" * 64)
+    data = before + codec.sha256(blank).encode() + after
+    with pytest.raises(CorruptVersionError, match="not a manifest"):
+        codec.unpack_manifest(data, VERSION)
+
+
 def test_a_manifest_is_json_a_person_can_read() -> None:
     text = codec.pack_manifest(manifest_of(learned())).decode()
     assert json.loads(text)["classes"][0]["name"] == "käse 0"

@@ -18,6 +18,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from model_store import codec
 from model_store.disk import Disk
 from model_store.store import Store, bootstrap
 from model_store.types import (
@@ -26,6 +27,7 @@ from model_store.types import (
     DatasetRecord,
     InvalidStateError,
     InvalidVersionIdError,
+    Manifest,
     NothingToRollBackToError,
     PreprocessingRecord,
     Provenance,
@@ -183,6 +185,31 @@ def test_a_job_publishes_once(store: Store) -> None:
     assert store.version_of_job("job-1") == first.version_id
     assert store.version_of_job("job-2") is None
     assert len(store.list()) == 1
+
+
+def test_publishing_parses_as_few_manifests_however_many_there_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = NOBODY.model_copy(update={"job_id": "job-1"})
+    parsed: list[str] = []
+    unpack = codec.unpack_manifest
+
+    def counted(data: bytes, version_id: str) -> Manifest:
+        parsed.append(version_id)
+        return unpack(data, version_id)
+
+    monkeypatch.setattr(codec, "unpack_manifest", counted)
+    parent = store.publish(learned(), parent=None, provenance=NOBODY).version_id
+    counts = []
+    for seed in range(1, 6):
+        parsed.clear()
+        parent = store.publish(learned(seed=seed), parent=parent, provenance=NOBODY).version_id
+        counts.append(len(parsed))
+    assert len(set(counts)) == 1
+    parsed.clear()
+    assert store.publish(learned(seed=7), parent=parent, provenance=job).job_id == "job-1"
+    assert len(parsed) == counts[0]
+    assert store.version_of_job("job-1") in parsed
 
 
 def test_promote_moves_current_and_says_who_and_why(store: Store) -> None:
