@@ -53,11 +53,14 @@ def _same_numbers_every_time() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
-    """A CLIP with random weights and open_clip's own layers, small enough to learn a task in a second."""
+    return tiny_clip(tmp_path_factory.mktemp("tiny-clip"))
+
+
+def tiny_clip(folder: Path) -> ModelSpec:
+    """Write a CLIP with random weights and open_clip's own layers, small enough to learn a task in a second."""
     import open_clip
     from safetensors.torch import save_file
 
-    folder = tmp_path_factory.mktemp("tiny-clip")
     (folder / "open_clip_config.json").write_text(json.dumps(TINY_CLIP))
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -21,6 +21,7 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Response, sync_playwright
 
 from keepsight.keys import KeyFile
+from tests.browser import crowd
 from tests.browser.driving import THEMES, WIDTHS, launch, serious_findings
 from tests.e2e.conftest import Keepsight
 from tests.page_paths import PAGES
@@ -157,7 +158,7 @@ def picture(page: Page, name: str) -> None:
     """Write a small picture of what the window shows: PNG with a palette."""
     shown = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     PICTURES.mkdir(parents=True, exist_ok=True)
-    shown.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+    shown.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
         PICTURES / f"{name}.png", optimize=True
     )
 
@@ -180,6 +181,7 @@ def record() -> dict[str, Any]:
             images = [next((Path(work) / "asked" / name).iterdir()) for name in CLASSES]
             figures |= weigh(browser, note["url"])
             figures |= look(browser, {"*": note["url"], "/sign-in": guarded["url"]}, images)
+            figures["crowded"] = crowd.measure(browser, Path(work) / "crowded")
         finally:
             browser.close()
             for service in services:
@@ -193,10 +195,11 @@ def main() -> None:
     """Write pictures and figures."""
     figures = record()
     order = ("pages", "first_page_kb", "first_paint_ms", "server_ms", "axe_serious", "axe_findings", "clicks_to_teach",
-             "seconds_to_teach")  # fmt: skip
+             "seconds_to_teach", "crowded")  # fmt: skip
     about = {
         "about": f"median of {RUNS} loads with an empty cache; teaching {len(CLASSES)} classes of {PER_CLASS} images "
-        "with the model compact, from the first click to the served instant version",
+        "with the model compact, from the first click to the served instant version; crowded: with "
+        f"{crowd.CLASSES:,} classes and {crowd.VERSIONS} versions, median of {crowd.RUNS}",
         "cores": os.cpu_count(),
     }
     SUMMARY.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Response, expect
+from playwright.sync_api import Page, Response, Route, expect
 
 from keepsight.keys import KeyFile
 from segp_cl.types import ModelSpec
@@ -164,6 +164,24 @@ def test_everything_can_be_reached_with_the_keyboard(taught: Service, window: Wi
     page.keyboard.press("Enter")
     expect(page.locator('[data-class="crimson"]')).to_be_visible()
     expect(page.locator("#class-name")).to_be_focused()
+
+
+def test_controls_wait_for_the_scripts_of_their_page(taught: Service, window: Window) -> None:
+    page = window()
+    held_back: list[Route] = []
+    page.route("**/ready.js", held_back.append)
+    page.goto(f"{taught.url}/teach", wait_until="commit")
+    name, add = page.locator("#class-name"), page.get_by_role("button", name="Add the class")
+    expect(name).to_be_disabled()
+    expect(add).to_be_disabled()
+    expect(page.get_by_role("link", name="Versions")).to_be_enabled()
+    while not held_back:
+        page.wait_for_timeout(50)
+    held_back[0].continue_()
+    expect(add).to_be_enabled()
+    name.fill("crimson")
+    add.click()
+    expect(page.locator('[data-class="crimson"]')).to_be_visible()
 
 
 def test_small_windows_have_a_menu(taught: Service, window: Window) -> None:
