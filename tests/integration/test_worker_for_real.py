@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,17 @@ class Site:
 
     def training(self, job_id: str) -> JobRecord:
         return self.wait(job_id, lambda record: record.progress is not None and record.progress.phase == "train")
+
+    @contextmanager
+    def held_up(self, job_id: str) -> Iterator[JobRecord]:
+        """Stop the process of a job that trains, so that it does not end first, however slow the others are."""
+        record = self.training(job_id)
+        process = self.process_of(job_id)
+        os.kill(process, signal.SIGSTOP)
+        try:
+            yield record
+        finally:
+            os.kill(process, signal.SIGCONT)
 
     def process_of(self, job_id: str) -> int:
         """The id of the process that runs the job's latest attempt."""
@@ -331,12 +343,12 @@ def test_images_of_a_finished_job_are_removed_when_a_worker_starts(site: Site) -
 def test_tasks_are_served_at_once_while_another_one_trains(site: Site, worker: subprocess.Popen[bytes]) -> None:
     known = len(site.store.lineage()[0].classes)
     first = site.teach("rook", "emu", instant=True, **SHORT)
-    begun = site.wait(first, lambda record: record.progress is not None and record.progress.phase == "train")
-    assert begun.instant is not None
-    assert begun.instant.promoted
-    second = site.teach("cod", "eel", instant=True, **QUICK)
-    served = site.wait(second, lambda record: record.instant is not None)
-    assert (served.state, site.jobs.get(first).state) == (JobState.QUEUED, JobState.RUNNING)
+    with site.held_up(first) as begun:
+        assert begun.instant is not None
+        assert begun.instant.promoted
+        second = site.teach("cod", "eel", instant=True, **QUICK)
+        served = site.wait(second, lambda record: record.instant is not None)
+        assert (served.state, site.jobs.get(first).state) == (JobState.QUEUED, JobState.RUNNING)
     done = site.wait(second, lambda record: record.state.terminal)
     assert (done.state, site.jobs.get(first).state) == (JobState.SUCCEEDED, JobState.SUCCEEDED)
     lineage = site.store.lineage()
@@ -399,10 +411,10 @@ def test_a_merge_whose_process_is_killed_is_done_again_and_publishes_once(
 
 def test_classes_are_edited_while_a_task_trains(site: Site, worker: subprocess.Popen[bytes]) -> None:
     training = site.teach("wren", "tern", instant=True, **SHORT)
-    site.wait(training, lambda record: record.progress is not None and record.progress.phase == "train")
-    job = site.edit(ClassEdit(kind="rename", classes=("wren",), name="jenny", prompt="a photo of a jenny."))
-    edited = site.finished(job)
-    assert site.jobs.get(training).state == JobState.RUNNING
+    with site.held_up(training):
+        job = site.edit(ClassEdit(kind="rename", classes=("wren",), name="jenny", prompt="a photo of a jenny."))
+        edited = site.finished(job)
+        assert site.jobs.get(training).state == JobState.RUNNING
     assert edited.outcome is not None
     assert edited.outcome.promoted
     site.finished(training)
