@@ -173,15 +173,18 @@ def test_what_comes_after_the_job_has_ended_is_not_stored(jobs: Jobs, accepted: 
     assert jobs.get(accepted.job_id).instant is None
 
 
-def test_signs_of_life_are_shown_while_it_is_made(
-    lane: Callable[[str], Lane], jobs: Jobs, accepted: JobRecord
-) -> None:
+def test_signs_of_life_are_shown_while_it_is_made(lane: Callable[[str], Lane], jobs: Jobs, accepted: JobRecord) -> None:
     made = lane("time.sleep(60)")
     working = threading.Thread(target=made.next)
     working.start()
-    seen: set[str | None] = set()
+    seen: set[str | None] = {None}
+
+    def has_beaten() -> bool:
+        seen.add(jobs.get(accepted.job_id).heartbeat)
+        return len(seen) > 3
+
     try:
-        wait_until(lambda: seen.add(jobs.get(accepted.job_id).heartbeat) or len(seen - {None}) >= 3)
+        wait_until(has_beaten)
     finally:
         made.stop.set()
         working.join(20)
