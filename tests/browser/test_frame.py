@@ -169,7 +169,7 @@ def test_everything_can_be_reached_with_the_keyboard(taught: Service, window: Wi
 def test_controls_wait_for_the_scripts_of_their_page(taught: Service, window: Window) -> None:
     page = window()
     held_back: list[Route] = []
-    page.route("**/ready.js", held_back.append)
+    page.route("**/ready.js", lambda route: held_back.append(route))
     page.goto(f"{taught.url}/teach", wait_until="commit")
     name, add = page.locator("#class-name"), page.get_by_role("button", name="Add the class")
     expect(name).to_be_disabled()

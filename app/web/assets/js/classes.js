@@ -137,12 +137,12 @@ function prepareForm(form) {
 
   function refresh() {
     for (const part of form.querySelectorAll("[data-for]")) part.hidden = part.dataset.for !== form.elements.kind?.value;
+    document.getElementById("edit-do").disabled = true; // until it is said what would change
     clearTimeout(timer);
     timer = setTimeout(() => showPreview(form), 200);
   }
 
-  form.addEventListener("input", refresh);
-  form.addEventListener("change", refresh);
+  form.addEventListener("input", refresh); // not "change": a text field sends that when the button is pressed
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const before = form.dataset.merge ? null : form.dataset.class;
