@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from exchange.contracts import GateResult
 from model_store import codec
 from model_store.gate import REPORT_KEY
-from model_store.naming import Naming, translate
+from model_store.naming import Naming, Namings, translate
 from model_store.store import Store
 from model_store.types import (
     MANIFEST_FILE,
@@ -112,6 +112,12 @@ class VersionBook:
             for version, manifest in found.items()
         ]
         return Book(tuple(reversed(lines)), damaged, current)
+
+    def namings(self) -> Namings:
+        """Return how the versions name their classes, from manifests that were read once. Reads the store."""
+        with self._lock:
+            found, _ = self._manifests()
+        return Namings(self._store, lambda version: lineage_of(found.values(), version))
 
     def _manifests(self) -> tuple[dict[VersionId, Manifest], dict[VersionId, str]]:
         read: dict[VersionId, tuple[tuple[int, int, int], Manifest]] = {}

@@ -181,7 +181,7 @@ class Jobs(RedisClient):
         with reaching():
             (self._redis.lpush if first else self._redis.rpush)(INSTANT_KEY, job_id)
 
-    def wait_instantly(self) -> frozenset[str]:
+    def waiting_instantly(self) -> frozenset[str]:
         """The ids of the jobs on that list."""
         with reaching():
             return frozenset(cast("list[str]", self._redis.lrange(INSTANT_KEY, 0, -1)))

@@ -391,22 +391,18 @@ class StoreReader:
             raise StoreError(f"{self._versions} cannot be read: {error.strerror}") from error
         return tuple(sorted(names, key=lambda name: (policy.number_of(name), name)))
 
-    def _readable(self, version_ids: Iterable[VersionId]) -> dict[VersionId, Manifest | None]:
-        """Return the manifests of these versions, or None where one cannot be read."""
+    def _manifests(self, version_ids: Iterable[VersionId] | None = None) -> dict[VersionId, Manifest | None]:
+        """Return the manifests of these versions (None: of all, oldest first), or None where one cannot be read."""
         found: dict[VersionId, Manifest | None] = {}
-        for version_id in version_ids:
+        for version_id in self.version_ids() if version_ids is None else version_ids:
             try:
                 found[version_id] = self.manifest(version_id)
-            except (VersionNotFoundError, CorruptVersionError) as error:
+            except VersionNotFoundError:
+                continue  # pruned since the folder was listed
+            except CorruptVersionError as error:
                 logger.warning("%s", error)
                 found[version_id] = None
         return found
-
-    def _manifests(self) -> dict[VersionId, Manifest | None]:
-        """Return the manifest of every version, oldest first, or None where it cannot be read."""
-        survey = self.survey()
-        found = dict.fromkeys(survey.damaged) | {manifest.version_id: manifest for manifest in survey.readable}
-        return {version_id: found[version_id] for version_id in sorted(found, key=policy.age)}
 
     def _read(self, version_id: VersionId, file: str) -> bytes:
         folder = self._versions / policy.check_version_id(version_id)

@@ -105,7 +105,7 @@ class StoreWriter(Locking, StoreReader):
     def _reconcile(self) -> Journal:
         """Return the journal, after adding lines that explain what interrupted processes left."""
         journal, present = read_journal(self._journal), self.version_ids()
-        manifests = self._readable(policy.not_surely_explained(journal.entries, present))
+        manifests = self._manifests(policy.not_surely_explained(journal.entries, present))
         held = {version: "; ".join(reasons_of(manifest)) for version, manifest in manifests.items() if manifest}
         lines = policy.unexplained(
             journal.entries,

@@ -177,7 +177,7 @@ class Sweeper:
                 logger.warning(
                     "no sign of life from %s for %.0f s; the job is queued again", record.owner, self._stale_after_s
                 )
-        elif record.job_id in self._jobs.wait_instantly():
+        elif record.job_id in self._jobs.waiting_instantly():
             pass  # its turn comes
         elif record.job.is_quick or self._jobs.waiting_messages() == 0:
             logger.warning("the job is queued without a message; the message is sent again")

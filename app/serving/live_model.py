@@ -95,8 +95,7 @@ class Loader:
 
     def _load(self, version_id: VersionId) -> tuple[Served, GoldenAnswers | None]:
         content = self._store.read(version_id)
-        classifier = Classifier(self._base, content.state, engine=self._engine)
-        classifier.only_answers()
+        classifier = Classifier(self._base, content.state, engine=self._engine, keep_sums=False)
         served = Served(version_id, classifier, self._base.preprocessing)
         size = self._base.preprocessing.size
         for batch_size in self._engine.warm:

@@ -77,7 +77,7 @@ def memory_mib(pids: Iterable[int]) -> tuple[float, str]:
     try:
         return sum(_field_kib(PROC / str(pid) / "smaps_rollup", "Pss") for pid in pids) / 1024, "PSS"
     except (OSError, KeyError):
-        return sum(_field_kib(PROC / str(pid) / "status", "VmRSS") for pid in pids) / 1024, "RSS"
+        return sum(resident_mib(pid) for pid in pids), "RSS"
 
 
 def resident_mib(pid: int) -> float:

@@ -195,7 +195,7 @@ class _Layer(nn.Module):
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    # published weights take its place: to draw others takes a second and, on the meta device, imports torch._dynamo
+    # published weights take its place, and to draw normal ones on the meta device imports torch._dynamo
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 

@@ -68,13 +68,16 @@ class Classifier:
     when it is first asked for, for the texts of the state's classes are in the state. Words that were never
     taught are scored by the untouched base model: of an image tower that has no adapters, the raw features serve both.
     Pixels may be 8-bit or floats in [0, 1]; they are moved to the model's device, and results stay there. `engine` runs
-    the image tower, by default PyTorch does; features and scores are always float32.
+    the image tower, by default PyTorch does; features and scores are always float32. Without `keep_sums`, `state` loses
+    sums and covariance, which are megabytes that only learning needs.
 
     Raises:
         IncompatibleStateError: the state was learned on other base weights, or its tensors do not fit its classes.
     """
 
-    def __init__(self, base: ServableModel, state: LearnerState, *, engine: Engine | None = None) -> None:
+    def __init__(
+        self, base: ServableModel, state: LearnerState, *, engine: Engine | None = None, keep_sums: bool = True
+    ) -> None:
         if state.weights_digest != base.weights_digest:
             raise IncompatibleStateError(
                 f"the state was learned on base weights {state.weights_digest[:12]} ({state.model.name}), "
@@ -85,7 +88,7 @@ class Classifier:
                 f"the state names {len(state.classes)} classes, but holds {len(state.prototypes)} prototypes "
                 f"and {len(state.text_features)} text features"
             )
-        self.state = state
+        self.state = state if keep_sums else replace(state, sums=None, covariance=None)
         engine = engine or TorchEngine()
         base.check_lora(state.lora)
         self._model = base.with_lora(head_part(state.lora))
@@ -107,10 +110,6 @@ class Classifier:
         if whitening is not None:
             self._whitening = whitening.to(self._prototypes)
         self._text_features = state.text_features.to(base.device)
-
-    def only_answers(self) -> None:
-        """Let go of the state's sums and covariance, which are megabytes that only learning needs."""
-        self.state = replace(self.state, sums=None, covariance=None)
 
     @property
     def logit_scale(self) -> float:

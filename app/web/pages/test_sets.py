@@ -10,11 +10,9 @@ from fastapi.responses import Response
 from app.deps import ServicesDep
 from app.evaluations import unknown_labels
 from app.services import Services
-from app.version_book import lineage_of
 from app.web.page_routes import AnyReader, page_router
 from app.web.rendering import render
 from model_store.evaluations import Evaluations
-from model_store.naming import Namings
 
 router = page_router()
 
@@ -28,8 +26,7 @@ async def show(request: Request, services: ServicesDep, caller: AnyReader) -> Re
 def _shown(services: Services) -> dict[str, Any]:
     store, settings = services.store, services.settings
     current = store.readable_current()
-    manifests = [line.manifest for line in services.book.read().lines]
-    namings = Namings(store, lambda version: lineage_of(manifests, version))
+    namings = services.book.namings()
     naming = namings.as_far_as_known(current)
     evaluations, found = Evaluations(store.root), services.test_sets.all()
     rows = []

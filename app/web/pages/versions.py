@@ -14,13 +14,12 @@ from app.deps import ServicesDep
 from app.evaluations import labels_by
 from app.offload import in_thread
 from app.services import Services
-from app.version_book import Book, VersionLine, gate_of, lineage_of
+from app.version_book import Book, VersionLine, gate_of
 from app.web.page_routes import AnyReader, page_router
 from app.web.paging import page_of
 from app.web.rendering import render
 from exchange.redis_client import BrokerUnavailableError
 from model_store.evaluations import Evaluations
-from model_store.naming import Namings
 from model_store.types import VersionId
 
 router = page_router()
@@ -83,8 +82,7 @@ def _details(services: Services, version_id: VersionId) -> dict[str, Any]:
     line = book.line(version_id)
     manifest = line.manifest
     evaluations = Evaluations(store.root)
-    manifests = [each.manifest for each in book.lines]
-    namings = Namings(store, lambda version: lineage_of(manifests, version))
+    namings = services.book.namings()
     naming = namings.as_far_as_known(version_id)
     measured = []
     for test_set in services.test_sets.all():

@@ -35,9 +35,6 @@ class Turned(MeanColour):
     def raw_features(self, pixels: Tensor) -> Tensor:
         return super().raw_features(pixels) + torch.tensor([0.0, 0.0, 1000.0])
 
-    def check_lora(self, lora: LoraState | None) -> None:
-        """Any will do."""
-
     def with_lora(self, lora: LoraState | None) -> Turned:
         return self
 

@@ -26,9 +26,6 @@ class Counted(MeanColour):
         self.passed += len(pixels)
         return super().raw_features(pixels)
 
-    def check_lora(self, lora: object) -> None:
-        """Any will do."""
-
     def with_lora(self, lora: object) -> Counted:
         return self
 

@@ -45,9 +45,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The fusion weight of every classifier that is made."""
     weights: list[float] = []
 
-    def counted(base: Backbone, state: LearnerState, *, engine: Engine) -> Classifier:
+    def counted(base: Backbone, state: LearnerState, *, engine: Engine, keep_sums: bool) -> Classifier:
         weights.append(state.fusion_weight)
-        return Classifier(base, state, engine=engine)
+        return Classifier(base, state, engine=engine, keep_sums=keep_sums)
 
     monkeypatch.setattr(live_model, "Classifier", counted)
     return weights
