@@ -6,6 +6,8 @@ Celery's own ends the worker on both.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import Empty
 from typing import Any
 
@@ -20,7 +22,27 @@ logger = logging.getLogger(__name__)
 
 
 class QoS(redis.QoS):
-    """Lets Celery connect anew after an error of the broker: a message whose end could not be told holds a place."""
+    """Lets Celery connect anew after an error of the broker: a message whose end could not be told holds a place.
+
+    Celery logs such an error and goes on. With its only place taken it then listens to no connection, so it would not
+    even learn that it has none.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        with self._telling_an_end():
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        with self._telling_an_end():
+            super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def _telling_an_end(self) -> Iterator[None]:
+        try:
+            yield
+        except self.channel.connection_errors as error:
+            self.channel.troubled = self.channel.troubled or why_unavailable(error) or str(error)
+            raise
 
     def can_consume(self) -> bool:
         if self.channel.troubled is not None:
