@@ -21,7 +21,7 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Response, sync_playwright
 
 from keepsight.keys import KeyFile
-from tests.browser import crowd
+from tests.browser import crowd, lighthouse
 from tests.browser.driving import THEMES, WIDTHS, launch, serious_findings
 from tests.e2e.conftest import Keepsight
 from tests.page_paths import PAGES
@@ -180,6 +180,7 @@ def record() -> dict[str, Any]:
             figures = teach(browser, note["url"], data)
             images = [next((Path(work) / "asked" / name).iterdir()) for name in CLASSES]
             figures |= weigh(browser, note["url"])
+            figures["lighthouse"] = lighthouse.scores([note["url"] + path for path in PAGES if path != "/sign-in"])
             figures |= look(browser, {"*": note["url"], "/sign-in": guarded["url"]}, images)
             figures["crowded"] = crowd.measure(browser, Path(work) / "crowded")
         finally:
@@ -195,10 +196,11 @@ def main() -> None:
     """Write pictures and figures."""
     figures = record()
     order = ("pages", "first_page_kb", "first_paint_ms", "server_ms", "axe_serious", "axe_findings", "clicks_to_teach",
-             "seconds_to_teach", "crowded")  # fmt: skip
+             "seconds_to_teach", "lighthouse", "crowded")  # fmt: skip
     about = {
         "about": f"median of {RUNS} loads with an empty cache; teaching {len(CLASSES)} classes of {PER_CLASS} images "
-        "with the model compact, from the first click to the served instant version; crowded: with "
+        "with the model compact, from the first click to the served instant version; lighthouse: "
+        f"{lighthouse.VERSION} as a slow phone, lowest of all pages but the sign-in; crowded: with "
         f"{crowd.CLASSES:,} classes and {crowd.VERSIONS} versions, median of {crowd.RUNS}",
         "cores": os.cpu_count(),
     }
