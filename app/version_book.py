@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from exchange.contracts import GateResult
+from exchange.contracts import GateCheck, GateResult
 from model_store import codec
 from model_store.gate import REPORT_KEY
 from model_store.naming import Naming, Namings, translate
@@ -49,11 +49,16 @@ class VersionLine:
         return "held" if self.held_because else self.manifest.made or "first"
 
     @property
-    def what(self) -> str | None:
-        """What was taught or edited, in words; None where nothing says it."""
-        if self.manifest.edit is not None:
-            return self.manifest.edit.words
+    def dataset_name(self) -> str | None:
+        """The name of what was taught; None where nothing says it."""
         return None if self.manifest.dataset is None else self.manifest.dataset.name
+
+    @property
+    def held_by(self) -> tuple[GateCheck | str, ...]:
+        """What holds it: the check of each reason, or the reason itself where no check has it."""
+        gate = gate_of(self.manifest) if self.held_because else None
+        checks = {} if gate is None else {check.reason: check for check in gate.checks if check.passed is False}
+        return tuple(checks.get(reason, reason) for reason in self.held_because)
 
 
 @dataclass(frozen=True)

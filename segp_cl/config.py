@@ -230,7 +230,7 @@ class LearnerConfig(BaseModel):
         description="Share of each class's images that is held out to choose an unset beta. 0: beta is not changed.",
     )
     correction_stands_for: float = Field(
-        25.0,
+        40.0,
         ge=0,
         le=1000,
         description="How many wrong labels there are for each that was corrected, roughly. What they have added to the "

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from babel import Locale
+from babel import Locale, UnknownLocaleError
 from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
@@ -62,6 +62,18 @@ def language_of(request: Request) -> Language:
         return known[chosen]
     wanted = (tag.partition("-")[0].lower() for tag in _accepted(request.headers.get("accept-language", "")))
     return next((known[code] for code in wanted if code in known), known[DEFAULT])
+
+
+def locale_of(request: Request, language: Language) -> Locale:
+    """Return how the reader writes numbers and dates: a language's rules in the region that the browser names."""
+    for tag in _accepted(request.headers.get("accept-language", "")):
+        try:
+            wanted = Locale.parse(tag, sep="-")
+        except (ValueError, UnknownLocaleError):
+            continue
+        if wanted.language == language.code and wanted.territory:
+            return wanted
+    return language.locale
 
 
 def _accepted(header: str) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from babel import Locale
 from babel.dates import format_datetime, format_timedelta
 from babel.numbers import format_decimal, format_percent
 from babel.units import format_unit
@@ -23,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from app.access import Caller
 from app.offload import in_thread
 from app.web import served_files
-from app.web.languages import Language, language_of, languages
+from app.web.languages import Language, language_of, languages, locale_of
 from app.web.navigation import ENTRIES
 from app.wire.root import outside_path, route_path
 
@@ -45,11 +46,12 @@ HEADERS: Final = {
 
 @dataclass(frozen=True)
 class View:
-    """What a page shows of the request it answers: who asks, in which language and in which colours."""
+    """What a page shows of the request it answers: who asks, in which language and region, and in which colours."""
 
     path: str
     caller: Caller | None
     language: Language
+    locale: Locale
     theme: str
     version_id: str | None
 
@@ -63,10 +65,12 @@ class View:
         """Return the view of a request; `caller` is None where nobody was let in."""
         theme = request.cookies.get(THEME_COOKIE, "auto")
         services = getattr(request.app.state, "services", None)
+        language = language_of(request)
         return cls(
             path=route_path(request.scope),
             caller=caller,
-            language=language_of(request),
+            language=language,
+            locale=locale_of(request, language),
             theme=theme if theme in THEMES else "auto",
             version_id=None if services is None or caller is None else services.live.version_id,
         )
@@ -131,7 +135,7 @@ def _environment(code: str) -> Environment:
     )
     environment.install_gettext_translations(language.translations, newstyle=True)  # type: ignore[attr-defined]
     environment.globals |= {"url": _url, "asset": _asset}
-    environment.filters |= _filters(language)
+    environment.filters |= _FILTERS
     return environment
 
 
@@ -148,32 +152,53 @@ def _asset(context: Context, name: str) -> str:
     return f"{context['root']}/assets/{served_files.digest()}/{name}"
 
 
-def _filters(language: Language) -> dict[str, Callable[..., str]]:
-    locale = language.locale
+@pass_context
+def _number(context: Context, value: float, digits: int = 0) -> str:
+    return str(format_decimal(value, format=f"#,##0.{'0' * digits}" if digits else "#,##0", locale=_locale(context)))
 
-    def number(value: float, digits: int = 0) -> str:
-        return str(format_decimal(value, format=f"#,##0.{'0' * digits}" if digits else "#,##0", locale=locale))
 
-    def percent(value: float, digits: int = 0) -> str:
-        """Return a share in [0, 1] as per cent."""
-        return str(format_percent(value, format=f"#,##0{'.' + '0' * digits if digits else ''}%", locale=locale))
+@pass_context
+def _percent(context: Context, value: float, digits: int = 0) -> str:
+    """Return a share in [0, 1] as per cent."""
+    locale = _locale(context)
+    pattern = locale.percent_formats[None].pattern.replace("#,##0", f"#,##0{'.' + '0' * digits if digits else ''}")
+    return str(format_percent(value, format=pattern, locale=locale))
 
-    def moment(value: datetime) -> str:
-        """Return a time in UTC; scripts show it in the reader's own zone."""
-        return str(format_datetime(value, "medium", locale=locale))
 
-    def size(value: float) -> str:
-        """Return bytes in the largest unit that gives a whole number of them."""
-        step = min(int(math.log10(max(value, 1)) / 3), len(_UNITS) - 1)
-        return str(format_unit(round(value / 1000**step, 1), _UNITS[step], length="short", locale=locale))
+@pass_context
+def _moment(context: Context, value: datetime) -> str:
+    """Return a time in UTC; scripts show it in the reader's own zone."""
+    return str(format_datetime(value, "medium", locale=_locale(context)))
 
-    def span(value: timedelta) -> str:
-        """Return a length of time: 14 days."""
-        return str(format_timedelta(value, threshold=1.0, locale=locale))
 
-    return {"number": number, "percent": percent, "moment": moment, "size": size, "span": span, "params": _params}
+@pass_context
+def _size(context: Context, value: float) -> str:
+    """Return bytes in the largest unit that gives a whole number of them."""
+    step = min(int(math.log10(max(value, 1)) / 3), len(_UNITS) - 1)
+    return str(format_unit(round(value / 1000**step, 1), _UNITS[step], length="short", locale=_locale(context)))
+
+
+@pass_context
+def _span(context: Context, value: timedelta) -> str:
+    """Return a length of time: 14 days."""
+    return str(format_timedelta(value, threshold=1.0, locale=_locale(context)))
+
+
+def _locale(context: Context) -> Locale:
+    view: View = context["view"]
+    return view.locale
 
 
 def _params(values: Mapping[str, object], **others: object) -> str:
     """Return values as the query of an address."""
     return urlencode({name: value for name, value in {**values, **others}.items() if value != ""})
+
+
+_FILTERS: Final[Mapping[str, Callable[..., str]]] = {
+    "number": _number,
+    "percent": _percent,
+    "moment": _moment,
+    "size": _size,
+    "span": _span,
+    "params": _params,
+}

@@ -45,13 +45,13 @@ def run_demo(settings: DemoSettings, *, quiet: bool = False) -> dict[str, Any]:
     with tour.timed("whole tour"):
         with screen.status("Preparing the images"):
             data = gather_images(settings)
-        screen.print(
-            f"[bold]Keepsight on {escape(data.title)}[/]: {len(data.tasks)} tasks, {len(data.classes)} classes"
-        )
         try:
             with tour.timed("starting the service"):
                 note = start(settings, screen)
             screen.print(f"The page: [bold]{note['url']}[/] (ready after {tour.seconds['starting the service']:.1f} s)")
+            screen.print(
+                f"[bold]Keepsight on {escape(data.title)}[/]: {len(data.tasks)} tasks, {len(data.classes)} classes"
+            )
             with Client(note["url"]) as client:
                 image = data.tasks[0].held_out[0][0]
                 with SteadyClient(note["url"], image, data.classes, data.template) as steady:

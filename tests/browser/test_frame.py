@@ -11,6 +11,7 @@ from playwright.sync_api import Page, Response, Route, expect
 
 from keepsight.keys import KeyFile
 from segp_cl.types import ModelSpec
+from tests.browser import filled as filling
 from tests.browser.conftest import Service, end, serve, squares
 from tests.browser.driving import THEMES, WIDTHS, serious_findings
 from tests.page_paths import PAGES
@@ -25,6 +26,26 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec) -> I
     keepsight, service = serve(tmp_path_factory.mktemp("guarded"), tiny_spec, "--no-worker")
     yield service
     end(keepsight)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec) -> Iterator[tuple[str, filling.Filled]]:
+    """The address of a service on which no page is an empty state, and some of its versions."""
+    folder = tmp_path_factory.mktemp("filled")
+    keepsight, service = serve(folder, tiny_spec)
+    try:
+        images = filling.coloured(folder / "images")
+        versions = filling.fill(service.url, images, rename=("navy", "marine"), config={"strategy": "prototypes"})
+        yield service.url, versions
+    finally:
+        end(keepsight)
+
+
+def addresses(url: str, versions: filling.Filled) -> dict[str, str]:
+    """The addresses of all pages of a service that has no keys, of a comparison, and of one version of each kind."""
+    pages = {path: url + path for path in PAGES if path not in ("/sign-in", "/keys")}
+    pages["compare"] = f"{url}/versions/compare?a={versions.trunk}&b={versions.edited}"
+    return pages | {kind: f"{url}/versions/{version}" for kind, version in vars(versions).items()}
 
 
 def sign_in(page: Page, token: str) -> None:
@@ -87,40 +108,76 @@ def test_a_session_changes_nothing_without_its_token(guarded: Service, window: W
 
 @pytest.mark.parametrize("theme", THEMES)
 def test_axe_finds_nothing_serious_on_any_page(
-    theme: str, taught: Service, guarded: Service, window: Window, tmp_path: Path
+    theme: str, filled: tuple[str, filling.Filled], guarded: Service, window: Window, tmp_path: Path
 ) -> None:
-    KeyFile(guarded.keepsight.folder / "var" / "keys.json").create("one", ["admin"])
+    url, versions = filled
     images = squares(tmp_path / "red", "red", count=2)
     page = window(color_scheme=theme)
+    page.on("dialog", lambda dialog: dialog.accept())
     found = {}
-    for path in PAGES:
-        page.goto((guarded.url if path == "/sign-in" else taught.url) + path)
-        if path == "/":
+    for place, address in addresses(url, versions).items():
+        page.goto(address, wait_until="load")
+        if place == "/":
             page.set_input_files("#choose", images)
             expect(page.locator(".result .bars")).to_have_count(2)
-        if path == "/teach":
-            page.fill("#class-name", "crimson")
+        if place == "/teach":
+            page.fill("#class-name", "ruby")
             page.press("#class-name", "Enter")
-            page.set_input_files('[data-class="crimson"] input[type=file]', images)
-            page.on("dialog", lambda dialog: dialog.accept())
+            page.set_input_files('[data-class="ruby"] input[type=file]', images)
             page.click("#check")
             expect(page.locator("#report table")).to_be_visible()
-        found[path] = serious_findings(page.context, page)
-    page.goto(f"{taught.url}/teach")
-    page.locator(".latest a").first.click()
+        if place == "/versions":
+            expect(page.locator("#heat td.number").first).to_be_visible()
+        if place == "/live":
+            expect(page.locator(".journal li").first).to_be_visible()
+        found[place] = serious_findings(page.context, page)
+    page.goto(f"{url}/classes")
+    page.get_by_role("button", name="Edit marine").click()
+    page.get_by_role("dialog").get_by_label("New name").fill("ocean")
+    expect(page.locator("#preview")).to_contain_text("ocean")
+    found["dialog"] = serious_findings(page.context, page)
+    page.goto(f"{url}/teach")
+    page.get_by_role("link", name="labels mixed up").first.click()
     expect(page.get_by_role("link", name="To the versions")).to_be_visible()
     found["job"] = serious_findings(page.context, page)
-    page.goto(f"{taught.url}/teach/none")
+    page.goto(f"{url}/teach/none")
     found["problem"] = serious_findings(page.context, page)
+    token = filling.keys(guarded.keepsight.folder / "var" / "keys.json")
+    page.goto(f"{guarded.url}/keys")
+    found["/sign-in"] = serious_findings(page.context, page)
+    sign_in(page, token)
+    expect(page.get_by_role("rowheader", name="camera 2").first).to_be_visible()
+    found["/keys"] = serious_findings(page.context, page)
     assert {place: said for place, said in found.items() if said} == {}
 
 
+@pytest.mark.parametrize("language", ["en-GB", "de-DE"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_page_is_wider_than_its_window(width: str, taught: Service, window: Window) -> None:
-    page = window(*WIDTHS[width])
-    for path in PAGES:
-        page.goto(taught.url + path)
-        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, path
+def test_no_page_is_wider_than_its_window(
+    width: str, language: str, filled: tuple[str, filling.Filled], guarded: Service, window: Window
+) -> None:
+    page = window(*WIDTHS[width], locale=language)
+    token = filling.keys(guarded.keepsight.folder / "var" / "keys.json")
+    wider = {}
+    overflow = "document.documentElement.scrollWidth - innerWidth"
+    for place, address in addresses(*filled).items():
+        page.goto(address, wait_until="load")
+        if place == "/versions":
+            expect(page.locator("#heat td.number").first).to_be_visible()
+        if place == "/live":
+            expect(page.locator(".journal li").first).to_be_visible()
+        wider[place] = page.evaluate(overflow)
+    page.goto(f"{filled[0]}/classes")
+    page.locator('[data-edit="marine"]').click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    wider["dialog"] = page.evaluate(overflow)
+    page.goto(f"{guarded.url}/keys")
+    wider["/sign-in"] = page.evaluate(overflow)
+    page.fill("#key", token)
+    page.press("#key", "Enter")
+    expect(page.get_by_role("rowheader", name="camera 2").first).to_be_visible()
+    wider["/keys"] = page.evaluate(overflow)
+    assert {place: pixels for place, pixels in wider.items() if pixels > 0} == {}
 
 
 def test_the_language_follows_the_browser_and_the_switch(taught: Service, window: Window) -> None:

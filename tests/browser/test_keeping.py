@@ -182,6 +182,7 @@ def test_corrections_that_wait_are_removed_or_learned(coloured: Service, window:
     page.goto(f"{coloured.url}/corrections")
     expect(page.locator("tbody tr")).to_have_count(3)
     page.get_by_role("button", name="Remove correction 2").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove", exact=True).click()
     expect(page.locator("tbody tr")).to_have_count(2)
     page.get_by_role("button", name="Learn now").click()
     done = page.get_by_text(re.compile("2 corrections were learned")).or_(page.get_by_text(re.compile("gate holds")))

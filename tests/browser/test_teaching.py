@@ -196,6 +196,23 @@ def test_images_are_pasted_and_words_of_ones_own_are_answered_beside_the_classes
     expect(results).to_have_count(1)
 
 
+def test_a_photograph_is_taken_with_the_camera_and_answered(taught: Service, window: Window) -> None:
+    page = window(permissions=["camera"])
+    page.goto(taught.url)
+    photograph = page.locator("#photograph")
+    photograph.focus()
+    page.keyboard.press("Enter")
+    camera = page.get_by_role("dialog", name="Take a photograph")
+    expect(camera).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(camera).to_have_count(0)
+    expect(photograph).to_be_focused()
+    page.keyboard.press("Enter")
+    camera.get_by_role("button", name="Take it").click()
+    expect(page.locator(".result .best")).to_have_text(re.compile("red|green"))
+    expect(camera).to_have_count(0)
+
+
 def test_a_file_that_is_no_image_is_refused_in_its_own_place(taught: Service, window: Window, tmp_path: Path) -> None:
     page = window()
     page.goto(taught.url)

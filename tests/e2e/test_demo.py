@@ -27,6 +27,7 @@ def test_the_tour_on_a_folder_of_ones_own(keepsight: Any, colours: Path) -> None
     nothing, first, second = (version["version_id"] for version in report["versions"])
     seen = [version for version in report["steady_client"]["versions"] if version in (nothing, first, second)]
     assert seen == [nothing, first, second, first, second]
+    assert ran.err.lstrip().startswith("The page: http://127.0.0.1:")
     assert "Top-1 accuracy on held-out images" in ran.err
     assert keepsight.left_running() == []
 

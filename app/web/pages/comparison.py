@@ -15,6 +15,7 @@ from app.services import Services
 from app.version_book import changes_between
 from app.web.page_routes import AnyReader, page_router
 from app.web.rendering import render
+from app.web.version_words import words_for
 from model_store import policy
 from model_store.types import NoSuchTestSetError, VersionId
 
@@ -29,7 +30,8 @@ async def show(
 ) -> Response:
     """Show two versions side by side; CURRENT and its parent where none are named."""
     read = functools.partial(_compared, services, a, b)
-    return render(request, "versions/compare.html", caller, **await services.pools.store.run(read))
+    compared = await services.pools.store.run(read)
+    return render(request, "versions/compare.html", caller, **compared, what=words_for(request))
 
 
 def _compared(services: Services, a: VersionId | None, b: VersionId | None) -> dict[str, Any]:

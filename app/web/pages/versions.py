@@ -18,9 +18,11 @@ from app.version_book import Book, VersionLine, gate_of
 from app.web.page_routes import AnyReader, page_router
 from app.web.paging import page_of
 from app.web.rendering import render
+from app.web.version_words import names_in, words_for
 from exchange.redis_client import BrokerUnavailableError
+from exchange.roster import ServerReport
 from model_store.evaluations import Evaluations
-from model_store.types import VersionId
+from model_store.types import JournalEntry, VersionId
 
 router = page_router()
 Only = Literal["all", "lineage", "held", "pinned"]
@@ -48,6 +50,7 @@ async def show(
         "versions/page.html",
         caller,
         **_listed(book, only, page),
+        **_words(request),
         current=next((line for line in book.lines if line.is_current), None),
         servers=await _servers(services) if "admin" in caller.scopes else None,
         test_sets=await services.pools.store.run(services.test_sets.all),
@@ -60,24 +63,26 @@ async def rows(
 ) -> Response:
     """Show a part of the list."""
     book = await services.pools.store.run(services.book.read)
-    return render(request, "versions/rows.html", caller, **_listed(book, only, page))
+    return render(request, "versions/rows.html", caller, **_listed(book, only, page), **_words(request))
 
 
 @router.get("/part/versions/graph")
-async def graph(services: ServicesDep, caller: AnyReader) -> Response:
+async def graph(request: Request, services: ServicesDep, caller: AnyReader) -> Response:
     """Return the versions as nodes, the oldest first, with their parents and the lane that each is drawn in."""
     book = await services.pools.store.run(services.book.read)
-    return await in_thread(lambda: JSONResponse({"current": book.current, "nodes": _nodes(book)}))
+    return await in_thread(lambda: JSONResponse({"current": book.current, "nodes": _nodes(book, words_for(request))}))
 
 
 @router.get("/versions/{version_id}")
 async def one(version_id: str, request: Request, services: ServicesDep, caller: AnyReader) -> Response:
     """Show one version: how it was made, what the gate found, and what became of it."""
-    read = functools.partial(_details, services, version_id)
-    return render(request, "versions/version.html", caller, **await services.pools.store.run(read))
+    words = _words(request)
+    read = functools.partial(_details, services, version_id, words["what"])
+    details = await services.pools.store.run(read)
+    return render(request, "versions/version.html", caller, **details, **words)
 
 
-def _details(services: Services, version_id: VersionId) -> dict[str, Any]:
+def _details(services: Services, version_id: VersionId, what: Callable[[VersionLine], str | None]) -> dict[str, Any]:
     store, book = services.store, services.book.read()
     line = book.line(version_id)
     manifest = line.manifest
@@ -97,13 +102,34 @@ def _details(services: Services, version_id: VersionId) -> dict[str, Any]:
         "gate": gate_of(manifest),
         "measured": measured,
         "worst": sorted(facts, key=lambda each: each.accuracy or 0.0)[:MOST_CLASSES],
-        "journal": [entry for entry in store.journal() if version_id in (entry.from_, entry.to)][
-            : -MOST_LINES - 1 : -1
+        "journal": [
+            _retold(entry, line, what(line))
+            for entry in [entry for entry in store.journal() if version_id in (entry.from_, entry.to)][
+                : -MOST_LINES - 1 : -1
+            ]
         ],
         "children": [each.manifest for each in book.lines if version_id in each.manifest.parents],
         "bytes": store.bytes_of(version_id),
         "current": book.current,
     }
+
+
+def _retold(entry: JournalEntry, line: VersionLine, what: str | None) -> JournalEntry:
+    """Return a line of the journal with an edit in the reader's words, and without what the gate's checks say above.
+
+    What people typed stays as it is.
+    """
+    manifest, gate = line.manifest, gate_of(line.manifest)
+    if entry.action == "hold" and entry.to == manifest.version_id and gate is not None and gate.checks:
+        return entry.model_copy(update={"reason": ""})
+    edited = "" if manifest.edit is None else f"job {manifest.job_id}: {manifest.edit.words}"
+    if edited and entry.reason.startswith(edited):
+        return entry.model_copy(update={"reason": f"job {manifest.job_id}: {what}{entry.reason.removeprefix(edited)}"})
+    return entry
+
+
+def _words(request: Request) -> dict[str, Any]:
+    return {"what": words_for(request), "names_in": names_in}
 
 
 def _listed(book: Book, only: Only, number: int) -> dict[str, Any]:
@@ -115,7 +141,7 @@ def _listed(book: Book, only: Only, number: int) -> dict[str, Any]:
     }
 
 
-def _nodes(book: Book) -> list[dict[str, Any]]:
+def _nodes(book: Book, what: Callable[[VersionLine], str | None]) -> list[dict[str, Any]]:
     """Return a node for each version. The lineage of CURRENT is lane 0; every branch off it has a lane of its own."""
     lanes: dict[VersionId, int] = {}
     followed: set[VersionId | None] = set()
@@ -145,16 +171,16 @@ def _nodes(book: Book) -> list[dict[str, Any]]:
                 "pinned": line.pinned,
                 "current": line.is_current,
                 "created_at": manifest.created_at.isoformat(),
-                "what": line.what,
+                "what": what(line),
             }
         )
     return nodes
 
 
-async def _servers(services: Services) -> list[str | None] | None:
-    """Return what each living server serves; None where that is not known."""
+async def _servers(services: Services) -> list[ServerReport] | None:
+    """Return what each living server says of itself; None where that is not known."""
     try:
         seen = await services.pools.broker.run(services.roster.servers)
     except BrokerUnavailableError:
         return None
-    return [each.report.serving for each in seen if each.seen_s <= services.settings.server_lost_after_s]
+    return [each.report for each in seen if each.seen_s <= services.settings.server_lost_after_s]

@@ -244,6 +244,21 @@ def test_errors_are_pages_in_the_reader_s_language(client: TestClient) -> None:
     assert "Diesen Auftrag gibt es nicht" in part.text
 
 
+def test_an_address_of_nothing_is_answered_with_a_page_to_people_alone(client: TestClient) -> None:
+    browser = {**GERMAN, "Accept": "text/html,*/*;q=0.8"}
+    answer = client.get("/nosuch", headers=browser)
+    assert (answer.status_code, "Diese Seite gibt es nicht" in answer.text) == (404, True)
+    for path, headers in (("/nosuch", {}), ("/v1/nosuch", browser)):
+        answer = client.get(path, headers=headers)
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_numbers_and_times_are_those_of_the_reader_s_region(client: TestClient) -> None:
+    shown = client.get("/", headers={"Accept-Language": "de-CH,de;q=0.9"})
+    assert '<html lang="de-CH"' in shown.text
+    assert '<html lang="en"' in client.get("/", headers={"Accept-Language": "en-xx-9,*"}).text
+
+
 def test_pages_open_while_the_broker_is_gone(configure: Configure, serve: Serve) -> None:
     client = serve(configure(redis_url="redis://127.0.0.1:1/0"))
     assert client.get("/").status_code == 200

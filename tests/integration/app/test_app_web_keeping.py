@@ -2,25 +2,62 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from app.settings import Settings
 from keepsight.keys import KeyFile
+from model_store.gate import GatePolicy
 from model_store.store import Store
-from model_store.types import VersionId
+from model_store.types import Provenance, VersionId
+from segp_cl.class_edits import ClassEdit
 from tests.waiting import wait_until
+from worker.gate import CHECKS, Answers, Evidence, OnSet, Pairs, judge
 
 Teach = Callable[..., VersionId]
 Configure = Callable[..., Settings]
 SAME = {"Sec-Fetch-Site": "same-origin"}
+GERMAN = {"Accept-Language": "de"}
+WRONG = Answers({f"class {number}": (60, 0) for number in range(4)}, distinct=1, top_probability=0.25, not_finite=2)
+FAILED = Evidence(
+    seen_classes=4,
+    held_out=WRONG,
+    taught=WRONG,
+    kept=WRONG,
+    kept_before=Answers({"old": (240, 240)}),
+    known_before=WRONG,
+    golden_not_finite=1,
+    twin_accuracy=0.9,
+    test_sets=(OnSet("field's", {"class 1": Pairs(images=40, before=40, right=0, lost=40)}),),
+)
+"""What no check of the gate lets pass."""
+ONE = Evidence(seen_classes=1, held_out=Answers({"only": (8, 8)}, distinct=1, top_probability=1.0))
+EDITS = {
+    ClassEdit(kind="rename", classes=("cat",), name="puss"): "„cat“ umbenannt in „puss“",
+    ClassEdit(kind="rename", classes=("cat",), prompt="a cat."): "Prompt von „cat“: „a cat.“",
+    ClassEdit(kind="swap", classes=("cat", "dog")): "Namen von „cat“, „dog“ getauscht",
+    ClassEdit(kind="merge", classes=tuple("abcdefg"), name="all", prompt="all."): (
+        "„a“, „b“, „c“, „d“, „e“ und weitere vereinigt zu „all“"
+    ),
+    ClassEdit(kind="delete", classes=("100%",)): "„100%“ gelöscht",
+    ClassEdit(kind="replace", classes=("cat",)): "„cat“ ersetzt",
+}
 
 
 def named(text: str) -> list[str]:
     return re.findall(r'<th scope="row" class="named"><strong>([^<]+)</strong>', text)
+
+
+def publish(store: Store, **fields: Any) -> VersionId:
+    """Publish what CURRENT has once more, as if it had been made so."""
+    parent = store.current()
+    assert parent is not None
+    return store.publish(store.open(parent), parent=parent, provenance=Provenance(who="test", **fields)).version_id
 
 
 @pytest.fixture
@@ -66,6 +103,96 @@ def test_versions_are_listed_drawn_and_shown(client: TestClient, teach: Teach, s
     assert "There is none of these." in client.get("/part/versions", params={"only": "pinned"}).text
     store.pin(version, who="ann", reason="")
     assert "pinned" in client.get("/part/versions", params={"only": "pinned"}).text
+
+
+def test_the_graph_says_how_each_version_was_made_and_has_all_its_parents(
+    client: TestClient, teach: Teach, store: Store
+) -> None:
+    base, side = teach("cat", "dog"), teach("cat", "owl", promote=False)
+    (edit, words), *_ = EDITS.items()
+    merged = publish(store, made="merged", other_parent=side)
+    edited = publish(store, made="edited", edit=edit)
+    held = publish(store, made="trained", report={"gate": judge(GatePolicy(), FAILED).model_dump(mode="json")})
+    found = client.get("/part/versions/graph", headers=GERMAN).json()
+    nodes = {node["id"]: node for node in found["nodes"]}
+    assert found["current"] == base
+    assert (nodes[merged]["made"], nodes[merged]["parents"]) == ("merged", [base, side])
+    assert (nodes[edited]["made"], nodes[edited]["parents"], nodes[edited]["what"]) == ("edited", [base], words)
+    assert (nodes[held]["made"], nodes[held]["parents"]) == ("held", [base])
+
+
+def test_an_edit_is_said_in_the_reader_s_language(client: TestClient, teach: Teach, store: Store) -> None:
+    teach("cat", "dog")
+    for job, (edit, words) in enumerate(EDITS.items()):
+        reason = f"job {job}: {edit.words}: it is better"
+        version = publish(store, made="edited", edit=edit, job_id=str(job), reason=reason)
+        for path in (f"/versions/{version}", "/versions", "/versions/compare"):
+            text = html.unescape(client.get(path, headers=GERMAN).text)
+            assert words in text
+            assert edit.words not in text
+    assert "<p>replace 'cat'</p>" in html.unescape(client.get(f"/versions/{version}").text)
+
+
+def test_what_the_gate_found_is_said_in_the_reader_s_language(client: TestClient, teach: Teach, store: Store) -> None:
+    teach("cat", "dog")
+    results = [judge(GatePolicy(), FAILED), judge(GatePolicy(), Evidence(seen_classes=2)), judge(GatePolicy(), ONE)]
+    assert {check.name for check in results[0].checks if check.passed is False} == set(CHECKS)
+    for result in results:
+        version = publish(store, made="trained", report={"gate": result.model_dump(mode="json")})
+        page = html.unescape(client.get(f"/versions/{version}", headers=GERMAN).text)
+        listed = html.unescape(client.get("/part/versions", headers=GERMAN).text)
+        assert '<span lang="en"' not in page + listed
+        for check in result.checks:
+            assert f">{check.name}" not in page
+            assert not check.reason or check.reason not in page + listed
+        assert page.count('data-label="Ergebnis"') == len(CHECKS)
+        assert page.count('data-label="Schranke"') == len(CHECKS)
+    assert "Es gibt nur eine Klasse" in page
+    failed = html.unescape(client.get("/versions", headers=GERMAN).text)
+    assert "Genauigkeit bei den neuen Bildern: 0,0\u00a0% von 240 Bildern sind richtig" in failed
+
+
+def test_a_check_names_what_it_is_about(client: TestClient, teach: Teach, store: Store) -> None:
+    teach("cat", "dog")
+    version = publish(store, report={"gate": judge(GatePolicy(), FAILED).model_dump(mode="json")})
+    text = html.unescape(client.get(f"/versions/{version}").text)
+    assert "It is about: class 0." in text
+    assert "It is about: field's, class 1." in text
+    assert text.count("<template>") == 1, "the dialog shows what holds it"
+
+
+def test_a_reason_that_no_check_has_is_shown_as_english(client: TestClient, teach: Teach, store: Store) -> None:
+    teach("cat", "dog")
+    version = publish(store, report={"gate": {"held_because": ["the <b>moon</b> is full"]}})
+    text = client.get(f"/versions/{version}", headers=GERMAN).text
+    assert '<li><span lang="en">the &lt;b&gt;moon&lt;/b&gt; is full</span></li>' in text
+
+
+def test_an_older_version_is_served_by_a_rollback_unless_it_is_held(
+    client: TestClient, teach: Teach, store: Store
+) -> None:
+    older = teach("cat")
+    held = publish(store, report={"gate": {"held_because": ["no"]}})
+    newest = teach("cat", "dog")
+    newer = publish(store)
+    rows = client.get("/part/versions").text
+    for version, move in ((older, "rollback"), (held, "promote"), (newer, "promote")):
+        button = f'data-move="{move}" data-version="{version}" data-expected="{newest}"'
+        assert button in rows
+        assert button in client.get(f"/versions/{version}").text
+
+
+def test_the_servers_of_the_current_version_are_named(client: TestClient, teach: Teach) -> None:
+    version = teach("cat", "dog")
+    wait_until(lambda: client.get("/v1/versions").json()["serving"] == version)
+    server = client.get("/part/live").json()["processes"][0]["id"]
+    wait_until(lambda: f"<li>{server}</li>" in client.get("/versions").text)
+
+
+def test_a_comparison_says_how_many_classes_it_leaves_out(client: TestClient, many: Sequence[str]) -> None:
+    text = html.unescape(client.get("/versions/compare", headers=GERMAN).text)
+    assert "und 60 weitere" in text
+    assert " – begonnen</option>" in text
 
 
 def test_two_versions_are_compared_as_far_as_it_is_known(client: TestClient, teach: Teach) -> None:

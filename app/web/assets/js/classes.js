@@ -1,7 +1,7 @@
 // The classes: chosen over several pages of the list, and edited in a dialog that says before what would change.
 
 import { Problem, api, upload, url } from "./api.js";
-import { prepare, showBusy, showProblem, tellOfJob, toastAfterLoad } from "./dialogs.js";
+import { parentOf, prepare, showBusy, showProblem, tellOfJob, toastAfterLoad } from "./dialogs.js";
 import { h } from "./dom.js";
 import { gettext, ngettext, number, percent } from "./texts.js";
 import { zipped } from "./archive.js";
@@ -166,13 +166,4 @@ function prepareForm(form) {
   });
   refresh();
   form.querySelector("input:not([type=radio])")?.focus();
-}
-
-async function parentOf(versionId) {
-  try {
-    const { parent } = await api(`/v1/versions/${versionId}`);
-    return parent && { to: parent, expected: versionId };
-  } catch {
-    return null;
-  }
 }

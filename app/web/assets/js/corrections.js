@@ -1,7 +1,7 @@
 // Corrections that wait: learned together, or removed.
 
 import { api } from "./api.js";
-import { showProblem, tellOfJob, toastAfterLoad } from "./dialogs.js";
+import { parentOf, showProblem, tellOfJob, toastAfterLoad } from "./dialogs.js";
 import { confirmed, toast } from "./dom.js";
 import { gettext, ngettext, number } from "./texts.js";
 
@@ -12,10 +12,11 @@ document.getElementById("learn")?.addEventListener("click", async (event) => {
   button.disabled = true;
   try {
     const accepted = await api("/v1/corrections/learn", { method: "POST" });
-    tellOfJob(accepted.job_id, place, (outcome, job) => {
+    tellOfJob(accepted.job_id, place, async (outcome, job) => {
       if (outcome.kind !== "success") return showProblem(place, { title: outcome.text, detail: "" });
       const count = ngettext("%(count)s correction was learned", "%(count)s corrections were learned", job.corrections);
-      toastAfterLoad(gettext("%(count)s: version %(number)s is served.", { count, number: Number(job.result.version_id.split("-")[0]) }));
+      const made = job.result.version_id;
+      toastAfterLoad(gettext("%(count)s: version %(number)s is served.", { count, number: Number(made.split("-")[0]) }), await parentOf(made));
     });
   } catch (problem) {
     button.disabled = false;
@@ -27,6 +28,8 @@ document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-remove-one]");
   if (button) {
     const which = button.dataset.removeOne;
+    const text = gettext("It is not learned, and its image is deleted for good.");
+    if (!(await confirmed(gettext("Remove this correction?"), text, gettext("Remove"), gettext("Cancel")))) return;
     button.disabled = true;
     try {
       await api(`/v1/corrections/${which}`, { method: "DELETE" });

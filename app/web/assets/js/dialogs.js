@@ -35,6 +35,16 @@ export async function undo(versionId, expected, reason) {
   }
 }
 
+/** Return how to undo a version that is served: by going back to its parent; null where that is not known. */
+export async function parentOf(versionId) {
+  try {
+    const { parent } = await api(`/v1/versions/${versionId}`);
+    return parent && { to: parent, expected: versionId };
+  } catch {
+    return null;
+  }
+}
+
 /** Show a sentence after the page was loaded again, with something to undo. */
 export function toastAfterLoad(text, undone = null) {
   sessionStorage.setItem("keepsight-toast", JSON.stringify({ text, undone }));

@@ -40,7 +40,8 @@ export function toast(text, action = null) {
     element.append(h("button", { type: "button", onclick: () => (element.remove(), action.run()) }, action.label));
   }
   document.getElementById("toasts").append(element);
-  setTimeout(() => element.remove(), action ? 10000 : 5000);
+  const leave = () => (element.matches(":hover, :focus-within") ? setTimeout(leave, 2000) : element.remove());
+  setTimeout(leave, action ? 10000 : 5000);
 }
 
 /** Ask whether to go on. Resolves to true if so; Escape and the other button say no. */

@@ -106,7 +106,7 @@ function tryIt() {
 }
 
 function training(job, losses) {
-  if (OVER.includes(job.state)) return losses.any ? stage("good", gettext("Training"), losses.element) : null;
+  if (OVER.includes(job.state)) return losses.any ? stage(job.state === "succeeded" ? "good" : "warn", gettext("Training"), losses.element) : null;
   const progress = job.progress;
   if (!progress) return stage(job.instant ? "now" : "later", gettext("Training"), h("p", { class: "soft" }, gettext("Waits for its turn. What is served goes on answering.")));
   const bar = progress.steps ? h("progress", { max: progress.steps, value: progress.step, "aria-label": phaseName(progress.phase) }) : h("progress", { "aria-label": phaseName(progress.phase) });

@@ -116,6 +116,11 @@ function showProcesses(now, seconds) {
   document.getElementById("processes").replaceChildren(...rows);
 }
 
+/** Whether a job is a task that was taught, which has a page. */
+function learns(job) {
+  return !(job.merges || job.evaluates || job.edit || job.corrections);
+}
+
 function showJobs(jobs) {
   const list = document.getElementById("jobs");
   if (!list) return;
@@ -124,11 +129,11 @@ function showJobs(jobs) {
     ...(jobs ?? []).map((job) => {
       const progress = job.state === "running" ? job.progress : null;
       const share = progress?.steps ? progress.step / progress.steps : null;
-      const words = progress ? `${phaseName(progress.phase)}${progress.eta_s ? `, ${gettext("about %(time)s left", { time: duration(progress.eta_s) })}` : ""}` : moment(job.finished_at ?? job.created_at);
+      const words = progress ? `${phaseName(progress.phase)}${progress.eta_s ? `, ${gettext("about %(time)s left in this phase", { time: duration(progress.eta_s) })}` : ""}` : moment(job.finished_at ?? job.created_at);
       return h(
         "li",
         {},
-        h("div", { class: "row spread" }, h("strong", {}, job.name), badge(JOBS[job.state])),
+        h("div", { class: "row spread" }, h("strong", {}, learns(job) ? h("a", { href: url(`/teach/${job.job_id}`) }, job.name) : job.name), badge(JOBS[job.state])),
         progress ? h("progress", { max: 1, value: share ?? 0, "aria-label": job.name }) : null,
         h("span", { class: "hint" }, words),
         job.error ? h("span", { class: "hint" }, job.error.detail) : null,

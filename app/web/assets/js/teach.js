@@ -119,7 +119,12 @@ function boxCard(box) {
       h("label", {}, choose, gettext("Choose images")),
     ),
   );
-  takesDrops(card, (found) => (fill(box, found.filter(({ file }) => !/\.zip$/i.test(file.name))), changed()));
+  takesDrops(card, (found) => {
+    const images = found.filter(({ file }) => !/\.zip$/i.test(file.name));
+    if (images.length < found.length) toast(gettext("Archives have classes of their own. Drop one on the page, beside the classes."));
+    fill(box, images);
+    changed();
+  });
   return card;
 }
 

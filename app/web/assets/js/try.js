@@ -1,6 +1,7 @@
 // The page "Try": asks the service about images, and shows what it answers, by one version or two.
 
 import { api, Problem } from "./api.js";
+import { takesPhotographs } from "./camera.js";
 import { confirmed, h, icon, notice, toast } from "./dom.js";
 import { looksLikeImage, takesChoices, takesDrops, takesPastes } from "./drops.js";
 import { bytes, gettext, ngettext, number, percent } from "./texts.js";
@@ -234,6 +235,7 @@ form.addEventListener("input", askAgain);
 for (const name of ["choose", "photograph"]) {
   takesChoices(document.getElementById(name), add);
 }
+takesPhotographs(document.getElementById("photograph"), (file) => add([{ file, path: file.name }]));
 takesDrops(document.getElementById("drop"), add);
 takesDrops(document.body, add); // beside its place is as good
 takesPastes(add);

@@ -29,7 +29,7 @@ function describe({ move, version, held }) {
   document.getElementById("move-text").textContent = words[1];
   document.getElementById("move-do").textContent = words[2];
   document.getElementById("move-held").replaceChildren(
-    ...(held.length ? [notice("warning", gettext("The gate holds this version."), held.join("; "))] : []),
+    ...(held ? [notice("warning", gettext("The gate holds this version."), held)] : []),
   );
 }
 
@@ -37,7 +37,8 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-move]");
   if (!button) return;
   const { move, version, expected } = button.dataset;
-  wished = { move, version, expected, held: JSON.parse(button.dataset.held || "[]") };
+  const reasons = button.nextElementSibling; // a template, if the gate holds the version
+  wished = { move, version, expected, held: reasons?.matches("template") ? reasons.content.cloneNode(true) : null };
   describe(wished);
   form.reset();
   document.getElementById("move-status").replaceChildren();
@@ -52,7 +53,7 @@ async function carryOut({ move, version, expected, held }, reason) {
   const json = { reason };
   if (version) json.version_id = version;
   if (expected) json.expected = expected;
-  if (move === "promote" && held.length) json.anyway = true;
+  if (move === "promote" && held) json.anyway = true;
   return api(`/v1/admin/${move}`, { method: "POST", json });
 }
 
@@ -183,7 +184,7 @@ const MOST_COLUMNS = 30;
 
 function heatTable(report, by) {
   const columns = by === "tasks" ? report.tasks.filter((task) => task.test_images) : report.test_sets;
-  const shown = columns.slice(0, MOST_COLUMNS);
+  const shown = columns.slice(-MOST_COLUMNS);
   const title = (column) => (by === "tasks" ? gettext("Task %(number)s", { number: column.task }) : column);
   const about = (column) => (by === "tasks" ? column.classes.slice(0, 20).join(", ") : "");
   const value = (row, column) => (by === "tasks" ? row.accuracies[report.tasks.indexOf(column)] : (row.by_test_set[column] ?? null));
@@ -195,7 +196,7 @@ function heatTable(report, by) {
     }
     return element;
   };
-  return h(
+  const table = h(
     "table",
     { class: "heat" },
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, gettext("Version")), shown.map((column) => h("th", { scope: "col", title: about(column) }, title(column))), h("th", { scope: "col" }, gettext("All")))),
@@ -203,6 +204,8 @@ function heatTable(report, by) {
       h("tr", {}, h("th", { scope: "row" }, h("a", { href: url(`/versions/${row.version_id}`) }, String(numberOf(row.version_id))), row.in_part ? h("span", { class: "hint" }, gettext("in part")) : null), shown.map((column) => cell(value(row, column))), cell(row.seen)),
     )),
   );
+  const cut = columns.length > shown.length ? gettext("The last %(shown)s of %(total)s columns are shown.", { shown: number(shown.length), total: number(columns.length) }) : null;
+  return [h("div", { class: "scroll" }, table), cut ? h("p", { class: "hint" }, cut) : null].filter(Boolean);
 }
 
 function metrics(report) {
@@ -215,7 +218,7 @@ function metrics(report) {
 if (heat) {
   const show = async () => {
     const report = await api(`/v1/versions/${heat.dataset.version}/report`);
-    const render = (by) => heat.replaceChildren(h("div", { class: "scroll" }, heatTable(report, by)));
+    const render = (by) => heat.replaceChildren(...heatTable(report, by));
     render("tasks");
     document.getElementById("heat-metrics").replaceChildren(...metrics(report));
     const missing = [...new Set(report.not_measured.map((cell) => cell.version_id))];

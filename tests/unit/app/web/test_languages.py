@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fastapi import Request
 
-from app.web.languages import COOKIE, language_of, languages
+from app.web.languages import COOKIE, language_of, languages, locale_of
 
 ROOT = Path(__file__).parents[4]
 
@@ -56,3 +56,12 @@ def test_scripts_get_their_texts_and_the_rule_of_plurals() -> None:
     assert german.script_texts["The service cannot be reached"] == "Der Dienst ist nicht erreichbar"
     assert german.plurals[:3] == [1, 0, 1]
     assert "Skip to the content" not in german.script_texts, "texts of templates are not sent twice"
+
+
+def test_numbers_follow_the_region_that_the_browser_names() -> None:
+    german, english = languages()["de"], languages()["en"]
+    swiss = locale_of(asking("de-CH,de;q=0.9,en;q=0.8"), german)
+    assert (str(swiss), str(locale_of(asking("de-CH"), english))) == ("de_CH", "en")
+    assert str(locale_of(asking("de,en-GB;q=0.5"), english)) == "en_GB"
+    for nonsense in ("", "de-", "en-a-b-c", "en-QQ9", "x" * 600):
+        assert locale_of(asking(nonsense), english) == english.locale

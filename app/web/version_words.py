@@ -1,0 +1,59 @@
+"""What was taught or edited to make a version, and what the gate's checks are about, in the reader's words."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from typing import Final
+
+from fastapi import Request
+
+from app.version_book import VersionLine
+from app.web.languages import language_of
+from app.web.navigation import N_
+from exchange.contracts import GateCheck
+from segp_cl.class_edits import ClassEdit
+
+MOST_NAMES: Final = 5
+"""Classes that an edit's words name."""
+_QUOTED: Final = N_("'%(name)s'")
+_WORDS: Final = {
+    "rename": N_("rename %(names)s to %(new)s"),
+    "prompt": N_("prompt of %(names)s: %(new)s"),
+    "swap": N_("swap the names of %(names)s"),
+    "merge": N_("merge %(names)s into %(new)s"),
+    "delete": N_("delete %(names)s"),
+    "replace": N_("replace %(names)s"),
+}
+_AND_MORE: Final = N_("%(names)s and more")
+_ABOUT_ONE: Final = ("worst_class", "test_sets")
+_LITERAL: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+
+
+def words_for(request: Request) -> Callable[[VersionLine], str | None]:
+    """Return what says of a version, in the language of a request, what was taught or edited; None where none knows."""
+    say = language_of(request).translations.gettext
+
+    def words(line: VersionLine) -> str | None:
+        edit = line.manifest.edit
+        return line.dataset_name if edit is None else _edited(edit, say)
+
+    return words
+
+
+def names_in(check: GateCheck) -> list[str]:
+    """Return the classes and test sets that a check's reason names, each once."""
+    found = _LITERAL.findall(check.reason) if check.name in _ABOUT_ONE else []
+    return list(dict.fromkeys(str(ast.literal_eval(literal)) for literal in found))
+
+
+def _edited(edit: ClassEdit, say: Callable[[str], str]) -> str:
+    def quoted(name: str) -> str:
+        return say(_QUOTED) % {"name": name}
+
+    names = ", ".join(quoted(name) for name in edit.classes[:MOST_NAMES])
+    if len(edit.classes) > MOST_NAMES:
+        names = say(_AND_MORE) % {"names": names}
+    sentence = "prompt" if edit.kind == "rename" and edit.name is None else edit.kind
+    return say(_WORDS[sentence]) % {"names": names, "new": quoted(edit.name or edit.prompt or "")}
