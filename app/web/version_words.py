@@ -45,7 +45,10 @@ def words_for(request: Request) -> Callable[[VersionLine], str | None]:
 def names_in(check: GateCheck) -> list[str]:
     """Return the classes and test sets that a check's reason names, each once."""
     found = _LITERAL.findall(check.reason) if check.name in _ABOUT_ONE else []
-    return list(dict.fromkeys(str(ast.literal_eval(literal)) for literal in found))
+    try:
+        return list(dict.fromkeys(str(ast.literal_eval(literal)) for literal in found))
+    except (ValueError, SyntaxError):  # words that another release wrote
+        return []
 
 
 def _edited(edit: ClassEdit, say: Callable[[str], str]) -> str:
