@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from playwright.sync_api import Browser
 
 from model_store.store import Store
-from model_store.types import PreprocessingRecord, Provenance
+from model_store.types import PreprocessingRecord, Provenance, VersionId
 from segp_cl.learn.learner import initial_state
 from segp_cl.models.load import load_backbone
 from segp_cl.types import LearnedClass, LearnerState, ModelSpec
@@ -24,7 +24,7 @@ from tests.e2e.conftest import Keepsight
 
 CLASSES: Final = 1000
 VERSIONS: Final = 500
-PATHS: Final = ("/", "/classes", "/versions", "/test-sets", "/live")
+PATHS: Final = ("/", "/classes", "/versions", "/versions/compare", "/test-sets", "/live")
 RUNS: Final = 5
 
 # what keeps a page from answering its reader: tasks of 50 ms and more, and pauses between two frames while it scrolls
@@ -65,8 +65,8 @@ def crowded_state(spec: ModelSpec) -> tuple[LearnerState, PreprocessingRecord]:
     return state, PreprocessingRecord.model_validate(base.preprocessing)
 
 
-def fill(root: Path, spec: ModelSpec) -> None:
-    """Fill an empty store with a long lineage, whose last version is served."""
+def fill(root: Path, spec: ModelSpec) -> VersionId:
+    """Fill an empty store with a long lineage, whose last version is served; return that."""
     state, preprocessing = crowded_state(spec)
     store, parent = Store(root), None
     for number in range(VERSIONS):
@@ -75,6 +75,7 @@ def fill(root: Path, spec: ModelSpec) -> None:
         parent = store.publish(scaled, parent=parent, provenance=provenance).version_id
     assert parent is not None
     store.promote(parent, expected=None, who="benchmark", reason="the last")
+    return parent
 
 
 def measure(browser: Browser, work: Path) -> dict[str, Any]:
@@ -86,10 +87,11 @@ def measure(browser: Browser, work: Path) -> dict[str, Any]:
     (model := work / "model").mkdir(parents=True)
     spec = tiny_clip(model)
     keepsight = Keepsight(work, environment | {"KEEPSIGHT_MODEL": spec.name, "KEEPSIGHT_THREADS": "1"})
-    fill(work / "var" / "store", spec)
+    last = fill(work / "var" / "store", spec)
+    addresses = {path: path for path in PATHS} | {"/versions/{version_id}": f"/versions/{last}"}
     try:
         _, note = keepsight.up("--no-worker")
-        return {path: _page(browser, note["url"] + path) for path in PATHS}
+        return {name: _page(browser, note["url"] + path) for name, path in addresses.items()}
     finally:
         for process in keepsight.started:
             process.terminate()

@@ -184,7 +184,7 @@ def test_the_language_follows_the_browser_and_the_switch(taught: Service, window
     page = window(locale="de-DE")
     page.goto(f"{taught.url}/teach")
     expect(page.get_by_role("heading", level=1)).to_have_text("Lehren")
-    assert page.locator("html").get_attribute("lang") == "de"
+    assert page.locator("html").get_attribute("lang") == "de-DE"
     page.get_by_role("button", name="EN", exact=True).click()
     expect(page).to_have_url(f"{taught.url}/teach")
     expect(page.get_by_role("heading", level=1)).to_have_text("Teach")
