@@ -21,6 +21,11 @@ def never(why: str) -> bool:
     return False
 
 
+def busy(why: str) -> bool:
+    """Nobody answers while no server is there, and the first that is back may have more asked of it than it takes."""
+    return why.startswith("429 ")
+
+
 def unwatched(stage: Stage) -> list[str]:
     """Nothing of its own must hold."""
     return []

@@ -237,11 +237,14 @@ class Service:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(40)
-        for pid in everyone:
-            if str(self.base).encode() in _read(pid, "environ"):  # ids are given out again
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        left = [pid for pid in everyone if str(self.base).encode() in _read(pid, "environ")]  # ids are given out again
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        deadline = time.monotonic() + PATIENCE_S
+        while any(is_alive(pid) for pid in left) and time.monotonic() < deadline:  # until then they may hold the port
+            time.sleep(0.05)
         self.close_output()
 
     def said(self) -> str:

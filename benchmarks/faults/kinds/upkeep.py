@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.common.process import ROOT
-from benchmarks.faults.fault import Fault, nothing
+from benchmarks.faults.fault import Fault, busy, nothing
 from benchmarks.faults.service import Answer, is_alive
 from benchmarks.faults.stage import Stage
 
@@ -125,11 +125,6 @@ def _store(command: str, *paths: Path) -> list[str]:
 def _done(command: str, *paths: Path) -> str | None:
     done = subprocess.run(_store(command, *paths), cwd=ROOT, capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else f"a {command} ended with {done.returncode}: {done.stderr}"
-
-
-def busy(why: str) -> bool:
-    """Nobody answers while no server is there, and the first that is back may have more asked of it than it takes."""
-    return why.startswith("429 ")
 
 
 UPKEEP: Final = (
