@@ -19,12 +19,10 @@ from exchange.roster import SeenServer
 router = page_router()
 MOST_JOBS: Final = 12
 MOST_LINES: Final = 25
-_OF_A_JOB = {"job_id", "name", "state", "progress", "serving", "created_at", "finished_at", "error"} | {
-    "merges",
-    "evaluates",
-    "edit",
-    "corrections",
-}
+_OF_A_JOB = {
+    "job_id", "name", "state", "progress", "serving", "created_at", "finished_at", "error",
+    "merges", "evaluates", "edit", "corrections",
+}  # fmt: skip
 
 
 @router.get("/live")

@@ -22,7 +22,7 @@ from app.web.version_words import names_in, words_for
 from exchange.redis_client import BrokerUnavailableError
 from exchange.roster import ServerReport
 from model_store.evaluations import Evaluations
-from model_store.types import JournalEntry, VersionId
+from model_store.types import JournalEntry, Manifest, VersionId
 
 router = page_router()
 Only = Literal["all", "lineage", "held", "pinned"]
@@ -86,6 +86,8 @@ def _details(services: Services, version_id: VersionId, what: Callable[[VersionL
     store, book = services.store, services.book.read()
     line = book.line(version_id)
     manifest = line.manifest
+    gate = gate_of(manifest)
+    told = [entry for entry in store.journal() if version_id in (entry.from_, entry.to)]
     evaluations = Evaluations(store.root)
     namings = services.book.namings()
     naming = namings.as_far_as_known(version_id)
@@ -99,14 +101,12 @@ def _details(services: Services, version_id: VersionId, what: Callable[[VersionL
     facts = [each for each in class_facts(store, services.test_sets, version_id).classes if each.accuracy is not None]
     return {
         "line": line,
-        "gate": gate_of(manifest),
+        "gate": gate,
         "measured": measured,
         "worst": sorted(facts, key=lambda each: each.accuracy or 0.0)[:MOST_CLASSES],
         "journal": [
-            _retold(entry, line, what(line))
-            for entry in [entry for entry in store.journal() if version_id in (entry.from_, entry.to)][
-                : -MOST_LINES - 1 : -1
-            ]
+            _retold(entry, manifest, what(line), judged=bool(gate and gate.checks))
+            for entry in told[: -MOST_LINES - 1 : -1]
         ],
         "children": [each.manifest for each in book.lines if version_id in each.manifest.parents],
         "bytes": store.bytes_of(version_id),
@@ -114,13 +114,12 @@ def _details(services: Services, version_id: VersionId, what: Callable[[VersionL
     }
 
 
-def _retold(entry: JournalEntry, line: VersionLine, what: str | None) -> JournalEntry:
+def _retold(entry: JournalEntry, manifest: Manifest, what: str | None, *, judged: bool) -> JournalEntry:
     """Return a line of the journal with an edit in the reader's words, and without what the gate's checks say above.
 
     What people typed stays as it is.
     """
-    manifest, gate = line.manifest, gate_of(line.manifest)
-    if entry.action == "hold" and entry.to == manifest.version_id and gate is not None and gate.checks:
+    if judged and entry.action == "hold" and entry.to == manifest.version_id:
         return entry.model_copy(update={"reason": ""})
     edited = "" if manifest.edit is None else f"job {manifest.job_id}: {manifest.edit.words}"
     if edited and entry.reason.startswith(edited):

@@ -7,9 +7,12 @@ import { gettext } from "./texts.js";
 export function takesPhotographs(field, onPhotograph) {
   if (!navigator.mediaDevices?.getUserMedia || matchMedia("(pointer: coarse)").matches) return;
   let without = false;
+  let open = false;
   field.addEventListener("click", async (event) => {
     if (without) return;
     event.preventDefault();
+    if (open) return;
+    open = true;
     const stream = await opened();
     without = !stream;
     if (without) return field.click();
@@ -18,6 +21,7 @@ export function takesPhotographs(field, onPhotograph) {
       if (blob) onPhotograph(new File([blob], gettext("photograph.jpg"), { type: blob.type }));
     } finally {
       for (const track of stream.getTracks()) track.stop();
+      open = false;
       field.focus();
     }
   });
