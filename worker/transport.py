@@ -97,7 +97,8 @@ class Transport(redis.Transport):
 
 
 def install() -> None:
-    """Use this transport for every address of a Redis in this process."""
+    """Use this transport for every address of a Redis in this process, also where kombu has looked its own up."""
     for alias, path in transport.TRANSPORT_ALIASES.items():
         if path == "kombu.transport.redis:Transport":
             transport.TRANSPORT_ALIASES[alias] = f"{__name__}:Transport"
+            transport._transport_cache.pop(alias, None)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu import transport as transports
 from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.message import Message
@@ -24,6 +25,7 @@ def test_a_connection_lost_while_a_messages_end_is_told_is_noticed(
     tmp_path: Path, tell_an_end: Callable[[Message], Any]
 ) -> None:
     """The message still holds the only place, so nothing is read that could tell of the loss."""
+    transports.get_transport_cls("redis")  # as any connection that was made before
     transport.install()
     server = start_valkey(tmp_path)
     try:

@@ -170,17 +170,17 @@ def test_a_task_may_keep_its_test_split_and_passes_it_over_by_default(
 
 def test_a_task_replaces_no_test_set(client: TestClient, archive: Archive, split: Callable[..., bytes]) -> None:
     put(client, "field", archive({"cat": 1}))
-    form = {"name": "t", "test_set": "field"}
-    answer = client.post("/v1/tasks", files={"archive": split("cat")}, data=form, headers={"Idempotency-Key": "k"})
+    form, upload = {"name": "t", "test_set": "field"}, split("cat")
+    answer = client.post("/v1/tasks", files={"archive": upload}, data=form, headers={"Idempotency-Key": "k"})
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:keepsight:problem:test-set-exists")
     assert client.get("/v1/jobs").json()["jobs"] == [] or all(
         job["name"] != "t" for job in client.get("/v1/jobs").json()["jobs"]
     )
     assert client.get("/v1/test-sets/field").json()["images"] == 1
     client.delete("/v1/test-sets/field")
-    again = client.post("/v1/tasks", files={"archive": split("cat")}, data=form, headers={"Idempotency-Key": "k"})
+    again = client.post("/v1/tasks", files={"archive": upload}, data=form, headers={"Idempotency-Key": "k"})
     assert again.status_code == 202, "the key of the refused request is free"
-    twice = client.post("/v1/tasks", files={"archive": split("cat")}, data=form, headers={"Idempotency-Key": "k"})
+    twice = client.post("/v1/tasks", files={"archive": upload}, data=form, headers={"Idempotency-Key": "k"})
     assert (twice.status_code, twice.json()["job_id"]) == (202, again.json()["job_id"])
 
 
