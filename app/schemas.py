@@ -266,6 +266,10 @@ class JobProgressView(BaseModel):
     step: int
     steps: int
     losses: dict[str, float]
+    loss_history: dict[str, list[tuple[int, float]]] = Field(
+        default_factory=dict,
+        description="The losses so far by name, as pairs of step and value, thinned out. Empty in a list of jobs.",
+    )
     eta_s: float | None
     elapsed_s: float
 
@@ -309,15 +313,16 @@ class JobView(BaseModel):
     attempts: int
 
     @classmethod
-    def of(cls, record: JobRecord) -> JobView:
-        """Return the public part of a record."""
+    def of(cls, record: JobRecord, *, listed: bool = False) -> JobView:
+        """Return the public part of a record, without the history of its losses if it is one of a list."""
         error = None
         if record.error is not None:
             document = problem(500, "job-failed", "The job failed", record.error.message, kind=record.error.kind)
             error = Problem.model_validate(document)
         progress = None
         if record.progress is not None:
-            progress = JobProgressView.model_validate(record.progress.model_dump(exclude={"updated_at"}))
+            hidden = {"updated_at", "loss_history"} if listed else {"updated_at"}
+            progress = JobProgressView.model_validate(record.progress.model_dump(exclude=hidden))
         return cls(
             job_id=record.job_id,
             name=record.job.task_name,

@@ -224,12 +224,14 @@ class JobProgress(_Contract):
     (`stem`, `anchors`, `train`, `drift`, `prototypes`, `align`), `merging`, `evaluating` or `publishing`. `step` counts
     up to `steps` within the phase; both are 0 where the phase has no steps. `eta_s` estimates the seconds left in this
     phase from its pace so far, and is None until there is one. `elapsed_s` counts from the start of this attempt.
+    `loss_history` has the losses of this attempt by name, as pairs of step and value, evenly thinned out.
     """
 
     phase: str
     step: int = Field(ge=0)
     steps: int = Field(ge=0)
     losses: dict[str, float] = Field(default_factory=dict)
+    loss_history: dict[str, tuple[tuple[int, float], ...]] = Field(default_factory=dict)
     eta_s: float | None = None
     elapsed_s: float = Field(0.0, ge=0)
     updated_at: AwareDatetime
@@ -290,7 +292,8 @@ class GateCheck(_Contract):
     """One check of the gate. `passed` is None where nothing was judged; `reason` says why it was not, or not passed.
 
     `value` is compared with `bound`. Where it is an accuracy, `upper` is the upper end of its interval, which is what
-    is compared. `images` is the number of images (or sampled features) that the value rests on.
+    is compared. `images` is the number of images (or sampled features) that the value rests on. `about` names the
+    class or the test sets that the check is about, where it is about some and not about all.
     """
 
     name: str
@@ -300,6 +303,7 @@ class GateCheck(_Contract):
     bound: float | None = None
     images: int = Field(0, ge=0)
     reason: str = ""
+    about: tuple[str, ...] = ()
 
 
 class GateResult(_Contract):

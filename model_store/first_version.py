@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from model_store.store import Store, bootstrap
 from model_store.types import PreprocessingRecord, Provenance, VersionId
 from segp_cl.learn.learner import initial_state
 from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.classifier import Classifier
 from segp_cl.runtime.golden import record
+
+FIRST_REASON: Final = "the base model, before any task"
+"""What the journal says of version 1."""
 
 
 def make_first_version(store: Store, base: Backbone) -> VersionId:
@@ -27,7 +32,7 @@ def make_first_version(store: Store, base: Backbone) -> VersionId:
         store,
         state,
         provenance=Provenance(
-            reason="the base model, before any task",
+            reason=FIRST_REASON,
             preprocessing=PreprocessingRecord.model_validate(base.preprocessing),
         ),
         golden=record(Classifier(base, state), base.preprocessing.size),

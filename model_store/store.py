@@ -23,6 +23,7 @@ from model_store.libraries import installed_libraries
 from model_store.locking import LOCK_TIMEOUT_S
 from model_store.reader import Pruning, parents_of
 from model_store.types import (
+    PROMOTED_ANYWAY,
     PUT_AGAIN,
     DamagedPointerError,
     Manifest,
@@ -146,7 +147,7 @@ class Store(StoreWriter):
             if not anyway:
                 self.check_not_held(version_id)
             elif self.held(self.manifest(version_id)):
-                reason = f"held, promoted anyway: {reason}"
+                reason = f"{PROMOTED_ANYWAY}{reason}"
             self._move("promote", actual, version_id, who, reason)
 
     def rollback(

@@ -328,6 +328,10 @@ class Manifest(_Record):
     manifest_sha256: str
 
 
+PROMOTED_ANYWAY: Final = "held, promoted anyway: "
+"""What a reason in the journal begins with where a held version was promoted."""
+
+
 class JournalEntry(BaseModel):
     """One line of `journal.jsonl`.
 

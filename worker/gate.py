@@ -259,6 +259,7 @@ def check_worst_class(policy: GatePolicy, evidence: Evidence) -> GateCheck:
         policy.min_class_accuracy,
         level,
         f"class {name!r}: {right} of {images} held-out images are right",
+        about=(name,),
     )
 
 
@@ -303,18 +304,21 @@ def check_test_sets(policy: GatePolicy, evidence: Evidence) -> GateCheck:
                 on_set.overall,
                 policy.max_test_set_drop,
                 _shared(policy.confidence, len(judged)),
+                about=(on_set.test_set,),
             ),
             _flips_check(on_set, policy.max_test_set_flips, _shared(policy.confidence, len(judged))),
         )
     ]
     classes = [
-        (f"class {name!r} of the test set {on_set.test_set!r}", pairs)
+        (f"class {name!r} of the test set {on_set.test_set!r}", pairs, (name, on_set.test_set))
         for on_set in judged
         for name, pairs in on_set.by_class.items()
         if pairs.images >= policy.min_class_images
     ]
     level = _shared(policy.confidence, len(classes))
-    checks += [_drop_check(whose, pairs, policy.max_test_class_drop, level) for whose, pairs in classes]
+    checks += [
+        _drop_check(whose, pairs, policy.max_test_class_drop, level, about=about) for whose, pairs, about in classes
+    ]
     failed = [found for found in checks if found.passed is False]
     if not failed:
         made = [found for found in checks if found.passed]
@@ -322,7 +326,8 @@ def check_test_sets(policy: GatePolicy, evidence: Evidence) -> GateCheck:
     reason = "; ".join(found.reason for found in failed[:_MOST_REASONS])
     if len(failed) > _MOST_REASONS:
         reason += f"; and {len(failed) - _MOST_REASONS} more like these"
-    return failed[0].model_copy(update={"reason": reason})
+    about = tuple(dict.fromkeys(name for found in failed[:_MOST_REASONS] for name in found.about))
+    return failed[0].model_copy(update={"reason": reason, "about": about})
 
 
 def check_finite(policy: GatePolicy, evidence: Evidence) -> GateCheck:
@@ -420,13 +425,14 @@ def _shared(confidence: float, comparisons: int) -> float:
     return 1 - (1 - confidence) / max(1, comparisons)
 
 
-def _drop_check(whose: str, pairs: Pairs, most: float, level: float) -> GateCheck:
+def _drop_check(whose: str, pairs: Pairs, most: float, level: float, *, about: tuple[str, ...]) -> GateCheck:
     share = pairs.before / pairs.images
     found = (
         f"{whose}: {pairs.right} of {pairs.images} images are right, {pairs.before} were before; "
         f"{pairs.lost} became wrong and {pairs.won} right"
     )
-    check = _accuracy_check("test_sets", pairs.right, pairs.images, max(0.0, share - most), level, found)
+    bound = max(0.0, share - most)
+    check = _accuracy_check("test_sets", pairs.right, pairs.images, bound, level, found, about=about)
     if (
         check.passed is False
         and binomtest(pairs.lost, pairs.lost + pairs.won, alternative="greater").pvalue > 1 - level
@@ -441,7 +447,7 @@ def _flips_check(on_set: OnSet, most: float, level: float) -> GateCheck:
         return _not_judged("test_sets", f"the version before has nothing right on {on_set.test_set!r}", pairs.images)
     kept = pairs.before - pairs.lost
     found = f"test set {on_set.test_set!r}: of {pairs.before} right answers {pairs.lost} became wrong"
-    check = _accuracy_check("test_sets", kept, pairs.before, 1 - most, level, found)
+    check = _accuracy_check("test_sets", kept, pairs.before, 1 - most, level, found, about=(on_set.test_set,))
     if check.passed is False:
         surely = lower_end(pairs.lost, pairs.before, level)
         reason = f"{found}, so the share is at least {surely:.1%}; at most {most:.1%} is expected"
@@ -449,12 +455,21 @@ def _flips_check(on_set: OnSet, most: float, level: float) -> GateCheck:
     return check
 
 
-def _accuracy_check(name: str, right: int, images: int, bound: float, confidence: float, found: str) -> GateCheck:
+def _accuracy_check(
+    name: str, right: int, images: int, bound: float, confidence: float, found: str, *, about: tuple[str, ...] = ()
+) -> GateCheck:
     upper = upper_end(right, images, confidence)
     failed = upper < bound
     reason = f"{found}, so the accuracy is at most {upper:.1%}; at least {bound:.1%} is expected" if failed else ""
     return GateCheck(
-        name=name, passed=not failed, value=right / images, upper=upper, bound=bound, images=images, reason=reason
+        name=name,
+        passed=not failed,
+        value=right / images,
+        upper=upper,
+        bound=bound,
+        images=images,
+        reason=reason,
+        about=about,
     )
 
 

@@ -40,7 +40,8 @@ async def list_jobs(
     def work() -> str:
         found = services.jobs.listing(limit=limit, before=before)
         following = found.records[-1].job_id if found.more else None
-        return JobList(jobs=[JobView.of(record) for record in found.records], next=following).model_dump_json()
+        jobs = [JobView.of(record, listed=True) for record in found.records]
+        return JobList(jobs=jobs, next=following).model_dump_json()
 
     return Response(await services.pools.broker.run(work), media_type="application/json")
 

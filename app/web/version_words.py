@@ -1,9 +1,7 @@
-"""What was taught or edited to make a version, and what the gate's checks are about, in the reader's words."""
+"""What was taught or edited to make a version, in the reader's words."""
 
 from __future__ import annotations
 
-import ast
-import re
 from collections.abc import Callable
 from typing import Final
 
@@ -12,7 +10,6 @@ from fastapi import Request
 from app.version_book import VersionLine
 from app.web.languages import language_of
 from app.web.navigation import N_
-from exchange.contracts import GateCheck
 from segp_cl.class_edits import ClassEdit
 
 MOST_NAMES: Final = 5
@@ -27,8 +24,6 @@ _WORDS: Final = {
     "replace": N_("replace %(names)s"),
 }
 _AND_MORE: Final = N_("%(names)s and more")
-_ABOUT_ONE: Final = ("worst_class", "test_sets")
-_LITERAL: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 
 def words_for(request: Request) -> Callable[[VersionLine], str | None]:
@@ -40,15 +35,6 @@ def words_for(request: Request) -> Callable[[VersionLine], str | None]:
         return line.dataset_name if edit is None else _edited(edit, say)
 
     return words
-
-
-def names_in(check: GateCheck) -> list[str]:
-    """Return the classes and test sets that a check's reason names, each once."""
-    found = _LITERAL.findall(check.reason) if check.name in _ABOUT_ONE else []
-    try:
-        return list(dict.fromkeys(str(ast.literal_eval(literal)) for literal in found))
-    except (ValueError, SyntaxError):  # words that another release wrote
-        return []
 
 
 def _edited(edit: ClassEdit, say: Callable[[str], str]) -> str:

@@ -339,18 +339,25 @@ class PurgeReceipt(TypedDict):
 
 
 class JobProgress(TypedDict):
-    """How far a running job is. Times in seconds."""
+    """How far a running job is. Times in seconds.
+
+    `loss_history` has the losses so far by name, as pairs of step and value; a list of jobs has none.
+    """
 
     phase: str
     step: int
     steps: int
     losses: dict[str, float]
+    loss_history: NotRequired[dict[str, list[tuple[int, float]]]]
     eta_s: float | None
     elapsed_s: float | None
 
 
 class GateCheck(TypedDict):
-    """One check of the gate. `passed` is None where nothing was judged; `reason` says why it was not, or not passed."""
+    """One check of the gate. `passed` is None where nothing was judged; `reason` says why it was not, or not passed.
+
+    `about` names the class or the test sets that the check is about, where it is not about all.
+    """
 
     name: str
     passed: bool | None
@@ -359,6 +366,7 @@ class GateCheck(TypedDict):
     bound: float | None
     images: int
     reason: str
+    about: NotRequired[list[str]]
 
 
 class GateResult(TypedDict):

@@ -11,6 +11,7 @@ from app.access import Caller
 from app.deps import ServicesDep
 from app.schemas import JobView, ServerProcess
 from app.services import Services
+from app.web.journal_words import Told, told
 from app.web.page_routes import AnyReader, page_router
 from app.web.rendering import render
 from exchange.redis_client import BrokerUnavailableError
@@ -48,8 +49,12 @@ async def now(services: ServicesDep, caller: AnyReader) -> Response:
 @router.get("/part/live/journal")
 async def journal(request: Request, services: ServicesDep, caller: AnyReader) -> Response:
     """Show the last lines of the journal, to those who may do what it tells of."""
-    entries = await services.pools.store.run(services.store.journal) if _sees_all(caller) else []
-    return render(request, "live/journal.html", caller, lines=entries[: -MOST_LINES - 1 : -1])
+
+    def read() -> list[Told]:
+        return told(request, services.store.journal()[: -MOST_LINES - 1 : -1], services.book.read())
+
+    lines = await services.pools.store.run(read) if _sees_all(caller) else []
+    return render(request, "live/journal.html", caller, lines=lines)
 
 
 def _sees_all(caller: Caller) -> bool:
@@ -80,4 +85,4 @@ async def _jobs(services: Services) -> list[dict[str, Any]] | None:
         found = await services.pools.broker.run(lambda: services.jobs.listing(limit=MOST_JOBS))
     except BrokerUnavailableError:
         return None
-    return [JobView.of(record).model_dump(mode="json", include=_OF_A_JOB) for record in found.records]
+    return [JobView.of(record, listed=True).model_dump(mode="json", include=_OF_A_JOB) for record in found.records]

@@ -15,14 +15,15 @@ from app.evaluations import labels_by
 from app.offload import in_thread
 from app.services import Services
 from app.version_book import Book, VersionLine, gate_of
+from app.web.journal_words import told
 from app.web.page_routes import AnyReader, page_router
 from app.web.paging import page_of
 from app.web.rendering import render
-from app.web.version_words import names_in, words_for
+from app.web.version_words import words_for
 from exchange.redis_client import BrokerUnavailableError
 from exchange.roster import ServerReport
 from model_store.evaluations import Evaluations
-from model_store.types import JournalEntry, Manifest, VersionId
+from model_store.types import VersionId
 
 router = page_router()
 Only = Literal["all", "lineage", "held", "pinned"]
@@ -50,7 +51,7 @@ async def show(
         "versions/page.html",
         caller,
         **_listed(book, only, page),
-        **_words(request),
+        what=words_for(request),
         current=next((line for line in book.lines if line.is_current), None),
         servers=await _servers(services) if "admin" in caller.scopes else None,
         test_sets=await services.pools.store.run(services.test_sets.all),
@@ -63,7 +64,7 @@ async def rows(
 ) -> Response:
     """Show a part of the list."""
     book = await services.pools.store.run(services.book.read)
-    return render(request, "versions/rows.html", caller, **_listed(book, only, page), **_words(request))
+    return render(request, "versions/rows.html", caller, **_listed(book, only, page), what=words_for(request))
 
 
 @router.get("/part/versions/graph")
@@ -76,18 +77,23 @@ async def graph(request: Request, services: ServicesDep, caller: AnyReader) -> R
 @router.get("/versions/{version_id}")
 async def one(version_id: str, request: Request, services: ServicesDep, caller: AnyReader) -> Response:
     """Show one version: how it was made, what the gate found, and what became of it."""
-    words = _words(request)
-    read = functools.partial(_details, services, version_id, words["what"])
-    details = await services.pools.store.run(read)
-    return render(request, "versions/version.html", caller, **details, **words)
+    details = await services.pools.store.run(functools.partial(_details, services, version_id, request))
+    return render(request, "versions/version.html", caller, **details, what=words_for(request))
 
 
-def _details(services: Services, version_id: VersionId, what: Callable[[VersionLine], str | None]) -> dict[str, Any]:
+@router.get("/part/versions/{version_id}/held")
+async def held(version_id: str, request: Request, services: ServicesDep, caller: AnyReader) -> Response:
+    """Show what holds a version."""
+    book = await services.pools.store.run(services.book.read)
+    return render(request, "versions/held.html", caller, line=book.line(version_id))
+
+
+def _details(services: Services, version_id: VersionId, request: Request) -> dict[str, Any]:
     store, book = services.store, services.book.read()
     line = book.line(version_id)
     manifest = line.manifest
     gate = gate_of(manifest)
-    told = [entry for entry in store.journal() if version_id in (entry.from_, entry.to)]
+    moves = [entry for entry in store.journal() if version_id in (entry.from_, entry.to)]
     evaluations = Evaluations(store.root)
     namings = services.book.namings()
     naming = namings.as_far_as_known(version_id)
@@ -104,31 +110,11 @@ def _details(services: Services, version_id: VersionId, what: Callable[[VersionL
         "gate": gate,
         "measured": measured,
         "worst": sorted(facts, key=lambda each: each.accuracy or 0.0)[:MOST_CLASSES],
-        "journal": [
-            _retold(entry, manifest, what(line), judged=bool(gate and gate.checks))
-            for entry in told[: -MOST_LINES - 1 : -1]
-        ],
+        "journal": told(request, moves[: -MOST_LINES - 1 : -1], book),
         "children": [each.manifest for each in book.lines if version_id in each.manifest.parents],
         "bytes": store.bytes_of(version_id),
         "current": book.current,
     }
-
-
-def _retold(entry: JournalEntry, manifest: Manifest, what: str | None, *, judged: bool) -> JournalEntry:
-    """Return a line of the journal with an edit in the reader's words, and without what the gate's checks say above.
-
-    What people typed stays as it is.
-    """
-    if judged and entry.action == "hold" and entry.to == manifest.version_id:
-        return entry.model_copy(update={"reason": ""})
-    edited = "" if manifest.edit is None else f"job {manifest.job_id}: {manifest.edit.words}"
-    if edited and entry.reason.startswith(edited):
-        return entry.model_copy(update={"reason": f"job {manifest.job_id}: {what}{entry.reason.removeprefix(edited)}"})
-    return entry
-
-
-def _words(request: Request) -> dict[str, Any]:
-    return {"what": words_for(request), "names_in": names_in}
 
 
 def _listed(book: Book, only: Only, number: int) -> dict[str, Any]:

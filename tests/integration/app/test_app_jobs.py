@@ -33,7 +33,14 @@ def job_id(client: TestClient, archive: Callable[[Mapping[str, int]], bytes]) ->
 
 def progress(step: int) -> JobProgress:
     return JobProgress(
-        phase="train", step=step, steps=3, losses={"ce": 0.5}, eta_s=1.5, elapsed_s=2, updated_at=utc_now()
+        phase="train",
+        step=step,
+        steps=3,
+        losses={"ce": 0.5},
+        loss_history={"ce": ((0, 0.75), (step, 0.5))},
+        eta_s=1.5,
+        elapsed_s=2,
+        updated_at=utc_now(),
     )
 
 
@@ -84,13 +91,14 @@ def test_a_running_job_shows_its_progress_and_a_finished_one_its_result(
     assert jobs.save_progress(job_id, progress(1), owner="w")
     view = client.get(f"/v1/jobs/{job_id}").json()
     assert (view["state"], view["attempts"]) == ("running", 1)
-    assert view["progress"] == {
-        "phase": "train", "step": 1, "steps": 3, "losses": {"ce": 0.5}, "eta_s": 1.5, "elapsed_s": 2.0,
-    }  # fmt: skip
+    shown = {"phase": "train", "step": 1, "steps": 3, "losses": {"ce": 0.5}, "eta_s": 1.5, "elapsed_s": 2.0}
+    assert view["progress"] == {**shown, "loss_history": {"ce": [[0, 0.75], [1, 0.5]]}}
+    assert client.get("/v1/jobs").json()["jobs"][0]["progress"] == {**shown, "loss_history": {}}
     outcome = UpdateOutcome(version_id="000002-0123456789ab", promoted=False, not_promoted_because="someone moved it")
     jobs.finish(job_id, JobState.SUCCEEDED, outcome=outcome)
     view = client.get(f"/v1/jobs/{job_id}").json()
     assert view["state"] == "succeeded"
+    assert view["progress"]["loss_history"] == {"ce": [[0, 0.75], [1, 0.5]]}, "it can still be looked at"
     assert view["result"]["version_id"] == "000002-0123456789ab"
     assert view["result"]["not_promoted_because"] == "someone moved it"
     assert view["finished_at"]

@@ -14,7 +14,7 @@ from app.settings import Settings
 from keepsight.keys import KeyFile
 from model_store.gate import GatePolicy
 from model_store.store import Store
-from model_store.types import Provenance, VersionId
+from model_store.types import DatasetRecord, Provenance, VersionId
 from segp_cl.class_edits import ClassEdit
 from tests.waiting import wait_until
 from worker.gate import CHECKS, Answers, Evidence, OnSet, Pairs, judge
@@ -36,6 +36,7 @@ FAILED = Evidence(
     test_sets=(OnSet("field's", {"class 1": Pairs(images=40, before=40, right=0, lost=40)}),),
 )
 """What no check of the gate lets pass."""
+FOUND = judge(GatePolicy(), FAILED)
 ONE = Evidence(seen_classes=1, held_out=Answers({"only": (8, 8)}, distinct=1, top_probability=1.0))
 EDITS = {
     ClassEdit(kind="rename", classes=("cat",), name="puss"): "„cat“ umbenannt in „puss“",
@@ -112,7 +113,7 @@ def test_the_graph_says_how_each_version_was_made_and_has_all_its_parents(
     (edit, words), *_ = EDITS.items()
     merged = publish(store, made="merged", other_parent=side)
     edited = publish(store, made="edited", edit=edit)
-    held = publish(store, made="trained", report={"gate": judge(GatePolicy(), FAILED).model_dump(mode="json")})
+    held = publish(store, made="trained", report={"gate": FOUND.model_dump(mode="json")})
     found = client.get("/part/versions/graph", headers=GERMAN).json()
     nodes = {node["id"]: node for node in found["nodes"]}
     assert found["current"] == base
@@ -135,7 +136,7 @@ def test_an_edit_is_said_in_the_reader_s_language(client: TestClient, teach: Tea
 
 def test_what_the_gate_found_is_said_in_the_reader_s_language(client: TestClient, teach: Teach, store: Store) -> None:
     teach("cat", "dog")
-    results = [judge(GatePolicy(), FAILED), judge(GatePolicy(), Evidence(seen_classes=2)), judge(GatePolicy(), ONE)]
+    results = [FOUND, judge(GatePolicy(), Evidence(seen_classes=2)), judge(GatePolicy(), ONE)]
     assert {check.name for check in results[0].checks if check.passed is False} == set(CHECKS)
     for result in results:
         version = publish(store, made="trained", report={"gate": result.model_dump(mode="json")})
@@ -154,7 +155,7 @@ def test_what_the_gate_found_is_said_in_the_reader_s_language(client: TestClient
 
 def test_a_check_names_what_it_is_about(client: TestClient, teach: Teach, store: Store) -> None:
     teach("cat", "dog")
-    version = publish(store, report={"gate": judge(GatePolicy(), FAILED).model_dump(mode="json")})
+    version = publish(store, report={"gate": FOUND.model_dump(mode="json")})
     text = html.unescape(client.get(f"/versions/{version}").text)
     assert "It is about: class 0." in text
     assert "It is about: field's, class 1." in text
@@ -166,6 +167,46 @@ def test_a_reason_that_no_check_has_is_shown_as_english(client: TestClient, teac
     version = publish(store, report={"gate": {"held_because": ["the <b>moon</b> is full"]}})
     text = client.get(f"/versions/{version}", headers=GERMAN).text
     assert '<li><span lang="en">the &lt;b&gt;moon&lt;/b&gt; is full</span></li>' in text
+
+
+def test_the_journal_is_told_in_the_reader_s_language(client: TestClient, teach: Teach, store: Store) -> None:
+    first, side = store.current(), teach("cat", promote=False)
+    teach("cat", "dog")
+    pets = DatasetRecord(name="the pets", digest="0" * 64, images_per_class={"cat": 1})
+    made: Sequence[tuple[str, str, dict[str, Any]]] = (
+        ("1", "job 1 learned 'the pets'", {"made": "trained", "dataset": pets}),
+        ("2", "job 2 learned 3 corrections", {"made": "corrected"}),
+        ("3", f"job 3 merged {first} and {side}: beide", {"made": "merged", "other_parent": side}),
+        ("4", "weil ich es will", {}),
+    )
+    for job, reason, changes in made:
+        publish(store, job_id=job, reason=reason, **changes)
+    held = publish(store, job_id="5", reason="job 5 learned 'x'", report={"gate": FOUND.model_dump(mode="json")})
+    moved = client.post(
+        "/v1/admin/promote", json={"version_id": held, "reason": "ich habe nachgesehen", "anyway": True}
+    )
+    assert moved.status_code == 200, moved.text
+    text = html.unescape(client.get("/part/live/journal", headers=GERMAN).text)
+    for words in (
+        "das Grundmodell, vor jeder Aufgabe",
+        "gelernt: the pets",
+        "Korrekturen gelernt",
+        "vereint: beide",
+        "weil ich es will",
+        "Genauigkeit bei den neuen Bildern; ",
+        "zurückgehalten, trotzdem bereitgestellt: ich habe nachgesehen",
+    ):
+        assert f" · {words}" in text, words
+    assert not any(check.reason and check.reason in text for check in FOUND.checks)
+
+
+def test_what_holds_a_version_is_said_by_itself_too(client: TestClient, teach: Teach, store: Store) -> None:
+    teach("cat", "dog")
+    held = publish(store, report={"gate": FOUND.model_dump(mode="json")})
+    text = html.unescape(client.get(f"/part/versions/{held}/held", headers=GERMAN).text)
+    assert text.count("<br>") == len(FOUND.held_because) - 1
+    assert "Genauigkeit bei den neuen Bildern: 0,0\u00a0% von 240 Bildern sind richtig" in text
+    assert client.get("/part/versions/000009-aaaaaaaaaaaa/held").status_code == 404
 
 
 def test_an_older_version_is_served_by_a_rollback_unless_it_is_held(

@@ -175,7 +175,7 @@ esac
         (["--coverage"], ["a.py::x", "b.py::y"], 0, 0, 0, ["check", "alone", "reached"]),
         ([], ["a.py::x"], 1, 0, 1, ["check", "alone"]),
         (["--coverage"], ["a.py::x"], 0, 2, 1, ["check", "alone", "reached"]),
-        ([], ["a.py::x", "b.py::y", "c.py::z", "d.py::z"], 0, 0, 1, ["check"]),
+        ([], [f"{name}.py::x" for name in "abcdefg"], 0, 0, 1, ["check"]),
         (["--coverage"], [], 0, 0, 1, ["check"]),  # too little was reached
     ],
 )

@@ -155,6 +155,7 @@ def test_the_worst_class_is_judged_with_the_caution_that_its_images_ask_for() ->
     found = check("worst_class", hopeless)
     assert (found.passed, found.images) == (False, 60)
     assert found.reason.startswith("class 'c1': 1 of 60 held-out images are right")
+    assert found.about == ("c1",)
     assert check("worst_class", replace(SOUND, held_out=answers((100, 90), (10, 0)))).passed is True
     few = check("worst_class", replace(SOUND, held_out=answers((4, 0), (4, 4))))
     assert (few.passed, few.reason) == (None, "no class has 5 held-out images")

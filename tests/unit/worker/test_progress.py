@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
+
 from worker.messages import Step
-from worker.progress import ProgressClock
+from worker.progress import MOST_POINTS, LossHistory, ProgressClock
 
 
 class Clock:
@@ -47,3 +49,28 @@ def test_a_phase_without_steps_has_no_estimate() -> None:
     clock.now += 10
     waiting = progress.at(step("waiting", 0, 0))
     assert (waiting.eta_s, waiting.elapsed_s) == (None, 10)
+
+
+def test_the_history_of_losses_is_bounded_and_evenly_spread() -> None:
+    history = LossHistory()
+    for number in range(1, 1001):
+        history.add(Step(phase="train", step=number, steps=1000, losses={"total": 1 / number}))
+    points = history.all()["total"]
+    steps = [number for number, _ in points]
+    assert MOST_POINTS / 2 <= len(points) <= MOST_POINTS
+    assert len({later - earlier for earlier, later in itertools.pairwise(steps)}) == 1
+    assert steps[0] == 1
+    assert steps[-1] > 1000 - (steps[1] - steps[0])
+    assert all(value == 1 / number for number, value in points)
+
+
+def test_each_loss_has_a_history_of_its_own_which_begins_again_with_its_phase() -> None:
+    progress = ProgressClock(Clock())
+    progress.at(step("anchors", 1, 2))
+    progress.at(Step(phase="train", step=1, steps=2, losses={"acgd": 0.5}))
+    assert progress.at(Step(phase="publishing", step=0, steps=0, losses={})).loss_history == {
+        "total": ((1, 0.25),),
+        "acgd": ((1, 0.5),),
+    }
+    progress.at(step("anchors", 2, 2))
+    assert progress.at(step("anchors", 1, 2)).loss_history["total"] == ((1, 0.25),)

@@ -3,7 +3,7 @@
 import { Problem, api, upload, url } from "./api.js";
 import { parentOf, prepare, showBusy, showProblem, tellOfJob, toastAfterLoad } from "./dialogs.js";
 import { h } from "./dom.js";
-import { gettext, ngettext, number, percent } from "./texts.js";
+import { gettext, ngettext, number, percent, versionNumber } from "./texts.js";
 import { zipped } from "./archive.js";
 
 const chosen = new Set();
@@ -157,7 +157,7 @@ function prepareForm(form) {
           return;
         }
         chosen.delete(before);
-        toastAfterLoad(gettext("Done: version %(number)s is served.", { number: Number(outcome.result.version_id.split("-")[0]) }), await parentOf(outcome.result.version_id));
+        toastAfterLoad(gettext("Done: version %(number)s is served.", { number: versionNumber(outcome.result.version_id) }), await parentOf(outcome.result.version_id));
       });
     } catch (problem) {
       for (const part of form.elements) part.disabled = false;

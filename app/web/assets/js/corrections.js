@@ -3,7 +3,7 @@
 import { api } from "./api.js";
 import { parentOf, showProblem, tellOfJob, toastAfterLoad } from "./dialogs.js";
 import { confirmed, toast } from "./dom.js";
-import { gettext, ngettext, number } from "./texts.js";
+import { gettext, ngettext, number, versionNumber } from "./texts.js";
 
 const place = document.getElementById("learning");
 
@@ -16,7 +16,7 @@ document.getElementById("learn")?.addEventListener("click", async (event) => {
       if (outcome.kind !== "success") return showProblem(place, { title: outcome.text, detail: "" });
       const count = ngettext("%(count)s correction was learned", "%(count)s corrections were learned", job.corrections);
       const made = job.result.version_id;
-      toastAfterLoad(gettext("%(count)s: version %(number)s is served.", { count, number: Number(made.split("-")[0]) }), await parentOf(made));
+      toastAfterLoad(gettext("%(count)s: version %(number)s is served.", { count, number: versionNumber(made) }), await parentOf(made));
     });
   } catch (problem) {
     button.disabled = false;

@@ -3,7 +3,7 @@
 import { url } from "./api.js";
 import { h, icon, notice } from "./dom.js";
 import { phaseName } from "./phases.js";
-import { duration, gettext, ngettext, number, percent } from "./texts.js";
+import { duration, gettext, ngettext, number, percent, versionNumber } from "./texts.js";
 
 const OVER = ["succeeded", "failed", "cancelled"];
 
@@ -77,9 +77,20 @@ function accuracy(evaluation) {
 
 function reasons(made) {
   if (made.promoted) return null;
-  const because = made.held_because?.length ? made.held_because.join("; ") : made.not_promoted_because;
-  return notice("warning", made.held_because?.length ? gettext("The gate holds it: it is published, and not served.") : gettext("It is published, and not served."), because);
+  if (made.held_because?.length) return notice("warning", gettext("The gate holds it: it is published, and not served."), holding(made.version_id));
+  const because = made.not_promoted_because;
+  return notice("warning", gettext("It is published, and not served."), because ? h("span", { lang: "en" }, because) : null);
 }
+
+/** What holds a version, in the reader's words; asked for once. */
+function holding(version) {
+  if (!held.has(version)) {
+    held.set(version, h("span"));
+    window.htmx.ajax("GET", url(`/part/versions/${version}/held`), { target: held.get(version), swap: "innerHTML" });
+  }
+  return held.get(version);
+}
+const held = new Map();
 
 function instant(job) {
   const made = job.instant;
@@ -95,10 +106,6 @@ function instant(job) {
     reasons(made),
     made.promoted && !job.result ? tryIt() : null,
   );
-}
-
-function versionNumber(versionId) {
-  return String(Number(versionId.split("-")[0]));
 }
 
 function tryIt() {
@@ -162,11 +169,11 @@ class Losses {
 
   add(progress) {
     const now = progress ? `${progress.phase} ${progress.step}` : "";
-    if (!progress || now === this.seen || !Object.keys(progress.losses).length) return;
+    if (!progress || now === this.seen || !Object.keys(progress.loss_history).length) return;
     this.seen = now;
-    for (const [name, value] of Object.entries(progress.losses)) {
-      if (!this.series.has(name)) this.series.set(name, []);
-      this.series.get(name).push([progress.step, value]);
+    for (const [name, points] of Object.entries(progress.loss_history)) {
+      const newest = name in progress.losses && points.at(-1)[0] < progress.step ? [[progress.step, progress.losses[name]]] : [];
+      this.series.set(name, [...points, ...newest]);
     }
     const told = [...this.series].map(([name, points]) => h("span", {}, `${name} ${number(points.at(-1)[1], 3)}`));
     this.values.replaceChildren(...told);

@@ -4,7 +4,7 @@ import { api, url } from "./api.js";
 import { draw, tips } from "./charts.js";
 import { h } from "./dom.js";
 import { phaseName } from "./phases.js";
-import { duration, gettext, moment, number, percent } from "./texts.js";
+import { duration, gettext, moment, number, percent, versionNumber } from "./texts.js";
 
 const EVERY_MS = 2000;
 const MOST_POINTS = 150;
@@ -31,7 +31,6 @@ const JOBS = {
   cancelled: [gettext("cancelled"), "warn"],
 };
 const badge = ([text, kind]) => h("span", { class: "badge", "data-kind": kind }, text);
-const numberOf = (version) => (version ? Number(version.split("-")[0]) : null);
 
 // --- figures of the time between two looks ---------------------------------------------------------------------
 
@@ -105,7 +104,7 @@ function showProcesses(now, seconds) {
       {},
       h("th", { scope: "row" }, each.id, h("span", { class: "hint" }, `${each.device}, pid ${each.pid}`), each.reason ? h("span", { class: "hint" }, each.reason) : null),
       h("td", { "data-label": gettext("State") }, badge(STATES[each.state])),
-      h("td", { "data-label": gettext("Serves") }, each.serving ? h("a", { class: "version", href: url(`/versions/${each.serving}`) }, String(numberOf(each.serving))) : "–"),
+      h("td", { "data-label": gettext("Serves") }, each.serving ? h("a", { class: "version", href: url(`/versions/${each.serving}`) }, versionNumber(each.serving)) : "–"),
       cell(rate === null ? null : number(rate, 1), gettext("Requests per second")),
       cell(median === null ? null : duration(median), gettext("Median")),
       cell(each.figures ? number(each.figures.in_hand) : null, gettext("In hand")),

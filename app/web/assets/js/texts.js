@@ -52,6 +52,11 @@ export function moment(iso) {
   return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(new Date(iso));
 }
 
+/** Return the number that people know a version by, as text. */
+export function versionNumber(versionId) {
+  return String(Number(versionId.split("-")[0]));
+}
+
 /** Return the address of an icon in the sprite. */
 export function iconAddress(name) {
   return `${shipped.icons}#${name}`;

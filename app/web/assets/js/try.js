@@ -4,7 +4,7 @@ import { api, Problem } from "./api.js";
 import { takesPhotographs } from "./camera.js";
 import { confirmed, h, icon, notice, toast } from "./dom.js";
 import { looksLikeImage, takesChoices, takesDrops, takesPastes } from "./drops.js";
-import { bytes, gettext, ngettext, number, percent } from "./texts.js";
+import { bytes, gettext, ngettext, number, percent, versionNumber } from "./texts.js";
 
 const AT_ONCE = 8;
 const SHOWN = 5;
@@ -134,10 +134,6 @@ function show(item, answers, options) {
     h("div", { class: "answers" }, answers.map((answer) => bars(answer, answers.length > 1))),
     ...(canCorrect ? [h("footer", {}, correction(item, answers[0], options))] : []),
   );
-}
-
-function versionNumber(versionId) {
-  return String(Number(versionId.split("-")[0]));
 }
 
 function bars(answer, named) {

@@ -3,7 +3,7 @@
 import { api, url } from "./api.js";
 import { prepare, prepareMeasuring, showBusy, showProblem, toastAfterLoad } from "./dialogs.js";
 import { h, notice } from "./dom.js";
-import { gettext, moment, ngettext, number, percent } from "./texts.js";
+import { gettext, moment, ngettext, number, percent, versionNumber } from "./texts.js";
 
 const lineage = document.getElementById("lineage");
 const heat = document.getElementById("heat");
@@ -14,11 +14,10 @@ prepareMeasuring();
 
 const dialog = prepare(document.getElementById("move") ?? document.createElement("dialog"));
 const form = document.getElementById("move-form");
-const numberOf = (version) => Number(version.split("-")[0]);
 let wished = null;
 
 function describe({ move, version, held }) {
-  const of = { number: version ? numberOf(version) : null };
+  const of = { number: version ? versionNumber(version) : null };
   const words = {
     promote: [gettext("Serve version %(number)s?", of), gettext("All servers load it before any of them answers with it."), gettext("Serve it")],
     rollback: [version ? gettext("Roll back to version %(number)s?", of) : gettext("Roll back to the version before?"), gettext("All servers load it before any of them answers with it. Nothing is removed: you can come back."), gettext("Roll back")],
@@ -71,7 +70,7 @@ form?.addEventListener("submit", async (event) => {
   try {
     const done = await carryOut(wished, reason);
     const moved = !wished.move.endsWith("pin");
-    const of = { number: numberOf(moved ? done.to : wished.version) };
+    const of = { number: versionNumber(moved ? done.to : wished.version) };
     const text = moved ? gettext("Version %(number)s is served.", of) : done.pinned ? gettext("Version %(number)s is pinned.", of) : gettext("Version %(number)s is not pinned any more.", of);
     toastAfterLoad(text, moved && done.from ? { to: done.from, expected: done.to } : null);
   } catch (problem) {
@@ -201,7 +200,7 @@ function heatTable(report, by) {
     { class: "heat" },
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, gettext("Version")), shown.map((column) => h("th", { scope: "col", title: about(column) }, title(column))), h("th", { scope: "col" }, gettext("All")))),
     h("tbody", {}, report.rows.map((row) =>
-      h("tr", {}, h("th", { scope: "row" }, h("a", { href: url(`/versions/${row.version_id}`) }, String(numberOf(row.version_id))), row.in_part ? h("span", { class: "hint" }, gettext("in part")) : null), shown.map((column) => cell(value(row, column))), cell(row.seen)),
+      h("tr", {}, h("th", { scope: "row" }, h("a", { href: url(`/versions/${row.version_id}`) }, versionNumber(row.version_id)), row.in_part ? h("span", { class: "hint" }, gettext("in part")) : null), shown.map((column) => cell(value(row, column))), cell(row.seen)),
     )),
   );
   const cut = columns.length > shown.length ? gettext("The last %(shown)s of %(total)s columns are shown.", { shown: number(shown.length), total: number(columns.length) }) : null;
