@@ -71,6 +71,20 @@ def drop(page: Page, selector: str, files: Sequence[Path]) -> None:
     page.locator(selector).evaluate(_DROP, _sent(files))
 
 
+def drag_in(page: Page, selector: str, paths: Sequence[Path]) -> None:
+    """Drag files and folders from the desktop onto an element: the browser itself makes the events and reads them."""
+    box = page.locator(selector).bounding_box()
+    assert box is not None, f"{selector} is not shown"
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    try:
+        for kind in ("dragEnter", "dragOver", "drop"):
+            session.send("Input.dispatchDragEvent", {"type": kind, "data": data, **place})
+    finally:
+        session.detach()
+
+
 def paste(page: Page, files: Sequence[Path]) -> None:
     """Paste files into the page."""
     page.locator("body").evaluate(_PASTE, _sent(files))

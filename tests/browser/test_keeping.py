@@ -12,6 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from keepsight import Client
 from keepsight.keys import KeyFile
 from segp_cl.types import ModelSpec
 from tests.browser.conftest import Service, Windows, end, serve, squares
@@ -163,12 +164,45 @@ def test_a_person_measures_compares_rolls_back_and_comes_back(
     dialog.get_by_role("button", name="Pin").click()
     expect(page.get_by_text("pinned", exact=True).first).to_be_visible()
     assert serious_findings(page.context, page) == []
+    page.get_by_role("button", name="Unpin").click()
+    dialog.get_by_label("Reason").fill("the audit is over")
+    dialog.get_by_role("button", name="Unpin").click()
+    expect(page.get_by_text(f"Version {newest['number']} is not pinned any more.")).to_be_visible()
+    expect(page.get_by_role("button", name="Pin", exact=True)).to_be_visible()
 
     page.goto(f"{coloured.url}/test-sets")
     page.get_by_role("button", name="Remove").click()
     dialog.get_by_label("Reason").fill("no longer needed")
     dialog.get_by_role("button", name="Remove").click()
     expect(page.get_by_text(re.compile("Removed field: 12 images"))).to_be_visible()
+
+
+def test_a_held_version_says_what_holds_it_and_is_served_by_who_says_so(
+    coloured: Service, window: Window, tmp_path: Path
+) -> None:
+    for name in ("fair", "foul"):
+        squares(tmp_path / "same" / name, FIRST)
+    with Client(coloured.url) as client:
+        client.change_gate({"min_taught_accuracy": 1.0}, reason="each task is to be right")
+        job_id = client.teach(tmp_path / "same", name="same", instant=False)["job_id"]
+        *_, job = client.follow(job_id, poll_s=0.2)
+    assert job["result"]
+    held = job["result"]["version_id"]
+    page = window(locale="de-DE")
+    page.goto(f"{coloured.url}/teach/{job_id}")
+    notice = page.locator(".notice").filter(has_text="Die Prüfung hält sie zurück")
+    expect(notice).to_contain_text("Genauigkeit bei gelernten Bildern: ")
+    assert versions(coloured)["current"] != held
+
+    page.goto(f"{coloured.url}/versions/{held}")
+    page.get_by_role("button", name="Diese Version antworten lassen").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Genauigkeit bei gelernten Bildern: ")
+    dialog.get_by_label("Grund").fill("sie sind wirklich gleich")
+    dialog.get_by_role("button", name="Antworten lassen").click()
+    expect(page.locator(".serving")).to_contain_text("Version 3", timeout=SLOW_MS)
+    assert versions(coloured)["current"] == held
+    expect(page.get_by_text("trotzdem bereitgestellt: sie sind wirklich gleich")).to_be_visible()
 
 
 def test_corrections_that_wait_are_removed_or_learned(coloured: Service, window: Window, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Service, squares
-from tests.browser.driving import drop, follow, paste
+from tests.browser.driving import drag_in, drop, follow, paste
 from tests.waiting import wait_until
 
 Window = Callable[..., Page]
@@ -124,6 +124,9 @@ def test_folders_and_archives_are_taught_as_they_are_and_what_is_wrong_is_told_f
     squares(tmp_path / "pets" / "red", "red")
     squares(tmp_path / "pets" / "green", "green")
     (tmp_path / "pets" / "green" / "notes.png").write_bytes(b"no image at all")
+    drag_in(page, "#drop", [tmp_path / "pets"])
+    expect(page.locator("[data-class]")).to_have_count(2)
+    page.reload()
     page.set_input_files("#choose-folder", tmp_path / "pets")
     expect(page.locator("[data-class]")).to_have_count(2)
     page.click("#check")
@@ -174,6 +177,9 @@ def test_a_lost_connection_is_told_and_comes_back_and_a_task_can_be_cancelled(
     expect(page.get_by_role("heading", name="Cancelled")).to_be_visible(timeout=SLOW_MS)
     expect(page.get_by_role("heading", name=re.compile("Instant version 2"))).to_be_visible()
     wait_until(lambda: jobs(service)[0]["state"] == "cancelled")
+    page.reload()
+    expect(page.locator(".losses")).to_contain_text("total")
+    expect(page.get_by_role("img", name="How the losses went")).to_be_visible()
 
 
 def test_images_are_pasted_and_words_of_ones_own_are_answered_beside_the_classes(
