@@ -1,25 +1,16 @@
-"""All versions of a store as people look at them: lineage, what each is, and what differs between two.
-
-Manifests never change, so each is read once for as long as its file stays the same: a store of hundreds of versions is
-listed without reading it anew.
-"""
+"""All versions of a store as people look at them: lineage, what each is, and what differs between two."""
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from exchange.contracts import GateCheck, GateResult
-from model_store import codec
 from model_store.gate import REPORT_KEY
-from model_store.naming import Naming, Namings, translate
+from model_store.naming import Naming, translate
 from model_store.store import Store
 from model_store.types import (
-    MANIFEST_FILE,
-    TENSORS_FILE,
-    CorruptVersionError,
     Manifest,
     VersionId,
     VersionNotFoundError,
@@ -92,17 +83,15 @@ def lineage_of(manifests: Iterable[Manifest], version_id: VersionId | None) -> t
 
 
 class VersionBook:
-    """Reads the versions of a store, and each manifest once while its file stays the same. Thread-safe."""
+    """Reads the versions of a store. Thread-safe."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lock = threading.Lock()
-        self._read: dict[VersionId, tuple[tuple[int, int, int], Manifest]] = {}
 
     def read(self) -> Book:
         """Return all versions. Reads the store: run it in a thread."""
-        with self._lock:
-            found, damaged = self._manifests()
+        survey = self._store.survey()
+        found = {m.version_id: m for m in survey.readable if m.version_id not in survey.damaged}
         current, pinned = self._store.readable_current(), self._store.pinned()
         held = self._store.held(*found.values())
         above = {manifest.version_id for manifest in lineage_of(found.values(), current)}
@@ -116,34 +105,7 @@ class VersionBook:
             )
             for version, manifest in found.items()
         ]
-        return Book(tuple(reversed(lines)), damaged, current)
-
-    def namings(self) -> Namings:
-        """Return how the versions name their classes, from manifests that were read once. Reads the store."""
-        with self._lock:
-            found, _ = self._manifests()
-        return Namings(self._store, lambda version: lineage_of(found.values(), version))
-
-    def _manifests(self) -> tuple[dict[VersionId, Manifest], dict[VersionId, str]]:
-        read: dict[VersionId, tuple[tuple[int, int, int], Manifest]] = {}
-        damaged: dict[VersionId, str] = {}
-        for version in self._store.version_ids():
-            try:
-                folder = self._store.root / "versions" / version
-                status = (folder / MANIFEST_FILE).stat()
-                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-                known = self._read.get(version)
-                entry = known if known and known[0] == stamp else (stamp, self._store.manifest(version))
-                if problem := codec.incomplete(folder / TENSORS_FILE):
-                    damaged[version] = f"{TENSORS_FILE}: {problem}"
-                else:
-                    read[version] = entry
-            except (VersionNotFoundError, FileNotFoundError):
-                continue  # pruned since the folder was listed
-            except CorruptVersionError as error:
-                damaged[version] = f"{error.file}: {error.problem}"
-        self._read = read
-        return {version: manifest for version, (_, manifest) in read.items()}, damaged
+        return Book(tuple(reversed(lines)), survey.damaged, current)
 
 
 def gate_of(manifest: Manifest) -> GateResult | None:

@@ -7,8 +7,7 @@ classes were taught under each other's names, and a test set's labels were right
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -75,16 +74,10 @@ def translate(
 
 
 class Namings:
-    """How the versions of a store name their classes: journal and lineages are read once, while they are asked for.
+    """How the versions of a store name their classes: journal and lineages are read once, while they are asked for."""
 
-    Args:
-        store: the store.
-        lineage: a version, its parent, and so on, for whom manifests have been read already; see `known_lineage`.
-    """
-
-    def __init__(self, store: StoreReader, lineage: Callable[[VersionId], Sequence[Manifest]] | None = None) -> None:
+    def __init__(self, store: StoreReader) -> None:
         self._store = store
-        self._lineage = lineage or functools.partial(known_lineage, store)
         self._known: dict[VersionId, Naming] = {}
 
     @cached_property
@@ -99,7 +92,7 @@ class Namings:
             CorruptVersionError: its manifest is damaged.
         """
         if version not in self._known:
-            self._known[version] = Naming.of(self._lineage(version))
+            self._known[version] = Naming.of(known_lineage(self._store, version))
         return self._known[version]
 
     def as_far_as_known(self, version: VersionId | None) -> Naming:

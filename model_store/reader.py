@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,22 @@ class Pruning:
 
     removed: dict[VersionId, int]
     kept: dict[VersionId, str]
+
+
+_Stamp = tuple[int, int, int]
+_SETTLES_S = 2.0
+"""A file that was changed so short ago is read anew: another change may leave it the same time."""
+
+
+def _stamp_of(path: Path) -> _Stamp | None:
+    """Return what changes whenever the file does, or None if that cannot be told."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    if not 0 < status.st_mtime < time.time() - _SETTLES_S:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def parents_of(manifests: Mapping[VersionId, Manifest | None]) -> dict[VersionId, VersionId | None]:
@@ -111,6 +128,7 @@ class StoreReader:
         self._versions = root / "versions"
         self._pointer = root / POINTER_FILE
         self._journal = root / "journal.jsonl"
+        self._known: dict[VersionId, tuple[_Stamp, Manifest]] = {}
 
     def identity(self) -> str:
         """Return this store's id, wherever it is mounted: 16 hex digits of the SHA-256 of its journal's first line.
@@ -168,11 +186,21 @@ class StoreReader:
     def manifest(self, version_id: VersionId) -> Manifest:
         """Return a version's manifest after checking its digest.
 
+        Manifests never change, and one of a thousand classes takes milliseconds to parse. So each is parsed once while
+        its file stays the same.
+
         Raises:
             VersionNotFoundError: there is no such version.
             CorruptVersionError: the manifest is missing or altered.
         """
-        return codec.unpack_manifest(self._read(version_id, MANIFEST_FILE), version_id)
+        stamp = _stamp_of(self._versions / policy.check_version_id(version_id) / MANIFEST_FILE)
+        known = self._known.get(version_id)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        manifest = codec.unpack_manifest(self._read(version_id, MANIFEST_FILE), version_id)
+        if stamp is not None:
+            self._known[version_id] = (stamp, manifest)
+        return manifest
 
     def list(self) -> Manifests:
         """Return the manifests of all versions, oldest first. An unreadable one is logged and left out."""
@@ -183,8 +211,10 @@ class StoreReader:
 
         Tensors are not read, which would take long; only that they are there and complete is checked.
         """
-        found = Survey([], {})
-        for version_id in self.version_ids():
+        found, ids = Survey([], {}), self.version_ids()
+        for gone in self._known.keys() - set(ids):
+            self._known.pop(gone, None)
+        for version_id in ids:
             try:
                 found.readable.append(self.manifest(version_id))
                 if problem := codec.incomplete(self._versions / version_id / TENSORS_FILE):
@@ -204,16 +234,16 @@ class StoreReader:
             CorruptVersionError: a manifest on the way is missing or altered.
         """
         here = self.current() if version_id is None else version_id
-        chain: list[Manifest] = []
-        while here is not None and here not in [manifest.version_id for manifest in chain]:
+        chain: dict[VersionId, Manifest] = {}
+        while here is not None and here not in chain:
             try:
-                chain.append(self.manifest(here))
+                chain[here] = self.manifest(here)
             except VersionNotFoundError:
                 if not chain:
                     raise
                 break
-            here = chain[-1].parent
-        return chain
+            here = chain[here].parent
+        return [*chain.values()]
 
     def common_ancestor(self, ours: VersionId, theirs: VersionId) -> VersionId:
         """Return the version that two others were both begun on; see `policy.common_ancestor`.

@@ -16,6 +16,7 @@ from app.intake.receive import check_multipart, parse_archive, receive_archive
 from app.offload import as_json
 from app.openapi import problems
 from app.set_schemas import SET_NAME, SetDetails, SetInfo, SetList, SetStored
+from model_store.naming import Namings
 from model_store.test_sets import RemovedTestSet
 
 router = APIRouter(prefix="/v1/test-sets", tags=["test sets"])
@@ -48,7 +49,7 @@ Reason = Annotated[str, Query(max_length=1000, description="Kept in the receipt 
 def list_test_sets(services: ServicesDep, caller: AnyCaller) -> Response:
     """List the test sets, and how much more may be stored. Their images are never sent."""
     found, settings = services.test_sets.all(), services.settings
-    namings = services.book.namings()
+    namings = Namings(services.store)
     current = namings.current()
     return as_json(
         SetList(
@@ -64,7 +65,7 @@ def get_test_set(name: Name, services: ServicesDep, caller: AnyCaller) -> Respon
     """Return a test set with the label and the checksum of each of its images, by number."""
     record = services.test_sets.get(name)
     images = services.test_sets.read(record, numbers=())
-    namings = services.book.namings()
+    namings = Namings(services.store)
     current = namings.current()
     about = SetInfo.of(record, unknown_labels(namings, record, current)).model_dump()
     labels = [images.classes[label] for label in images.labels]

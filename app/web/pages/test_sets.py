@@ -13,6 +13,7 @@ from app.services import Services
 from app.web.page_routes import AnyReader, page_router
 from app.web.rendering import render
 from model_store.evaluations import Evaluations
+from model_store.naming import Namings
 
 router = page_router()
 
@@ -26,7 +27,7 @@ async def show(request: Request, services: ServicesDep, caller: AnyReader) -> Re
 def _shown(services: Services) -> dict[str, Any]:
     store, settings = services.store, services.settings
     current = store.readable_current()
-    namings = services.book.namings()
+    namings = Namings(services.store)
     naming = namings.as_far_as_known(current)
     evaluations, found = Evaluations(store.root), services.test_sets.all()
     rows = []

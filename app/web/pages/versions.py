@@ -23,6 +23,7 @@ from app.web.version_words import words_for
 from exchange.redis_client import BrokerUnavailableError
 from exchange.roster import ServerReport
 from model_store.evaluations import Evaluations
+from model_store.naming import Namings
 from model_store.types import VersionId
 
 router = page_router()
@@ -95,7 +96,7 @@ def _details(services: Services, version_id: VersionId, request: Request) -> dic
     gate = gate_of(manifest)
     moves = [entry for entry in store.journal() if version_id in (entry.from_, entry.to)]
     evaluations = Evaluations(store.root)
-    namings = services.book.namings()
+    namings = Namings(services.store)
     naming = namings.as_far_as_known(version_id)
     measured = []
     for test_set in services.test_sets.all():

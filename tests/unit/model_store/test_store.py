@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -562,3 +563,38 @@ def test_reading_and_opening_a_store_that_is_there_writes_nothing(store: Store) 
     assert bootstrap(reader, learned(0)) == one
     with pytest.raises(StoreError, match="read-only"):
         reader.publish(learned(), parent=one, provenance=NOBODY)
+
+
+def test_a_manifest_is_parsed_once_while_its_file_stays_and_anew_once_it_changes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = store.publish(learned(), parent=None, provenance=NOBODY).version_id
+    path = store.root / "versions" / version / "manifest.json"
+    parsed: list[VersionId] = []
+    unpack = codec.unpack_manifest
+
+    def counting(data: bytes, version_id: VersionId) -> Manifest:
+        parsed.append(version_id)
+        return unpack(data, version_id)
+
+    monkeypatch.setattr(codec, "unpack_manifest", counting)
+    for _ in range(3):
+        store.manifest(version)
+    assert len(parsed) == 3, "it was written a moment ago, so a change may leave it the same time"
+    long_ago = path.stat().st_mtime - 3600
+    os.utime(path, (long_ago, long_ago))
+    first = store.manifest(version)
+    assert [store.manifest(version), *store.list(), *store.lineage(version)] == [first] * 3
+    assert len(parsed) == 4
+    data = path.read_bytes()
+    path.write_bytes(data[::-1])
+    os.utime(path, (long_ago + 1, long_ago + 1))
+    with pytest.raises(CorruptVersionError):
+        store.manifest(version)
+    path.write_bytes(data)
+    os.utime(path, (long_ago, long_ago))
+    assert store.manifest(version) == first
+    shutil.rmtree(path.parent)
+    with pytest.raises(VersionNotFoundError):
+        store.manifest(version)
+    assert store.list() == []
