@@ -129,6 +129,7 @@ class StoreReader:
         self._pointer = root / POINTER_FILE
         self._journal = root / "journal.jsonl"
         self._known: dict[VersionId, tuple[_Stamp, Manifest]] = {}
+        self._complete: dict[VersionId, _Stamp] = {}
 
     def identity(self) -> str:
         """Return this store's id, wherever it is mounted: 16 hex digits of the SHA-256 of its journal's first line.
@@ -212,12 +213,13 @@ class StoreReader:
         Tensors are not read, which would take long; only that they are there and complete is checked.
         """
         found, ids = Survey([], {}), self.version_ids()
-        for gone in self._known.keys() - set(ids):
+        for gone in (self._known.keys() | self._complete.keys()) - set(ids):
             self._known.pop(gone, None)
+            self._complete.pop(gone, None)
         for version_id in ids:
             try:
                 found.readable.append(self.manifest(version_id))
-                if problem := codec.incomplete(self._versions / version_id / TENSORS_FILE):
+                if problem := self._incomplete(version_id):
                     found.damaged[version_id] = f"{TENSORS_FILE}: {problem}"
             except VersionNotFoundError:
                 continue  # pruned since the folder was listed
@@ -420,6 +422,17 @@ class StoreReader:
         except OSError as error:
             raise StoreError(f"{self._versions} cannot be read: {error.strerror}") from error
         return tuple(sorted(names, key=lambda name: (policy.number_of(name), name)))
+
+    def _incomplete(self, version_id: VersionId) -> str | None:
+        """Return why a version's tensors are not complete, or None; looked at once while their file stays the same."""
+        path = self._versions / version_id / TENSORS_FILE
+        stamp = _stamp_of(path)
+        if stamp is not None and self._complete.get(version_id) == stamp:
+            return None
+        problem = codec.incomplete(path)
+        if problem is None and stamp is not None:
+            self._complete[version_id] = stamp
+        return problem
 
     def _manifests(self, version_ids: Iterable[VersionId] | None = None) -> dict[VersionId, Manifest | None]:
         """Return the manifests of these versions (None: of all, oldest first), or None where one cannot be read."""

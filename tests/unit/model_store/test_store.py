@@ -586,6 +586,12 @@ def test_a_manifest_is_parsed_once_while_its_file_stays_and_anew_once_it_changes
     first = store.manifest(version)
     assert [store.manifest(version), *store.list(), *store.lineage(version)] == [first] * 3
     assert len(parsed) == 4
+    tensors = path.with_name("tensors.safetensors")
+    os.utime(tensors, (long_ago, long_ago))
+    assert [store.survey().damaged for _ in range(2)] == [{}, {}]
+    tensors.write_bytes(tensors.read_bytes()[:-1])
+    os.utime(tensors, (long_ago, long_ago))
+    assert list(store.survey().damaged) == [version], "its size is another"
     data = path.read_bytes()
     path.write_bytes(data[::-1])
     os.utime(path, (long_ago + 1, long_ago + 1))
