@@ -135,6 +135,7 @@ def changes_between(manifests: Iterable[Manifest], older: Manifest, newer: Manif
     now = {known.name: known for known in newer.classes}
     called = translate(was, Naming.of(before), Naming.of(after))
     both = {old: called[old] for old in was if called[old] in now}
+    renamed_to = set(both.values())
     images: Counter[str] = Counter()
     for old, new in both.items():
         images[new] += was[old].images  # of a merged class, what its parts had together
@@ -142,7 +143,7 @@ def changes_between(manifests: Iterable[Manifest], older: Manifest, newer: Manif
     steps = after[: versions.index(older.version_id)] if older.version_id in versions else ()
     names = sorted({*older.settings, *newer.settings})
     return Changes(
-        added=tuple(name for name in now if name not in both.values()),
+        added=tuple(name for name in now if name not in renamed_to),
         removed=tuple(name for name in was if name not in both),
         renamed=tuple((old, new) for old, new in both.items() if old != new),
         more_images=tuple(

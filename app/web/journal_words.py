@@ -68,4 +68,4 @@ def _of_job(reason: str, line: VersionLine, what: str | None, say: Callable[[str
         return say(_MERGED) % {"reason": reason.partition(": ")[2]}
     if line.manifest.made == "corrected":
         return say(_CORRECTED)
-    return reason if what is None else say(_LEARNED) % {"name": what}
+    return reason.strip() if what is None else say(_LEARNED) % {"name": what}

@@ -26,6 +26,7 @@ from app.offload import in_thread
 from app.web import served_files
 from app.web.languages import Language, language_of, languages, locale_of
 from app.web.navigation import ENTRIES
+from app.web.version_words import MADE_WORDS
 from app.wire.root import outside_path, route_path
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -134,7 +135,8 @@ def _environment(code: str) -> Environment:
         auto_reload=False,
     )
     environment.install_gettext_translations(language.translations, newstyle=True)  # type: ignore[attr-defined]
-    environment.globals |= {"url": _url, "asset": _asset}
+    made_words = {made: language.translations.gettext(words) for made, words in MADE_WORDS.items()}
+    environment.globals |= {"url": _url, "asset": _asset, "made_words": made_words}
     environment.filters |= _FILTERS
     return environment
 

@@ -23,6 +23,16 @@ _WORDS: Final = {
     "delete": N_("delete %(names)s"),
     "replace": N_("replace %(names)s"),
 }
+MADE_WORDS: Final = {
+    "instant": N_("instant"),
+    "trained": N_("trained"),
+    "merged": N_("merged"),
+    "edited": N_("edited"),
+    "corrected": N_("corrected"),
+    "held": N_("held"),
+    "first": N_("begun"),
+}
+"""What is said of how a version was made; see `VersionLine.shown_as`."""
 _AND_MORE: Final = N_("%(names)s and more")
 
 

@@ -40,9 +40,9 @@ export function bytes(value) {
   return new Intl.NumberFormat(language, style).format(value / 1000 ** step);
 }
 
-/** Return seconds as people say them: "12 s", "3 min". */
+/** Return seconds as people say them: "40 ms", "12 s", "3 min". */
 export function duration(seconds) {
-  const [value, unit] = seconds < 90 ? [seconds, "second"] : seconds < 5400 ? [seconds / 60, "minute"] : [seconds / 3600, "hour"];
+  const [value, unit] = seconds < 1 ? [1000 * seconds, "millisecond"] : seconds < 90 ? [seconds, "second"] : seconds < 5400 ? [seconds / 60, "minute"] : [seconds / 3600, "hour"];
   const digits = unit === "second" && seconds < 10 ? 1 : 0;
   return new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "short", maximumFractionDigits: digits }).format(value);
 }
