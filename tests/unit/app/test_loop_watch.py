@@ -55,7 +55,7 @@ def test_time_without_a_free_core_is_a_stall_and_no_hold(tmp_path: Path, monkeyp
     watched(metrics, wait_for_a_core)
     stall, hold = (number(metrics, f"keepsight_event_loop_longest_{what}_seconds") for what in ("stall", "hold"))
     assert stall >= 0.25
-    assert hold == pytest.approx(stall - 0.28, abs=1e-6)
+    assert stall - 0.28 - 1e-6 <= hold < 0.2, "a busy machine may hold the loop up at another time too"
 
 
 def test_what_holds_the_loop_up_on_a_core_is_a_hold() -> None:
