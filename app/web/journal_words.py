@@ -45,15 +45,15 @@ def _told(
     what: Callable[[VersionLine], str | None],
     say: Callable[[str], str],
 ) -> Told:
-    if line is None:
-        return Told(entry, entry.reason)
     if entry.reason.startswith(PROMOTED_ANYWAY):
         return Told(entry, say(_ANYWAY) % {"reason": entry.reason.removeprefix(PROMOTED_ANYWAY)})
+    if entry.reason == FIRST_REASON:
+        return Told(entry, say(_FIRST))
+    if line is None:  # pruned or damaged, so nothing is known of its job
+        return Told(entry, entry.reason)
     gate = gate_of(line.manifest) if entry.action == "hold" else None
     if gate is not None and (failed := tuple(check for check in gate.checks if check.passed is False)):
         return Told(entry, "", failed)
-    if entry.reason == FIRST_REASON:
-        return Told(entry, say(_FIRST))
     by_job = f"job {line.manifest.job_id}"
     if line.manifest.job_id is None or not entry.reason.startswith(by_job):
         return Told(entry, entry.reason)
