@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app import docs_page, problems, web
 from app.metrics import Metrics
 from app.middleware import BodyLimit, Methods, Observe
+from app.pacing import Pace, Paced
 from app.openapi import DESCRIPTION, TAGS
 from app.query_limit import QueryLimit
 from app.routes import (
@@ -100,6 +101,7 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
             allow_private_network=True,
             expose_headers=("Retry-After", "Location", "Idempotency-Replayed", "Allow", "WWW-Authenticate"),
         )
+    app.add_middleware(Paced, pace=Pace(settings.refusals_per_s), metrics=metrics)
     app.add_middleware(Observe, metrics=metrics, model_version=lambda: live.version_id)
     if settings.root_path:
         app.add_middleware(Below, root_path=settings.root_path)

@@ -25,6 +25,9 @@ class Metrics:
         self.request_seconds = Histogram(
             "keepsight_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, registry=registry
         )
+        self.refusals_held = Counter(
+            "keepsight_refusals_held", "Refusals held back, because their caller got too many.", registry=registry
+        )
         self.images = Counter("keepsight_images", "Images answered or refused.", ["outcome"], registry=registry)
         self.answer_probability = Histogram(
             "keepsight_answer_probability",

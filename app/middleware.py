@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BodyTooLargeError
 from app.metrics import Metrics
+from app.pacing import HELD_S
 from app.problems import response_for
 from app.wire.root import route_path
 
@@ -142,9 +143,10 @@ class Observe:
         try:
             await self._app(scope, receive, noticing)
         finally:
-            seconds = time.perf_counter() - begun
+            state = scope.get("state", {})
+            seconds = time.perf_counter() - begun - state.get(HELD_S, 0.0)
             route = getattr(scope.get("route"), "path", "unmatched")
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(seconds)
-            version = scope.get("state", {}).get("model_version") or self._model_version() or "none"
+            version = state.get("model_version") or self._model_version() or "none"
             logger.info("%s %s %d %.1fms model_version=%s", scope["method"], route, status, seconds * 1000, version)

@@ -101,6 +101,13 @@ class Settings(SharedSettings):
     queue_size: int = Field(128, ge=1, description="Classify requests in progress at once; one more is answered 429.")
     max_batch_size: int = Field(32, ge=1, description="Most images, or ad-hoc labels, of one forward pass.")
     max_wait_ms: float = Field(0, ge=0, description="Milliseconds that a batch which is not full waits for more.")
+    refusals_per_s: float = Field(
+        25.0,
+        ge=0,
+        le=1e6,
+        description="Refusals a second that one address gets at once; more are held back for up to half a second. "
+        "0: none are.",
+    )
     classify_timeout_s: float = Field(30.0, gt=0, description="Seconds after which a classify request is given up.")
 
     # Uploads

@@ -115,6 +115,8 @@ async def classify(
         lambda: answer_images(services, served, asked.images, ask, outcome="classified"),
         timeout_ms=asked.options.timeout_ms,
     )
+    if all(isinstance(slot, Exception) for slot in slots):
+        request.state.refused = True  # as REFUSED in `app.pacing` says
     labels = len(served.classes) if question is None else len(question.labels)
     top_k = min(asked.options.top_k, labels)
     alike = [] if question is None else await services.engine.alike(served, question)

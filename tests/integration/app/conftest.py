@@ -71,6 +71,7 @@ def configure(tmp_path: Path, tiny_spec: ModelSpec, redis_url: str) -> Configure
             "reload_backoff_s": 0.2,
             "swap_timeout_s": 10.0,
             "events_poll_s": 0.05,
+            "refusals_per_s": 0,  # tests are refused a lot
             **changes,
         }
         return Settings.model_validate(values)

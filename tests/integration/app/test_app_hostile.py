@@ -63,7 +63,7 @@ def server(configure: Callable[..., Settings], tmp_path: Path) -> Iterator[Serve
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         settings = configure(port=int(probe.getsockname()[1]))
-    names = ("store", "spool", "keys_file", "redis_url", "model", "device", "threads", "port")
+    names = ("store", "spool", "keys_file", "redis_url", "model", "device", "threads", "port", "refusals_per_s")
     environment = {f"KEEPSIGHT_{name.upper()}": str(getattr(settings, name)) for name in names}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "app"], env={**os.environ, **environment}, stderr=log)
