@@ -44,14 +44,25 @@ export function themed(element) {
   return chart;
 }
 
+let drawn = Promise.resolve();
+
+/** Do work in a task of its own, after what was asked for before: the browser answers to people in between. */
+function inTurn(work) {
+  const task = () => new Promise((done) => setTimeout(() => {
+    try { work(); } finally { done(); }
+  }));
+  drawn = drawn.then(task);
+}
+
 /**
- * Draw a chart, and again whenever the system's theme changes. `options` gets colours of the page.
- * Returns the chart, and what paints it anew.
+ * Draw a chart in a moment, and again whenever the system's theme changes. `options` gets colours of the page.
+ * Returns what paints it anew, and what listens to it.
  */
 export function draw(element, options) {
   let chart = null;
   const listeners = [];
   const paint = () => {
+    if (!chart) return; // it is painted when it begins
     const names = { text: "--ks-text", soft: "--ks-soft", line: "--ks-line", surface: "--ks-surface", raised: "--ks-raised", accent: "--ks-accent-fill" };
     const palette = Object.fromEntries(Object.entries(names).map(([name, property]) => [name, colour(property)]));
     chart.setOption({ animation: false, ...options({ ...palette, series: SERIES[isDark() ? "dark" : "light"] }) }, { notMerge: true });
@@ -60,11 +71,11 @@ export function draw(element, options) {
     chart?.dispose();
     chart = themed(element);
     for (const [name, listener] of listeners) chart.on(name, listener);
-    paint();
+    inTurn(paint);
   };
-  begin();
+  inTurn(begin);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", begin);
-  return { paint, on: (name, listener) => (listeners.push([name, listener]), chart.on(name, listener)) };
+  return { paint, on: (name, listener) => (listeners.push([name, listener]), chart?.on(name, listener)) };
 }
 
 /** Return a tooltip in the page's colours, drawn on the canvas as the content security policy asks for. */

@@ -180,10 +180,12 @@ if (lineage) {
 // --- R ---------------------------------------------------------------------------------------------------------
 
 const MOST_COLUMNS = 30;
+const MOST_ROWS = 100;
 
 function heatTable(report, by) {
   const columns = by === "tasks" ? report.tasks.filter((task) => task.test_images) : report.test_sets;
   const shown = columns.slice(-MOST_COLUMNS);
+  const rows = report.rows.slice(-MOST_ROWS);
   const title = (column) => (by === "tasks" ? gettext("Task %(number)s", { number: column.task }) : column);
   const about = (column) => (by === "tasks" ? column.classes.slice(0, 20).join(", ") : "");
   const value = (row, column) => (by === "tasks" ? row.accuracies[report.tasks.indexOf(column)] : (row.by_test_set[column] ?? null));
@@ -199,12 +201,15 @@ function heatTable(report, by) {
     "table",
     { class: "heat" },
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, gettext("Version")), shown.map((column) => h("th", { scope: "col", title: about(column) }, title(column))), h("th", { scope: "col" }, gettext("All")))),
-    h("tbody", {}, report.rows.map((row) =>
+    h("tbody", {}, rows.map((row) =>
       h("tr", {}, h("th", { scope: "row" }, h("a", { href: url(`/versions/${row.version_id}`) }, versionNumber(row.version_id)), row.in_part ? h("span", { class: "hint" }, gettext("in part")) : null), shown.map((column) => cell(value(row, column))), cell(row.seen)),
     )),
   );
-  const cut = columns.length > shown.length ? gettext("The last %(shown)s of %(total)s columns are shown.", { shown: number(shown.length), total: number(columns.length) }) : null;
-  return [h("div", { class: "scroll" }, table), cut ? h("p", { class: "hint" }, cut) : null].filter(Boolean);
+  const cut = [
+    columns.length > shown.length ? gettext("The last %(shown)s of %(total)s columns are shown.", { shown: number(shown.length), total: number(columns.length) }) : null,
+    report.rows.length > rows.length ? gettext("The last %(shown)s of %(total)s versions are shown.", { shown: number(rows.length), total: number(report.rows.length) }) : null,
+  ];
+  return [h("div", { class: "scroll" }, table), ...cut.filter(Boolean).map((line) => h("p", { class: "hint" }, line))];
 }
 
 function metrics(report) {
