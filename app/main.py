@@ -13,8 +13,8 @@ from starlette.middleware.cors import CORSMiddleware
 from app import docs_page, problems, web
 from app.metrics import Metrics
 from app.middleware import BodyLimit, Methods, Observe
-from app.pacing import Pace, Paced
 from app.openapi import DESCRIPTION, TAGS
+from app.pacing import Pace, Paced
 from app.query_limit import QueryLimit
 from app.routes import (
     admin,

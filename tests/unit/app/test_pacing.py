@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
-from app import pacing
 from app.metrics import Metrics
 from app.pacing import HELD_S, LONGEST_S, MOST_CALLERS, REFUSED, Pace, Paced
 
@@ -122,7 +120,7 @@ def test_refusals_are_held_and_no_other_answer(
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(pacing.asyncio, "sleep", sleep)
+    monkeypatch.setattr("app.pacing.asyncio.sleep", sleep)
     scope = asyncio.run(_answer(status, refused=refused))
     assert slept == ([LONGEST_S, LONGEST_S] if held else [])
     assert (scope["state"].get(HELD_S) == LONGEST_S) is held
