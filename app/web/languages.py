@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from dataclasses import dataclass
 from gettext import GNUTranslations
 from pathlib import Path
@@ -16,9 +17,12 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from fastapi import Request
 
+SENTENCES_IN: Final = "app/web/sentences.py"
 FOLDER: Final = Path(__file__).parent / "locale"
 DEFAULT: Final = "en"
 COOKIE: Final = "keepsight_language"
+PLACE: Final = re.compile(r"%\((\w+)\)s")
+"""Where a text takes a value."""
 _PLURALS_SENT = 200
 """Rules of plurals look at a number's last two digits and at small numbers, so these counts tell all."""
 
@@ -28,12 +32,14 @@ class Language:
     """One language: its name in itself, its rules for numbers and dates, and its texts.
 
     `script_texts` are those that the page's scripts show: a text, or its plural forms, by the English text.
+    `sentences` are those of the service (`app.web.sentences`), by the English one; English has none.
     """
 
     code: str
     locale: Locale
     translations: GNUTranslations
     script_texts: MappingProxyType[str, str | list[str]]
+    sentences: MappingProxyType[str, str]
 
     @property
     def name(self) -> str:
@@ -95,13 +101,16 @@ def _read(path: Path) -> Language:
     compiled = io.BytesIO()
     write_mo(compiled, catalog)
     compiled.seek(0)
-    return Language(path.stem, Locale.parse(path.stem), GNUTranslations(compiled), _script_texts(catalog))
+    translations = GNUTranslations(compiled)
+    return Language(
+        path.stem, Locale.parse(path.stem), translations, _script_texts(catalog), _sentences(catalog, translations)
+    )
 
 
 def _script_texts(catalog: Catalog) -> MappingProxyType[str, str | list[str]]:
     texts: dict[str, str | list[str]] = {}
     for message in catalog:
-        if not message.id or all(name.endswith(".html") for name, _ in message.locations):
+        if not message.id or all(name.endswith(".html") or name == SENTENCES_IN for name, _ in message.locations):
             continue
         if isinstance(message.id, str):
             if message.string and message.string != message.id:  # scripts know the English text themselves
@@ -109,3 +118,15 @@ def _script_texts(catalog: Catalog) -> MappingProxyType[str, str | list[str]]:
         else:
             texts[message.id[0]] = [str(form) for form in message.string or ()]
     return MappingProxyType(texts)
+
+
+def _sentences(catalog: Catalog, translations: GNUTranslations) -> MappingProxyType[str, str]:
+    """Return what the service says, the most particular first: other sentences may have the form of a general one."""
+    known = [str(message.id) for message in catalog if any(name == SENTENCES_IN for name, _ in message.locations)]
+    said = {text: translations.gettext(text) for text in sorted(known, key=_particular, reverse=True)}
+    return MappingProxyType({text: told for text, told in said.items() if told != text})
+
+
+def _particular(text: str) -> tuple[int, str]:
+    """Return by how many letters of its own a text is known again, and the text."""
+    return len(PLACE.sub("", text)), text

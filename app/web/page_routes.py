@@ -17,7 +17,9 @@ from app import problems
 from app.access import Caller, admit
 from app.deps import ServicesDep
 from app.errors import ForbiddenError, InvalidRequestError, UnauthorizedError
+from app.web.languages import language_of
 from app.web.rendering import render
+from app.web.sentences import in_words_of
 from app.wire.root import outside_path, route_path
 from keepsight.keys import KeyFileError
 from segp_cl.errors import KeepsightError
@@ -79,7 +81,8 @@ Administering = Annotated[Caller, Depends(opens("admin"))]
 def show_problem(request: Request, status: int, title: str, detail: str | None) -> Response:
     """Return the page of an error, or the part of a page if htmx asked for one."""
     template = "problem_part.html" if is_part(request) else "problem.html"
-    return render(request, template, status=status, title=title, detail=detail, code=status)
+    told = in_words_of(language_of(request), detail) if detail else None
+    return render(request, template, status=status, title=title, detail=told or detail, english=not told, code=status)
 
 
 def is_part(request: Request) -> bool:

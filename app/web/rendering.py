@@ -61,6 +61,11 @@ class View:
         """The texts of the page's scripts."""
         return dict(self.language.script_texts)
 
+    @property
+    def sentences(self) -> dict[str, str]:
+        """What the service may say to the page's scripts."""
+        return dict(self.language.sentences)
+
     @classmethod
     def of(cls, request: Request, caller: Caller | None) -> View:
         """Return the view of a request; `caller` is None where nobody was let in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -190,6 +191,24 @@ def test_the_language_follows_the_browser_and_the_switch(taught: Service, window
     expect(page.get_by_role("heading", level=1)).to_have_text("Teach")
     page.goto(taught.url)
     expect(page.get_by_role("heading", level=1)).to_have_text("Try")
+
+
+def test_what_goes_wrong_is_said_in_the_reader_s_language(taught: Service, window: Window, tmp_path: Path) -> None:
+    page = window(locale="de-DE")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image at all")
+    page.goto(taught.url)
+    page.set_input_files("#choose", broken)
+    expect(page.locator(".result")).to_contain_text("Erwartet wird ein Bild, gefunden wurde:")
+    page.goto(f"{taught.url}/versions/000999-000000000000")
+    expect(page.locator("main")).to_contain_text("Die Version 000999-000000000000 gibt es hier nicht.")
+    archive = tmp_path / "broken.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(broken, "ruby/broken.png")
+    page.goto(f"{taught.url}/teach")
+    page.set_input_files("#choose-archive", archive)
+    page.click("#check")
+    expect(page.locator("main")).to_contain_text("Darin ist kein brauchbares Bild.")
 
 
 def test_the_theme_follows_the_system_and_the_switch(taught: Service, window: Window) -> None:

@@ -1,16 +1,16 @@
 // Calls the documented API as whoever is signed in. Errors are sentences.
 
-import { gettext } from "./texts.js";
+import { gettext, sentence } from "./texts.js";
 
 const root = document.documentElement.dataset.root;
 const token = document.querySelector('meta[name="csrf-token"]')?.content;
 
-/** What went wrong, as the service says it: `title` in the page's language, `detail` a sentence. */
+/** What went wrong, as the service says it: `title` in the page's language, and `detail` where the page knows it. */
 export class Problem extends Error {
   constructor(document) {
     super(document.detail ?? document.title);
     this.title = gettext(document.title);
-    this.detail = document.detail ?? null;
+    this.detail = sentence(document.detail ?? null);
     this.status = document.status;
   }
 }

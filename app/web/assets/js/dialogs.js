@@ -4,7 +4,7 @@ import { api } from "./api.js";
 import { h, icon, notice, toast } from "./dom.js";
 import { followJob } from "./events.js";
 import { phaseName } from "./phases.js";
-import { gettext } from "./texts.js";
+import { gettext, sentence } from "./texts.js";
 
 /** Have the buttons with `data-close` close a dialog, and a click beside it too. */
 export function prepare(dialog) {
@@ -61,13 +61,13 @@ if (kept) {
 
 /** What a job of a version came to, as a sentence; null while it goes on. */
 function outcomeOf(job) {
-  if (job.state === "failed") return { kind: "error", text: job.error?.detail ?? gettext("The job failed.") };
+  if (job.state === "failed") return { kind: "error", text: sentence(job.error?.detail) ?? gettext("The job failed.") };
   if (job.state === "cancelled") return { kind: "warning", text: gettext("The job was cancelled.") };
   if (job.state !== "succeeded") return null;
   const held = job.result?.held_because ?? [];
   if (held.length) return { kind: "warning", text: gettext("The gate holds the new version: %(why)s", { why: held.join("; ") }), result: job.result };
   if (job.result && !job.result.promoted && !job.evaluates) {
-    return { kind: "warning", text: job.result.not_promoted_because ?? gettext("The new version is not served."), result: job.result };
+    return { kind: "warning", text: sentence(job.result.not_promoted_because) ?? gettext("The new version is not served."), result: job.result };
   }
   return { kind: "success", text: gettext("Done."), result: job.result };
 }

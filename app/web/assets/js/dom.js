@@ -1,6 +1,6 @@
 // Makes elements. Texts are always texts: nothing here parses HTML.
 
-import { iconAddress } from "./texts.js";
+import { iconAddress, language, sentence } from "./texts.js";
 
 /** Return an element with properties (`class`, `data-…`, `onclick`, …) and children; null children are left out. */
 export function h(name, properties = {}, ...children) {
@@ -24,6 +24,13 @@ export function icon(name) {
   use.setAttribute("href", iconAddress(name));
   svg.append(use);
   return svg;
+}
+
+/** Return a sentence of the service in the page's language, or marked as English; null if there is none. */
+export function told(text) {
+  if (!text) return null;
+  const said = sentence(text);
+  return h("span", { lang: said === text && !language.startsWith("en") ? "en" : null }, said);
 }
 
 /** Return a notice like that of the templates. */

@@ -21,6 +21,28 @@ export function ngettext(one, many, count, values = {}) {
   return filled(forms[index] ?? many, { count: number(count), ...values });
 }
 
+const PLACE = /%\((\w+)\)s/;
+let forms = null;
+
+/** Return the service's sentences as what matches them, with the page's own: the most particular first. */
+function known() {
+  forms ??= Object.entries(shipped.sentences).map(([text, said]) => {
+    const parts = text.split(PLACE); // text, name, text, name, …, text
+    const form = parts.map((part, at) => (at % 2 ? `(?<${part}>.+?)` : part.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")));
+    return [new RegExp(`^${form.join("")}$`, "su"), said];
+  });
+  return forms;
+}
+
+/** Return a sentence of the service in the page's language, or as it is where the page does not know it. */
+export function sentence(text) {
+  for (const [form, said] of text ? known() : []) {
+    const found = form.exec(text);
+    if (found) return filled(said, Object.fromEntries(Object.entries(found.groups ?? {}).map(([name, value]) => [name, sentence(value)])));
+  }
+  return text;
+}
+
 /** Return a number as people of this language write it. */
 export function number(value, digits = 0) {
   return new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits, signDisplay: "negative" }).format(value);
