@@ -153,7 +153,7 @@ function prepareForm(form) {
       stop = tellOfJob(accepted.job_id, status, async (outcome) => {
         if (outcome.kind !== "success") {
           for (const part of form.elements) part.disabled = false;
-          showProblem(status, { title: outcome.text, detail: outcome.result ? gettext("Its reasons are on the page of the version.") : "" });
+          showProblem(status, { title: outcome.text, detail: outcome.why ?? "" });
           return;
         }
         chosen.delete(before);

@@ -13,7 +13,7 @@ document.getElementById("learn")?.addEventListener("click", async (event) => {
   try {
     const accepted = await api("/v1/corrections/learn", { method: "POST" });
     tellOfJob(accepted.job_id, place, async (outcome, job) => {
-      if (outcome.kind !== "success") return showProblem(place, { title: outcome.text, detail: "" });
+      if (outcome.kind !== "success") return showProblem(place, { title: outcome.text, detail: outcome.why ?? "" });
       const count = ngettext("%(count)s correction was learned", "%(count)s corrections were learned", job.corrections);
       const made = job.result.version_id;
       toastAfterLoad(gettext("%(count)s: version %(number)s is served.", { count, number: versionNumber(made) }), await parentOf(made));

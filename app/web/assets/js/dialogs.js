@@ -1,10 +1,10 @@
 // Dialogs: opened and closed alike, and jobs that a change begins, followed to their end inside of one.
 
 import { api } from "./api.js";
-import { h, icon, notice, toast } from "./dom.js";
+import { h, holding, icon, notice, worded, toast } from "./dom.js";
 import { followJob } from "./events.js";
 import { phaseName } from "./phases.js";
-import { gettext, sentence } from "./texts.js";
+import { gettext } from "./texts.js";
 
 /** Have the buttons with `data-close` close a dialog, and a click beside it too. */
 export function prepare(dialog) {
@@ -59,17 +59,19 @@ if (kept) {
   toast(text, action);
 }
 
-/** What a job of a version came to, as a sentence; null while it goes on. */
+/** What a job of a version came to: `text` says it, and `why` its reason, if there is one; null while it goes on. */
 function outcomeOf(job) {
-  if (job.state === "failed") return { kind: "error", text: sentence(job.error?.detail) ?? gettext("The job failed.") };
-  if (job.state === "cancelled") return { kind: "warning", text: gettext("The job was cancelled.") };
+  if (job.state === "failed") return { kind: "error", text: gettext("The job failed."), why: worded(job.error?.detail) };
+  if (job.state === "cancelled") return { kind: "warning", text: gettext("The job was cancelled."), why: null };
   if (job.state !== "succeeded") return null;
-  const held = job.result?.held_because ?? [];
-  if (held.length) return { kind: "warning", text: gettext("The gate holds the new version: %(why)s", { why: held.join("; ") }), result: job.result };
-  if (job.result && !job.result.promoted && !job.evaluates) {
-    return { kind: "warning", text: sentence(job.result.not_promoted_because) ?? gettext("The new version is not served."), result: job.result };
+  const result = job.result;
+  if (result?.held_because?.length) {
+    return { kind: "warning", text: gettext("The gate holds it: it is published, and not served."), why: holding(result.version_id) };
   }
-  return { kind: "success", text: gettext("Done."), result: job.result };
+  if (result && !result.promoted && !job.evaluates) {
+    return { kind: "warning", text: gettext("The new version is not served."), why: worded(result.not_promoted_because) };
+  }
+  return { kind: "success", text: gettext("Done."), why: null, result };
 }
 
 /** Follow a job and tell in `place` how it goes; `onEnd` gets its outcome. */
@@ -100,7 +102,7 @@ export function prepareMeasuring(under = document) {
       const accepted = await api("/v1/evaluations", { method: "POST", json });
       tellOfJob(accepted.job_id, place, (outcome) => {
         if (outcome.kind === "success") location.reload();
-        else showProblem(place, { title: outcome.text, detail: "" });
+        else showProblem(place, { title: outcome.text, detail: outcome.why ?? "" });
       });
     } catch (problem) {
       button.disabled = false;

@@ -1,5 +1,6 @@
 // Makes elements. Texts are always texts: nothing here parses HTML.
 
+import { url } from "./api.js";
 import { iconAddress, language, sentence } from "./texts.js";
 
 /** Return an element with properties (`class`, `data-…`, `onclick`, …) and children; null children are left out. */
@@ -27,11 +28,21 @@ export function icon(name) {
 }
 
 /** Return a sentence of the service in the page's language, or marked as English; null if there is none. */
-export function told(text) {
+export function worded(text) {
   if (!text) return null;
   const said = sentence(text);
   return h("span", { lang: said === text && !language.startsWith("en") ? "en" : null }, said);
 }
+
+/** Return what holds a version, in the reader's words; it is asked for once. */
+export function holding(version) {
+  if (!held.has(version)) {
+    held.set(version, h("span"));
+    window.htmx.ajax("GET", url(`/part/versions/${version}/held`), { target: held.get(version), swap: "innerHTML" });
+  }
+  return held.get(version);
+}
+const held = new Map();
 
 /** Return a notice like that of the templates. */
 export function notice(kind, title, text = null) {

@@ -1,7 +1,7 @@
 // Shows how a task is learned: its instant version, the phases of its training with losses, and what both achieved.
 
 import { url } from "./api.js";
-import { h, icon, notice, told } from "./dom.js";
+import { h, holding, icon, notice, worded } from "./dom.js";
 import { phaseName } from "./phases.js";
 import { duration, gettext, ngettext, number, percent, versionNumber } from "./texts.js";
 
@@ -78,18 +78,8 @@ function accuracy(evaluation) {
 function reasons(made) {
   if (made.promoted) return null;
   if (made.held_because?.length) return notice("warning", gettext("The gate holds it: it is published, and not served."), holding(made.version_id));
-  return notice("warning", gettext("It is published, and not served."), told(made.not_promoted_because));
+  return notice("warning", gettext("It is published, and not served."), worded(made.not_promoted_because));
 }
-
-/** What holds a version, in the reader's words; asked for once. */
-function holding(version) {
-  if (!held.has(version)) {
-    held.set(version, h("span"));
-    window.htmx.ajax("GET", url(`/part/versions/${version}/held`), { target: held.get(version), swap: "innerHTML" });
-  }
-  return held.get(version);
-}
-const held = new Map();
 
 function instant(job) {
   const made = job.instant;
@@ -97,7 +87,7 @@ function instant(job) {
     if (OVER.includes(job.state) || job.state === "running") return null;
     return stage("now", gettext("Instant version"), h("p", { class: "soft" }, gettext("Made without training, within seconds.")));
   }
-  if (made.error) return stage("warn", gettext("No instant version"), h("p", {}, told(made.error.message)), h("p", { class: "soft" }, gettext("The task is trained all the same.")));
+  if (made.error) return stage("warn", gettext("No instant version"), h("p", {}, worded(made.error.message)), h("p", { class: "soft" }, gettext("The task is trained all the same.")));
   return stage(
     made.promoted ? "good" : "warn",
     gettext("Instant version %(number)s after %(time)s", { number: versionNumber(made.version_id), time: duration(made.seconds) }),
@@ -126,7 +116,7 @@ function training(job, losses) {
 
 function outcome(job) {
   if (job.state === "cancelled") return stage("warn", gettext("Cancelled"), h("p", {}, gettext("The images are removed. What was served before stays.")));
-  if (job.state === "failed") return stage("bad", gettext("Failed"), notice("error", gettext("The task was not learned"), told(job.error?.detail)));
+  if (job.state === "failed") return stage("bad", gettext("Failed"), notice("error", gettext("The task was not learned"), worded(job.error?.detail)));
   const result = job.result;
   if (!result) return stage("later", gettext("Trained version"), h("p", { class: "soft" }, gettext("It takes the place of the instant one if it passes the gate.")));
   const same = job.instant?.version_id === result.version_id;

@@ -2,7 +2,7 @@
 
 import { api, url } from "./api.js";
 import { draw, tips } from "./charts.js";
-import { h, told } from "./dom.js";
+import { h, worded } from "./dom.js";
 import { phaseName } from "./phases.js";
 import { duration, gettext, moment, number, percent, versionNumber } from "./texts.js";
 
@@ -135,7 +135,7 @@ function showJobs(jobs) {
         h("div", { class: "row spread" }, h("strong", {}, learns(job) ? h("a", { href: url(`/teach/${job.job_id}`) }, job.name) : job.name), badge(JOBS[job.state])),
         progress ? h("progress", { max: 1, value: share ?? 0, "aria-label": job.name }) : null,
         h("span", { class: "hint" }, words),
-        job.error ? h("span", { class: "hint" }, told(job.error.detail)) : null,
+        job.error ? h("span", { class: "hint" }, worded(job.error.detail)) : null,
       );
     }),
   );

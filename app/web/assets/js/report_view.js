@@ -1,6 +1,6 @@
 // Shows what a check of images found, before anything is learned.
 
-import { h, icon, notice, told } from "./dom.js";
+import { h, icon, notice, worded } from "./dom.js";
 import { gettext, ngettext, number, percent, sentence } from "./texts.js";
 
 const LISTED = 100;
@@ -29,7 +29,7 @@ export function reportOf(view, actions) {
   const { validation: found, labels, state, error } = view;
   const names = Object.keys(found.classes);
   const card = h("article", { class: "card" }, h("h2", {}, gettext("What was found")), figures(found, names, labels));
-  if (error) card.append(notice("error", gettext("This cannot be taught"), told(error.detail)));
+  if (error) card.append(notice("error", gettext("This cannot be taught"), worded(error.detail)));
   else if (!labels && !["succeeded", "failed", "cancelled"].includes(state)) {
     card.append(h("p", { class: "soft", role: "status" }, gettext("Looking for labels that are likely wrong …"), " ", h("progress", { "aria-label": gettext("Looking at the labels") })));
   } else if (labels && !labels.likely_wrong_count && !labels.nearly_same_count) {
@@ -47,7 +47,7 @@ export function reportOf(view, actions) {
       ),
     ),
     ...(names.length > LISTED ? [h("p", { class: "hint" }, ngettext("%(count)s more is not listed.", "%(count)s more are not listed.", names.length - LISTED))] : []),
-    ...(found.notes ?? []).map((note) => h("p", { class: "hint" }, told(note))),
+    ...(found.notes ?? []).map((note) => h("p", { class: "hint" }, worded(note))),
   );
   return h(
     "div",

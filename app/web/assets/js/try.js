@@ -2,7 +2,7 @@
 
 import { api, Problem } from "./api.js";
 import { takesPhotographs } from "./camera.js";
-import { confirmed, h, icon, notice, toast, told } from "./dom.js";
+import { confirmed, h, icon, notice, worded, toast } from "./dom.js";
 import { looksLikeImage, takesChoices, takesDrops, takesPastes } from "./drops.js";
 import { bytes, gettext, ngettext, number, percent, versionNumber } from "./texts.js";
 
@@ -116,7 +116,7 @@ function show(item, answers, options) {
   item.card.removeAttribute("aria-busy");
   const first = answers[0].result;
   if (first.error) {
-    item.card.replaceChildren(head(item, notice("error", gettext(first.error.title), told(first.error.detail))));
+    item.card.replaceChildren(head(item, notice("error", gettext(first.error.title), worded(first.error.detail))));
     return;
   }
   const best = first.predictions[0];
