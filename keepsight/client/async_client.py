@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -472,7 +473,7 @@ class AsyncClient:
                 response = await self._http.send(call.request(self._http.build_request), stream=True)
                 try:
                     if response.is_success:
-                        with receiving(target, response, on_bytes, check=check) as write:
+                        async with _in_threads(receiving(target, response, on_bytes, check=check)) as write:
                             async for piece in response.aiter_bytes():
                                 await anyio.to_thread.run_sync(write, piece)
                         return response
@@ -547,3 +548,18 @@ class ReadInThreads(httpx.AsyncByteStream):
         chunks = filter(None, self._body)  # that of a field without a value is empty, and is not the end
         while chunk := await anyio.to_thread.run_sync(next, chunks, b""):
             yield chunk
+
+
+@asynccontextmanager
+async def _in_threads(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Enter and leave what reads and writes files outside the event loop, also where the caller is cancelled."""
+    with anyio.CancelScope(shield=True):
+        value = await anyio.to_thread.run_sync(manager.__enter__)
+    try:
+        yield value
+    except BaseException as error:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(manager.__exit__, type(error), error, error.__traceback__)
+        raise
+    else:
+        await anyio.to_thread.run_sync(manager.__exit__, None, None, None)

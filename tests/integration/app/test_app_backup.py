@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 
 from app.settings import Settings
 from keepsight.client import ApiError, AsyncClient, Client
+from keepsight.client.downloads import BackupFile
 from model_store.backup import restore
 from model_store.store import Store
 from model_store.types import VersionId
@@ -83,3 +85,45 @@ def test_what_is_no_backup_does_not_replace_an_earlier_one(tmp_path: Path) -> No
         client.backup(kept)
     assert [path.name for path in tmp_path.iterdir()] == ["backup.tar"]
     assert kept.read_bytes() == b"an earlier one"
+
+
+def test_the_asynchronous_client_reads_and_writes_files_outside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def checked(part: Path, response: httpx.Response) -> BackupFile:
+        threads.append(threading.current_thread())
+        return BackupFile(part, part.stat().st_size, (), {})
+
+    monkeypatch.setattr("keepsight.client.async_client.check_backup", checked)
+
+    async def fetch(answer: httpx.Response) -> None:
+        transport = httpx.MockTransport(lambda request: answer)
+        async with AsyncClient("http://127.0.0.1:1", transport=transport) as client:
+            made = await client.backup(tmp_path / "a.tar")
+            assert (made.path, made.bytes) == (tmp_path / "a.tar", 5)
+
+    asyncio.run(fetch(httpx.Response(200, content=b"whole")))
+    assert threads
+    assert threading.main_thread() not in threads
+    assert (tmp_path / "a.tar").read_bytes() == b"whole"
+
+
+def test_the_asynchronous_client_keeps_nothing_of_a_backup_that_is_given_up(tmp_path: Path) -> None:
+    async def endless(request: httpx.Request) -> httpx.Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            while True:
+                yield b"x" * 1024
+                await asyncio.sleep(0.01)
+
+        return httpx.Response(200, content=pieces())
+
+    async def give_up() -> None:
+        async with AsyncClient("http://127.0.0.1:1", transport=httpx.MockTransport(endless)) as client:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await client.backup(tmp_path / "a.tar")
+
+    asyncio.run(give_up())
+    assert [*tmp_path.iterdir()] == []
