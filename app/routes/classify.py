@@ -19,6 +19,7 @@ from app.media_types import media_type
 from app.multipart import Form, read_form
 from app.offload import QUICK_BYTES, off_loop
 from app.openapi import problems
+from app.pacing import REFUSED
 from app.problems import invalid_body
 from app.schemas import MAX_LABEL_LENGTH, ClassifyAnswer, ClassifyBody, ClassifyOptions
 from app.services import Services
@@ -116,7 +117,7 @@ async def classify(
         timeout_ms=asked.options.timeout_ms,
     )
     if all(isinstance(slot, Exception) for slot in slots):
-        request.state.refused = True  # as REFUSED in `app.pacing` says
+        setattr(request.state, REFUSED, True)
     labels = len(served.classes) if question is None else len(question.labels)
     top_k = min(asked.options.top_k, labels)
     alike = [] if question is None else await services.engine.alike(served, question)

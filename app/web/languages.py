@@ -102,9 +102,7 @@ def _read(path: Path) -> Language:
     write_mo(compiled, catalog)
     compiled.seek(0)
     translations = GNUTranslations(compiled)
-    return Language(
-        path.stem, Locale.parse(path.stem), translations, _script_texts(catalog), _sentences(catalog, translations)
-    )
+    return Language(path.stem, Locale.parse(path.stem), translations, _script_texts(catalog), _sentences(catalog))
 
 
 def _script_texts(catalog: Catalog) -> MappingProxyType[str, str | list[str]]:
@@ -120,11 +118,14 @@ def _script_texts(catalog: Catalog) -> MappingProxyType[str, str | list[str]]:
     return MappingProxyType(texts)
 
 
-def _sentences(catalog: Catalog, translations: GNUTranslations) -> MappingProxyType[str, str]:
+def _sentences(catalog: Catalog) -> MappingProxyType[str, str]:
     """Return what the service says, the most particular first: other sentences may have the form of a general one."""
-    known = [str(message.id) for message in catalog if any(name == SENTENCES_IN for name, _ in message.locations)]
-    said = {text: translations.gettext(text) for text in sorted(known, key=_particular, reverse=True)}
-    return MappingProxyType({text: told for text, told in said.items() if told != text})
+    said = {
+        str(message.id): str(message.string)
+        for message in catalog
+        if message.string != message.id and any(name == SENTENCES_IN for name, _ in message.locations)
+    }
+    return MappingProxyType(dict(sorted(said.items(), key=lambda pair: _particular(pair[0]), reverse=True)))
 
 
 def _particular(text: str) -> tuple[int, str]:

@@ -62,9 +62,9 @@ class View:
         return dict(self.language.script_texts)
 
     @property
-    def sentences(self) -> dict[str, str]:
-        """What the service may say to the page's scripts."""
-        return dict(self.language.sentences)
+    def sentences(self) -> list[tuple[str, str]]:
+        """What the service may say to the page's scripts, in order: JSON's objects are sorted by name."""
+        return list(self.language.sentences.items())
 
     @classmethod
     def of(cls, request: Request, caller: Caller | None) -> View:

@@ -1,7 +1,8 @@
 """The service's sentences in the reader's language: what an error says, and why a file or a version was left out.
 
 The service says them in English, to programs too. The page knows a sentence again by its form, and says it in its own
-language; one that is not listed stays English, and is marked as that. The page's scripts do the same in `texts.js`.
+language; one that is not listed stays English. The page's scripts do the same in `texts.js`. Of the values in a
+sentence only `why` may be a sentence itself: all others are names and numbers, and stay as they are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 from app.web.languages import PLACE, Language, languages
 from app.web.navigation import N_
 
+WHY: Final = "why"
 SENTENCES: Final = (
     # what is wrong with an upload
     N_("the upload's format is %(what)s; expected zip, tar, tar.gz or parquet"),
@@ -147,10 +149,13 @@ SENTENCES: Final = (
 
 
 def in_words_of(language: Language, sentence: str) -> str | None:
-    """Return a sentence of the service in a language; None if it is not known there. What it names stays as it is."""
+    """Return a sentence of the service in a language; None if it is not known there."""
     for form, said in _forms(language.code):
         if found := form.fullmatch(sentence):
-            return said % {name: in_words_of(language, value) or value for name, value in found.groupdict().items()}
+            values = found.groupdict()
+            if why := values.get(WHY):
+                values[WHY] = in_words_of(language, why) or why
+            return said % values
     return None
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Response, Route, expect
 
+from app.web.languages import PLACE, languages
+from app.web.sentences import SENTENCES, in_words_of
 from keepsight.keys import KeyFile
 from segp_cl.types import ModelSpec
 from tests.browser import filled as filling
@@ -202,6 +204,13 @@ def test_what_goes_wrong_is_said_in_the_reader_s_language(taught: Service, windo
     expect(page.locator(".result")).to_contain_text("Erwartet wird ein Bild, gefunden wurde:")
     page.goto(f"{taught.url}/versions/000999-000000000000")
     expect(page.locator("main")).to_contain_text("Die Version 000999-000000000000 gibt es hier nicht.")
+    # Scripts know the same sentences again as the server's own pages do.
+    texts = "(text) => import(document.querySelector('script[src*=\"/js/app.js\"]').src.replace('app.js', 'texts.js'))"
+    nested = "another version is being rolled out; nothing moved; the version is kept and can be promoted by hand"
+    for known in (*SENTENCES, nested, "the classes are the folders in hidden"):
+        said = known % {name: f"the {name}" for name in PLACE.findall(known)}
+        told = page.evaluate(f"async (text) => (await ({texts})()).sentence(text)", said)
+        assert told == in_words_of(languages()["de"], said)
     archive = tmp_path / "broken.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.write(broken, "ruby/broken.png")

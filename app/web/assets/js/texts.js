@@ -26,7 +26,7 @@ let forms = null;
 
 /** Return the service's sentences as what matches them, with the page's own: the most particular first. */
 function known() {
-  forms ??= Object.entries(shipped.sentences).map(([text, said]) => {
+  forms ??= shipped.sentences.map(([text, said]) => {
     const parts = text.split(PLACE); // text, name, text, name, …, text
     const form = parts.map((part, at) => (at % 2 ? `(?<${part}>.+?)` : part.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")));
     return [new RegExp(`^${form.join("")}$`, "su"), said];
@@ -38,7 +38,10 @@ function known() {
 export function sentence(text) {
   for (const [form, said] of text ? known() : []) {
     const found = form.exec(text);
-    if (found) return filled(said, Object.fromEntries(Object.entries(found.groups ?? {}).map(([name, value]) => [name, sentence(value)])));
+    if (!found) continue;
+    const values = { ...found.groups };
+    if (values.why) values.why = sentence(values.why); // all others are names and numbers
+    return filled(said, values);
   }
   return text;
 }

@@ -63,6 +63,13 @@ def test_a_value_that_is_a_sentence_is_told_too() -> None:
     )
 
 
+def test_a_name_that_reads_like_a_sentence_stays_a_name() -> None:
+    assert (
+        in_words_of(languages()["de"], "the classes are the folders in hidden")
+        == "Die Klassen sind die Ordner in hidden."
+    )
+
+
 def test_what_nobody_translated_and_what_is_english_stay_as_they_are() -> None:
     assert in_words_of(languages()["de"], "the moon is full") is None
     assert in_words_of(languages()["en"], SENTENCES[2]) is None
