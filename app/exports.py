@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import select
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -140,31 +140,29 @@ def _ask(file: BinaryIO, version_id: VersionId, settings: Settings, check: Calla
         "pretrained": settings.pretrained,
         "memory_bytes": settings.max_export_bytes,
     }
-    process = spawner.start(
+    answer = bytearray()
+    with spawner.start(
         [*COMMAND, str(file.fileno()), json.dumps(order)],
-        stdin=subprocess.PIPE,  # it ends itself when this is closed, as it is when the server dies
-        stdout=subprocess.PIPE,
-        pass_fds=[file.fileno()],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    with process:
-        assert process.stdout is not None
-        try:
-            while process.poll() is None:
-                check()
-                try:
-                    process.wait(_LOOK_S)
-                except subprocess.TimeoutExpired:
-                    continue
-        finally:
-            process.kill()
-        answer = process.stdout.read()
+        pass_fds=[file.fileno()],
+        stdin=True,  # it ends itself when this is closed, as it is when the server dies
+    ) as process:
+        said_more = select.poll()
+        said_more.register(process.stdout, select.POLLIN)
+        while True:
+            check()
+            if said_more.poll(1000 * _LOOK_S):
+                piece = process.stdout.read(_PIECE_BYTES)
+                if not piece:
+                    break
+                answer += piece
+        status = process.wait()
     try:
         said: dict[str, Any] = json.loads(answer)
     except ValueError:
         limit = settings.max_export_bytes // 1024**2
         raise ExportError(
-            f"the process that exports ended with status {process.returncode}; it may have needed more than the "
+            f"the process that exports ended with status {status}; it may have needed more than the "
             f"{limit} MiB of memory that KEEPSIGHT_MAX_EXPORT_BYTES allows"
         ) from None
     if "error" in said:

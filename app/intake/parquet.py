@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -110,7 +109,6 @@ class _Reader:
             _turn.release()
             raise
         self._has_turn = True
-        assert self._process.stdout is not None
         self._pipe = self._process.stdout.fileno()
         self._poll = select.poll()
         self._poll.register(self._pipe, select.POLLIN)
@@ -152,10 +150,7 @@ class _Reader:
         return b"".join(parts)  # which holds up no thread, as a buffer does that moves whenever it grows
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._process.close()
         if self._has_turn:
             self._has_turn = False
             _turn.release()
@@ -172,14 +167,12 @@ class _Reader:
             raise RuntimeError(f"the process that reads parquet files ended with status {self._process.wait()}")
 
 
-def _start(descriptor: int, allowed: Mapping[str, int]) -> subprocess.Popen[bytes]:
+def _start(descriptor: int, allowed: Mapping[str, int]) -> spawner.Process:
     return spawner.start(
         [*COMMAND, str(descriptor), json.dumps(allowed)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # a library that aborts says so there; names of the upload could be in it
-        pass_fds=[descriptor],
         env=_environment(),
+        pass_fds=[descriptor],
+        quiet=True,  # a library that aborts says so there; names of the upload could be in it
     )
 
 

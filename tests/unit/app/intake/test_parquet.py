@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +17,6 @@ from app.errors import ArchiveError, ArchiveTooLargeError
 from app.intake.limits import IntakeLimits
 from app.intake.parquet import ParquetSource
 from app.intake.source import Item
-from app.spawner import _spawner
-from segp_cl.runtime.process import yield_to_others
 
 
 @dataclass
@@ -122,17 +119,10 @@ def test_tables_over_the_limits_are_refused(limits: IntakeLimits, changed: dict[
         source(data, replace(limits, **changed))
 
 
-def test_its_process_is_begun_at_the_priority_of_the_server_and_then_yields(limits: IntakeLimits) -> None:
-    def priority() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    def open_one() -> tuple[int, int]:
-        data = table([b"a"], ["cat"])
-        with tempfile.TemporaryFile() as file:
-            file.write(data)
-            with contextlib.closing(ParquetSource(file, len(data), limits)) as opened:
-                return priority(), os.getpriority(os.PRIO_PROCESS, opened._reader._process.pid)
-
-    with ThreadPoolExecutor(1, initializer=yield_to_others) as pool:
-        assert pool.submit(open_one).result() == (10, 10)
-    assert _spawner.submit(priority).result() == priority()
+def test_its_process_has_low_priority_and_the_thread_that_waits_for_it_keeps_its_own(limits: IntakeLimits) -> None:
+    data = table([b"a"], ["cat"])
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        with contextlib.closing(ParquetSource(file, len(data), limits)) as opened:
+            assert os.getpriority(os.PRIO_PROCESS, opened._reader._process.pid) == 10
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == 0
