@@ -152,6 +152,16 @@ class StoreReader:
             first = oldest.encode()
         return codec.sha256(first)[:16]
 
+    def check_writable(self) -> None:
+        """Look whether the store's disk takes writes; one that is not there yet is not asked.
+
+        Raises:
+            StoreError: it is mounted read-only, as the system does by itself after an error of the disk.
+        """
+        with contextlib.suppress(OSError):
+            if os.statvfs(self.root).f_flag & os.ST_RDONLY:
+                raise StoreError(f"{self.root} is mounted read-only")
+
     def current(self) -> VersionId | None:
         """Return the version in CURRENT, which is served, or None if nothing was ever promoted.
 

@@ -94,8 +94,7 @@ def run_update(
         NotPublishedError: `resume_only`, and the job has published nothing.
         KeepsightError: the task cannot be learned or published; the message says why. CURRENT did not move.
     """
-    if job.submitted_on is not None:
-        _wait_for_store(settings.store, on_progress)
+    _wait_for_store(settings.store, job, on_progress)
     store = Store(settings.store)
     if store.current() is None:
         _begin(store, settings, on_progress)
@@ -183,14 +182,19 @@ def told_of(manifest: Manifest, refused: str | None) -> UpdateOutcome:
     )
 
 
-def _wait_for_store(root: Path, on_progress: OnProgress) -> None:
-    """Wait while a store that had versions has none: its disk is not mounted. A new one would swallow what is learned.
+def _wait_for_store(root: Path, job: UpdateJob, on_progress: OnProgress) -> None:
+    """Wait while a store that had versions has none, or cannot be written by a job that would.
 
-    The longest duration of a job bounds this.
+    In the first case its disk is not mounted: a new store would swallow what is learned. The longest duration of a job
+    bounds this.
     """
+    reader = StoreReader(root)
     while True:
         try:
-            StoreReader(root).identity()
+            if job.submitted_on is not None:
+                reader.identity()
+            if job.evaluates is None and not job.dry_run:
+                reader.check_writable()
             return
         except StoreError as error:
             logger.warning("waiting for the store: %s", error)

@@ -16,7 +16,7 @@ _MOUNT, _UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "u
 
 
 class NotPermittedError(RuntimeError):
-    """This machine does not let a disk be mounted, or changed now. The message is that of `mount`."""
+    """This machine does not let a disk be mounted or changed. The message is that of `mount`."""
 
 
 class Disk:
@@ -46,24 +46,26 @@ class Disk:
         """Give back the room. Nothing that was written is lost."""
         self._remount(self._usual)
 
-    def forbid_writing(self) -> None:
-        """Refuse every write, as a file system does that has found an error.
-
-        Raises:
-            NotPermittedError: a file on it is open for writing just now.
-        """
-        self._remount("ro")
-
-    def permit_writing(self) -> None:
-        """Take writes again."""
-        self._remount("rw")
-
     def _remount(self, options: str) -> None:
         _mount("-o", f"remount,{options}", str(self.folder))
 
     def release(self) -> None:
         """Unmount it; what still uses it keeps it until it ends."""
         subprocess.run([_UMOUNT, "--lazy", str(self.folder)], capture_output=True)
+
+
+def forbid_writing(folder: Path) -> None:
+    """Refuse every file that is opened for writing in a folder, as a file system does that has found an error.
+
+    The folder is mounted on itself, so that files which are open already do not stand in the way.
+    """
+    _mount("--bind", str(folder), str(folder))
+    _mount("-o", "remount,bind,ro", str(folder))
+
+
+def permit_writing(folder: Path) -> None:
+    """Take writes again."""
+    subprocess.run([_UMOUNT, "--lazy", str(folder)], capture_output=True)
 
 
 def _mount(*arguments: str) -> None:

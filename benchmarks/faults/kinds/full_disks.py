@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Final
 
-from benchmarks.faults.disks import NAMES, NotPermittedError
+from benchmarks.faults import disks
+from benchmarks.faults.disks import NAMES
 from benchmarks.faults.fault import ANY_END, DISKS, Fault
 from benchmarks.faults.stage import Stage
-
-_RO_PATIENCE_S: Final = 5.0
 
 
 def fill(*names: str) -> Callable[[Stage], None]:
@@ -33,30 +31,20 @@ def use_up_inodes(*names: str) -> Callable[[Stage], None]:
     return inject
 
 
-def forbid_writing(*names: str) -> Callable[[Stage], None]:
-    """Refuse writes. The kernel does not while a file is open for writing, so it is tried for a while."""
+def forbid_writing(name: str) -> Callable[[Stage], None]:
+    """Refuse writes to a folder of the service's."""
 
     def inject(stage: Stage) -> None:
-        deadline = time.monotonic() + _RO_PATIENCE_S
-        for name in names:
-            while True:
-                try:
-                    stage.service.disks[name].forbid_writing()
-                    break
-                except NotPermittedError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.1)
+        disks.forbid_writing(stage.service.base / name)
 
     return inject
 
 
-def permit_writing(*names: str) -> Callable[[Stage], None]:
+def permit_writing(name: str) -> Callable[[Stage], None]:
     """Take writes again."""
 
     def undo(stage: Stage) -> None:
-        for name in names:
-            stage.service.disks[name].permit_writing()
+        disks.permit_writing(stage.service.base / name)
 
     return undo
 

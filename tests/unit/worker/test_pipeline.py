@@ -3,9 +3,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import io
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,6 +114,34 @@ def test_an_update_waits_for_a_store_that_is_gone_and_begins_no_other(
                 away.rename(settings.store)
 
     outcome = update(job, settings, on_progress=follow)
+    assert waited == 3
+    assert store.manifest(outcome.version_id).parent == first
+
+
+def test_an_update_waits_while_the_store_is_read_only_and_a_check_does_not(
+    settings: WorkerSettings, store: Store, first: VersionId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.pipeline._STORE_POLL_S", 0.01)
+    usual, read_only = os.statvfs, True
+
+    def statvfs(path: Path) -> SimpleNamespace:
+        found = usual(path)
+        return SimpleNamespace(f_flag=found.f_flag | os.ST_RDONLY if read_only else found.f_flag & ~os.ST_RDONLY)
+
+    monkeypatch.setattr("model_store.reader.os.statvfs", statvfs)
+    check = spooled(settings, PETS, strategy="prototypes").model_copy(update={"dry_run": True})
+    assert update(check, settings).not_promoted_because == "it was checked, and nothing was learned"
+
+    waited = 0
+
+    def follow(progress: Progress) -> None:
+        nonlocal waited, read_only
+        if read_only:
+            assert progress.phase == "waiting"
+            waited += 1
+            read_only = waited < 3
+
+    outcome = update(spooled(settings, PETS, strategy="prototypes"), settings, on_progress=follow)
     assert waited == 3
     assert store.manifest(outcome.version_id).parent == first
 
