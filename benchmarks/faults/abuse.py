@@ -25,7 +25,12 @@ WHOLE_S: Final = 90.0
 """Seconds within which a whole request must be answered."""
 PART_S: Final = 3.0
 """Seconds that are waited for an answer to what is not a whole request."""
-QUIET_S: Final = 8.0
+QUIET_S: Final = 30.0
+"""Seconds of usual service: long enough that a percentile is not one answer's."""
+CROWDED_S: Final = 8.0
+REST_S: Final = 2.0
+RESTING_SHARE: Final = 0.05
+"""Of a core: what all but the servers use at most when the service is at rest."""
 TOLD: Final = 100
 """How many of the inputs that did harm are told one by one."""
 STALL: Final = "stall"
@@ -89,6 +94,7 @@ def abuse(stage: Stage, inputs: Iterable[Bad], *, tell: Callable[[int], None] = 
     """Send all inputs, a few at once, and look at what is left of the service."""
     found, service = Abuse(), stage.service
     warm(stage)
+    until_at_rest(stage)
     time.sleep(QUIET_S)
     now = time.monotonic()
     found.usual_ms = slowest(stage, now - QUIET_S, now)
@@ -111,12 +117,32 @@ def warm(stage: Stage) -> None:
         stage.service.ask("POST", "/v1/classify", *_honest(stage, 64))
 
 
+def until_at_rest(stage: Stage) -> None:
+    """Wait until what was learned last is done with: its worker computes for some seconds more."""
+    service = stage.service
+
+    def at_rest() -> bool:
+        before = _beside_servers_s(stage)
+        time.sleep(REST_S)
+        return _beside_servers_s(stage) - before <= RESTING_SHARE * REST_S
+
+    service.wait(at_rest, "a service at rest")
+
+
+def _beside_servers_s(stage: Stage) -> float:
+    """Seconds of CPU that all of the service but its servers has used."""
+    stats = all_stats()
+    return sum(
+        stats[pid].cpu_s for pid in set(stage.service.tree()) - set(stage.service.pids("server")) if pid in stats
+    )
+
+
 def beside_honest_ones(stage: Stage) -> float | None:
     """The steady client's 99th percentile beside as many clients as send bad inputs, each with one sound image."""
     begun = time.monotonic()
 
     async def one_after_another() -> None:
-        while time.monotonic() < begun + QUIET_S:
+        while time.monotonic() < begun + CROWDED_S:
             await send(stage.service.port, Bad("image", "none", classify(stage.pictures.png())))
 
     async def all_at_once() -> None:
