@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segp_cl.models.backbone import Backbone
 from segp_cl.runtime.adapters import digest_of
-from segp_cl.runtime.engines.compiled import CompiledTower, has_bfloat16
+from segp_cl.runtime.engines.compiled import CORE, CompiledTower, has_bfloat16
 from segp_cl.runtime.engines.graph import convert, fill_in, weights_of
 from segp_cl.runtime.engines.graph_cache import Converted, key_of, load_or_make
 from segp_cl.runtime.engines.guarded import Failed, GuardedPass
@@ -46,6 +46,7 @@ class OpenVinoEngine:
         threads: CPU threads.
         precision: arithmetic; features are float32 in any case.
         min_cosine: least cosine of a tower's features with PyTorch's, else PyTorch runs it.
+        base_checked: the base model's own tower was compared with PyTorch's before, compiled alike on this CPU.
         failed: is called with the reason whenever PyTorch takes over a version.
     """
 
@@ -57,6 +58,7 @@ class OpenVinoEngine:
         threads: int = 1,
         precision: torch.dtype = torch.float32,
         min_cosine: float = MIN_COSINE,
+        base_checked: bool = False,
         failed: Failed = lambda why: None,
     ) -> None:
         self._graph = graph
@@ -64,6 +66,7 @@ class OpenVinoEngine:
         self._threads = threads
         self._precision = precision
         self._min_cosine = min_cosine
+        self._base_checked = base_checked
         self._failed = failed
         self._compiled: WeakValueDictionary[str, CompiledTower] = WeakValueDictionary()
         self._lock = threading.Lock()
@@ -106,7 +109,8 @@ class OpenVinoEngine:
                 assert isinstance(model, Backbone), "others are not converted"
                 filled = fill_in(self._graph, weights_of(model))
                 tower = CompiledTower(filled, threads=self._threads, precision=self._precision)
-                check(model, tower, sizes=tower.sizes, min_cosine=self._min_cosine)
+                if lora is not None or not self._base_checked:
+                    check(model, tower, sizes=tower.sizes, min_cosine=self._min_cosine)
                 self._compiled[key] = tower
         return tower
 
@@ -153,8 +157,19 @@ def open_engine(
     # whoever asks for bfloat16 by name takes what it costs
     least = MIN_COSINE_ASKED if precision == "bfloat16" else MIN_COSINE
     return OpenVinoEngine(
-        converted.graph, instead, threads=threads, precision=arithmetic, min_cosine=least, failed=failed
+        converted.graph,
+        instead,
+        threads=threads,
+        precision=arithmetic,
+        min_cosine=least,
+        base_checked=precision != "bfloat16" and converted.record["float32"].get("checked_on") == _here(threads),
+        failed=failed,
     )
+
+
+def _here(threads: int) -> str:
+    """Return what tells how a tower is compiled here from how another machine or number of threads would have it."""
+    return f"{CORE.get_property('CPU', 'FULL_DEVICE_NAME')}, {threads} threads"
 
 
 def convert_and_measure(base: Backbone, *, threads: int, bfloat16: bool) -> Converted:
@@ -168,7 +183,8 @@ def convert_and_measure(base: Backbone, *, threads: int, bfloat16: bool) -> Conv
     exact = CompiledTower(filled, threads=threads)
     sizes = (*_SIZES, *exact.sizes)
     cosine = check(base, exact, sizes=sizes)
-    record: dict[str, Any] = {"float32": {"pictures": sum(sizes), "cosine": cosine}, "bfloat16_will_do": False}
+    compared = {"pictures": sum(sizes), "cosine": cosine, "checked_on": _here(threads)}
+    record: dict[str, Any] = {"float32": compared, "bfloat16_will_do": False}
     if bfloat16:
         rough = CompiledTower(filled, threads=threads, precision=torch.bfloat16)
         found = compare_bfloat16(base.preprocessing.size, exact, rough)

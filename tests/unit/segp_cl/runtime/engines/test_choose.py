@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from segp_cl.config import LearnerConfig
 from segp_cl.models.backbone import Backbone
+from segp_cl.runtime.adapters import image_part
 from segp_cl.runtime.engines import openvino_engine
 from segp_cl.runtime.engines.choose import choose_engine
 from segp_cl.runtime.engines.compiled import CompiledTower
@@ -126,6 +128,28 @@ def test_bfloat16_is_used_where_it_was_measured_to_answer_the_same(
     plain = open_engine(tiny_backbone, TorchEngine(), cache=tmp_path, precision="float32")
     plain.image_pass(tiny_backbone, None)
     assert asked[4:] == [torch.float32] * 2  # kept apart, for that arithmetic was not measured with it
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_base_model_s_tower_is_compared_once_and_every_other_one_by_itself(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    open_engine(tiny_backbone, TorchEngine(), cache=tmp_path, precision="float32")
+    compared: list[str] = []
+
+    def comparing(model: Backbone, *args: object, **settings: object) -> float:
+        compared.append(model.weights_digest)
+        return 1.0
+
+    monkeypatch.setattr(openvino_engine, "check", comparing)
+    threads = 1 if same else 2  # which compiles it otherwise
+    engine = open_engine(tiny_backbone, TorchEngine(), cache=tmp_path, precision="float32", threads=threads)
+    own = engine.image_pass(tiny_backbone, None)
+    assert own.engine == "openvino"
+    assert len(compared) == (0 if same else 1)
+    lora = tiny_backbone.shared_copy().adapt(LearnerConfig(rank=2), None, generator=torch.Generator()).state()
+    engine.image_pass(tiny_backbone, image_part(lora))
+    assert len(compared) == (1 if same else 2)
 
 
 def test_bfloat16_by_name_needs_a_cpu_that_has_it(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
