@@ -6,12 +6,13 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 _SIZE_MIB: Final = {"store": 256, "spool": 64, "log": 32, "broker": 64}
 NAMES: Final = tuple(_SIZE_MIB)
+_TRIES: Final = 20
 _MOUNT, _UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
 
 
@@ -34,17 +35,25 @@ class Disk:
 
     def fill(self) -> None:
         """Leave no byte: the disk becomes as small as what is on it."""
-        held = os.statvfs(self.folder)
-        self._remount(f"size={max(1, (held.f_blocks - held.f_bfree)) * held.f_frsize}")
+        self._as_it_is(lambda held: f"size={max(1, (held.f_blocks - held.f_bfree)) * held.f_frsize}")
 
     def use_up_inodes(self) -> None:
         """Leave room for bytes and none for files."""
-        held = os.statvfs(self.folder)
-        self._remount(f"nr_inodes={held.f_files - held.f_ffree}")
+        self._as_it_is(lambda held: f"nr_inodes={held.f_files - held.f_ffree}")
 
     def empty(self) -> None:
         """Give back the room. Nothing that was written is lost."""
         self._remount(self._usual)
+
+    def _as_it_is(self, options: Callable[[os.statvfs_result], str]) -> None:
+        """Make it as small as what is on it. It is refused if something was written in between, and tried again."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self._remount(options(os.statvfs(self.folder)))
+                break
+            except NotPermittedError:
+                if not left:
+                    raise
 
     def _remount(self, options: str) -> None:
         _mount("-o", f"remount,{options}", str(self.folder))
