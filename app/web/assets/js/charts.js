@@ -1,6 +1,6 @@
 // Draws with ECharts in the page's colours. Only pages that draw load it.
 
-import * as echarts from "../vendor/echarts/echarts.esm.min.mjs";
+import { init } from "../vendor/echarts/echarts.mjs";
 
 /** The colours that tell series apart, in light and in dark. */
 const SERIES = {
@@ -39,7 +39,7 @@ export function themed(element) {
     tooltip: { backgroundColor: colour("--ks-surface"), borderColor: line, textStyle: { color: text } },
     graph: { label: { color: text } },
   };
-  const chart = echarts.init(element, theme);
+  const chart = init(element, theme);
   new ResizeObserver(() => chart.resize()).observe(element);
   return chart;
 }
