@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -218,6 +219,13 @@ def test_what_goes_wrong_is_said_in_the_reader_s_language(taught: Service, windo
     page.set_input_files("#choose-archive", archive)
     page.click("#check")
     expect(page.locator("main")).to_contain_text("Darin ist kein brauchbares Bild.")
+    expect(page.locator("main [lang]")).to_have_count(0)
+    # A sentence that nobody translated is shown as it is, and read aloud as English.
+    unknown = {"title": "The task cannot be taught", "status": 422, "detail": "the moon is full"}
+    kind = "application/problem+json"
+    page.route("**/v1/tasks", lambda route: route.fulfill(status=422, content_type=kind, body=json.dumps(unknown)))
+    page.click("#check")
+    expect(page.locator("main [lang=en]")).to_have_text("the moon is full")
 
 
 def test_the_theme_follows_the_system_and_the_switch(taught: Service, window: Window) -> None:

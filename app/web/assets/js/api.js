@@ -1,16 +1,17 @@
 // Calls the documented API as whoever is signed in. Errors are sentences.
 
-import { gettext, sentence } from "./texts.js";
+import { gettext } from "./texts.js";
 
 const root = document.documentElement.dataset.root;
 const token = document.querySelector('meta[name="csrf-token"]')?.content;
 
-/** What went wrong, as the service says it: `title` in the page's language, and `detail` where the page knows it. */
+/** What went wrong: `title` in the page's language, and more in `said`, where the page says it, or in the service's `detail`. */
 export class Problem extends Error {
   constructor(document) {
-    super(document.detail ?? document.title);
+    super(document.said ?? document.detail ?? document.title);
     this.title = gettext(document.title);
-    this.detail = sentence(document.detail ?? null);
+    this.said = document.said ?? null;
+    this.detail = document.detail ?? null;
     this.status = document.status;
   }
 }
@@ -22,7 +23,7 @@ function headers() {
 function unreachable() {
   return new Problem({
     title: "The service cannot be reached",
-    detail: gettext("Look whether it runs, and whether you are connected. Then try again."),
+    said: gettext("Look whether it runs, and whether you are connected. Then try again."),
     status: 0,
   });
 }

@@ -153,7 +153,7 @@ function prepareForm(form) {
       stop = tellOfJob(accepted.job_id, status, async (outcome) => {
         if (outcome.kind !== "success") {
           for (const part of form.elements) part.disabled = false;
-          showProblem(status, { title: outcome.text, detail: outcome.why ?? "" });
+          showProblem(status, { title: outcome.text, said: outcome.why });
           return;
         }
         chosen.delete(before);

@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { parentOf, showProblem, tellOfJob, toastAfterLoad } from "./dialogs.js";
-import { confirmed, toast } from "./dom.js";
+import { confirmed, explained, toast } from "./dom.js";
 import { gettext, ngettext, number, versionNumber } from "./texts.js";
 
 const place = document.getElementById("learning");
@@ -13,7 +13,7 @@ document.getElementById("learn")?.addEventListener("click", async (event) => {
   try {
     const accepted = await api("/v1/corrections/learn", { method: "POST" });
     tellOfJob(accepted.job_id, place, async (outcome, job) => {
-      if (outcome.kind !== "success") return showProblem(place, { title: outcome.text, detail: outcome.why ?? "" });
+      if (outcome.kind !== "success") return showProblem(place, { title: outcome.text, said: outcome.why });
       const count = ngettext("%(count)s correction was learned", "%(count)s corrections were learned", job.corrections);
       const made = job.result.version_id;
       toastAfterLoad(gettext("%(count)s: version %(number)s is served.", { count, number: versionNumber(made) }), await parentOf(made));
@@ -40,7 +40,7 @@ document.addEventListener("click", async (event) => {
       if (!left) location.reload();
     } catch (problem) {
       button.disabled = false;
-      toast(problem.detail ?? problem.message);
+      toast(explained(problem) ?? problem.title ?? problem.message);
     }
   }
   if (event.target.closest("[data-remove-all]")) await removeAll();

@@ -1,7 +1,7 @@
 // Dialogs: opened and closed alike, and jobs that a change begins, followed to their end inside of one.
 
 import { api } from "./api.js";
-import { h, holding, icon, notice, worded, toast } from "./dom.js";
+import { explained, h, holding, icon, notice, worded, toast } from "./dom.js";
 import { followJob } from "./events.js";
 import { phaseName } from "./phases.js";
 import { gettext } from "./texts.js";
@@ -16,7 +16,7 @@ export function prepare(dialog) {
 
 /** Show what went wrong, as a sentence. */
 export function showProblem(place, problem) {
-  place.replaceChildren(notice("error", problem.title ?? gettext("Something went wrong"), problem.detail ?? problem.message));
+  place.replaceChildren(notice("error", problem.title ?? gettext("Something went wrong"), explained(problem) ?? (problem.title ? null : problem.message)));
 }
 
 /** Show that something is under way. */
@@ -31,7 +31,7 @@ export async function undo(versionId, expected, reason) {
     toast(gettext("Undone."));
     setTimeout(() => location.reload(), 600);
   } catch (problem) {
-    toast(problem.detail ?? problem.message);
+    toast(explained(problem) ?? problem.title ?? problem.message);
   }
 }
 
@@ -84,7 +84,7 @@ export function tellOfJob(jobId, place, onEnd) {
       if (outcome) onEnd(outcome, job);
       else showBusy(place, `${phaseName(job.progress?.phase ?? "waiting")} …`);
     },
-    () => showProblem(place, { title: gettext("The job is not known any more."), detail: "" }),
+    () => showProblem(place, { title: gettext("The job is not known any more.") }),
   );
 }
 
@@ -102,7 +102,7 @@ export function prepareMeasuring(under = document) {
       const accepted = await api("/v1/evaluations", { method: "POST", json });
       tellOfJob(accepted.job_id, place, (outcome) => {
         if (outcome.kind === "success") location.reload();
-        else showProblem(place, { title: outcome.text, detail: outcome.why ?? "" });
+        else showProblem(place, { title: outcome.text, said: outcome.why });
       });
     } catch (problem) {
       button.disabled = false;

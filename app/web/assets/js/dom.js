@@ -34,6 +34,11 @@ export function worded(text) {
   return h("span", { lang: said === text && !language.startsWith("en") ? "en" : null }, said);
 }
 
+/** Return what a problem says beside its title; null if nothing. */
+export function explained(problem) {
+  return problem.said ?? worded(problem.detail);
+}
+
 /** Return what holds a version, in the reader's words; it is asked for once. */
 export function holding(version) {
   if (!held.has(version)) {

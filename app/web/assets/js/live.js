@@ -102,7 +102,7 @@ function showProcesses(now, seconds) {
     return h(
       "tr",
       {},
-      h("th", { scope: "row" }, each.id, h("span", { class: "hint" }, `${each.device}, pid ${each.pid}`), each.reason ? h("span", { class: "hint" }, each.reason) : null),
+      h("th", { scope: "row" }, each.id, h("span", { class: "hint" }, `${each.device}, pid ${each.pid}`), each.reason ? h("span", { class: "hint" }, worded(each.reason)) : null),
       h("td", { "data-label": gettext("State") }, badge(STATES[each.state])),
       h("td", { "data-label": gettext("Serves") }, each.serving ? h("a", { class: "version", href: url(`/versions/${each.serving}`) }, versionNumber(each.serving)) : "–"),
       cell(rate === null ? null : number(rate, 1), gettext("Requests per second")),

@@ -1,7 +1,7 @@
 // Shows what a check of images found, before anything is learned.
 
-import { h, icon, notice, worded } from "./dom.js";
-import { gettext, ngettext, number, percent, sentence } from "./texts.js";
+import { explained, h, icon, notice, worded } from "./dom.js";
+import { gettext, ngettext, number, percent } from "./texts.js";
 
 const LISTED = 100;
 
@@ -18,7 +18,7 @@ function finding(kind, title, items, count) {
 }
 
 function plain(path, reason) {
-  return h("li", { class: "plain" }, h("span", { class: "path" }, path, h("span", { class: "soft" }, ` – ${sentence(reason)}`)));
+  return h("li", { class: "plain" }, h("span", { class: "path" }, path, h("span", { class: "soft" }, " – ", worded(reason))));
 }
 
 /**
@@ -29,7 +29,7 @@ export function reportOf(view, actions) {
   const { validation: found, labels, state, error } = view;
   const names = Object.keys(found.classes);
   const card = h("article", { class: "card" }, h("h2", {}, gettext("What was found")), figures(found, names, labels));
-  if (error) card.append(notice("error", gettext("This cannot be taught"), worded(error.detail)));
+  if (error) card.append(notice("error", gettext("This cannot be taught"), explained(error)));
   else if (!labels && !["succeeded", "failed", "cancelled"].includes(state)) {
     card.append(h("p", { class: "soft", role: "status" }, gettext("Looking for labels that are likely wrong …"), " ", h("progress", { "aria-label": gettext("Looking at the labels") })));
   } else if (labels && !labels.likely_wrong_count && !labels.nearly_same_count) {

@@ -3,7 +3,7 @@
 import { api, Problem, upload, url } from "./api.js";
 import { zipped } from "./archive.js";
 import { ClassBox, entriesOf, nameOf, sorted } from "./collection.js";
-import { confirmed, h, icon, notice, toast } from "./dom.js";
+import { confirmed, explained, h, icon, notice, toast } from "./dom.js";
 import { chosen, looksLikeImage, takesChoices, takesDrops, takesPastes } from "./drops.js";
 import { followJob } from "./events.js";
 import { followed } from "./job_view.js";
@@ -181,7 +181,7 @@ async function send(dryRun) {
   try {
     const archive = await packed();
     if (archive.blob.size > mostBytes) {
-      throw new Problem({ title: "The body is too large", detail: gettext("The images have %(size)s together; at most %(most)s are taken at once.", { size: bytes(archive.blob.size), most: bytes(mostBytes) }), status: 413 });
+      throw new Problem({ title: "The body is too large", said: gettext("The images have %(size)s together; at most %(most)s are taken at once.", { size: bytes(archive.blob.size), most: bytes(mostBytes) }), status: 413 });
     }
     const body = fields(dryRun);
     body.append("archive", archive.blob, archive.name);
@@ -197,7 +197,7 @@ async function send(dryRun) {
       return null;
     }
     if (!(problem instanceof Problem)) throw problem;
-    part.failure.replaceChildren(notice("error", problem.title, problem.detail));
+    part.failure.replaceChildren(notice("error", problem.title, explained(problem)));
     return null;
   } finally {
     busy(false);
@@ -275,7 +275,7 @@ async function cancel(jobId) {
     await api(`/v1/jobs/${jobId}`, { method: "DELETE" });
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
-    part.failure.replaceChildren(notice("error", problem.title, problem.detail));
+    part.failure.replaceChildren(notice("error", problem.title, explained(problem)));
   }
 }
 

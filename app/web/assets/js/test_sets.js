@@ -40,7 +40,7 @@ async function store(event) {
   name.setAttribute("aria-invalid", String(!name.checkValidity()));
   if (!name.checkValidity() || !file) {
     const title = file ? gettext("Write a name of small letters, digits, dots and dashes.") : gettext("Choose an archive.");
-    showProblem(status, { title, detail: null, message: "" });
+    showProblem(status, { title });
     return;
   }
   const data = new FormData();
@@ -88,7 +88,7 @@ removal.addEventListener("submit", async (event) => {
   event.preventDefault();
   const status = document.getElementById("remove-status");
   const reason = removal.elements.reason.value.trim();
-  if (!reason) return showProblem(status, { title: gettext("Say why: the journal keeps it."), detail: null, message: "" });
+  if (!reason) return showProblem(status, { title: gettext("Say why: the journal keeps it.") });
   try {
     const receipt = await api(`/v1/test-sets/${encodeURIComponent(wanted)}?${new URLSearchParams({ reason })}`, { method: "DELETE" });
     const images = ngettext("%(count)s image", "%(count)s images", receipt.images);

@@ -2,7 +2,7 @@
 
 import { api, Problem } from "./api.js";
 import { takesPhotographs } from "./camera.js";
-import { confirmed, h, icon, notice, worded, toast } from "./dom.js";
+import { confirmed, explained, h, icon, notice, worded, toast } from "./dom.js";
 import { looksLikeImage, takesChoices, takesDrops, takesPastes } from "./drops.js";
 import { bytes, gettext, ngettext, number, percent, versionNumber } from "./texts.js";
 
@@ -77,7 +77,7 @@ async function ask(items, asOf = round) {
     } catch (problem) {
       if (asOf !== round) return;
       if (!(problem instanceof Problem)) throw problem;
-      failure.replaceChildren(notice("error", problem.title, problem.detail));
+      failure.replaceChildren(notice("error", problem.title, explained(problem)));
       for (const item of items.slice(start)) unanswered(item);
       return;
     }
@@ -195,7 +195,7 @@ function correction(item, answer, options) {
       told.replaceWith(kindly(item, answer, options, kept));
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
-      told.after(notice("error", problem.title, problem.detail));
+      told.after(notice("error", problem.title, explained(problem)));
     }
   });
   return told;
@@ -209,7 +209,7 @@ function kindly(item, answer, options, kept) {
       line.replaceWith(correction(item, answer, options));
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
-      line.after(notice("error", problem.title, problem.detail));
+      line.after(notice("error", problem.title, explained(problem)));
     }
   } }, icon("undo-2"), gettext("Undo"));
   line.append(h("span", { class: "badge", "data-kind": "good" }, icon("circle-check"), gettext("Kept as %(label)s until it is learned", { label: kept.label })), undo);

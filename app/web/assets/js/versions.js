@@ -62,7 +62,7 @@ form?.addEventListener("submit", async (event) => {
   const reason = form.elements.reason.value.trim();
   if (!reason) {
     form.elements.reason.setAttribute("aria-invalid", "true");
-    showProblem(status, { title: gettext("Say why: the journal keeps it."), detail: null, message: "" });
+    showProblem(status, { title: gettext("Say why: the journal keeps it.") });
     return;
   }
   document.getElementById("move-do").disabled = true;
