@@ -101,10 +101,12 @@ class Attempt:
             logger.info("attempt %d runs as process %d", self._record.attempts, process.pid)
             verdict = self._follow(process)
         finally:
-            if order.returns and isinstance(verdict, Done | Failed):
+            if order.returns and isinstance(verdict, Done):
                 self._processes.give_back(process)
             else:
                 process.close()
+                if order.returns and isinstance(verdict, Failed | Lost):
+                    self._processes.prepare()
         return verdict
 
     def _follow(self, process: JobProcess) -> Verdict:

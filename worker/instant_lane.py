@@ -119,7 +119,7 @@ class InstantLane:
         try:
             verdict = self._follow(process, record.job_id)
         finally:
-            if isinstance(verdict, DoneInstantly | Failed):
+            if isinstance(verdict, DoneInstantly):
                 self._processes.give_back(process)
             else:
                 process.close()

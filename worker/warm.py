@@ -64,7 +64,10 @@ class Processes:
         return JobProcess(order, command=self._command)
 
     def give_back(self, process: JobProcess) -> None:
-        """Take a process back that has carried out its order and waits for another one."""
+        """Take a process back that has carried out its order and waits for another one.
+
+        One whose order failed is closed instead: what it lacked (memory, files, a disk) it may lack for ever.
+        """
         with self._lock:
             keep = self._settings.warm and not self._closed and self._idle is None and process.runs
             if keep:

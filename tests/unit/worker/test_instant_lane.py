@@ -15,6 +15,8 @@ from exchange.spool import Spool
 from tests.waiting import wait_until
 from worker.instant_lane import InstantLane
 from worker.ledger import Ledger
+from worker.messages import Order
+from worker.process import JobProcess
 from worker.settings import WorkerSettings
 from worker.supervisor import Supervisor
 from worker.warm import Processes
@@ -95,6 +97,35 @@ def test_a_job_whose_instant_version_failed_says_why_and_is_trained(
     assert instant.error.kind == kind
     assert words in instant.error.message
     assert jobs.waiting_messages() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"), [(SERVES, True), ('fail("StoreError", "File too large")\ntime.sleep(60)', False)]
+)
+def test_a_process_is_used_again_only_if_its_order_succeeded(
+    settings: WorkerSettings,
+    jobs: Jobs,
+    spool: Spool,
+    stop: threading.Event,
+    process_that: ProcessThat,
+    accepted: JobRecord,
+    body: str,
+    kept: bool,
+) -> None:
+    """What it lacked, it may lack for ever: files, memory, room."""
+    warm = settings.model_copy(update={"warm": True})
+    processes = Processes(warm, command=process_that(body))
+    taken: list[JobProcess] = []
+    take = processes.take
+
+    def noting(order: Order) -> JobProcess:
+        taken.append(take(order))
+        return taken[-1]
+
+    processes.take = noting  # type: ignore[method-assign]
+    InstantLane(warm, Ledger(jobs, spool, stop=stop), processes, run=lambda job_id: None, stop=stop).next(0.1)
+    assert taken[0].runs is kept
+    processes.close()
 
 
 def test_a_process_that_is_stuck_is_given_up(
