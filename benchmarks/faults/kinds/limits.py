@@ -21,20 +21,26 @@ Value = Callable[[int], int]
 
 
 def limit(role: str, what: int, value: Value) -> tuple[Callable[[Stage], None], Callable[[Stage], None]]:
-    """Lower a soft limit of all processes of a role, and set it back to what it was."""
+    """Lower a soft limit of all processes of a role, and set it back to what it was, for their children too."""
     was: dict[int, tuple[int, int]] = {}
+    lowered: dict[int, tuple[int, int]] = {}
 
     def inject(stage: Stage) -> None:
         was.clear()
+        lowered.clear()
         for pid in stage.service.wait_for(role):
             soft, hard = resource.prlimit(pid, what)
             was[pid] = (soft, hard)
-            resource.prlimit(pid, what, (value(pid), hard))
+            low = value(pid)
+            lowered[low] = was[pid]
+            resource.prlimit(pid, what, (low, hard))
 
     def undo(stage: Stage) -> None:
-        for pid, limits in was.items():
+        for pid in {*was, *stage.service.tree()}:
             with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(pid, what, limits)
+                limits = was.get(pid) or lowered.get(resource.prlimit(pid, what)[0])
+                if limits is not None:
+                    resource.prlimit(pid, what, limits)
 
     return inject, undo
 
