@@ -90,13 +90,21 @@ def paste(page: Page, files: Sequence[Path]) -> None:
     page.locator("body").evaluate(_PASTE, _sent(files))
 
 
+_SETTLED = """
+Promise.all(document.getAnimations().filter((each) => each.effect.getComputedTiming().endTime !== Infinity).map(
+  (each) => each.finished.catch(() => null)
+))
+"""
+"""Colours that are on their way have no contrast of their own; those that always move, such as spinners, are left."""
+
+
 def serious_findings(context: BrowserContext, page: Page) -> list[str]:
     """Return what axe-core finds serious or critical on a page as it is now, with the elements."""
     # through the protocol, because the page's policy lets no script in from elsewhere
     session = context.new_cdp_session(page)
     try:
         session.send("Runtime.evaluate", {"expression": AXE.read_text("utf-8")})
-        asked = {"expression": "axe.run(document)", "awaitPromise": True, "returnByValue": True}
+        asked = {"expression": f"{_SETTLED}.then(() => axe.run(document))", "awaitPromise": True, "returnByValue": True}
         answer: dict[str, Any] = session.send("Runtime.evaluate", asked)
     finally:
         session.detach()
