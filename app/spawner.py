@@ -6,6 +6,7 @@ that takes tens of milliseconds, so the system's own function is called here wit
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -128,6 +129,8 @@ def _spawn(command: Sequence[str], env: Mapping[str, str], files: Mapping[int, i
     pid = ctypes.c_int()
     _checked(_LIBC.posix_spawn_file_actions_init(actions))
     try:
+        for number in _inherited() - files.keys():
+            _checked(_LIBC.posix_spawn_file_actions_addclose(actions, number))
         for number, descriptor in files.items():
             # one with the same number as before is kept open, instead of being closed as all others are
             _checked(_LIBC.posix_spawn_file_actions_adddup2(actions, descriptor, number))
@@ -136,6 +139,17 @@ def _spawn(command: Sequence[str], env: Mapping[str, str], files: Mapping[int, i
     finally:
         _LIBC.posix_spawn_file_actions_destroy(actions)
     return pid.value
+
+
+def _inherited() -> set[int]:
+    """Return the files that every new process would have: what the server got when it was started, such as a socket."""
+    found = set()
+    for name in os.listdir("/dev/fd"):
+        number = int(name)
+        with contextlib.suppress(OSError):  # it was closed meanwhile, as that of the list itself
+            if number >= _FIRST_FREE and os.get_inheritable(number):
+                found.add(number)
+    return found
 
 
 def _strings(texts: Sequence[str]) -> Any:

@@ -35,7 +35,8 @@ def test_a_process_has_the_files_that_are_passed_and_no_others() -> None:
         os.write(int(sys.argv[1]), b"seen")
         print([number for number in range(3, 200) if opened(number)])
     """
-    with tempfile.TemporaryFile() as passed, tempfile.TemporaryFile():
+    with tempfile.TemporaryFile() as passed, tempfile.TemporaryFile() as another:
+        os.set_inheritable(another.fileno(), True)  # as is a socket that the server was started with
         command = [*PYTHON, code, str(passed.fileno())]
         with spawner.start(command, env=ENV, pass_fds=[passed.fileno()]) as process:
             assert process.stdout.read().decode() == f"[{passed.fileno()}]\n"
