@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from segp_cl.config import WHITENING_SHRINKAGE
 from segp_cl.errors import InvalidTaskError
 
 _ROUNDING: Final = 1e-9
+_SMALLEST: Final = 1e-12  # as in `torch.nn.functional.normalize`
 
 
 @dataclass(frozen=True)
@@ -370,32 +371,6 @@ class Whitening:
         return Whitening(self.matrix.to(like), None if self.offset is None else self.offset.to(like))
 
 
-@dataclass(frozen=True)
-class _RankOneWhitening:
-    """(I + γ u uᵀ) D: the whitening of a diagonal matrix D⁻² from which a multiple of one direction was subtracted."""
-
-    diagonal: Float64[Tensor, " raw"]
-    direction: Float64[Tensor, " raw"]
-    gain: float
-    offset: Float64[Tensor, " raw"] | None = None
-
-    @property
-    def squared(self) -> Float64[Tensor, ""]:
-        along = self.gain * (2 + self.gain * float(self.direction.square().sum()))
-        return (self.diagonal.square() * (1 + along * self.direction.square())).sum()
-
-    def around(self, centre: Float64[Tensor, " raw"]) -> _RankOneWhitening:
-        return replace(self, offset=-self(centre))
-
-    def __call__(self, features: Float64[Tensor, "*batch raw"]) -> Float64[Tensor, "*batch raw"]:
-        scaled = features * self.diagonal
-        mapped = scaled + self.gain * (scaled @ self.direction)[..., None] * self.direction
-        return mapped if self.offset is None else mapped + self.offset
-
-
-_SomeWhitening = TypeVar("_SomeWhitening", Whitening, _RankOneWhitening)
-
-
 def is_centred(whitening: Whitening | None) -> bool:
     """Return whether cosines are taken around the middle of several classes, so that 0 is that of a usual image."""
     return whitening is not None and whitening.offset is not None
@@ -417,108 +392,166 @@ def visual_space(sums: ClassSums) -> tuple[Whitening | None, Float[Tensor, "clas
         return None, sums.means
     assert sums.scatter is not None
     variance = sums.scatter.diagonal().mean() / sums.counts.sum()
-    centred, towards = _centred(sums.counts, sums.sums, variance, whitening)
+    centred, towards = _centred(sums, variance, whitening)
     like = torch.empty(0)
     return centred.to(like), towards.to(like)
 
 
 def _centred(
-    counts: Int64[Tensor, " classes"],
-    sums: Float64[Tensor, "classes raw"],
-    variance: Float64[Tensor, ""],
-    whitening: _SomeWhitening,
-) -> tuple[_SomeWhitening, Float64[Tensor, "classes raw"]]:
+    sums: ClassSums, variance: Float64[Tensor, ""], whitening: Whitening
+) -> tuple[Whitening, Float64[Tensor, "classes raw"]]:
     """Return the whitening around the middle of the classes, and what is compared with there.
 
     Args:
-        counts: n_c.
-        sums: s_c.
+        sums: of the classes.
         variance: the mean variance within the classes.
         whitening: not centred.
     """
-    means = sums / counts.clamp(min=1)[:, None].double()
+    images = sums.counts.clamp(min=1).double()
+    means = sums.sums / images[:, None]
     if len(means) > 1:
         whitening = whitening.around(means.mean(dim=0))
     mapped = whitening(means)
-    return whitening, F.normalize(mapped, dim=-1) / _attenuation(counts, variance, whitening, mapped)[:, None]
+    towards = F.normalize(mapped, dim=-1)
+    count = int(sums.counts.sum())
+    if count <= len(means):
+        return whitening, towards
+    noise = count * whitened_variance(mapped.shape[1], variance, whitening.squared) / (count - len(means))
+    return whitening, towards / attenuation(mapped.square().sum(dim=1), noise / images)[:, None]
 
 
-def _attenuation(
-    counts: Int64[Tensor, " classes"],
-    variance: Float64[Tensor, ""],
-    whitening: Whitening | _RankOneWhitening,
-    mapped: Float64[Tensor, "classes raw"],
-) -> Float64[Tensor, " classes"]:
-    """By how much the cosines of each class are smaller than those of the class with most images, in (0, 1]."""
-    images, count = counts.clamp(min=1).double(), int(counts.sum())
-    within = count - len(images)
-    if within < 1:
-        return torch.ones_like(images)
-    noise = count * whitened_variance(mapped.shape[1], variance, whitening) / within / images
-    between = (mapped.pow(2).sum(dim=1) - noise).clamp(min=0).mean()
-    if not bool(between > 0):
-        return torch.ones_like(images)
+def attenuation(
+    squares: Float64[Tensor, "*batch classes"], noise: Float64[Tensor, "*batch classes"]
+) -> Float64[Tensor, "*batch classes"]:
+    """By how much the cosines of each class are smaller than those of the class with most images, in (0, 1].
+
+    Args:
+        squares: of the lengths of the classes' means, whitened, around their middle.
+        noise: the part of each that is its images' own variance.
+    """
+    between = (squares - noise).clamp(min=0).mean(dim=-1, keepdim=True)
     reliability = between / (between + noise)
-    return (reliability / reliability.max()).sqrt()
+    smaller = (reliability / reliability.amax(dim=-1, keepdim=True)).sqrt()
+    return torch.where(between > 0, smaller, torch.ones_like(smaller))
 
 
 def whitened_variance(
-    width: int, variance: Float64[Tensor, ""], whitening: Whitening | _RankOneWhitening
-) -> Float64[Tensor, ""]:
+    width: int, variance: Float64[Tensor, "*batch"], squared: Float64[Tensor, "*batch"]
+) -> Float64[Tensor, "*batch"]:
     """Return the trace of the covariance within the classes after it was whitened, without a product of matrices.
 
-    It is what the shrinkage leaves of one for each of the `width` directions; `variance` is the mean one before.
+    It is what the shrinkage leaves of one for each of the `width` directions.
+
+    Args:
+        width: of raw features.
+        variance: the mean one of a direction, before.
+        squared: `Whitening.squared`.
     """
-    return width - WHITENING_SHRINKAGE * variance * whitening.squared
+    return width - WHITENING_SHRINKAGE * variance * squared
 
 
 class LeaveOneOut:
     """Visual scores of images in sums, each against the sums without it: `visual_space(sums.without(...))`, exactly.
 
     Scatter and shrinkage change with every image that is left out. In the basis of the scatter's eigenvectors, which
-    are computed once, the new matrix is a diagonal and a change of rank one, so that an image costs little.
+    are computed once, the new matrix is a diagonal and a change of rank one, whose inverse is one of the same form
+    (Sherman and Morrison, 1950): so cosines in the whitened space are products of matrices, for many images at once.
 
     Args:
         sums: the images are part of these.
     """
 
     def __init__(self, sums: ClassSums) -> None:
-        self._sums, self._values, self._basis = sums, torch.empty(0), torch.empty(0)
+        self._sums, self._values = sums, torch.empty(0)
         if sums.scatter is not None:
             values, self._basis = torch.linalg.eigh(sums.scatter)
             self._values = values.clamp(min=0)
-            self._rotated = ClassSums(sums.counts, sums.sums @ self._basis, None)
+            self._turned = sums.sums @ self._basis
 
-    def scores(self, raw: Float[Tensor, " raw"], row: int) -> Float[Tensor, " classes"]:
-        """Return s_v of one image over all classes, where class `row`, its own, is known by its other images alone.
+    def scores(self, raw: Float[Tensor, "batch raw"], rows: Int64[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
+        """Return s_v of images over all classes, where each one's own class is known by its other images alone.
 
         Args:
-            raw: the image's raw feature, of any norm, on the CPU.
-            row: its class, of two images at least.
+            raw: the images' raw features, of any norm, on the CPU.
+            rows: their classes, of two images at least.
         """
         unit = F.normalize(raw.double(), dim=-1)
-        if self._sums.scatter is not None and int(self._sums.counts.sum()) - 1 > len(self._sums.counts):
-            turned = unit @ self._basis
-            without = self._rotated.without(turned, row)
-            apart, weight = _apart(self._rotated, turned, row)
-            left, count = self._values.sum() - weight * apart.square().sum(), without.counts.sum()
-            variance = left / len(apart) / count
-            if bool(left > _ROUNDING * self._values.sum()):
-                whitening = self._whitening(apart, weight, variance, int(count))
-                centred, towards = _centred(without.counts, without.sums, variance, whitening)
-                return (towards @ F.normalize(centred(turned), dim=-1)).float()
-        return (self._sums.without(unit, row).means.double() @ unit).float()
+        counts = self._sums.counts
+        assert bool((counts[rows] > 1).all()), "a class without its only image has no mean"
+        if self._sums.scatter is None or int(counts.sum()) - 1 <= len(counts):
+            return self._plain(unit, rows).float()
+        images = counts[rows].double()
+        turned = unit @ self._basis
+        apart = turned - self._turned[rows] / images[:, None]  # W - n/(n - 1) d dᵀ, as in `ClassSums.without`
+        weight = images / (images - 1)
+        left = self._values.sum() - weight * apart.square().sum(dim=1)
+        flat = left <= _ROUNDING * self._values.sum()
+        found = self._whitened(turned, rows, apart, weight, left)
+        if bool(flat.any()):
+            found[flat] = self._plain(unit[flat], rows[flat])
+        return found.float()
 
-    def _whitening(
-        self, apart: Float64[Tensor, " raw"], weight: float, variance: Float64[Tensor, ""], count: int
-    ) -> _RankOneWhitening:
-        diagonal = (self._values / count + WHITENING_SHRINKAGE * variance).rsqrt()
+    def _plain(
+        self, unit: Float64[Tensor, "batch raw"], rows: Int64[Tensor, " batch"]
+    ) -> Float64[Tensor, "batch classes"]:
+        own = F.normalize(self._sums.sums[rows] - unit, dim=-1)
+        return (unit @ self._sums.means.double().T).scatter(1, rows[:, None], (unit * own).sum(dim=1)[:, None])
+
+    def _whitened(
+        self,
+        turned: Float64[Tensor, "batch raw"],
+        rows: Int64[Tensor, " batch"],
+        apart: Float64[Tensor, "batch raw"],
+        weight: Float64[Tensor, " batch"],
+        left: Float64[Tensor, " batch"],
+    ) -> Float64[Tensor, "batch classes"]:
+        """Return the scores by matrices M⁻¹ = D + γ u uᵀ, D diagonal, one for each image.
+
+        Args:
+            turned: unit-norm features in the basis.
+            rows: their classes.
+            apart: d, how far each feature lies from its class's mean.
+            weight: n/(n - 1).
+            left: the trace of the scatter without the image.
+        """
+        counts, classes, width = self._sums.counts, len(self._sums.counts), turned.shape[1]
+        count = int(counts.sum()) - 1
+        variance = left / width / count
+        diagonal = 1 / (self._values / count + WHITENING_SHRINKAGE * variance[:, None])
         direction = apart * diagonal
-        length = direction.square().sum()
         # a feature that was computed in another batch is not to the last bit what was summed
-        kept = (1 - weight / count * length).clamp(min=_ROUNDING)
-        gain = float((kept.rsqrt() - 1) / length) if bool(length > 0) else 0.0
-        return _RankOneWhitening(diagonal, direction, gain)
+        kept = (1 - weight / count * (apart * direction).sum(dim=1)).clamp(min=_ROUNDING)
+        gain = weight / count / kept
+
+        def dot(one: Tensor, other: Tensor) -> Tensor:
+            product: Tensor = torch.linalg.vecdot(one, other)
+            return product
+
+        def whitened(one: Tensor, other: Tensor) -> Tensor:
+            return dot(one * diagonal, other) + gain * dot(one, direction) * dot(other, direction)
+
+        means = self._turned / counts.clamp(min=1)[:, None]
+        own = (self._turned[rows] - turned) / (counts[rows] - 1)[:, None]
+        middle = means.mean(dim=0) if classes > 1 else torch.zeros(width, dtype=means.dtype)
+        shift = (own - means[rows]) / classes if classes > 1 else torch.zeros_like(own)  # of the middle, by the image
+        means = means - middle
+        query, own = turned - middle - shift, own - middle - shift
+
+        along = direction @ means.T - dot(direction, shift)[:, None]
+        crossed = (query * diagonal) @ means.T - dot(query * diagonal, shift)[:, None]
+        crossed = crossed + (gain * dot(query, direction))[:, None] * along
+        squares = diagonal @ means.square().T - 2 * (diagonal * shift) @ means.T
+        squares = squares + dot(diagonal * shift, shift)[:, None] + gain[:, None] * along.square()
+        at = rows[:, None]
+        crossed = crossed.scatter(1, at, whitened(query, own)[:, None])
+        squares = squares.scatter(1, at, whitened(own, own)[:, None]).clamp(min=0)
+        lengths = whitened(query, query).clamp(min=0).sqrt()[:, None] * squares.sqrt()
+
+        images = counts.clamp(min=1) - F.one_hot(rows, classes)
+        squared = diagonal.sum(dim=1) + gain * dot(direction, direction)
+        noise = count * whitened_variance(width, variance, squared) / (count - classes)
+        cosines: Tensor = crossed / lengths.clamp(min=_SMALLEST)
+        return cosines / attenuation(squares, noise[:, None] / images)
 
 
 def visual_space_of_old(

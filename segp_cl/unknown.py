@@ -87,7 +87,7 @@ def _spread_within(sums: ClassSums, whitening: Whitening) -> float:
     """
     assert sums.scatter is not None
     images, classes, width = int(sums.counts.sum()), *sums.sums.shape
-    total = float(whitened_variance(width, sums.scatter.diagonal().mean() / images, whitening))
+    total = float(whitened_variance(width, sums.scatter.diagonal().mean() / images, whitening.squared))
     return total / (1 - total / images) * images / (images - classes) / width
 
 

@@ -87,10 +87,7 @@ class _WithoutEach:
         scores = self._classifier.scores_of(features)
         text, visual, raw = scores.text.cpu(), scores.visual.cpu().clone(), features.raw.cpu()
         only = self.counts[rows] == 1
-        for image, row in enumerate(rows.tolist()):
-            if only[image]:
-                visual[image, row] = -torch.inf
-            else:
-                visual[image] = self._without.scores(raw[image], row)
+        visual[only, rows[only]] = -torch.inf
+        visual[~only] = self._without.scores(raw[~only], rows[~only])
         fused = fused_scores(text, visual, fusion_weight=self._classifier.state.fusion_weight)
         return Scores(text=text, visual=visual, fused=torch.where(only[:, None], text, fused))
