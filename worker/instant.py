@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 import torch
@@ -142,7 +143,7 @@ def put_on(
             most=settings.instant_test_images,
         ),
     )
-    judgement = judge.judge(state, learned.state, parent=taught.before)
+    judgement = judge.judge(state, learned.state, parent=taught.before, classifier=taught.after)
     before_publish()
     made: Made = "edited" if data.job.edit else "instant"
     provenance = data.provenance(made, learned, base, judgement, {"device": taught.device, **report})
@@ -173,10 +174,15 @@ class InClosedForm:
     config: LearnerConfig
     device: str
 
+    @cached_property
+    def after(self) -> Classifier:
+        """The classifier of the new state."""
+        return Classifier(self.base, self.learned.state)
+
     def labels(self, data: TaskData, on_progress: OnProgress) -> LabelReport:
         """Return what looks wrong in the task's labels."""
         return labels_of(
-            Classifier(self.base, self.learned.state),
+            self.after,
             self.seen,
             data.index,
             data.split,

@@ -67,6 +67,7 @@ class Judge:
         *,
         twin: Manifest | None = None,
         parent: Classifier | None = None,
+        classifier: Classifier | None = None,
     ) -> Judgement:
         """Measure a new version, record its golden answers, and have the gate decide on both.
 
@@ -75,6 +76,7 @@ class Judge:
             new: its state.
             twin: the instant version of the same task, on the same parent, that it is to replace.
             parent: the classifier of `old`, if there is one already.
+            classifier: that of `new`, likewise.
         """
         policy, index, split = self.policy, self.index, self.split
         few = policy.enabled and policy.check_taught and len(split.held_out) < policy.few_images
@@ -88,7 +90,8 @@ class Judge:
         if parent is not None and others and policy.enabled and policy.check_old_classes:
             few_images = evenly(index.labels, split.train, _IMAGES_FOR_THE_DRIFT)
             kept = OldClasses(parent, self.seen.part(few_images), but=index.classes)
-        classifier = Classifier(self.base, new)
+        if classifier is None:
+            classifier = Classifier(self.base, new)
         held_out, held_out_answers = self._measure(classifier, split.held_out)
         evaluation = self._evaluation(classifier, held_out)
         _, taught_answers = self._measure(classifier, taught)

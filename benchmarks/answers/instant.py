@@ -33,7 +33,8 @@ SERVERS: Final = 2
 THREADS: Final = 2
 ALLOWED_S: Final = 0.5
 """Seconds that a small task may take beside its multiple of the bare loop."""
-_POLL_S: Final = 0.02
+_POLL_S: Final = 0.05
+"""Asking more often would take a good part of a core from what is measured."""
 _PATIENCE_S: Final = 600.0
 _SETTLED_S: Final = 8.0
 """After the servers are ready: by then the worker's process has loaded the model."""
