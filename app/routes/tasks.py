@@ -30,7 +30,7 @@ _BODY = body_with_archive(
     status_code=202,
     summary="Teach new classes",
     response_model=TaskAccepted,
-    responses=problems(400, 409, 413, 415, 422, 503, 504, 507),
+    responses=problems(400, 404, 409, 413, 415, 422, 503, 504, 507),
     openapi_extra={"requestBody": _BODY},
 )
 async def submit_task(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from app.main import create_app
 from app.settings import Settings
 from exchange.contracts import JobState
 from exchange.jobs import Jobs
@@ -461,3 +462,11 @@ def test_a_dry_run_is_a_job_that_learns_nothing(client: TestClient, archive: Arc
     for more in ({"parent": "000001-0123456789ab"}, {"test_set": "field"}):
         refused = client.post("/v1/tasks", data={"name": "pets", "dry_run": "true", **more}, files=files)
         assert (refused.status_code, "dry_run learns and keeps nothing" in refused.json()["detail"]) == (422, True)
+
+
+def test_a_parent_that_is_not_there_is_404_and_the_description_says_so(client: TestClient, archive: Archive) -> None:
+    files = {"archive": ("pets.zip", archive({"cat": 1}))}
+    refused = client.post("/v1/tasks", data={"name": "pets", "parent": "000009-0123456789ab"}, files=files)
+    assert (refused.status_code, refused.json()["type"]) == (404, "urn:keepsight:problem:version-not-found")
+    responses = create_app(Settings(store=Path("unused"))).openapi()["paths"]["/v1/tasks"]["post"]["responses"]
+    assert "404" in responses
