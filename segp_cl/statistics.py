@@ -148,7 +148,7 @@ class ClassSums:
         sums[row] -= unit
         if self.scatter is None:
             return ClassSums(counts, sums, None)
-        apart, weight = _apart(self, unit, row)
+        apart, weight = _apart(self.counts, self.sums, unit, row)
         return ClassSums(counts, sums, self.scatter - weight * torch.outer(apart, apart))
 
     def towards(self, means: Float[Tensor, "classes raw"]) -> ClassSums:
@@ -198,11 +198,16 @@ def _triangular(factor: Float64[Tensor, "_ raw"]) -> Float64[Tensor, "_ raw"]:
     return triangular
 
 
-def _apart(sums: ClassSums, unit: Float64[Tensor, " raw"], row: int) -> tuple[Float64[Tensor, " raw"], float]:
-    """Return d = z - m_c and n/(n - 1): without the feature z the scatter is W - n/(n - 1) d dᵀ."""
-    images = int(sums.counts[row])
-    assert images > 1, "a class without its only image has no mean"
-    return unit - sums.sums[row] / images, images / (images - 1)
+def _apart(
+    counts: Int64[Tensor, " classes"],
+    sums: Float64[Tensor, "classes raw"],
+    unit: Float64[Tensor, "*batch raw"],
+    rows: Int64[Tensor, " batch"] | int,
+) -> tuple[Float64[Tensor, "*batch raw"], Float64[Tensor, "*batch"]]:
+    """Return d = z - m_c and n/(n - 1) of features z: without one of them the scatter is W - n/(n - 1) d dᵀ."""
+    images = counts[rows].double()
+    assert bool((images > 1).all()), "a class without its only image has no mean"
+    return unit - sums[rows] / images[..., None], images / (images - 1)
 
 
 class MomentSums:
@@ -477,13 +482,10 @@ class LeaveOneOut:
         """
         unit = F.normalize(raw.double(), dim=-1)
         counts = self._sums.counts
-        assert bool((counts[rows] > 1).all()), "a class without its only image has no mean"
         if self._sums.scatter is None or int(counts.sum()) - 1 <= len(counts):
             return self._plain(unit, rows).float()
-        images = counts[rows].double()
         turned = unit @ self._basis
-        apart = turned - self._turned[rows] / images[:, None]  # W - n/(n - 1) d dᵀ, as in `ClassSums.without`
-        weight = images / (images - 1)
+        apart, weight = _apart(counts, self._turned, turned, rows)
         left = self._values.sum() - weight * apart.square().sum(dim=1)
         flat = left <= _ROUNDING * self._values.sum()
         found = self._whitened(turned, rows, apart, weight, left)

@@ -60,7 +60,7 @@ class Disk:
 
     def release(self) -> None:
         """Unmount it; what still uses it keeps it until it ends."""
-        subprocess.run([_UMOUNT, "--lazy", str(self.folder)], capture_output=True)
+        _unmount(self.folder)
 
 
 def forbid_writing(folder: Path) -> None:
@@ -74,6 +74,10 @@ def forbid_writing(folder: Path) -> None:
 
 def permit_writing(folder: Path) -> None:
     """Take writes again."""
+    _unmount(folder)
+
+
+def _unmount(folder: Path) -> None:
     subprocess.run([_UMOUNT, "--lazy", str(folder)], capture_output=True)
 
 

@@ -74,4 +74,4 @@ def test_the_time_for_which_an_answer_was_held_is_not_the_server_s(client: TestC
     assert _held(client) == MANY - 4
     name = 'keepsight_request_seconds_sum{route="/v1/jobs/{job_id}"}'
     total = next(line for line in client.get("/metrics").text.splitlines() if line.startswith(name))
-    assert float(total.split()[-1]) < HELD_IN_ALL_S
+    assert float(total.split()[-1]) < 0.25, "one hold is longer than that"

@@ -44,12 +44,13 @@ class Lane:
 @pytest.fixture
 def lane(
     settings: WorkerSettings, jobs: Jobs, spool: Spool, stop: threading.Event, process_that: ProcessThat
-) -> Callable[[str], Lane]:
-    def make(body: str) -> Lane:
-        processes = Processes(settings, command=process_that(body))
+) -> Callable[..., Lane]:
+    def make(body: str, **changes: object) -> Lane:
+        chosen = settings.model_copy(update=changes)
+        processes = Processes(chosen, command=process_that(body))
         ledger = Ledger(jobs, spool, stop=stop)
-        supervisor = Supervisor(settings, jobs, spool, stop=stop, processes=processes)
-        made = InstantLane(settings, ledger, processes, run=supervisor.run, stop=stop)
+        supervisor = Supervisor(chosen, jobs, spool, stop=stop, processes=processes)
+        made = InstantLane(chosen, ledger, processes, run=supervisor.run, stop=stop)
         return Lane(made, processes, jobs, stop)
 
     return make
@@ -103,42 +104,25 @@ def test_a_job_whose_instant_version_failed_says_why_and_is_trained(
     ("body", "kept"), [(SERVES, True), ('fail("StoreError", "File too large")\ntime.sleep(60)', False)]
 )
 def test_a_process_is_used_again_only_if_its_order_succeeded(
-    settings: WorkerSettings,
-    jobs: Jobs,
-    spool: Spool,
-    stop: threading.Event,
-    process_that: ProcessThat,
-    accepted: JobRecord,
-    body: str,
-    kept: bool,
+    lane: Callable[..., Lane], accepted: JobRecord, monkeypatch: pytest.MonkeyPatch, body: str, kept: bool
 ) -> None:
     """What it lacked, it may lack for ever: files, memory, room."""
-    warm = settings.model_copy(update={"warm": True})
-    processes = Processes(warm, command=process_that(body))
+    made = lane(body, warm=True)
     taken: list[JobProcess] = []
-    take = processes.take
+    take = made.processes.take
 
     def noting(order: Order) -> JobProcess:
         taken.append(take(order))
         return taken[-1]
 
-    processes.take = noting  # type: ignore[method-assign]
-    InstantLane(warm, Ledger(jobs, spool, stop=stop), processes, run=lambda job_id: None, stop=stop).next(0.1)
+    monkeypatch.setattr(made.processes, "take", noting)
+    made.next()
     assert taken[0].runs is kept
-    processes.close()
+    made.processes.close()
 
 
-def test_a_process_that_is_stuck_is_given_up(
-    settings: WorkerSettings,
-    jobs: Jobs,
-    spool: Spool,
-    stop: threading.Event,
-    process_that: ProcessThat,
-    accepted: JobRecord,
-) -> None:
-    hasty = settings.model_copy(update={"max_silence_s": 0.3})
-    processes = Processes(hasty, command=process_that("time.sleep(60)"))
-    InstantLane(hasty, Ledger(jobs, spool, stop=stop), processes, run=lambda job_id: None, stop=stop).next(0.1)
+def test_a_process_that_is_stuck_is_given_up(lane: Callable[..., Lane], jobs: Jobs, accepted: JobRecord) -> None:
+    lane("time.sleep(60)", max_silence_s=0.3).next()
     instant = jobs.get(accepted.job_id).instant
     assert instant is not None
     assert instant.error is not None
