@@ -15,7 +15,10 @@ ENV = {"PATH": os.defpath}
 
 
 def test_a_process_has_its_arguments_and_environment_and_low_priority() -> None:
-    code = "import os, sys; sys.stdin.read(); print(sys.argv[1:], sorted(os.environ.items()), os.getpriority(os.PRIO_PROCESS, 0))"
+    code = (
+        "import os, sys; sys.stdin.read(); "
+        "print(sys.argv[1:], sorted(os.environ.items()), os.getpriority(os.PRIO_PROCESS, 0))"
+    )
     words = ["a b", "\u00e4"]
     env = {"NAME": "v\u00e4lue", "LC_CTYPE": "C.UTF-8"}
     with spawner.start([*PYTHON, code, *words], env=env, stdin=True) as process:
