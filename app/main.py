@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app import docs_page, problems, web
 from app.metrics import Metrics
 from app.middleware import BodyLimit, Methods, Observe
-from app.openapi import DESCRIPTION, TAGS
+from app.openapi import DESCRIPTION, TAGS, DescribedApp
 from app.pacing import Pace, Paced
 from app.query_limit import QueryLimit
 from app.routes import (
@@ -47,17 +46,14 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            # FastAPI keeps it; making it holds up every thread, so it is done before anything is served
-            described = asyncio.create_task(asyncio.to_thread(app.openapi))
             async with running(settings, metrics, live) as services:
-                await described
                 app.state.services = services
                 yield
         except Exception as error:
             app.state.startup_error = error
             raise
 
-    app = FastAPI(
+    app = DescribedApp(
         title="Keepsight",
         version=version("keepsight"),
         description=DESCRIPTION,

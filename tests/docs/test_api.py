@@ -15,6 +15,7 @@ from app import class_facts, correction_schemas, deps, edit_previews, edits, sch
 from app.intake.keep_test_set import SetForm
 from app.intake.submission import TaskForm
 from app.main import create_app
+from app.openapi import described
 from app.problems import TABLE
 from app.protocols.open_inference import OUTPUTS, InferAnswer
 from app.routes import (
@@ -79,6 +80,10 @@ NOT_IN_THE_TABLE = {"job-failed": 500}
 def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     folder = tmp_path_factory.mktemp("app")
     return create_app(Settings(store=folder / "store", spool=folder / "spool", keys_file=folder / "keys.json"))
+
+
+def test_the_description_that_servers_answer_with_is_what_the_routes_say(app: FastAPI) -> None:
+    assert app.openapi() == described(app), "run scripts/describe"
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,10 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -27,8 +25,6 @@ from segp_cl.types import LearnedClass, LearnerState, ModelSpec
 from tests.waiting import wait_until
 
 LOCAL = "http://127.0.0.1:8000"
-DESCRIBED: dict[str, dict[str, Any]] = {}
-"""OpenAPI documents by the server's title."""
 Configure = Callable[..., Settings]
 
 
@@ -40,18 +36,6 @@ def _load_the_tiny_model_once(tiny_spec: ModelSpec, tiny_backbone: Backbone, mon
         return tiny_backbone if spec == tiny_spec else load_backbone(spec, device=device)
 
     monkeypatch.setattr("app.startup.load_backbone", cached)
-
-
-@pytest.fixture(autouse=True)
-def _describe_the_api_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers of these tests share their OpenAPI document, which takes a second and depends on no setting."""
-    describe = FastAPI.openapi
-
-    def described(app: FastAPI) -> dict[str, Any]:
-        app.openapi_schema = app.openapi_schema or DESCRIBED.get(app.title)
-        return DESCRIBED.setdefault(app.title, describe(app))
-
-    monkeypatch.setattr(FastAPI, "openapi", described)
 
 
 @pytest.fixture
