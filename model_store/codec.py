@@ -131,7 +131,7 @@ def encode_state(state: LearnerState, golden: GoldenAnswers | None = None) -> tu
         "familiarity": None if state.familiarity is None else asdict(state.familiarity),
         "held_out": None
         if state.held_out is None
-        else {"images": state.held_out.images, "classes": state.held_out.classes},
+        else {name: getattr(state.held_out, name) for name in ("images", "classes", "nobody_spread")},
     }
 
 
@@ -189,7 +189,8 @@ def _decode_held_out(tensors: Mapping[str, Tensor], manifest: Manifest) -> HeldO
         return None
     odds = {path: tensors[f"{HELD_OUT}{path}"] for path in _PATHS}
     strangeness = tensors[STRANGENESS][0] if STRANGENESS in tensors else None
-    return HeldOutSummary(odds, strangeness, **manifest.held_out.model_dump())
+    record = manifest.held_out
+    return HeldOutSummary(odds, strangeness, record.images, record.classes, record.nobody_spread or 1.0)
 
 
 def _triangle(symmetric: Tensor) -> Tensor:
@@ -280,6 +281,8 @@ def content_digest(tensors: Mapping[str, Tensor], manifest: Manifest) -> str:
     for later in ("calibration", "familiarity", "held_out", "made", "other_parent_content_digest", "edit"):
         if learned[later] is None:
             del learned[later]  # manifests that were made before lack the field, and keep their digests
+    if manifest.held_out is not None and manifest.held_out.nobody_spread is None:
+        del learned["held_out"]["nobody_spread"]
     if manifest.dataset is not None:
         learned["dataset"] = manifest.dataset.model_dump(mode="json", exclude={"name"})
     digest = hashlib.sha256(canonical_json(learned))

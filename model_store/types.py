@@ -235,6 +235,9 @@ class HeldOutRecord(_Record):
 
     images: int = Field(ge=1)
     classes: int = Field(ge=1, description="Classes that the images are of.")
+    nobody_spread: float | None = Field(
+        None, gt=0, description="How many times as much as modelled images of no class were taken to vary; null: once."
+    )
 
 
 class FamiliarityRecord(_Record):

@@ -87,12 +87,14 @@ class HeldOutSummary:
         strangeness: quantiles of how strange the images looked (`segp_cl.unknown`); None where that cannot be told.
         images: how many images they are.
         classes: how many classes these are of.
+        nobody_spread: what strangeness was computed with.
     """
 
     odds: Mapping[Path, Float[Tensor, "multipliers shares"]]
     strangeness: Float[Tensor, " shares"] | None
     images: int
     classes: int
+    nobody_spread: float
 
 
 @dataclass(frozen=True)

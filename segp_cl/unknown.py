@@ -8,6 +8,7 @@ ratio of its nearest class, of which n images are known, to a class of which non
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,6 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from segp_cl.statistics import ClassSums, Whitening, whitened_variance
+
+NOBODY_SPREAD: Final = 1.1
+"""Images of no class vary so much more than the model says, w + λ: they are also of what is unlike all classes.
+
+By exactly w + λ, an image that is far from every class would hardly count as strange where there are many images.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,12 @@ class Strangeness:
 
     @classmethod
     def of(
-        cls, sums: ClassSums, whitening: Whitening | None, prototypes: Float[Tensor, "classes raw"]
+        cls,
+        sums: ClassSums,
+        whitening: Whitening | None,
+        prototypes: Float[Tensor, "classes raw"],
+        *,
+        nobody_spread: float = NOBODY_SPREAD,
     ) -> Strangeness | None:
         """Compute the terms of every class; None where spreads cannot be told from the sums.
 
@@ -39,6 +51,7 @@ class Strangeness:
             sums: of all classes.
             whitening: the visual space.
             prototypes: what features are compared with in it, both as `visual_space` returns them.
+            nobody_spread: how many times w + λ images of no class vary.
         """
         images, classes, width = int(sums.counts.sum()), *sums.sums.shape
         if whitening is None or sums.scatter is None or images <= classes:
@@ -55,7 +68,7 @@ class Strangeness:
         # s_c is the cosine times the length of the prototype
         per_score = squares.sqrt() / prototypes.double().norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
         unit = within / between / width
-        nobody = within + between
+        nobody = nobody_spread * (within + between)
         return cls(
             square=unit * (1 / spread - 1 / nobody),
             slope=unit * 2 * known * per_score / spread,

@@ -17,6 +17,7 @@ from segp_cl.calibration import fit_scale
 from segp_cl.odds import at, grown, log_odds, pooled, quantiles, surprise
 from segp_cl.scores import fused_scores
 from segp_cl.types import Calibration, HeldOutSummary, LearnerState, Path
+from segp_cl.unknown import NOBODY_SPREAD
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def summarised(
     if strangeness is not None and before is not None and before.strangeness is not None and still:
         strangeness = pooled(before.strangeness[None], strangeness[None], weights=weights)[0]
     images_in_all = len(kept.rows) + (before.images if before is not None and still else 0)
-    summary = HeldOutSummary(odds, strangeness, images=images_in_all, classes=sum(weights))
+    summary = HeldOutSummary(odds, strangeness, images=images_in_all, classes=sum(weights), nobody_spread=NOBODY_SPREAD)
     return Calibration(**multipliers, images=len(kept.rows)), summary
 
 
@@ -121,7 +122,13 @@ def of_both(
         strangeness = pooled(mine.strangeness[None], other.strangeness[None], weights=weights)[0]
     return (
         Calibration(**multipliers, images=images),
-        HeldOutSummary(odds, strangeness, images=images, classes=sum(weights)),
+        HeldOutSummary(
+            odds,
+            strangeness,
+            images=images,
+            classes=sum(weights),
+            nobody_spread=max(mine.nobody_spread, other.nobody_spread),
+        ),
     )
 
 

@@ -19,7 +19,7 @@ from segp_cl.runtime.engines.torch_engine import TorchEngine
 from segp_cl.scores import Whitener, dual_path_scores, probabilities
 from segp_cl.statistics import is_centred, visual_space, visual_space_of_old
 from segp_cl.types import LearnerState, Path, Scores
-from segp_cl.unknown import Strangeness, share_less_strange
+from segp_cl.unknown import NOBODY_SPREAD, Strangeness, share_less_strange
 
 
 class NoClassesError(KeepsightError):
@@ -104,7 +104,8 @@ class Classifier:
         self._prototypes = prototypes.to(base.device)
         self._strangeness: Strangeness | None = None
         if state.sums is not None:
-            strangeness = Strangeness.of(state.sums, whitening, prototypes)
+            spread = NOBODY_SPREAD if state.held_out is None else state.held_out.nobody_spread
+            strangeness = Strangeness.of(state.sums, whitening, prototypes, nobody_spread=spread)
             self._strangeness = None if strangeness is None else strangeness.to(self._prototypes)
         self._whitening: Whitener | None = None
         if whitening is not None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from model_store import codec
-from model_store.types import CorruptVersionError, DatasetRecord, InvalidStateError, Manifest
+from model_store.types import CorruptVersionError, DatasetRecord, HeldOutRecord, InvalidStateError, Manifest
 from segp_cl.odds import MULTIPLIERS, SHARES
 from segp_cl.statistics import ClassSums
 from segp_cl.types import (
@@ -413,7 +413,7 @@ def with_held_out(strangeness: torch.Tensor | None) -> LearnerState:
     odds = {
         path: torch.randn(MULTIPLIERS, SHARES, generator=generator, dtype=torch.float64).sort().values for path in names
     }
-    return replace(learned(), held_out=HeldOutSummary(odds, strangeness, images=12, classes=3))
+    return replace(learned(), held_out=HeldOutSummary(odds, strangeness, images=12, classes=3, nobody_spread=1.25))
 
 
 @pytest.mark.parametrize("strangeness", [None, torch.linspace(-1, 1, SHARES, dtype=torch.float64)])
@@ -423,13 +423,32 @@ def test_what_is_kept_of_held_out_images_survives(strangeness: torch.Tensor | No
     found = codec.decode_state(tensors, manifest_of(state)).held_out
     assert found is not None
     assert state.held_out is not None
-    assert (found.images, found.classes) == (12, 3)
+    assert (found.images, found.classes, found.nobody_spread) == (12, 3, 1.25)
     assert all(torch.equal(found.odds[path], odds) for path, odds in state.held_out.odds.items())
     assert (found.strangeness is None) is (strangeness is None)
     if strangeness is not None:
         assert found.strangeness is not None
         assert torch.equal(found.strangeness, strangeness)
     assert digest_of(state) != digest_of(learned())
+
+
+def test_a_version_from_before_has_the_digest_and_the_unknowns_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = with_held_out(None)
+    said: list[Any] = []
+    manifest = manifest_of(state).model_copy(update={"held_out": HeldOutRecord(images=12, classes=3)})
+    tensors, _ = codec.encode_state(state)
+    plain = codec.canonical_json
+
+    def listened(value: Any) -> bytes:
+        said.append(value)
+        return plain(value)
+
+    monkeypatch.setattr(codec, "canonical_json", listened)
+    codec.content_digest(tensors, manifest)
+    assert said[0]["held_out"] == {"images": 12, "classes": 3}
+    found = codec.decode_state(tensors, manifest).held_out
+    assert found is not None
+    assert found.nobody_spread == 1.0
 
 
 def test_quantiles_of_another_size_or_without_a_path_are_refused() -> None:

@@ -11,7 +11,7 @@ from segp_cl.odds import quantiles
 from segp_cl.scores import dual_path_scores
 from segp_cl.statistics import ClassSums, MomentSums, visual_space
 from segp_cl.types import Scores
-from segp_cl.unknown import Strangeness, share_less_strange
+from segp_cl.unknown import NOBODY_SPREAD, Strangeness, share_less_strange
 
 WIDTH = 48
 
@@ -19,14 +19,18 @@ WIDTH = 48
 class World:
     """Classes around a common middle, which spread more in some directions than in others."""
 
-    def __init__(self, classes: int, seed: int = 0) -> None:
+    def __init__(self, classes: int, seed: int = 0, *, apart: float = 1.0) -> None:
         self._generator = torch.Generator().manual_seed(seed)
         self._spread = torch.linspace(0.2, 1.5, WIDTH)
-        self.middles = 2.0 + self._random(classes, WIDTH)
+        self.middles = 2.0 + apart * self._random(classes, WIDTH)
 
     def images(self, rows: list[int], each: int) -> tuple[Tensor, Tensor]:
         labels = torch.tensor(rows).repeat_interleave(each)
         return self.middles[labels] + self._spread * self._random(len(labels), WIDTH), labels
+
+    def far(self, count: int) -> Tensor:
+        """Images of no such world: around its middle, and in every direction half as far again as images lie."""
+        return self.middles.mean(dim=0) + 1.5 * self._spread * self._random(count, WIDTH)
 
     def _random(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self._generator)
@@ -44,14 +48,16 @@ def scores_of(sums: ClassSums, raw: Tensor) -> Scores:
     return dual_path_scores(raw, image, text, prototypes, fusion_weight=1.0, whitening=whitening)
 
 
-def strangeness_of(sums: ClassSums, raw: Tensor) -> Tensor:
-    strange, scores = Strangeness.of(sums, *visual_space(sums)), scores_of(sums, raw)
+def strangeness_of(sums: ClassSums, raw: Tensor, nobody_spread: float = NOBODY_SPREAD) -> Tensor:
+    strange = Strangeness.of(sums, *visual_space(sums), nobody_spread=nobody_spread)
+    scores = scores_of(sums, raw)
     assert strange is not None
     assert scores.length is not None
     return strange(scores.visual, scores.length)
 
 
-def test_it_is_the_likelihood_ratio_of_the_model() -> None:
+@pytest.mark.parametrize("nobody_spread", [1.0, NOBODY_SPREAD])
+def test_it_is_the_likelihood_ratio_of_the_model(nobody_spread: float) -> None:
     """Against densities from torch.distributions, for classes of different sizes."""
     world = World(4)
     raw, labels = world.images([0, 1, 2, 3, 3, 3], 6)
@@ -66,7 +72,8 @@ def test_it_is_the_likelihood_ratio_of_the_model() -> None:
     within = within / (1 - within / images) * images / (images - classes) / WIDTH
     between = (means.double().pow(2).sum(dim=1) / WIDTH - within / counts).mean()
     mapped = whitening(F.normalize(unseen, dim=-1)).double()
-    nobody = torch.distributions.Normal(0.0, (within + between).sqrt()).log_prob(mapped).sum(dim=1)  # type: ignore[no-untyped-call]
+    spread = (nobody_spread * (within + between)).sqrt()
+    nobody = torch.distributions.Normal(0.0, spread).log_prob(mapped).sum(dim=1)  # type: ignore[no-untyped-call]
     ratios = []
     for mean, count in zip(means.double(), counts, strict=True):
         known = between / (between + within / count)
@@ -74,7 +81,7 @@ def test_it_is_the_likelihood_ratio_of_the_model() -> None:
         density = torch.distributions.Normal(known * mean, spread.sqrt())
         ratios.append(density.log_prob(mapped).sum(dim=1) - nobody)  # type: ignore[no-untyped-call]
     expected = -2 * torch.stack(ratios).amax(dim=0) * within / between / WIDTH
-    assert torch.allclose(strangeness_of(sums, unseen).double(), expected, atol=1e-4)
+    assert torch.allclose(strangeness_of(sums, unseen, nobody_spread).double(), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("each", [2, 30])
@@ -84,6 +91,19 @@ def test_images_of_other_classes_look_stranger(each: int) -> None:
     known = strangeness_of(sums, world.images(list(range(10)), 20)[0])
     other = strangeness_of(sums, world.images(list(range(10, 20)), 20)[0])
     assert (known[:, None] < other).float().mean() > 0.9
+
+
+def test_what_is_far_from_alike_classes_looks_strange() -> None:
+    """Classes hardly further apart than their images: by w + λ, what is far from all is nearly as likely of one."""
+    world = World(10, apart=0.2)
+    sums = sums_of(*world.images(list(range(10)), 200), 10)
+    known, far = world.images(list(range(10)), 20)[0], world.far(200)
+
+    def told(nobody_spread: float) -> float:
+        stranger = strangeness_of(sums, known, nobody_spread)[:, None] < strangeness_of(sums, far, nobody_spread)
+        return stranger.float().mean().item()
+
+    assert told(NOBODY_SPREAD) > 0.9 > told(1.0)
 
 
 def test_it_means_the_same_with_few_images_and_with_many() -> None:

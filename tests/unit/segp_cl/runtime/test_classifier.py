@@ -231,7 +231,11 @@ def with_held_out(odds: float = 2.0) -> LearnerState:
     sums.add(raw, torch.arange(2).repeat_interleave(10))
     kept = torch.full((MULTIPLIERS, SHARES), odds, dtype=torch.float64)
     summary = HeldOutSummary(
-        {"text": kept, "visual": kept, "fused": kept}, torch.zeros(SHARES, dtype=torch.float64), images=99, classes=2
+        {"text": kept, "visual": kept, "fused": kept},
+        torch.zeros(SHARES, dtype=torch.float64),
+        images=99,
+        classes=2,
+        nobody_spread=1.1,
     )
     return replace(state_of(), sums=sums.total(), held_out=summary)
 
