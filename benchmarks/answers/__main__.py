@@ -128,7 +128,7 @@ def main(
             rounds=1 if quick else 3,
             orders=1 if quick else orders,
             draws=1 if quick else 3,
-            pairs=2 if quick else 12,
+            pairs=2 if quick else 48,
         )
         record = load_json(out / "record.json") if only else {}
         record |= {"machine": machine(threads), "quick": quick, "evaluated_on": "validation" if validation else "test"}

@@ -20,6 +20,7 @@ from segp_cl.types import Path
 
 COVERAGE = 0.9
 BINS = 10
+DRAWS = 20
 
 
 def _after_every_task(lineage: Lineage, photos: Photos, history: Sequence[Taught]) -> list[Record]:
@@ -41,6 +42,7 @@ def _after_every_task(lineage: Lineage, photos: Photos, history: Sequence[Taught
             row[path] = {
                 "accuracy": float((best == labels).double().mean()),
                 "ece": expected_calibration_error(likely, labels),
+                "ece_by_chance": error_by_chance(likely),
                 "coverage": float(held.double().mean()),
                 "coverage_of_old": float(held[old].double().mean()) if bool(old.any()) else None,
                 "labels": float(inside.sum(dim=1).double().mean()),
@@ -48,6 +50,13 @@ def _after_every_task(lineage: Lineage, photos: Photos, history: Sequence[Taught
             }
         rows.append(row)
     return rows
+
+
+def error_by_chance(likely: Tensor) -> float:
+    """The error that is measured on as many images where every probability is true, which is not zero either."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(likely.double(), DRAWS, replacement=True, generator=generator)
+    return mean(expected_calibration_error(likely, labels) for labels in drawn.T)
 
 
 def _reliability(likely: Tensor, labels: Tensor) -> list[list[float]]:
@@ -81,13 +90,16 @@ def _section(details: Record) -> str:
             last = [order[-1][path] for order in found["orders"]]
             every = [row[path] for order in found["orders"] for row in order]
             first = [order[0][path] for order in found["orders"]]
+            chance = [mean(row["ece_by_chance"] for row in tasks) for tasks in (last, first)]
             old = [row["coverage_of_old"] for row in last if row["coverage_of_old"] is not None]
             rows.append(
                 [
                     name,
                     path,
                     *(number(100 * mean(row[key] for row in last), 1) for key in ("accuracy", "ece")),
+                    number(100 * chance[0], 1),
                     number(100 * mean(row["ece"] for row in first), 1),
+                    number(100 * chance[1], 1),
                     number(100 * mean(row["ece"] for row in every), 1),
                     number(100 * mean(row["coverage"] for row in last), 1),
                     number(100 * mean(old), 1) if old else number(None),
@@ -95,11 +107,13 @@ def _section(details: Record) -> str:
                     number(mean(row["labels"] for row in last), 2),
                 ]
             )
-    header = ["data", "path", "accuracy", "ECE", "ECE after the first task", "ECE after every task"]
+    header = ["data", "path", "accuracy", "ECE", "by chance", "ECE after the first task", "by chance"]
+    header += ["ECE after every task"]
     header += ["coverage", "coverage of old classes", "coverage after every task", "labels"]
     return (
         "Percent over all seen classes after the last task, unless the column says otherwise; `labels` is how many a "
-        f"set of {COVERAGE:.0%} has on average. Means over orders of the classes.\n\n" + table(header, rows, left=2)
+        f"set of {COVERAGE:.0%} has on average, and `by chance` the error that is measured on as many images where "
+        "every probability is true. Means over orders of the classes.\n\n" + table(header, rows, left=2)
     )
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.answers import __main__ as program
-from benchmarks.answers.certainty import CERTAINTY
+from benchmarks.answers.certainty import CERTAINTY, error_by_chance
 from benchmarks.answers.features import Images, Photos
 from benchmarks.answers.group import Inputs
 from benchmarks.answers.lineage import Lineage, given_features, history, scores_of
@@ -73,6 +73,13 @@ def test_orders_differ_and_hold_every_class() -> None:
     orders = [photos().order(seed) for seed in range(3)]
     assert all(sorted(c for task in order for c in task) == list(range(CLASSES)) for order in orders)
     assert orders[0] != orders[1] != orders[2]
+
+
+def test_an_error_by_chance_is_larger_with_few_images_and_none_where_all_is_certain() -> None:
+    few, many = (error_by_chance(torch.full((images, 2), 0.5)) for images in (20, 10_000))
+    assert 0.04 < few < 0.2
+    assert many < 0.02
+    assert error_by_chance(torch.eye(2).repeat(10, 1)) == 0
 
 
 @pytest.mark.parametrize("name", ["certainty", "unknown", "shots"])  # the others need real images
