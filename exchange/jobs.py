@@ -248,28 +248,38 @@ class Jobs(RedisClient):
             if rank is None:
                 raise JobNotFoundError(f"no job has the id {before!r}")
             first = int(cast("int", rank)) + 1
-        found = Listing([], {})
+        found, expired = Listing([], {}), list[str]()
         for ids in self._ids(first):
             for job_id, fields in self._fields([job_id for job_id in ids if job_id not in skip]):
                 if limit is not None and len(found.records) == limit:
+                    self._forget(expired)
                     return Listing(found.records, found.unreadable, more=True)
                 try:
                     found.records.append(_record(job_id, fields))
                 except JobUnreadableError:
                     found.unreadable[job_id] = fields if isinstance(fields, dict) else {}
                 except JobNotFoundError:  # its record expired
-                    with contextlib.suppress(BrokerUnavailableError), reaching():
-                        self._redis.zrem(JOBS_KEY, job_id)
+                    expired.append(job_id)
+        self._forget(expired)
         return found
 
     def _ids(self, first: int) -> Iterator[Sequence[str]]:
+        """Yield pages of ids from a place on. A job that comes meanwhile moves places: none is yielded twice."""
         while True:
             with reaching():
                 ids = cast("list[str]", self._redis.zrevrange(JOBS_KEY, first, first + _PAGE - 1))
-            if not ids:
+            if ids:
+                yield ids
+            if len(ids) < _PAGE:
                 return
-            yield ids
-            first += len(ids)
+            with reaching():
+                rank = cast("int | None", self._redis.zrevrank(JOBS_KEY, ids[-1]))
+            first = first + len(ids) if rank is None else rank + 1
+
+    def _forget(self, expired: Sequence[str]) -> None:
+        if expired:
+            with contextlib.suppress(BrokerUnavailableError), reaching():
+                self._redis.zrem(JOBS_KEY, *expired)
 
     def _fields(self, ids: Sequence[str]) -> _Rows:
         """Return what is stored under each id, in one round trip; an error where it is no job."""

@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import redis
@@ -350,3 +351,21 @@ def test_jobs_are_listed_in_pages_and_in_few_round_trips(
     assert [r.job_id for r in jobs.listing(skip=ids[:7]).records] == ids[7:]
     with pytest.raises(JobNotFoundError):
         jobs.listing(before=new_job_id())
+
+
+@pytest.mark.parametrize("page", [2, 3, 200])
+def test_a_job_that_comes_while_jobs_are_listed_repeats_none_and_one_that_expired_hides_none(
+    jobs: Jobs, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    ids = [created(jobs) for _ in range(7)][::-1]
+    client.delete(job_key(ids[1]))
+    monkeypatch.setattr("exchange.jobs._PAGE", page)
+    read = jobs._fields
+
+    def interrupted(wanted: Sequence[str]) -> Any:
+        created(jobs)
+        return read(wanted)
+
+    monkeypatch.setattr(jobs, "_fields", interrupted)
+    assert [record.job_id for record in jobs.list()] == [ids[0], *ids[2:]]
+    assert client.zrank(JOBS_KEY, ids[1]) is None
