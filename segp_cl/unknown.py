@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segp_cl.statistics import ClassSums, Whitening, whitened_variance
 
-NOBODY_SPREAD: Final = 1.1
+NOBODY_SPREAD: Final = 1.05
 """Images of no class vary so much more than the model says, w + λ: they are also of what is unlike all classes.
 
 By exactly w + λ, an image that is far from every class would hardly count as strange where there are many images.
@@ -28,7 +28,8 @@ By exactly w + λ, an image that is far from every class would hardly count as s
 class Strangeness:
     """Computes min_c `length` * (`length` * `square` - `slope` * s_c) + `bias` from the visual path's scores.
 
-    In units of the spread between classes, so that it means the same after every task. Above 0, a class that nobody
+    In units of how much more images of no class vary than those of one, so that it means the same after every task.
+    Above 0, a class that nobody
     taught is likelier than any that is known.
     """
 
@@ -67,8 +68,8 @@ class Strangeness:
         squares = means.pow(2).sum(dim=1)
         # s_c is the cosine times the length of the prototype
         per_score = squares.sqrt() / prototypes.double().norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-        unit = within / between / width
         nobody = nobody_spread * (within + between)
+        unit = within / (nobody - within) / width
         return cls(
             square=unit * (1 / spread - 1 / nobody),
             slope=unit * 2 * known * per_score / spread,

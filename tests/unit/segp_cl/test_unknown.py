@@ -72,15 +72,15 @@ def test_it_is_the_likelihood_ratio_of_the_model(nobody_spread: float) -> None:
     within = within / (1 - within / images) * images / (images - classes) / WIDTH
     between = (means.double().pow(2).sum(dim=1) / WIDTH - within / counts).mean()
     mapped = whitening(F.normalize(unseen, dim=-1)).double()
-    spread = (nobody_spread * (within + between)).sqrt()
-    nobody = torch.distributions.Normal(0.0, spread).log_prob(mapped).sum(dim=1)  # type: ignore[no-untyped-call]
+    wide = nobody_spread * (within + between)
+    nobody = torch.distributions.Normal(0.0, wide.sqrt()).log_prob(mapped).sum(dim=1)  # type: ignore[no-untyped-call]
     ratios = []
     for mean, count in zip(means.double(), counts, strict=True):
         known = between / (between + within / count)
         spread = within + between * (1 - known)
         density = torch.distributions.Normal(known * mean, spread.sqrt())
         ratios.append(density.log_prob(mapped).sum(dim=1) - nobody)  # type: ignore[no-untyped-call]
-    expected = -2 * torch.stack(ratios).amax(dim=0) * within / between / WIDTH
+    expected = -2 * torch.stack(ratios).amax(dim=0) * within / (wide - within) / WIDTH
     assert torch.allclose(strangeness_of(sums, unseen, nobody_spread).double(), expected, atol=1e-4)
 
 
@@ -95,7 +95,7 @@ def test_images_of_other_classes_look_stranger(each: int) -> None:
 
 def test_what_is_far_from_alike_classes_looks_strange() -> None:
     """Classes hardly further apart than their images: by w + λ, what is far from all is nearly as likely of one."""
-    world = World(10, apart=0.2)
+    world = World(10, apart=0.05)
     sums = sums_of(*world.images(list(range(10)), 200), 10)
     known, far = world.images(list(range(10)), 20)[0], world.far(200)
 

@@ -235,7 +235,7 @@ def with_held_out(odds: float = 2.0) -> LearnerState:
         torch.zeros(SHARES, dtype=torch.float64),
         images=99,
         classes=2,
-        nobody_spread=1.1,
+        nobody_spread=1.05,
     )
     return replace(state_of(), sums=sums.total(), held_out=summary)
 
