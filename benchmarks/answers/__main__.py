@@ -95,7 +95,7 @@ def main(
     ] = False,
     work: Annotated[Path, typer.Option(help="Where finished trainings are kept.")] = Path("var/bench"),
     only: Annotated[list[str] | None, ONLY] = None,
-    orders: Annotated[int, typer.Option(min=1, help="Orders of the classes.")] = 3,
+    orders: Annotated[int, typer.Option(min=1, help="Orders of the classes.")] = 10,
     threads: Threads = 2,
     quick: Quick = False,
 ) -> None:
