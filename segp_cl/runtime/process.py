@@ -22,10 +22,15 @@ _OWN_BYTES: Final = 32 << 20
 _HEAPS: Final = 2
 _SWITCH_S: Final = 0.001
 _SHORT_SWITCH_S: Final = 0.0001
+_WAITING: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+"""How threads of OpenMP wait: they spin for a microsecond or two, and then sleep.
+
+Without that moment every step of an operation in many small ones, such as an eigendecomposition, wakes threads anew.
+"""
 
 
 def set_up_process(*, own_from_bytes: int = _KEPT_BYTES) -> None:
-    """Let waiting threads sleep, and keep freed memory for the next pass or step.
+    """Let threads that wait for long sleep, and keep freed memory for the next pass or step.
 
     Waiting: server and worker may need the same cores. Memory: glibc would return a pass's activations to the kernel
     when they are freed, and the kernel would zero and map them again, page by page, for the next pass. With another C
@@ -34,7 +39,7 @@ def set_up_process(*, own_from_bytes: int = _KEPT_BYTES) -> None:
     Args:
         own_from_bytes: blocks of this size and more are not kept: such as no pass needs, but a large image does.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.update(_waiting(os.environ))
     if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
         return
     with contextlib.suppress(OSError, AttributeError):
@@ -49,7 +54,12 @@ def set_up_environment(base: Mapping[str, str]) -> dict[str, str]:
     if "glibc.malloc." not in tunables:
         ours = f"glibc.malloc.mmap_threshold={_KEPT_BYTES}:glibc.malloc.trim_threshold={_KEPT_BYTES}"
         tunables = f"{tunables}:{ours}" if tunables else ours
-    return {"OMP_WAIT_POLICY": "PASSIVE", **base, "GLIBC_TUNABLES": tunables}
+    return {**base, **_waiting(base), "GLIBC_TUNABLES": tunables}
+
+
+def _waiting(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of `_WAITING`, or none where an operator has said how threads wait."""
+    return {} if environment.keys() & _WAITING.keys() else _WAITING
 
 
 def peak_rss_bytes() -> int:

@@ -77,16 +77,22 @@ def test_an_operators_own_tunables_stand() -> None:
 def test_threads_that_wait_sleep_unless_the_operator_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")  # this process's memory is left as it is
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     set_up_process()
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert 0 < int(os.environ["GOMP_SPINCOUNT"]) < 1_000_000
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
     set_up_process()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 def test_threads_that_wait_sleep_unless_an_operator_wants_them_to_spin() -> None:
     assert set_up_environment({})["OMP_WAIT_POLICY"] == "PASSIVE"
     assert set_up_environment({"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert "GOMP_SPINCOUNT" not in set_up_environment({"OMP_WAIT_POLICY": "ACTIVE"})
+    assert "OMP_WAIT_POLICY" not in set_up_environment({"GOMP_SPINCOUNT": "0"})
 
 
 def test_an_operators_allocator_settings_are_kept() -> None:
