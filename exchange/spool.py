@@ -13,9 +13,12 @@ import json
 import os
 import re
 import shutil
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
+from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -25,6 +28,9 @@ from segp_cl.errors import KeepsightError
 _JOB_ID: Final = re.compile(r"[0-9a-f]{32}")
 _SUFFIX: Final = re.compile(r"\.[a-z0-9]{1,8}")
 _PARTIAL: Final = ".part"
+_SYNCING_THREADS: Final = 4
+_MOST_OPEN: Final = 16
+"""Files that are written and not yet synced to disk, of one upload."""
 MAX_PATH: Final = 500
 """Most characters that are kept of where an image lies in an upload."""
 _LOCK_FILE: Final = "writer.lock"
@@ -63,6 +69,42 @@ def _digest(classes: Sequence[str], labels: Sequence[int], checksums: Sequence[s
     return sha256(json.dumps(described, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+class _Syncing:
+    """Syncs files to disk on threads of its own, while the next images are checked: a disk does several at once."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_SYNCING_THREADS, thread_name_prefix="spool")
+        self._begun: deque[Future[None]] = deque()
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a file, and begin to sync it. Raises the OSError of this one, or of an earlier one."""
+        while len(self._begun) >= _MOST_OPEN:
+            self._begun.popleft().result()
+        file = path.open("wb")
+        try:
+            file.write(data)
+            file.flush()
+        except BaseException:
+            with contextlib.suppress(OSError):  # it tries to write the rest
+                file.close()
+            raise
+        self._begun.append(self._threads.submit(_sync_and_close, file))
+
+    def wait(self) -> None:
+        """Wait until all are on the disk. Raises the OSError of one that could not be synced."""
+        while self._begun:
+            self._begun.popleft().result()
+
+    def end(self) -> None:
+        """Wait for what was begun, whatever becomes of it, and end the threads."""
+        self._threads.shutdown()
+
+
+def _sync_and_close(file: BufferedWriter) -> None:
+    with file:
+        os.fsync(file.fileno())
+
+
 class SpoolWriter:
     """Writes one job's images. Leaving the `with` block without `close` removes everything that was written.
 
@@ -77,6 +119,7 @@ class SpoolWriter:
         self._checksums: list[str] = []
         self._held_out: list[bool] = []
         self._paths: list[str] = []
+        self._syncing = _Syncing()
         self._folder.mkdir(mode=0o700)
         self._lock = _locked(self._folder / _LOCK_FILE)
         (self._folder / "images").mkdir()
@@ -88,11 +131,11 @@ class SpoolWriter:
         sender.
 
         Raises:
-            OSError: the disk is full or the folder is gone.
+            OSError: the disk is full or the folder is gone; or it was for an image before.
         """
         safe = suffix.lower() if _SUFFIX.fullmatch(suffix.lower()) else ""
         name = f"images/{len(self._files):07d}{safe}"
-        write_synced(self._folder / name, data)
+        self._syncing.write(self._folder / name, data)
         self._files.append(name)
         self._labels.append(class_index)
         self._checksums.append(sha256(data).hexdigest())
@@ -107,6 +150,7 @@ class SpoolWriter:
 
         Raises:
             SpoolError: nothing was added, or an image was added for a class that is not named.
+            OSError: something could not be brought to the disk.
         """
         if not self._files:
             raise SpoolError("no image was spooled, expected at least one")
@@ -128,6 +172,7 @@ class SpoolWriter:
             "digest": digest,
             "paths": self._paths,
         }
+        self._syncing.wait()
         write_synced(self._folder / "index.json", json.dumps(index).encode())
         sync_folder(self._folder / "images")
         sync_folder(self._folder)
@@ -155,6 +200,7 @@ class SpoolWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._syncing.end()
         self.abort()
         self._unlock()
 
