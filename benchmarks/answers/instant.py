@@ -35,6 +35,7 @@ ALLOWED_S: Final = 0.5
 """Seconds that a small task may take beside its multiple of the bare loop."""
 _POLL_S: Final = 0.05
 """Asking more often would take a good part of a core from what is measured."""
+_DATA: Final = b"data:"
 _PATIENCE_S: Final = 600.0
 _SETTLED_S: Final = 8.0
 """After the servers are ready: by then the worker's process has loaded the model."""
@@ -125,12 +126,25 @@ class Service:
         """Send a task, and time until all servers serve it."""
         job_id, sent_at = self.upload(archive, name)
 
-        def served(key: str) -> bool:
-            version = (self.get(f"/v1/jobs/{job_id}")[key] or {}).get("version_id")
-            return version is not None and set(self.serving()) == {version}
+        def served(key: str) -> float:
+            version = self.version_of(job_id, key)
+            return self.until(lambda: set(self.serving()) == {version}) - sent_at
 
-        instant_s = self.until(lambda: served("instant")) - sent_at
-        return Timed(instant_s, self.until(lambda: served("result")) - sent_at if trained else None)
+        return Timed(served("instant"), served("result") if trained else None)
+
+    def version_of(self, job_id: str, key: str) -> str:
+        """Wait for a job's `instant` version, or that of its `result`, by its events: asking would cost what is timed.
+
+        Raises:
+            TimeoutError: it has ended without.
+        """
+        url = f"http://127.0.0.1:{self.port}/v1/jobs/{job_id}/events"
+        with urllib.request.urlopen(url, timeout=_PATIENCE_S) as events:
+            for line in events:
+                job = json.loads(line[len(_DATA) :]) if line.startswith(_DATA) else {}
+                if version := (job.get(key) or {}).get("version_id"):
+                    return str(version)
+        raise TimeoutError(f"the job has ended without {key}")
 
 
 @contextlib.contextmanager
