@@ -22,7 +22,13 @@ from typing import IO, TYPE_CHECKING
 
 from exchange.contracts import ContributionReport, JobError, LabelReport
 from segp_cl.errors import KeepsightError
-from segp_cl.runtime.process import give_memory_back, importing, set_up_process, yield_to_others
+from segp_cl.runtime.process import (
+    all_yield_to_others,
+    give_memory_back,
+    importing,
+    set_up_process,
+    yield_to_others,
+)
 from worker.log import configure_logging, job_logging
 from worker.messages import (
     GO,
@@ -206,7 +212,7 @@ def carry_out(order: Order, channel: Channel) -> Done | DoneInstantly | Failed:
             )
             return DoneInstantly(outcome=outcome)
         if not job.is_quick:
-            yield_to_others()  # answers, instant versions and edits go first
+            all_yield_to_others()  # answers, instant versions and edits go first
         return Done(
             outcome=run_update(
                 job,

@@ -69,7 +69,9 @@ class JobProcess:
                 text=True,
                 encoding="utf-8",
                 errors="replace",
-                start_new_session=True,  # a Ctrl-C in the terminal is for the worker to deal with
+                # a Ctrl-C in the terminal is for the worker to deal with; but a session of its own would have a share
+                # of the processor of its own on kernels that group by sessions, whatever its priority
+                process_group=0,
             )
         except (OSError, MemoryError, subprocess.SubprocessError) as error:
             raise NotStartedError(f"could not be started: {error}") from error

@@ -91,6 +91,14 @@ def yield_to_others(pid: int | None = None) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id() if pid is None else pid, 10)
 
 
+def all_yield_to_others() -> None:
+    """The same for every thread that this process has: PyTorch's, which began with earlier work, as well."""
+    yield_to_others()
+    with contextlib.suppress(OSError):
+        for thread in os.listdir("/proc/self/task"):
+            yield_to_others(int(thread))
+
+
 class _ShortTurns:
     """Lets threads that compute in Python give way after 0.1 ms for as long as any block of this lasts.
 

@@ -45,6 +45,14 @@ def test_silence_is_none_and_the_process_goes_with_the_block(order: Order, proce
     assert gone(process.pid)
 
 
+def test_it_has_a_group_of_its_own_and_shares_the_session_by_which_a_kernel_may_share_processors(
+    order: Order, process_that: ProcessThat
+) -> None:
+    with JobProcess(order, command=process_that("time.sleep(60)")) as process:
+        assert os.getpgid(process.pid) == process.pid
+        assert os.getsid(process.pid) == os.getsid(0)
+
+
 def test_an_end_without_an_answer_says_how(order: Order, process_that: ProcessThat) -> None:
     with JobProcess(order, command=process_that("os.kill(os.getpid(), signal.SIGKILL)")) as process:
         lost = process.next(10)

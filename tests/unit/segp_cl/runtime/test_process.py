@@ -128,3 +128,26 @@ print(set_aside > 0, gone() is None)
 def test_what_is_imported_first_is_set_aside_and_later_garbage_is_not() -> None:
     ran = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True, timeout=60)
     assert ran.stdout.split() == ["True", "True"]
+
+
+YIELDS = """
+import os, threading
+from segp_cl.runtime.process import all_yield_to_others, yield_to_others
+def priorities():
+    return sorted(os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir("/proc/self/task"))
+before = os.getpriority(os.PRIO_PROCESS, 0)
+ended = threading.Event()
+threading.Thread(target=ended.wait).start()
+yield_to_others()
+print(priorities() == [before, 10])
+all_yield_to_others()
+threading.Thread(target=ended.wait).start()
+print(priorities() == [10, 10, 10])
+ended.set()
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="threads have priorities of their own on Linux alone")
+def test_threads_that_began_earlier_yield_too() -> None:
+    done = subprocess.run([sys.executable, "-c", YIELDS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"], done.stderr
