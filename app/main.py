@@ -46,6 +46,7 @@ def create_app(settings: Settings, *, metrics: Metrics | None = None) -> FastAPI
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
+            app.openapi()  # read now: later there may be no file descriptor left for it
             async with running(settings, metrics, live) as services:
                 app.state.services = services
                 yield

@@ -88,7 +88,11 @@ class _Syncing:
             with contextlib.suppress(OSError):  # it tries to write the rest
                 file.close()
             raise
-        self._begun.append(self._threads.submit(_sync_and_close, file))
+        try:
+            self._begun.append(self._threads.submit(_sync_and_close, file))
+        except RuntimeError:  # no thread can be started; one that runs already may do it as well, and close it first
+            with contextlib.suppress(ValueError):
+                _sync_and_close(file)
 
     def wait(self) -> None:
         """Wait until all are on the disk. Raises the OSError of one that could not be synced."""

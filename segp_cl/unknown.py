@@ -29,8 +29,7 @@ class Strangeness:
     """Computes min_c `length` * (`length` * `square` - `slope` * s_c) + `bias` from the visual path's scores.
 
     In units of how much more images of no class vary than those of one, so that it means the same after every task.
-    Above 0, a class that nobody
-    taught is likelier than any that is known.
+    Above 0, a class that nobody taught is likelier than any that is known.
     """
 
     square: Float[Tensor, " classes"]

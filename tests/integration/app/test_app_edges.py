@@ -15,7 +15,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from app import docs_page
+from app import docs_page, openapi
 from app.settings import OWN_PATHS, Settings
 from app.web.navigation import ENTRIES
 from app.web.pages import ROUTERS
@@ -219,3 +219,12 @@ def test_the_documentation_is_shown_by_a_browser_that_reaches_nothing_else(
     assert "opblock-summary-path" in shown.stdout
     assert "/v1/classify" in shown.stdout
     assert "Content Security Policy" not in shown.stderr  # which would have refused what lies elsewhere, and said so
+
+
+def test_the_description_is_read_before_anything_is_served(
+    configure: Callable[..., Settings], serve: Callable[[Settings], TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openapi._document.cache_clear()
+    served = serve(configure())
+    monkeypatch.setattr(openapi, "DOCUMENT", Path("no file can be opened"))
+    assert served.get("/openapi.json").status_code == 200

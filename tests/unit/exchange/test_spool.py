@@ -254,6 +254,20 @@ def test_an_image_that_cannot_be_synced_leaves_nothing(spool: Spool, monkeypatch
     assert set(os.listdir("/proc/self/fd")) == before
 
 
+def test_without_a_thread_images_are_synced_all_the_same(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name))
+    job_id = new_job_id()
+    fill(spool, job_id, [(0, b"x"), (0, b"y")], ["cat"])
+    assert synced[:2] == ["0000000.png", "0000001.png"]
+    assert len(spool.read(job_id).files) == 2
+
+
 def test_few_files_wait_to_be_synced(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     goes_on, job_id = threading.Event(), new_job_id()
     before = threading.active_count()
